@@ -1,0 +1,109 @@
+"""Every error the library raises on purpose.
+
+    RAGGymError
+    ├── UnknownName (LookupError)            a card, retriever, reward, policy or split that nobody registered
+    ├── MissingExtra (ImportError)           an optional dependency is not installed
+    ├── CardError (ValueError)               a card that cannot be read or does not fit its schema
+    ├── DataError (ValueError)
+    │   ├── DataNotFound (FileNotFoundError) a file that is in none of the places looked at
+    │   └── MalformedData                    a file whose content is not what its format says
+    ├── InvalidAction (ValueError)           an action that is no search and no answer
+    ├── RetrievalError (RuntimeError)        a search back end failed; the state is unchanged
+    │   └── IndexMismatch                    a stored index was built from something else
+    ├── RewardError (RuntimeError)           a process reward could not be computed
+    ├── PolicyError (RuntimeError)           a policy could not propose anything
+    └── RunError (RuntimeError)              a run folder that cannot be continued or read
+
+Each message says what happened, what was given and what to do. Each class also inherits the builtin that a
+caller would expect, so `except LookupError` works without importing this module.
+"""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable
+
+__all__ = [
+    "CardError",
+    "DataError",
+    "DataNotFound",
+    "IndexMismatch",
+    "InvalidAction",
+    "MalformedData",
+    "MissingExtra",
+    "PolicyError",
+    "RAGGymError",
+    "RetrievalError",
+    "RewardError",
+    "RunError",
+    "UnknownName",
+]
+
+
+class RAGGymError(Exception):
+    """Base of every error raised on purpose by raggym-env."""
+
+
+class UnknownName(RAGGymError, LookupError):
+    """A name that nothing is registered under."""
+
+    def __init__(self, kind: str, name: str, known: Iterable[str]) -> None:
+        known = sorted(known)
+        close = difflib.get_close_matches(name, known, n=1)
+        hint = f" Did you mean {close[0]!r}?" if close else ""
+        super().__init__(f"No {kind} named {name!r}.{hint} Known: {', '.join(known) or 'none'}.")
+
+
+class MissingExtra(RAGGymError, ImportError):
+    """An optional dependency is not installed."""
+
+    def __init__(self, what: str, extra: str) -> None:
+        super().__init__(f'{what} needs an optional dependency: pip install "raggym-env[{extra}]"')
+
+
+class CardError(RAGGymError, ValueError):
+    """A card that cannot be read, or that does not fit its schema."""
+
+
+class DataError(RAGGymError, ValueError):
+    """Something is wrong with a data set or a corpus."""
+
+
+class DataNotFound(DataError, FileNotFoundError):
+    """A file that is in none of the places looked at."""
+
+    # FileNotFoundError would format its arguments as (errno, strerror, filename).
+    def __str__(self) -> str:
+        return str(self.args[0])
+
+
+class MalformedData(DataError):
+    """A file whose content is not what its format says."""
+
+    def __init__(self, path: object, where: str, problem: str) -> None:
+        """`where` is a line or a record, e.g. "line 3"; `problem` names the field and what was found."""
+        super().__init__(f"{path}, {where}: {problem}")
+
+
+class InvalidAction(RAGGymError, ValueError):
+    """An action that is no search and no answer. The state is unchanged."""
+
+
+class RetrievalError(RAGGymError, RuntimeError):
+    """A search back end failed. No partial result was returned; the state is unchanged."""
+
+
+class IndexMismatch(RetrievalError):
+    """A stored index was built from another corpus, with other parameters or by another version."""
+
+
+class RewardError(RAGGymError, RuntimeError):
+    """A process reward could not be computed. The state is unchanged."""
+
+
+class PolicyError(RAGGymError, RuntimeError):
+    """A policy could not propose an action."""
+
+
+class RunError(RAGGymError, RuntimeError):
+    """A run folder that cannot be continued or read."""

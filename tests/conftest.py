@@ -1,0 +1,24 @@
+"""Fixtures shared by all tests. No test uses the network or the user's own cache."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+
+REPOSITORY = Path(__file__).parents[1]
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _own_cache(tmp_path_factory: pytest.TempPathFactory) -> None:
+    os.environ["RAGGYM_CACHE"] = str(tmp_path_factory.mktemp("cache"))
+
+
+@pytest.fixture(scope="session")
+def real_data() -> Path:
+    """The folder of real data sets: `$RAGGYM_DATA`, or `shared/data` beside the checkout. Skips without it."""
+    for folder in (os.environ.get("RAGGYM_DATA"), REPOSITORY.parent / "shared" / "data"):
+        if folder and (path := Path(folder).expanduser()).is_dir():
+            return path
+    pytest.skip("needs the real data sets: set RAGGYM_DATA to their folder")
