@@ -1,0 +1,242 @@
+"""The vocabulary: questions, passages, states, actions and tasks. Imports nothing heavy.
+
+A state is what an agent may see; a task is a question together with what only environments and rewards may see
+(the gold answer and the supporting facts). Everything here is immutable, so states can be kept, hashed, forked
+and searched from at no cost.
+"""
+
+from __future__ import annotations
+
+import enum
+import hashlib
+import random
+import string
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from typing import Any, NamedTuple, TypedDict
+
+from raggym_env.errors import InvalidAction
+
+__all__ = [
+    "Action",
+    "Answer",
+    "Evidence",
+    "Fact",
+    "Obs",
+    "Passage",
+    "Question",
+    "Search",
+    "State",
+    "StopReason",
+    "Task",
+    "Turn",
+    "Usage",
+    "as_action",
+    "option_letter",
+    "state_rng",
+]
+
+
+class Passage(NamedTuple):
+    """One retrievable text. Untrusted: nothing in it is ever parsed as an action or an answer.
+
+    A tuple, as `Turn` is: immutable and cheap, so that states and observations share it without copying.
+    """
+
+    id: str
+    title: str
+    text: str
+
+
+class Turn(NamedTuple):
+    """One finished search: the query and what it found, best first."""
+
+    query: str
+    passages: tuple[Passage, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Question:
+    """What is asked. Options are texts in order; the first is option "A"."""
+
+    id: str
+    text: str
+    options: tuple[str, ...] = ()
+
+
+class StopReason(enum.StrEnum):
+    """Why an episode ended."""
+
+    ANSWER = "answer"
+    """The agent answered: `terminated`."""
+    SEARCH_BUDGET = "search_budget"
+    """A search was asked for with none left: `truncated`. It was not run; its draft, if any, is graded."""
+
+
+@dataclass(frozen=True, slots=True)
+class Search:
+    """Ask the search engine. The draft is what counts if this search exceeds the budget."""
+
+    query: str
+    draft: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """Answer the question and end the episode. For a question with options: a letter or the option's text."""
+
+    text: str
+
+
+Action = Search | Answer
+
+
+class Obs(TypedDict):
+    """One observation of `RAGEnv`: the state as Gymnasium data. Contains no gold answer and no task metadata."""
+
+    question: str
+    options: tuple[str, ...]
+    history: tuple[Turn, ...]
+    searches_left: Any  # numpy.int64, as Discrete demands
+
+
+@dataclass(frozen=True, slots=True)
+class State:
+    """What an agent may see: the question, the past searches (oldest first) and the searches left."""
+
+    question: Question
+    history: tuple[Turn, ...] = ()
+    searches_left: int = 0
+    answer: str | None = None
+    """The answer that counts. Set only once the episode has ended; None if it ended without one."""
+    stop: StopReason | None = None
+    """Why the episode ended, or None while it runs."""
+
+    @property
+    def passages(self) -> tuple[Passage, ...]:
+        """All passages found so far, oldest search first, each once."""
+        return tuple(dict.fromkeys(passage for turn in self.history for passage in turn.passages))
+
+    @classmethod
+    def from_obs(cls, obs: Obs | Mapping[str, Any]) -> State:
+        """The state an observation shows. Its question has no id: an observation does not name the task."""
+        history = tuple(
+            Turn(query, tuple(Passage(*passage) for passage in passages)) for query, passages in obs["history"]
+        )
+        return cls(Question("", obs["question"], tuple(obs["options"])), history, int(obs["searches_left"]))
+
+
+class Fact(NamedTuple):
+    """A supporting fact: the title of a gold passage and, where the data set says so, the sentence in it."""
+
+    title: str
+    sentence: int | None = None
+
+
+class Evidence(NamedTuple):
+    """One link of a gold reasoning chain (2WikiMultihopQA `evidences`)."""
+
+    subject: str
+    relation: str
+    object: str
+
+
+@dataclass(frozen=True, slots=True)
+class Task:
+    """A question with what only environments and rewards may see. Never part of a state, observation or prompt."""
+
+    question: Question
+    answers: tuple[str, ...]
+    """Acceptable answers, the official one first, then its aliases. For options: the correct option's text."""
+    correct: int | None = None
+    """Index of the correct option, for questions with options."""
+    supporting: tuple[Fact, ...] = ()
+    evidences: tuple[Evidence, ...] = ()
+    type: str = ""
+    """The data set's own label, e.g. "bridge" or "comparison"; empty if it has none."""
+    metadata: Mapping[str, Any] = field(default_factory=dict, hash=False)
+
+    @property
+    def id(self) -> str:
+        return self.question.id
+
+    @property
+    def gold_titles(self) -> tuple[str, ...]:
+        """Titles of the supporting passages, each once, in the data set's order."""
+        return tuple(dict.fromkeys(fact.title for fact in self.supporting))
+
+    def public_state(self, searches_left: int) -> State:
+        """The state in which an episode on this task starts."""
+        return State(self.question, (), searches_left)
+
+
+def option_letter(index: int) -> str:
+    """The letter of the option at `index`: 0 is "A"."""
+    return string.ascii_uppercase[index]
+
+
+def as_action(action: Any) -> Action:
+    """Read what a user may pass to `step`: `Search`, `Answer`, or an element of the action space.
+
+    Elements are `(0, query)` and `(1, answer)`. A blank query or a blank answer is no action: searching for
+    nothing and answering nothing are mistakes that should be seen, not graded.
+
+    Raises:
+        InvalidAction: For anything else.
+    """
+    if isinstance(action, tuple) and len(action) == 2 and isinstance(action[1], str):
+        kind, text = action
+        if kind == 0:
+            action = Search(text)
+        elif kind == 1:
+            action = Answer(text)
+    if isinstance(action, Search) and isinstance(action.query, str) and action.query.strip():
+        return action
+    if isinstance(action, Answer) and isinstance(action.text, str) and action.text.strip():
+        return action
+    raise InvalidAction(
+        f"Not an action: {action!r:.200}. Pass Search(query), Answer(text), (0, query) or (1, answer), "
+        "with a text that is not blank."
+    )
+
+
+def state_rng(seed: int, state: State, *extra: object) -> random.Random:
+    """A generator that depends on the seed and the state alone, not on the order in which states are visited.
+
+    This is what makes sampling independent of batching, resuming and the number of workers. The question counts
+    by its text, so an observation and the state it came from draw the same.
+    """
+    digest = hashlib.blake2b(repr(seed).encode(), digest_size=16)
+    for part in (
+        state.question.text,
+        *state.question.options,
+        *(turn.query for turn in state.history),
+        *extra,
+    ):
+        digest.update(b"\x00" + str(part).encode("utf-8", "surrogatepass"))
+    for turn in state.history:
+        for passage in turn.passages:
+            digest.update(b"\x01" + passage.id.encode("utf-8", "surrogatepass"))
+    return random.Random(int.from_bytes(digest.digest(), "big"))
+
+
+@dataclass(frozen=True, slots=True)
+class Usage:
+    """What a proposal cost. Usages add up; all counts are totals."""
+
+    calls: int = 0
+    prompt_tokens: int = 0
+    cached_tokens: int = 0
+    """Part of `prompt_tokens` that was not computed again."""
+    completion_tokens: int = 0
+    seconds: float = 0.0
+
+    def __add__(self, other: Usage) -> Usage:
+        return replace(
+            self,
+            calls=self.calls + other.calls,
+            prompt_tokens=self.prompt_tokens + other.prompt_tokens,
+            cached_tokens=self.cached_tokens + other.cached_tokens,
+            completion_tokens=self.completion_tokens + other.completion_tokens,
+            seconds=self.seconds + other.seconds,
+        )

@@ -1,0 +1,105 @@
+"""For tests of what users build on the library: a scripted retriever, and the contracts as checks.
+
+The checks raise `AssertionError` with the rule that was broken. The library's own implementations pass them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+
+import numpy as np
+
+from raggym_env.core import Action, Passage, State
+from raggym_env.errors import RetrievalError
+from raggym_env.policies.base import Policy
+from raggym_env.retrieval.base import Hit, Retriever
+from raggym_env.rewards.base import ProcessReward
+
+__all__ = ["ScriptedRetriever", "check_policy", "check_process_reward", "check_retriever"]
+
+
+class ScriptedRetriever:
+    """Answers searches from a table and remembers what it was asked.
+
+    >>> retriever = ScriptedRetriever({"capital of France": ["Paris", "France"]})
+    >>> [hit.passage.title for hit in retriever.search(["capital of France"], k=1)[0]]
+    ['Paris']
+    """
+
+    fingerprint = "scripted"
+
+    def __init__(
+        self, found: Mapping[str, Iterable[str | Passage]], *, fails: Iterable[str] = (), default: Iterable[str] = ()
+    ) -> None:
+        """Make a retriever.
+
+        Args:
+            found: Query to passages, best first; a string stands for a passage with that title and id.
+            fails: Queries that raise `RetrievalError`, and with them their whole batch.
+            default: What any other query finds.
+        """
+        self._found = {query: [_passage(item) for item in items] for query, items in found.items()}
+        self._default = [_passage(item) for item in default]
+        self._fails = frozenset(fails)
+        self.calls: list[list[str]] = []
+        """The queries of each call."""
+
+    @property
+    def asked(self) -> list[str]:
+        """All queries, in order."""
+        return [query for call in self.calls for query in call]
+
+    def search(self, queries: Sequence[str], k: int) -> list[list[Hit]]:
+        self.calls.append(list(queries))
+        if failed := self._fails.intersection(queries):
+            raise RetrievalError(f"Scripted to fail on {sorted(failed)}.")
+        found = [self._found.get(query, self._default)[:k] for query in queries]
+        return [[Hit(passage, 1.0 / rank) for rank, passage in enumerate(row, 1)] for row in found]
+
+
+def _passage(item: str | Passage) -> Passage:
+    return item if isinstance(item, Passage) else Passage(item, item, f"Text of {item}.")
+
+
+def check_retriever(retriever: Retriever, queries: Sequence[str], k: int = 5) -> None:
+    """Check the contract of `Retriever` on at least two different queries."""
+    results = retriever.search(queries, k)
+    assert len(results) == len(queries), "one result list per query, in query order"
+    for hits in results:
+        scores = [hit.score for hit in hits]
+        assert len(hits) <= k, "at most k passages per query"
+        assert scores == sorted(scores, reverse=True), "best first"
+        assert len({hit.passage for hit in hits}) == len(hits), "no passage twice"
+    assert retriever.search([], k) == [], "no queries give an empty list"
+    alone = [retriever.search([query], k)[0] for query in queries]
+    assert alone == results, "a result does not depend on its batch"
+    shorter = [hits[:1] for hits in results]
+    assert retriever.search(queries, 1) == shorter, "a smaller k gives a prefix"
+
+
+def check_policy(policy: Policy, states: Sequence[State], n: int = 3) -> None:
+    """Check the contract of `Policy` on running states."""
+    assert policy.propose([]) == [], "no states give an empty list"
+    for count in (1, n):
+        proposed = policy.propose(states, count)
+        assert len(proposed) == len(states), "one list per state, in order"
+        for proposals in proposed:
+            assert 1 <= len(proposals) <= count, "at least one and at most n proposals"
+            for proposal in proposals:
+                assert (proposal.action is None) == (proposal.failure is not None), "an action, or why not"
+
+
+def check_process_reward(
+    reward: ProcessReward, states: Sequence[State], actions: Sequence[Sequence[Action]]
+) -> None:
+    """Check the contract of `ProcessReward` on running states and candidates for each."""
+    scores = reward.score(states, actions)
+    assert len(scores) == len(states), "one array per state"
+    for row, candidates in zip(scores, actions, strict=True):
+        assert row.dtype == np.float32, "scores are float32"
+        assert row.shape == (len(candidates),), "one score per candidate"
+        assert np.isfinite(row).all(), "scores are finite"
+    again = [reward.score([state], [row])[0] for state, row in zip(states, actions, strict=True)]
+    for alone, row in zip(again, scores, strict=True):
+        np.testing.assert_allclose(alone, row, rtol=1e-4, atol=1e-5)
+    assert reward.score([], []) == [], "no states give an empty list"

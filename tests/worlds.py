@@ -1,0 +1,27 @@
+"""A small question-answering world for tests of what runs episodes."""
+
+from __future__ import annotations
+
+from raggym_env.core import Fact, Question, Task
+from raggym_env.process import Process
+from raggym_env.testing import ScriptedRetriever
+
+FILM = Task(
+    Question("film", "Where was the director of the film Dawn born?"),
+    ("Oslo",),
+    supporting=(Fact("Dawn", 0), Fact("Ada Berg", 1)),
+)
+BOTH = Task(Question("both", "Are Dawn and Dusk both films?"), ("yes",), supporting=(Fact("Dawn"), Fact("Dusk")))
+PILL = Task(Question("pill", "Which drug?", ("aspirin", "ibuprofen")), ("ibuprofen",), correct=1)
+
+FOUND = {
+    "Dawn": ["Dawn", "Dawn (song)"],
+    "Dusk": ["Dusk"],
+    "Ada Berg": ["Ada Berg", "Oslo"],
+    "nothing": [],
+}
+
+
+def process(max_searches: int = 2, **options: object) -> tuple[Process, ScriptedRetriever]:
+    retriever = ScriptedRetriever(FOUND, default=["Unrelated"], **options)  # type: ignore[arg-type]
+    return Process(retriever, k=2, max_searches=max_searches), retriever
