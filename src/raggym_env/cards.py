@@ -1,0 +1,178 @@
+"""Cards: the TOML files in `envs/` and `policies/` that say what an environment or a policy is made of.
+
+A card's name is its file's name without `.toml`. The cards that ship with the library lie at the top of the
+repository and, in an installed wheel, in `raggym_env/_cards/`. A user's own card is named by its path.
+"""
+
+from __future__ import annotations
+
+import tomllib
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Annotated, Any, Literal, Self, TypeVar
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from raggym_env.errors import CardError, UnknownName
+from raggym_env.paths import CardKind, card_file, card_names
+
+__all__ = [
+    "DatasetCard",
+    "EnvCard",
+    "PolicyCard",
+    "Source",
+    "env_card",
+    "override",
+    "policy_card",
+]
+
+
+class _Card(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class Source(_Card):
+    """One place a split can come from. A split lists several; the first whose files are all there is used."""
+
+    questions: str
+    """File name inside the data set's folder (`.gz` is found too), `hub:OWNER/NAME[:CONFIG]:SPLIT`, or, for
+    `format = "synth"`, the name of a question stream."""
+    corpus: str = "contexts"
+    """Corpus file name inside the folder, or "contexts": the paragraphs that the questions file itself holds."""
+    rows: Annotated[str, Field(pattern=r"^(all|(first|last) [1-9][0-9]*)$")] = "all"
+    """"all", "first N" or "last N" rows of the file, in its own order. A shorter file is used whole."""
+
+
+class DatasetCard(_Card):
+    format: Literal["hotpotqa", "2wikimultihopqa", "bamboogle", "medqa", "jsonl", "synth"]
+    folder: str = ""
+    """Folder below `$RAGGYM_DATA` or the cache; for a user's card, also relative to the card itself."""
+    default_split: str = "test"
+    splits: dict[str, tuple[Source, ...]]
+    options: dict[str, Any] = {}
+    """For `format = "synth"`: `passages` and `seed` of the world."""
+
+    @model_validator(mode="after")
+    def _splits_exist(self) -> Self:
+        if self.default_split not in self.splits:
+            raise ValueError(
+                f"default_split {self.default_split!r} is not one of the splits {sorted(self.splits)}"
+            )
+        if empty := [name for name, sources in self.splits.items() if not sources]:
+            raise ValueError(f"split {empty[0]!r} has no source")
+        return self
+
+
+class RetrievalCard(_Card):
+    name: str = "bm25"
+    k: Annotated[int, Field(ge=1)] = 5
+    """Passages per search."""
+    options: dict[str, Any] = {}
+    """Keyword arguments of the retriever, e.g. `k1` and `b` of BM25."""
+
+
+class EpisodeCard(_Card):
+    max_searches: Annotated[int, Field(ge=0)] = 8
+    metric: Literal["em", "f1", "cover_em", "accuracy"] = "em"
+    """Scores an answer in [0, 1]; see `raggym_env.rewards.metrics`."""
+
+
+class RewardCard(_Card):
+    process: str = "none"
+    """Name of the process reward."""
+    outcome_weight: float = 1.0
+    process_weight: float = 1.0
+
+
+class EnvCard(_Card):
+    """What one environment id is made of."""
+
+    name: str
+    path: Path
+    title: str
+    description: str = ""
+    licence: str = ""
+    dataset: DatasetCard
+    retrieval: RetrievalCard = RetrievalCard()
+    episode: EpisodeCard = EpisodeCard()
+    reward: RewardCard = RewardCard()
+
+
+class PolicyCard(_Card):
+    """What one policy is made of."""
+
+    name: str
+    path: Path
+    policy: str
+    """Name of the class in `raggym_env.policies` that runs it."""
+    description: str = ""
+    options: dict[str, Any] = {}
+    """Keyword arguments of that class."""
+
+
+def env_card(card: str | Path | EnvCard) -> EnvCard:
+    """Load an environment card by name, path or as it is.
+
+    Raises:
+        UnknownName: No card has that name.
+        CardError: No file has that path, or it is not TOML, or it does not fit the schema.
+    """
+    return card if isinstance(card, EnvCard) else _load(card, "envs", EnvCard)
+
+
+def policy_card(card: str | Path | PolicyCard) -> PolicyCard:
+    """Load a policy card by name, path or as it is. Raises as `env_card` does."""
+    return card if isinstance(card, PolicyCard) else _load(card, "policies", PolicyCard)
+
+
+C = TypeVar("C", EnvCard, PolicyCard)
+
+
+def _load(card: str | Path, kind: CardKind, model: type[C]) -> C:
+    path = Path(card)
+    if path.suffix == ".toml":
+        if not path.is_file():
+            raise CardError(f"No card at {path}. Pass the path of a TOML file, or a name: {card_names(kind)}.")
+    else:
+        path = card_file(kind, str(card))
+        if not path.is_file():
+            what = "environment card" if kind == "envs" else "policy card"
+            raise UnknownName(what, str(card), card_names(kind))
+    try:
+        content = tomllib.loads(path.read_text(encoding="utf-8"))
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise CardError(f"{path} is not valid TOML: {error}") from error
+    return _validated({"name": path.stem, **content, "path": path.resolve()}, model, path)
+
+
+def override(card: C, changes: Mapping[str, Any]) -> C:
+    """The card with some values replaced, checked again.
+
+    Args:
+        card: An environment or policy card.
+        changes: Values by dotted key, e.g. `{"retrieval.k": 10, "retrieval.options.k1": 1.2}`.
+
+    Raises:
+        CardError: A key or a value does not fit the card's schema.
+    """
+    content = card.model_dump()
+    for key, value in changes.items():
+        *parents, last = key.split(".")
+        table = content
+        for parent in parents:
+            if not isinstance(table.get(parent), dict):
+                raise CardError(f"{card.name} has no setting {key!r}: {parent!r} is not one of its tables.")
+            table = table[parent]
+        table[last] = value
+    return _validated(content, type(card), f"{card.name} with {dict(changes)}")
+
+
+def _validated(content: Mapping[str, Any], model: type[C], what: object) -> C:
+    try:
+        return model.model_validate(content)
+    except ValidationError as error:
+        problems = "; ".join(
+            f"{'.'.join(map(str, problem['loc'])) or 'card'}: {problem['msg']} (given: {problem['input']!r:.80})"
+            for problem in error.errors()
+        )
+        raise CardError(f"{what}: {problems}") from error
