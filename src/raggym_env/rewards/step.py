@@ -1,0 +1,71 @@
+"""How outcome and process blend into the reward of a step."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+from raggym_env.core import Action, State, Task
+from raggym_env.errors import RewardError
+from raggym_env.rewards.base import ProcessReward
+from raggym_env.rewards.metrics import METRICS, score
+
+__all__ = ["Reward", "StepReward"]
+
+
+class Reward(NamedTuple):
+    """The reward of one step and its two parts, before weighting."""
+
+    total: float
+    outcome: float
+    process: float
+
+
+class StepReward:
+    """Rewards steps by `total = outcome_weight * outcome + process_weight * process`.
+
+    The outcome is the metric's score in [0, 1] of the answer that counts once the episode has ended (0 if it
+    ended without one) and 0 before. The process part is the process reward's score of the action in its state;
+    with no process reward it is 0.
+    """
+
+    def __init__(
+        self,
+        metric: str = "em",
+        process: ProcessReward | None = None,
+        *,
+        outcome_weight: float = 1.0,
+        process_weight: float = 1.0,
+    ) -> None:
+        if metric not in METRICS:
+            raise ValueError(f"metric must be one of {sorted(METRICS)}, got {metric!r}.")
+        self.metric = metric
+        self.process = process
+        self.outcome_weight = outcome_weight
+        self.process_weight = process_weight
+
+    def score(
+        self, tasks: Sequence[Task], states: Sequence[State], actions: Sequence[Action], after: Sequence[State]
+    ) -> list[Reward]:
+        """Reward `n` steps: the action taken in each state, and the state it led to.
+
+        Raises:
+            RewardError: The process reward failed.
+        """
+        process = self._process_scores(states, actions)
+        rewards = []
+        for task, state, part in zip(tasks, after, process, strict=True):
+            outcome = 0.0 if state.stop is None else score(self.metric, state.answer, task)
+            rewards.append(Reward(self.outcome_weight * outcome + self.process_weight * part, outcome, part))
+        return rewards
+
+    def _process_scores(self, states: Sequence[State], actions: Sequence[Action]) -> list[float]:
+        if self.process is None:
+            return [0.0] * len(states)
+        scores = self.process.score(states, [(action,) for action in actions])
+        if len(scores) != len(states) or any(row.shape != (1,) for row in scores):
+            raise RewardError(
+                f"{type(self.process).__name__} must give one score per action: {len(states)} arrays "
+                f"of shape (1,), got {len(scores)} of shapes {sorted({row.shape for row in scores})}."
+            )
+        return [float(row[0]) for row in scores]
