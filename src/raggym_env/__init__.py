@@ -1,0 +1,34 @@
+"""raggym-env: question answering with a search engine as a Gymnasium environment, rewarded step by step.
+
+>>> import gymnasium as gym, raggym_env
+>>> env = gym.make("RAGGym-Synth-v0")
+>>> obs, info = env.reset(seed=0)
+>>> obs, reward, terminated, truncated, info = env.step(raggym_env.Search(obs["question"]))
+>>> len(obs["history"][0].passages)
+5
+"""
+
+from importlib.metadata import version
+
+from raggym_env.core import Action, Answer, Obs, Passage, Question, Search, State, StopReason, Task, Turn
+from raggym_env.envs.registration import register_card, register_cards
+from raggym_env.errors import RAGGymError
+
+__version__ = version("raggym-env")
+
+__all__ = [
+    "Action",
+    "Answer",
+    "Obs",
+    "Passage",
+    "Question",
+    "RAGGymError",
+    "Search",
+    "State",
+    "StopReason",
+    "Task",
+    "Turn",
+    "register_card",
+]
+
+register_cards()

@@ -1,0 +1,1 @@
+"""Environments: episodes as Gymnasium sees them. Knows nothing of language models."""

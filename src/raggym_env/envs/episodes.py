@@ -1,0 +1,93 @@
+"""What `RAGEnv` and `RAGVectorEnv` share: picking tasks and stepping many episodes at once."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from raggym_env.core import Action, State, StopReason, Task
+from raggym_env.errors import DataError, UnknownName
+from raggym_env.process import Process
+from raggym_env.rewards.step import Reward, StepReward
+
+__all__ = ["Episodes", "Outcome"]
+
+
+class Outcome(NamedTuple):
+    """What one step led to."""
+
+    state: State
+    reward: Reward
+
+    @property
+    def terminated(self) -> bool:
+        return self.state.stop is StopReason.ANSWER
+
+    @property
+    def truncated(self) -> bool:
+        return self.state.stop is StopReason.SEARCH_BUDGET
+
+    def info(self, task: Task) -> dict[str, Any]:
+        """Both parts of the reward; at the end also why the episode ended and the answer that counted."""
+        info: dict[str, Any] = {
+            "question_id": task.question.id,
+            "outcome_reward": self.reward.outcome,
+            "process_reward": self.reward.process,
+        }
+        if self.state.stop is not None:
+            info["stop_reason"] = self.state.stop.value
+            info["answer"] = self.state.answer or ""
+        return info
+
+
+class Episodes:
+    """Tasks to draw episodes from, the process they follow and the reward of their steps."""
+
+    def __init__(self, tasks: Sequence[Task], process: Process, reward: StepReward | None = None) -> None:
+        if not len(tasks):
+            raise DataError("An environment needs at least one task, got none.")
+        self.tasks = tasks
+        self.process = process
+        self.reward = reward or StepReward()
+
+    def pick(self, rng: np.random.Generator, options: Mapping[str, Any] | None) -> int:
+        """Index of the task that `reset` starts: named by `options`, else drawn uniformly.
+
+        Args:
+            rng: Drawn from only if `options` names no task.
+            options: `{"index": i}` or `{"question": id or text}`; anything else is refused.
+
+        Raises:
+            UnknownName: No task has that question.
+            IndexError: The index is not in `range(len(tasks))`.
+            ValueError: Another option was given.
+        """
+        if not options:
+            return int(rng.integers(len(self.tasks)))
+        if len(options) > 1 or not options.keys() & {"index", "question"}:
+            raise ValueError(
+                f'reset options are {{"index": i}} or {{"question": id or text}}, got {dict(options)!r}.'
+            )
+        if "index" in options:
+            index = int(options["index"])
+            if not 0 <= index < len(self.tasks):
+                raise IndexError(f"index must be in [0, {len(self.tasks)}), got {index}.")
+            return index
+        wanted = options["question"]
+        for index, task in enumerate(self.tasks):
+            if wanted in (task.question.id, task.question.text):
+                return index
+        raise UnknownName("question", str(wanted), (task.question.text for task in self.tasks))
+
+    def step(self, tasks: Sequence[Task], states: Sequence[State], actions: Sequence[Action]) -> list[Outcome]:
+        """Step `n` running episodes, with one retriever call and one process-reward call.
+
+        Raises:
+            RetrievalError: The search failed. Nothing has changed, so the step may be repeated.
+            RewardError: The process reward failed. Likewise.
+        """
+        after = self.process.transition(states, actions)
+        rewards = self.reward.score(tasks, states, actions, after)
+        return [Outcome(state, reward) for state, reward in zip(after, rewards, strict=True)]

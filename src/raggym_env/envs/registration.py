@@ -1,0 +1,89 @@
+"""The environment ids: one per card. Imports nothing but Gymnasium until an environment is made."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import gymnasium as gym
+
+from raggym_env.errors import CardError
+from raggym_env.paths import card_names
+
+if TYPE_CHECKING:
+    from raggym_env.cards import EnvCard
+    from raggym_env.envs.env import RAGEnv
+    from raggym_env.envs.vector import RAGVectorEnv
+
+__all__ = ["make_env", "make_vector_env", "register_card", "register_cards"]
+
+
+def make_env(card: str | Path | EnvCard, *, render_mode: str | None = None, **settings: Any) -> RAGEnv:
+    """Make the environment of a card; what `gym.make(id, **settings)` calls.
+
+    Args:
+        card: Name, path or card.
+        render_mode: "ansi", "human" or None.
+        settings: `split` and what else `raggym_env.mdp.load_mdp` takes.
+    """
+    from raggym_env.envs.env import RAGEnv
+    from raggym_env.mdp import load_mdp
+
+    mdp = load_mdp(card, **settings)
+    return RAGEnv(mdp.tasks, mdp.process, mdp.reward, render_mode=render_mode)
+
+
+def make_vector_env(
+    card: str | Path | EnvCard,
+    *,
+    num_envs: int = 1,
+    autoreset_mode: str | gym.vector.AutoresetMode = gym.vector.AutoresetMode.NEXT_STEP,
+    **settings: Any,
+) -> RAGVectorEnv:
+    """Make the vector environment of a card; what `gym.make_vec(id, num_envs, **settings)` calls."""
+    from raggym_env.envs.vector import RAGVectorEnv
+    from raggym_env.mdp import load_mdp
+
+    mdp = load_mdp(card, **settings)
+    return RAGVectorEnv(mdp.tasks, mdp.process, mdp.reward, num_envs=num_envs, autoreset_mode=autoreset_mode)
+
+
+def register_card(path: str | Path) -> str:
+    """Register the environment of a user's own card.
+
+    Args:
+        path: A card; its file name without `.toml` becomes the id, e.g. `MyDocs-v0.toml`.
+
+    Returns:
+        The id for `gym.make`.
+
+    Raises:
+        CardError: The file is no card, or its name is no environment id.
+    """
+    from raggym_env.cards import env_card
+
+    card = env_card(Path(path).with_suffix(".toml"))
+    try:
+        _register(card.name, str(card.path))
+    except gym.error.Error as error:
+        raise CardError(
+            f"{card.path}: its name is no environment id ({error}). Name it like MyDocs-v0.toml."
+        ) from error
+    return card.name
+
+
+def register_cards() -> None:
+    """Register one id per shipped card, and `RAGGym-Card-v0`, which takes any card: `gym.make(..., card=path)`."""
+    for name in card_names("envs"):
+        _register(name, name)
+    _register("RAGGym-Card-v0", None)
+
+
+def _register(env_id: str, card: str | None) -> None:
+    gym.registry.pop(env_id, None)  # registering a card again replaces it without Gymnasium's warning
+    gym.register(
+        id=env_id,
+        entry_point="raggym_env.envs.registration:make_env",
+        vector_entry_point="raggym_env.envs.registration:make_vector_env",
+        kwargs={} if card is None else {"card": card},
+    )

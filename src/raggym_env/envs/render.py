@@ -1,0 +1,73 @@
+"""Episodes as text that a person can follow."""
+
+from __future__ import annotations
+
+import textwrap
+from collections.abc import Sequence
+
+from raggym_env.core import State, Turn, option_letter
+from raggym_env.rewards.step import Reward
+
+__all__ = ["printable", "render_episode"]
+
+_WIDTH = 100
+_SHOWN = 240  # characters of a passage: enough to see what it is about
+
+
+def printable(text: str) -> str:
+    """The text without control characters: a passage must not be able to drive the terminal it is shown on."""
+    return "".join(char if char.isprintable() else " " for char in text)
+
+
+def render_episode(state: State, rewards: Sequence[Reward] = (), *, last: bool = False) -> str:
+    """The question, every search with its passages, and the end.
+
+    Args:
+        state: What to show.
+        rewards: The rewards of the steps so far, oldest first; shown beside them.
+        last: Show the newest step only.
+    """
+    blocks = [_question(state)] if not last else []
+    ended = state.stop is not None
+    for number, turn in enumerate(state.history, 1):
+        if not last or (number == len(state.history) and not ended):
+            blocks.append(_turn(number, turn, rewards))
+    if ended:
+        blocks.append(_end(state, rewards))
+    else:
+        blocks.append(f"{state.searches_left} searches left")
+    return "\n".join(blocks)
+
+
+def _question(state: State) -> str:
+    lines = [_wrap("Question: ", state.question.text)]
+    lines += [_wrap(f"  {option_letter(i)}. ", text) for i, text in enumerate(state.question.options)]
+    return "\n".join(lines)
+
+
+def _turn(number: int, turn: Turn, rewards: Sequence[Reward]) -> str:
+    lines = [_wrap(f"Search {number}: ", turn.query) + _reward(rewards, number - 1)]
+    if not turn.passages:
+        lines.append("  nothing found")
+    for rank, passage in enumerate(turn.passages, 1):
+        shown = textwrap.shorten(printable(passage.text), _SHOWN, placeholder=" ...")
+        lines.append(_wrap(f"  [{rank}] ", f"{passage.title}: {shown}"))
+    return "\n".join(lines)
+
+
+def _end(state: State, rewards: Sequence[Reward]) -> str:
+    given = "no answer" if state.answer is None else f"answer: {printable(state.answer)}"
+    return f"Ended ({state.stop}), {given}{_reward(rewards, len(rewards) - 1)}"
+
+
+def _reward(rewards: Sequence[Reward], index: int) -> str:
+    if not 0 <= index < len(rewards):
+        return ""
+    reward = rewards[index]
+    return f"   reward {reward.total:+.3f} (outcome {reward.outcome:.3f}, process {reward.process:+.3f})"
+
+
+def _wrap(head: str, text: str) -> str:
+    return textwrap.fill(
+        printable(text), _WIDTH, initial_indent=head, subsequent_indent=" " * len(head), break_long_words=False
+    )

@@ -1,0 +1,140 @@
+"""Wrappers: text in and text out, and a record of what happened."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from typing import Any
+
+import gymnasium as gym
+from gymnasium.error import ResetNeeded
+
+from raggym_env.core import Action, Answer, Obs, Search, State, as_action, option_letter
+from raggym_env.envs.env import RAGEnv
+from raggym_env.envs.spaces import UnicodeText
+from raggym_env.errors import InvalidAction
+from raggym_env.records import Episode, Step, append_record
+
+__all__ = ["RecordEpisodes", "TaggedText", "parse_tagged", "tagged_text"]
+
+_BLOCK = re.compile(r"<(search|answer)>((?:(?!</?(?:search|answer)>).)*)</\1>\s*\Z", re.DOTALL)
+_TAG = re.compile(r"<(?=/?(?:search|answer|information)\b)", re.IGNORECASE)
+
+
+def parse_tagged(text: str) -> Action:
+    """The action that a reply ends with: `<search>query</search>` or `<answer>text</answer>`.
+
+    Only the end of the reply counts, so reasoning may mention tags before it.
+
+    >>> parse_tagged("The director is unknown. <search>director of Ed Wood</search>")
+    Search(query='director of Ed Wood', draft=None)
+
+    Raises:
+        InvalidAction: The reply does not end with such a block, or the block is blank.
+    """
+    found = _BLOCK.search(text)
+    if found is None:
+        raise InvalidAction(
+            f"The text must end with <search>query</search> or <answer>text</answer>, got {text[-200:]!r}."
+        )
+    content = found[2].strip()
+    return as_action(Search(content) if found[1] == "search" else Answer(content))
+
+
+def tagged_text(state: State) -> str:
+    """The state as text: the question, then each search and its passages in `<information>`.
+
+    Tags that occur inside the question or a passage are escaped, so nothing retrieved can look like an action.
+    """
+    lines = [f"Question: {_escape(state.question.text)}"]
+    lines += [f"{option_letter(i)}. {_escape(text)}" for i, text in enumerate(state.question.options)]
+    for turn in state.history:
+        found = "\n".join(f"[{i}] {_escape(p.title)}: {_escape(p.text)}" for i, p in enumerate(turn.passages, 1))
+        lines += [f"<search>{_escape(turn.query)}</search>", f"<information>\n{found}\n</information>"]
+    lines.append(f"Searches left: {state.searches_left}")
+    return "\n".join(lines)
+
+
+def _escape(text: str) -> str:
+    return _TAG.sub("&lt;", text)
+
+
+class TaggedText(gym.Wrapper[Any, Any, Any, Any]):
+    """Text in, text out: observations by `tagged_text`, actions by `parse_tagged`."""
+
+    def __init__(self, env: gym.Env[Obs, Any], *, invalid_reward: float | None = None) -> None:
+        """Wrap an environment.
+
+        Args:
+            env: A `RAGEnv`, wrapped or not.
+            invalid_reward: None raises `InvalidAction` for a text that cannot be read, and the episode goes on.
+                A number truncates the episode with that reward instead, and `info["parse_failure"]` says why:
+                what a training loop over a language model wants.
+        """
+        super().__init__(env)
+        self.invalid_reward = invalid_reward
+        self.observation_space = UnicodeText()
+        self.action_space = UnicodeText(min_length=1)
+        self._obs: Obs | None = None
+        self._failed = False
+
+    def reset(
+        self, *, seed: int | None = None, options: dict[str, Any] | None = None
+    ) -> tuple[str, dict[str, Any]]:
+        obs, info = self.env.reset(seed=seed, options=options)
+        return self._text(obs), info
+
+    def step(self, action: str) -> tuple[str, float, bool, bool, dict[str, Any]]:
+        if self._failed or self._obs is None:
+            raise ResetNeeded("No episode is running: call reset() first.")
+        try:
+            parsed = parse_tagged(action)
+        except InvalidAction as error:
+            if self.invalid_reward is None:
+                raise
+            self._failed = True
+            info = {"stop_reason": "parse_failure", "parse_failure": str(error)}
+            return tagged_text(State.from_obs(self._obs)), self.invalid_reward, False, True, info
+        obs, reward, terminated, truncated, info = self.env.step(parsed)
+        return self._text(obs), float(reward), terminated, truncated, info
+
+    def _text(self, obs: Obs) -> str:
+        self._obs, self._failed = obs, False
+        return tagged_text(State.from_obs(obs))
+
+
+class RecordEpisodes(gym.Wrapper[Any, Any, Any, Any]):
+    """Appends every ended episode to a file, in the form of a run folder's `episodes.jsonl`."""
+
+    def __init__(self, env: gym.Env[Obs, Any], path: str | Path) -> None:
+        """Wrap an environment.
+
+        Args:
+            env: A `RAGEnv`, wrapped or not.
+            path: File to append to; made with its folder if it does not exist.
+        """
+        super().__init__(env)
+        if not isinstance(env.unwrapped, RAGEnv):
+            raise TypeError(f"RecordEpisodes wraps a RAGEnv, got {env.unwrapped}.")
+        self.path = Path(path)
+        self.path.parent.mkdir(parents=True, exist_ok=True)
+        self._base = env.unwrapped
+        self._steps: list[Step] = []
+
+    def reset(
+        self, *, seed: int | None = None, options: dict[str, Any] | None = None
+    ) -> tuple[Obs, dict[str, Any]]:
+        self._steps = []
+        return self.env.reset(seed=seed, options=options)
+
+    def step(self, action: Any) -> tuple[Obs, Any, bool, bool, dict[str, Any]]:
+        before = self._base.state
+        obs, reward, terminated, truncated, info = self.env.step(action)
+        after = self._base.state
+        if before is not None and after is not None:
+            self._steps.append(
+                Step.of(before, as_action(action), after, info["outcome_reward"], info["process_reward"])
+            )
+            if after.stop is not None:
+                append_record(self.path, Episode.of(after, tuple(self._steps)).to_json())
+        return obs, reward, terminated, truncated, info
