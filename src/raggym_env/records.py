@@ -1,0 +1,143 @@
+"""Episode records: what happened in an episode, as data, and the append-only files they are kept in."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Iterator, Mapping
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+from raggym_env.core import Action, Answer, Search, State, Usage
+from raggym_env.errors import MalformedData
+
+__all__ = ["Episode", "Step", "action_to_json", "append_record", "read_records", "repair"]
+
+Json = dict[str, Any]
+
+
+@dataclass(frozen=True, slots=True)
+class Step:
+    """One action, what it found and how it was rewarded."""
+
+    action: Action
+    passages: tuple[tuple[str, str], ...] = ()
+    """Id and title of each passage found, best first."""
+    outcome: float = 0.0
+    process: float = 0.0
+    text: str = ""
+    """The raw output the action was parsed from."""
+    score: float | None = None
+    """What ranked the action, where something did."""
+    candidates: tuple[tuple[Action | None, float | None], ...] = ()
+    """What the action was chosen from, with their scores."""
+    usage: Usage = field(default_factory=Usage)
+
+    @classmethod
+    def of(cls, before: State, action: Action, after: State, outcome: float, process: float, **rest: Any) -> Step:
+        """The record of taking `action` in `before`, which led to `after`."""
+        found = after.history[-1].passages if len(after.history) > len(before.history) else ()
+        return cls(action, tuple((p.id, p.title) for p in found), outcome, process, **rest)
+
+    def to_json(self) -> Json:
+        record: Json = {**action_to_json(self.action), "outcome": self.outcome, "process": self.process}
+        if self.passages:
+            record["passages"] = [list(passage) for passage in self.passages]
+        if self.text:
+            record["text"] = self.text
+        if self.score is not None:
+            record["score"] = self.score
+        if self.candidates:
+            record["candidates"] = [
+                {**action_to_json(action), "score": score} for action, score in self.candidates
+            ]
+        if self.usage != Usage():
+            record["usage"] = asdict(self.usage)
+        return record
+
+
+@dataclass(frozen=True, slots=True)
+class Episode:
+    """One question from its first action to its end."""
+
+    id: str
+    question: str
+    steps: tuple[Step, ...]
+    answer: str | None
+    """The answer that counts; None if the episode ended without one."""
+    stop: str | None
+    """Why it ended, a `StopReason`; None if it failed."""
+    error: str | None = None
+    """Why it failed. A failed episode has no score, and a resumed run tries it again."""
+    seconds: float = 0.0
+    """Wall time from its first action to its end, while other episodes ran beside it."""
+
+    @classmethod
+    def of(
+        cls, state: State, steps: tuple[Step, ...], *, error: str | None = None, seconds: float = 0.0
+    ) -> Episode:
+        """The record of an episode that ended, or failed, in `state`."""
+        stop = None if error is not None or state.stop is None else state.stop.value
+        return cls(state.question.id, state.question.text, steps, state.answer, stop, error, seconds)
+
+    def to_json(self) -> Json:
+        return {
+            "id": self.id,
+            "question": self.question,
+            "answer": self.answer,
+            "stop": self.stop,
+            "error": self.error,
+            "steps": [step.to_json() for step in self.steps],
+            "seconds": round(self.seconds, 4),
+        }
+
+
+def action_to_json(action: Action | None) -> Json:
+    """`{"search": ...}` with its draft if it has one, `{"answer": ...}`, or `{}` for no action."""
+    match action:
+        case Search(query, None):
+            return {"search": query}
+        case Search(query, draft):
+            return {"search": query, "draft": draft}
+        case Answer(text):
+            return {"answer": text}
+    return {}
+
+
+def append_record(path: Path, record: Mapping[str, Any]) -> None:
+    """Append one JSON line in a single write, so that a killed process leaves at most one torn line, the last."""
+    # ensure_ascii: lone surrogates in model output would make the file unreadable as UTF-8.
+    line = json.dumps(record, ensure_ascii=True, allow_nan=False) + "\n"
+    with path.open("ab", buffering=0) as file:
+        file.write(line.encode("ascii"))
+
+
+def repair(path: Path) -> None:
+    """Cut off a torn last line, which a process killed while writing leaves. A missing file is left missing."""
+    if not path.exists():
+        return
+    with path.open("r+b") as file:
+        content = file.read()
+        if content and not content.endswith(b"\n"):
+            file.truncate(content.rfind(b"\n") + 1)
+            os.fsync(file.fileno())
+
+
+def read_records(path: Path) -> Iterator[Json]:
+    """The records of a file, in order. A torn last line is passed over; it was never finished.
+
+    Raises:
+        MalformedData: A finished line is no JSON object.
+    """
+    with path.open("rb") as file:
+        for number, line in enumerate(file, 1):
+            if not line.endswith(b"\n"):
+                return
+            try:
+                record = json.loads(line)
+            except ValueError as error:
+                raise MalformedData(path, f"line {number}", f"not JSON: {error}") from error
+            if not isinstance(record, dict):
+                raise MalformedData(path, f"line {number}", f"a record is a JSON object, found {line[:80]!r}")
+            yield record

@@ -1,0 +1,125 @@
+"""Policy and process to episode records: the one episode loop."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, field
+from itertools import islice
+
+from raggym_env.core import Action, State, Task
+from raggym_env.errors import InvalidAction, PolicyError, RAGGymError
+from raggym_env.policies.base import Policy, Proposal
+from raggym_env.process import Process
+from raggym_env.records import Episode, Step
+from raggym_env.rewards.step import StepReward
+
+__all__ = ["rollout"]
+
+
+@dataclass(slots=True)
+class _Running:
+    """An episode in flight."""
+
+    task: Task
+    state: State
+    steps: list[Step] = field(default_factory=list)
+    error: str | None = None
+    started: float = field(default_factory=time.perf_counter)
+
+    @property
+    def over(self) -> bool:
+        return self.error is not None or self.state.stop is not None
+
+    def fail(self, error: RAGGymError) -> None:
+        self.error = f"{type(error).__name__}: {error}"
+
+    def record(self) -> Episode:
+        seconds = time.perf_counter() - self.started
+        return Episode.of(self.state, tuple(self.steps), error=self.error, seconds=seconds)
+
+
+def rollout(
+    policy: Policy,
+    tasks: Iterable[Task],
+    process: Process,
+    reward: StepReward | None = None,
+    *,
+    in_flight: int = 32,
+) -> Iterator[Episode]:
+    """Run the policy on every task, many at a time, and yield each episode as it ends.
+
+    An episode that fails (the policy's output is no action, a search or a reward failed) is yielded with its
+    reason, and the others go on. Only errors of this library count as such; a bug raises.
+
+    Args:
+        policy: Proposes one action per state.
+        tasks: Read lazily; may be endless.
+        process: The transition.
+        reward: How steps are rewarded; by default exact match of the answer.
+        in_flight: Episodes that run side by side, at least 1. Policies, searches and rewards see batches of up to
+            this size. Results do not depend on it unless the policy's do.
+    """
+    if in_flight < 1:
+        raise ValueError(f"in_flight must be at least 1, got {in_flight}.")
+    reward = reward or StepReward()
+    waiting = iter(tasks)
+    running: list[_Running] = []
+    while True:
+        new = islice(waiting, in_flight - len(running))
+        running += [_Running(task, process.start(task.question)) for task in new]
+        if not running:
+            return
+        _advance(running, policy, process, reward)
+        yield from [episode.record() for episode in running if episode.over]
+        running = [episode for episode in running if not episode.over]
+
+
+def _advance(running: Sequence[_Running], policy: Policy, process: Process, reward: StepReward) -> None:
+    """Take one step in each episode. If the batch fails, each is tried alone, so that only the culprits fail."""
+    try:
+        _step(running, policy, process, reward)
+    except RAGGymError as error:
+        if len(running) == 1:
+            running[0].fail(error)
+            return
+        for episode in running:
+            if not episode.over:
+                _advance([episode], policy, process, reward)
+
+
+def _step(running: Sequence[_Running], policy: Policy, process: Process, reward: StepReward) -> None:
+    chosen = _propose(running, policy)
+    states = [episode.state for episode, _, _ in chosen]
+    actions = [action for _, _, action in chosen]
+    after = process.transition(states, actions)
+    rewards = reward.score([episode.task for episode, _, _ in chosen], states, actions, after)
+    # From here on nothing can fail, so no episode is left half-stepped.
+    for (episode, proposal, action), state, part in zip(chosen, after, rewards, strict=True):
+        step = Step.of(episode.state, action, state, part.outcome, part.process, **_provenance(proposal))
+        episode.steps.append(step)
+        episode.state = state
+
+
+def _propose(running: Sequence[_Running], policy: Policy) -> list[tuple[_Running, Proposal, Action]]:
+    """The episodes that go on, with what the policy chose. One whose output is no action fails by itself."""
+    proposed = policy.propose([episode.state for episode in running])
+    if len(proposed) != len(running):
+        raise PolicyError(f"The policy gave proposals for {len(proposed)} states instead of {len(running)}.")
+    chosen = []
+    for episode, proposals in zip(running, proposed, strict=True):
+        try:
+            proposal = proposals[0] if proposals else Proposal(None, failure="the policy proposed nothing")
+            chosen.append((episode, proposal, proposal.chosen()))
+        except (PolicyError, InvalidAction) as error:
+            episode.fail(error)
+    return chosen
+
+
+def _provenance(proposal: Proposal) -> dict[str, object]:
+    return {
+        "text": proposal.text,
+        "score": proposal.score,
+        "candidates": tuple((candidate.action, candidate.score) for candidate in proposal.candidates),
+        "usage": proposal.usage,
+    }
