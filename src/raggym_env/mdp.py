@@ -103,5 +103,6 @@ def _with_settings(
 
 def _make_retriever(card: EnvCard, dataset: Dataset) -> Retriever:
     from raggym_env import retrieval
+    from raggym_env.retrieval.cache import CachedRetriever
 
-    return retrieval.CachedRetriever(retrieval.make(card.retrieval.name, dataset.corpus, **card.retrieval.options))
+    return CachedRetriever(retrieval.make(card.retrieval.name, dataset.corpus, **card.retrieval.options))

@@ -1,0 +1,5 @@
+"""`python -m raggym_env` is `raggym`."""
+
+from raggym_env.cli import app
+
+app()

@@ -1,0 +1,44 @@
+"""`raggym envs` and `raggym policies`: what there is."""
+
+from __future__ import annotations
+
+import json
+from typing import Annotated
+
+import typer
+from rich.console import Console
+from rich.table import Table
+
+from raggym_env.cards import env_card, policy_card
+from raggym_env.paths import card_names
+
+__all__ = ["envs", "policies"]
+
+AsJson = Annotated[bool, typer.Option("--json", help="Print as JSON for scripts.")]
+
+
+def envs(as_json: AsJson = False) -> None:
+    """List the environments that ship with the library."""
+    cards = [env_card(name) for name in card_names("envs")]
+    if as_json:
+        typer.echo(json.dumps([card.model_dump(mode="json") for card in cards], indent=2))
+        return
+    table = Table("Environment", "What", "Splits", "Retrieval", "Searches", "Metric")
+    for card in cards:
+        retrieval = f"{card.retrieval.name}, k={card.retrieval.k}"
+        episode = card.episode
+        splits = ", ".join(card.dataset.splits)
+        table.add_row(card.name, card.title, splits, retrieval, str(episode.max_searches), episode.metric)
+    Console().print(table)
+
+
+def policies(as_json: AsJson = False) -> None:
+    """List the policies that ship with the library."""
+    cards = [policy_card(name) for name in card_names("policies")]
+    if as_json:
+        typer.echo(json.dumps([card.model_dump(mode="json") for card in cards], indent=2))
+        return
+    table = Table("Policy", "What")
+    for card in cards:
+        table.add_row(card.name, card.description)
+    Console().print(table)

@@ -1,0 +1,98 @@
+"""`raggym eval`: a policy on an environment, into a run folder."""
+
+from __future__ import annotations
+
+import time
+import tomllib
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+from raggym_env.errors import CardError
+
+__all__ = ["evaluate", "parse_settings"]
+
+
+def evaluate(
+    env: Annotated[str, typer.Argument(help="Environment: an id (`raggym envs`) or the path of a card.")],
+    policy: Annotated[str, typer.Option(help="Policy: a name (`raggym policies`) or the path of a card.")],
+    split: Annotated[str, typer.Option(help="Split of the environment.")] = "test",
+    limit: Annotated[int | None, typer.Option(min=1, help="Take the first N questions only.")] = None,
+    seed: Annotated[int, typer.Option(help="Seed of the policy.")] = 0,
+    out: Annotated[
+        Path | None, typer.Option(help="Run folder. Default: below runs/, named after the run.")
+    ] = None,
+    settings: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--set", metavar="KEY=VALUE", help="Change a card, e.g. retrieval.k=10 or policy.options.x=1."
+        ),
+    ] = None,
+    in_flight: Annotated[int, typer.Option(min=1, help="Episodes that run side by side.")] = 32,
+) -> None:
+    """Evaluate a policy. Killed and started again with the same words, it goes on where it was."""
+    from raggym_env.evaluation import evaluate as run_evaluation
+
+    console = Console(stderr=True)
+    with _progress(console) as bar:
+        task = bar.add_task("loading", total=None, rate="", score="")
+        outcomes: list[float] = []
+        started = time.perf_counter()
+
+        def on_episode(done: int, total: int, record: dict[str, Any]) -> None:
+            if record["error"] is None:
+                outcomes.append(record["steps"][-1]["outcome"])
+            rate = f"{len(outcomes) / (time.perf_counter() - started):.1f}/s"
+            score = f"score {sum(outcomes) / len(outcomes):.3f}" if outcomes else ""
+            bar.update(task, description=policy, completed=done, total=total, rate=rate, score=score)
+
+        run, scores = run_evaluation(
+            env,
+            policy,
+            split=split,
+            limit=limit,
+            seed=seed,
+            out=out,
+            settings=parse_settings(settings or []),
+            in_flight=in_flight,
+            progress=on_episode,
+        )
+    for name, estimate in scores.metrics.items():
+        typer.echo(f"{name:10} {estimate.mean:.3f}  95 % interval [{estimate.low:.3f}, {estimate.high:.3f}]")
+    typer.echo(f"{scores.scored} of {scores.questions} questions scored; run folder: {run.path}")
+    if not scores.complete:
+        typer.echo(f"{scores.failed} episodes failed: the same command tries them again.", err=True)
+        raise typer.Exit(2)
+
+
+def _progress(console: Console) -> Progress:
+    return Progress(
+        TextColumn("{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TextColumn("{task.fields[rate]}"),
+        TextColumn("{task.fields[score]}"),
+        TimeRemainingColumn(),
+        console=console,
+    )
+
+
+def parse_settings(settings: list[str]) -> dict[str, Any]:
+    """`["retrieval.k=10", "policy.options.mode=fast"]` as a dictionary; values are TOML, or else plain text.
+
+    >>> parse_settings(["retrieval.k=10", "retrieval.name=rank-bm25"])
+    {'retrieval.k': 10, 'retrieval.name': 'rank-bm25'}
+    """
+    parsed = {}
+    for setting in settings:
+        key, equals, value = setting.partition("=")
+        if not equals or not key:
+            raise CardError(f"--set takes KEY=VALUE, got {setting!r}.")
+        try:
+            parsed[key] = tomllib.loads(f"value = {value}")["value"]
+        except tomllib.TOMLDecodeError:
+            parsed[key] = value
+    return parsed

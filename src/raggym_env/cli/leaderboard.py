@@ -1,0 +1,25 @@
+"""`raggym leaderboard`: runs and predictions, scored again and ranked."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+__all__ = ["leaderboard"]
+
+
+def leaderboard(
+    sources: Annotated[list[Path], typer.Argument(help="Run folders, or files of id and prediction lines.")],
+    env: Annotated[str | None, typer.Option(help="Environment that predictions files are for.")] = None,
+    split: Annotated[str, typer.Option(help="Split that predictions files are for.")] = "test",
+    published: Annotated[Path | None, typer.Option(help="TOML file of published results to show beside.")] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print as JSON for scripts.")] = False,
+) -> None:
+    """Rank finished runs. Answers are scored again from the records; no model is called."""
+    from raggym_env.evaluation import build_leaderboard
+
+    board = build_leaderboard(sources, card=env, split=split, published=published)
+    typer.echo(json.dumps(board.to_json(), indent=2) if as_json else board.to_markdown())

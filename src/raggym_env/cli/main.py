@@ -1,0 +1,41 @@
+"""Puts the subcommands together and turns the library's errors into one line without a traceback."""
+
+from __future__ import annotations
+
+import sys
+from typing import Any
+
+import typer
+from typer.core import TyperGroup
+
+from raggym_env.cli import cards, data, evaluate, leaderboard, play
+from raggym_env.errors import RAGGymError
+
+__all__ = ["app"]
+
+
+class _Group(TyperGroup):
+    """A command group that shows a user's mistake as a message. Bugs keep their traceback."""
+
+    def invoke(self, ctx: Any) -> Any:
+        try:
+            return super().invoke(ctx)
+        except RAGGymError as error:
+            print(f"raggym: {error}", file=sys.stderr)
+            raise typer.Exit(1) from error
+
+
+app = typer.Typer(
+    name="raggym",
+    help="Question answering with a search engine as a decision process: environments, policies, leaderboard.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    cls=_Group,
+)
+app.command("envs")(cards.envs)
+app.command("policies")(cards.policies)
+app.command("play")(play.play)
+app.command("eval")(evaluate.evaluate)
+app.command("leaderboard")(leaderboard.leaderboard)
+app.add_typer(data.app, name="data")

@@ -1,0 +1,16 @@
+"""Evaluation: run folders, scoring and the leaderboard."""
+
+from raggym_env.evaluation.leaderboard import Leaderboard, build_leaderboard
+from raggym_env.evaluation.run import Run, evaluate
+from raggym_env.evaluation.scores import Estimate, Scores, bootstrap, score_records
+
+__all__ = [
+    "Estimate",
+    "Leaderboard",
+    "Run",
+    "Scores",
+    "bootstrap",
+    "build_leaderboard",
+    "evaluate",
+    "score_records",
+]

@@ -1,0 +1,236 @@
+"""The leaderboard: recorded answers scored again and ranked. Reads records and data sets; calls no model."""
+
+from __future__ import annotations
+
+import tomllib
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from raggym_env import data
+from raggym_env.cards import EnvCard, env_card
+from raggym_env.core import Task
+from raggym_env.errors import DataError, MalformedData, RunError
+from raggym_env.evaluation.run import Run
+from raggym_env.evaluation.scores import Estimate, Scores, score_records
+from raggym_env.records import read_records
+
+__all__ = ["Board", "Leaderboard", "Row", "build_leaderboard"]
+
+Json = dict[str, Any]
+# The order of columns; what a board has none of is left out.
+_METRICS = {"accuracy": "Accuracy", "em": "EM", "f1": "F1", "cover_em": "Cover EM", "recall": "Recall"}
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """One run, one predictions file or one published result."""
+
+    policy: str
+    source: str
+    """The run folder or file it was computed from; for a published result, where it was published."""
+    scores: Scores | None = None
+    """None for a published result."""
+    cited: Mapping[str, float] | None = None
+    """Published means by metric, in [0, 1]. Not computed here and never ranked."""
+    setting: str = ""
+    """Retriever, passages per search and search budget; empty where unknown."""
+
+
+@dataclass(frozen=True, slots=True)
+class Board:
+    """The rows of one environment, split and set of questions, best first."""
+
+    environment: str
+    split: str
+    questions: int
+    metric: str
+    """The metric that ranks."""
+    rows: tuple[Row, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Leaderboard:
+    """Boards by environment."""
+
+    boards: tuple[Board, ...]
+
+    def to_json(self) -> list[Json]:
+        """Boards as plain data, every figure unrounded."""
+        return [asdict(board) for board in self.boards]
+
+    def to_markdown(self) -> str:
+        """Boards as Markdown tables: means with 95 % intervals, complete runs ranked, others below."""
+        return "\n\n".join(_markdown(board) for board in self.boards)
+
+
+@dataclass(frozen=True, slots=True)
+class _Entry:
+    """Something to score, and the questions it is scored on."""
+
+    card: EnvCard
+    split: str
+    tasks: Sequence[Task]
+    fingerprint: str
+    row: Row
+
+
+def build_leaderboard(
+    sources: Iterable[str | Path],
+    *,
+    card: str | Path | EnvCard | None = None,
+    split: str = "test",
+    published: str | Path | None = None,
+) -> Leaderboard:
+    """Score runs and predictions, and rank them by environment.
+
+    Args:
+        sources: Run folders, or files of `{"id", "prediction"}` lines.
+        card: Environment that predictions are for; needed with a predictions file only.
+        split: Split that predictions are for.
+        published: A TOML file of published results, shown unranked beside the runs: a table `[[result]]` each with
+            `environment`, `policy`, `source` and one mean in [0, 1] per metric.
+
+    Raises:
+        RunError: A folder is no run, or its questions are not those of the data set at hand.
+        DataError: A predictions file is malformed or has no environment named for it.
+    """
+    entries = [_entry(Path(source), card, split) for source in sources]
+    cited = _published(Path(published)) if published is not None else []
+    groups: dict[tuple[str, str, int, str], list[_Entry]] = {}
+    for entry in entries:
+        key = (entry.card.name, entry.split, len(entry.tasks), entry.fingerprint)
+        groups.setdefault(key, []).append(entry)
+    return Leaderboard(tuple(_board(group, cited) for _, group in sorted(groups.items())))
+
+
+def _entry(source: Path, card: str | Path | EnvCard | None, split: str) -> _Entry:
+    return _run_entry(Run.read(source)) if source.is_dir() else _predictions_entry(source, card, split)
+
+
+def _run_entry(run: Run) -> _Entry:
+    card, split = run.card, run.config["split"]
+    taskset = data.load_tasks(card, split)
+    if taskset.fingerprint != run.config["dataset"]:
+        raise RunError(
+            f"{run.path} was made on other questions than {taskset.source} holds now, so it cannot be scored on "
+            "them. Restore that file, or run the evaluation again."
+        )
+    tasks = run.select(taskset.tasks)
+    retrieval, episode = card.retrieval, card.episode
+    setting = f"{retrieval.name}, k={retrieval.k}, {episode.max_searches} searches"
+    name = run.config["policy"]["name"] + (f" (seed {seed})" if (seed := run.config["seed"]) else "")
+    row = Row(name, str(run.path), score_records(run.records(), tasks), setting=setting)
+    return _Entry(card, split, tasks, taskset.fingerprint, row)
+
+
+def _predictions_entry(path: Path, card: str | Path | EnvCard | None, split: str) -> _Entry:
+    if not path.is_file():
+        raise RunError(f"{path} is neither a run folder nor a predictions file.")
+    if card is None:
+        raise DataError(f"{path} is a predictions file: say which environment it is for (--env).")
+    card = env_card(card)
+    taskset = data.load_tasks(card, split)
+    predictions = [_prediction(path, number, record) for number, record in enumerate(read_records(path), 1)]
+    known = {task.id for task in taskset.tasks}
+    if not any(prediction["id"] in known for prediction in predictions):
+        raise DataError(f"{path}: none of its ids is a question of {card.name}, split {split!r}.")
+    row = Row(path.stem, str(path), score_records(predictions, taskset.tasks))
+    return _Entry(card, split, taskset.tasks, taskset.fingerprint, row)
+
+
+def _prediction(path: Path, number: int, record: Json) -> Json:
+    """Only the two fields that count: a predictions file has no say in what failed or was searched."""
+    for key in ("id", "prediction"):
+        if not isinstance(record.get(key), str):
+            raise MalformedData(
+                path, f"line {number}", f"field {key!r} must be a string, found {record.get(key)!r:.80}"
+            )
+    return {"id": record["id"], "prediction": record["prediction"]}
+
+
+def _published(path: Path) -> list[tuple[str, Row]]:
+    try:
+        results = tomllib.loads(path.read_text(encoding="utf-8"))["result"]
+        return [
+            (
+                result["environment"],
+                Row(
+                    result["policy"],
+                    result["source"],
+                    cited={k: float(result[k]) for k in _METRICS if k in result},
+                ),
+            )
+            for result in results
+        ]
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise DataError(f"{path} is no file of published results: {error!r}.") from error
+
+
+def _board(group: Sequence[_Entry], cited: Sequence[tuple[str, Row]]) -> Board:
+    first = group[0]
+    metric = first.card.episode.metric
+    rows = sorted((entry.row for entry in group), key=lambda row: _rank_key(row, metric))
+    rows += [row for environment, row in cited if environment == first.card.name]
+    return Board(first.card.name, first.split, len(first.tasks), metric, tuple(rows))
+
+
+def _rank_key(row: Row, metric: str) -> tuple[bool, float, str]:
+    assert row.scores is not None  # noqa: S101  # published rows are added after sorting
+    estimate = row.scores.metrics.get(metric)
+    return not row.scores.complete, -estimate.mean if estimate else 0.0, row.policy
+
+
+def _markdown(board: Board) -> str:
+    shown = [
+        name
+        for name in _METRICS
+        if any(name in (row.scores.metrics if row.scores else row.cited or {}) for row in board.rows)
+    ]
+    settings = {row.setting for row in board.rows if row.scores}
+    heads = ["#", "Policy", *(_METRICS[name] for name in shown), "Searches", "Tokens", "Scored"]
+    heads += ["Setting"] if len(settings) > 1 else []
+    lines = [
+        f"### {board.environment}, {board.split} split, {board.questions} questions",
+        "",
+        _line(heads),
+        _line(["---:" if head == "#" else "---" for head in heads]),
+    ]
+    for place, row in enumerate(board.rows, 1):
+        cells = _cells(row, place, shown)
+        lines.append(_line([*cells, row.setting] if len(settings) > 1 else cells))
+    notes = [f"Ranked by {_METRICS[board.metric]}; 95 % bootstrap intervals."]
+    if len(settings) == 1 and (setting := settings.pop()):
+        notes.append(f"Setting: {setting}.")
+    if any(row.scores and not row.scores.complete for row in board.rows):
+        notes.append(
+            "Runs in which not every question is scored are not ranked; their means are over the scored ones."
+        )
+    if any(row.cited for row in board.rows):
+        notes.append("Cited rows are published results, obtained with other corpora, retrievers and questions.")
+    return "\n".join([*lines, "", " ".join(notes)])
+
+
+def _cells(row: Row, place: int, shown: Sequence[str]) -> list[str]:
+    if row.scores is None:
+        figures = [f"{row.cited[name]:.3f}" if row.cited and name in row.cited else "" for name in shown]
+        return ["", f"{row.policy} (cited: {row.source})", *figures, "", "", ""]
+    scores = row.scores
+    scored = f"{scores.scored}/{scores.questions}" + (f", {scores.failed} failed" if scores.failed else "")
+    return [
+        str(place) if scores.complete else "",
+        row.policy,
+        *(_figure(scores.metrics.get(name)) for name in shown),
+        "" if scores.searches is None else f"{scores.searches:.2f}",
+        f"{scores.tokens:,}" if scores.tokens else "",
+        scored,
+    ]
+
+
+def _figure(estimate: Estimate | None) -> str:
+    return "" if estimate is None else f"{estimate.mean:.3f} [{estimate.low:.3f}, {estimate.high:.3f}]"
+
+
+def _line(cells: Sequence[str]) -> str:
+    return "| " + " | ".join(cell.replace("|", "\\|") for cell in cells) + " |"

@@ -1,0 +1,241 @@
+"""Run folders: one policy on one split, resumable after a kill at any moment.
+
+A folder holds `run.json` (what was run, with what, and its state), `episodes.jsonl` (one line per ended episode,
+appended as it ends) and nothing else that counts. Scores are always computed from the episodes.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import platform
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+from raggym_env import policies
+from raggym_env.cards import EnvCard, PolicyCard, env_card, override, policy_card
+from raggym_env.core import Task
+from raggym_env.errors import RunError
+from raggym_env.evaluation.scores import Scores, score_records
+from raggym_env.mdp import load_mdp
+from raggym_env.policies.base import Policy
+from raggym_env.records import append_record, read_records, repair
+from raggym_env.rollout import rollout
+
+__all__ = ["Run", "evaluate"]
+
+_FORMAT = 1
+_PACKAGES = ("raggym-env", "gymnasium", "numpy", "bm25s", "rank-bm25", "PyStemmer", "pyarrow")
+
+Json = dict[str, Any]
+Progress = Callable[[int, int, Json], None]
+
+
+@dataclass(frozen=True, slots=True)
+class Run:
+    """A run folder."""
+
+    path: Path
+    config: Json = field(repr=False)
+    """What was run: two runs with the same config are the same run."""
+    card_path: str = field(default="", repr=False)
+    """Where the environment card lay: not part of what was run, but its data may lie beside it."""
+
+    @property
+    def episodes_file(self) -> Path:
+        return self.path / "episodes.jsonl"
+
+    @classmethod
+    def read(cls, path: str | Path) -> Run:
+        """Open a run folder.
+
+        Raises:
+            RunError: The folder holds no run, or one of another format.
+        """
+        path = Path(path)
+        try:
+            record = json.loads((path / "run.json").read_bytes())
+        except FileNotFoundError as error:
+            raise RunError(f"{path} is no run folder: it has no run.json. `raggym eval` makes one.") from error
+        except ValueError as error:
+            raise RunError(f"{path / 'run.json'} is not JSON ({error}).") from error
+        if not isinstance(record, dict) or record.get("format") != _FORMAT:
+            raise RunError(f"{path / 'run.json'} is not of format {_FORMAT}, which this version reads.")
+        return cls(path, record["config"], record["card_path"])
+
+    @property
+    def card(self) -> EnvCard:
+        """The environment card as it was when the run was started."""
+        return EnvCard.model_validate({**self.config["environment"], "path": self.card_path})
+
+    def select(self, tasks: Sequence[Task]) -> Sequence[Task]:
+        """Those of the split's tasks that the run covers."""
+        return _first(tasks, self.config["limit"])
+
+    def records(self) -> list[Json]:
+        """The episode records written so far, in the order in which the episodes ended."""
+        return list(read_records(self.episodes_file)) if self.episodes_file.exists() else []
+
+    def write(self, status: str, scores: Scores | None = None) -> None:
+        """Write `run.json`, whole or not at all.
+
+        Args:
+            status: "running", "incomplete" (some episodes failed) or "complete".
+            scores: Kept for people who look into the folder; the leaderboard computes its own.
+        """
+        record: Json = {
+            "format": _FORMAT,
+            "status": status,
+            "config": self.config,
+            "card_path": self.card_path,
+            "command": sys.argv,
+            "written": datetime.now(UTC).isoformat(timespec="seconds"),
+            "python": platform.python_version(),
+            "platform": platform.platform(),
+            "packages": {name: _version(name) for name in _PACKAGES},
+        }
+        if scores is not None:
+            record["scores"] = {name: list(estimate) for name, estimate in scores.metrics.items()}
+        temporary = self.path / "run.json.tmp"
+        temporary.write_text(json.dumps(record, indent=2, ensure_ascii=True) + "\n", encoding="utf-8")
+        temporary.replace(self.path / "run.json")
+
+
+def evaluate(
+    card: str | Path | EnvCard,
+    policy: str | Path | PolicyCard | Policy,
+    *,
+    split: str = "test",
+    limit: int | None = None,
+    seed: int = 0,
+    out: str | Path | None = None,
+    settings: Mapping[str, Any] | None = None,
+    in_flight: int = 32,
+    progress: Progress | None = None,
+) -> tuple[Run, Scores]:
+    """Evaluate a policy on a split, or go on with an evaluation that was cut off.
+
+    Args:
+        card: Name, path or card of an environment.
+        policy: Name, path or card of a policy; or a policy itself, which is then named by its `name` or its class.
+        split: Split of the environment.
+        limit: Take the first `limit` questions only; None takes all.
+        seed: Seed of the policy.
+        out: Run folder. By default one below `runs/`, named after what is run, so that the same call goes on with
+            the same folder.
+        settings: Changes to the cards by dotted key: `retrieval.k`, `policy.options.x`.
+        in_flight: Episodes that run side by side.
+        progress: Called as each episode ends with the number done, the number of all and the episode's record.
+
+    Returns:
+        The run and its scores. Failed episodes are counted apart; calling again tries them again.
+
+    Raises:
+        RunError: `out` holds something else, or another process is writing to it.
+    """
+    settings = settings or {}
+    of_policy = {key.removeprefix("policy."): settings[key] for key in settings if key.startswith("policy.")}
+    card = override(env_card(card), {key: settings[key] for key in settings if not key.startswith("policy.")})
+    agent, identity = _agent(policy, seed, of_policy)
+    mdp = load_mdp(card, split)
+    tasks = _first(mdp.tasks, limit)
+    config = {
+        "environment": _identity(card),
+        "policy": identity,
+        "split": mdp.split,
+        "limit": limit,
+        "seed": seed,
+        "dataset": mdp.dataset.fingerprint,
+        "retriever": getattr(mdp.process.retriever, "fingerprint", None),
+        "version": _version("raggym-env"),
+    }
+    run = _open(Path(out) if out is not None else _default_folder(config), config, str(card.path))
+    with _lock(run.path):
+        repair(run.episodes_file)
+        done = {record["id"] for record in run.records() if record["error"] is None}
+        run.write("running")
+        todo = [task for task in tasks if task.id not in done]
+        episodes = rollout(agent, todo, mdp.process, mdp.reward, in_flight=in_flight)
+        for number, episode in enumerate(episodes, len(done) + 1):
+            record = episode.to_json()
+            append_record(run.episodes_file, record)
+            if progress is not None:
+                progress(number, len(tasks), record)
+        scores = score_records(run.records(), tasks)
+        run.write("complete" if scores.complete else "incomplete", scores)
+    return run, scores
+
+
+def _agent(policy: str | Path | PolicyCard | Policy, seed: int, changes: Mapping[str, Any]) -> tuple[Policy, Json]:
+    if isinstance(policy, Policy):
+        if changes:
+            raise RunError(f"Settings {sorted(changes)} change a policy's card, but a policy object was given.")
+        kind = type(policy)
+        return policy, {"name": getattr(policy, "name", kind.__name__), "policy": f"{kind.__module__}.{kind.__name__}"}
+    card = override(policy_card(policy), changes)
+    return policies.make(card, seed=seed), _identity(card)
+
+
+def _identity(card: EnvCard | PolicyCard) -> Json:
+    """The card without where it lies, which differs between machines."""
+    content: Json = card.model_dump(mode="json", exclude={"path"})
+    return content
+
+
+def _default_folder(config: Json) -> Path:
+    digest = hashlib.blake2b(json.dumps(config, sort_keys=True).encode(), digest_size=4).hexdigest()
+    parts = (config["environment"]["name"], config["split"], config["policy"]["name"], digest)
+    return Path("runs") / "_".join(parts)
+
+
+def _first(tasks: Sequence[Task], limit: int | None) -> Sequence[Task]:
+    if limit is not None and limit < 1:
+        raise ValueError(f"limit must be at least 1 or None, got {limit}.")
+    return tasks if limit is None else tasks[:limit]
+
+
+def _open(path: Path, config: Json, card_path: str) -> Run:
+    if not (path / "run.json").exists():
+        if (path / "episodes.jsonl").exists() or (path.exists() and not path.is_dir()):
+            raise RunError(f"{path} exists and is no run folder. Choose another --out.")
+        path.mkdir(parents=True, exist_ok=True)
+        return Run(path, config, card_path)
+    run = Run.read(path)
+    if different := _differences(run.config, config):
+        raise RunError(
+            f"{path} holds another run: {'; '.join(different)}. Choose another --out, or delete that folder."
+        )
+    return run
+
+
+def _differences(old: Json, new: Json, prefix: str = "") -> list[str]:
+    found = []
+    for key in sorted(old.keys() | new.keys()):
+        before, after = old.get(key), new.get(key)
+        if isinstance(before, dict) and isinstance(after, dict):
+            found += _differences(before, after, f"{prefix}{key}.")
+        elif before != after:
+            found.append(f"{prefix}{key} is {before!r} there and {after!r} here")
+    return found
+
+
+def _lock(path: Path) -> Any:
+    from filelock import FileLock, Timeout
+
+    lock = FileLock(path / ".lock", timeout=0)
+    try:
+        return lock.acquire()
+    except Timeout as error:
+        raise RunError(f"Another process is writing to {path}. Wait for it, or choose another --out.") from error
+
+
+def _version(name: str) -> str | None:
+    try:
+        return version(name)
+    except PackageNotFoundError:
+        return None

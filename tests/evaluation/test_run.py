@@ -1,0 +1,163 @@
+import json
+import random
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
+from filelock import FileLock
+from towns import Reader, write_jsonl, write_towns
+
+from raggym_env.errors import CardError, MalformedData, RunError
+from raggym_env.evaluation import Run, evaluate
+
+
+@pytest.fixture
+def towns(tmp_path):
+    return write_towns(tmp_path / "towns")
+
+
+def contents(run):
+    """The episodes as a set, without the wall time, which is never the same."""
+    return {json.dumps({k: v for k, v in record.items() if k != "seconds"}, sort_keys=True) for record in run.records()}
+
+
+def test_a_run_folder_says_what_was_run_and_holds_every_episode(towns, tmp_path):
+    run, scores = evaluate(towns, Reader(), out=tmp_path / "run")
+    record = json.loads((run.path / "run.json").read_text())
+    assert (record["format"], record["status"]) == (1, "complete")
+    assert record["config"]["policy"]["name"] == "reader"
+    assert record["packages"]["gymnasium"]
+    assert (scores.complete, scores.metrics["em"].mean, scores.metrics["recall"].mean) == (True, 1.0, 1.0)
+    assert len(run.records()) == 12
+
+
+def test_a_finished_run_is_not_run_again(towns, tmp_path):
+    first, scores = evaluate(towns, Reader(), out=tmp_path / "run")
+    before = first.episodes_file.read_bytes()
+    _, again = evaluate(towns, Reader(fails={"q0"}), out=tmp_path / "run")
+    assert first.episodes_file.read_bytes() == before
+    assert again == scores
+
+
+def test_failed_episodes_are_tried_again_and_nothing_is_counted_twice(towns, tmp_path):
+    run, scores = evaluate(towns, Reader(fails={"q3", "q5"}), out=tmp_path / "run")
+    assert (scores.scored, scores.failed) == (10, 2)
+    assert json.loads((run.path / "run.json").read_text())["status"] == "incomplete"
+    run, scores = evaluate(towns, Reader(), out=tmp_path / "run")
+    assert (scores.scored, scores.failed, scores.metrics["em"].mean) == (12, 0, 1.0)
+    assert len(run.records()) == 14
+
+
+def test_progress_counts_what_was_done_before(towns, tmp_path):
+    evaluate(towns, Reader(fails={"q3"}), out=tmp_path / "run")
+    seen = []
+    evaluate(towns, Reader(), out=tmp_path / "run", progress=lambda done, total, record: seen.append((done, total, record["id"])))
+    assert seen == [(12, 12, "q3")]
+
+
+def test_limit_takes_the_first_questions(towns, tmp_path):
+    run, scores = evaluate(towns, Reader(), limit=5, out=tmp_path / "run")
+    assert scores.questions == 5
+    assert {record["id"] for record in run.records()} == {f"q{i}" for i in range(5)}
+    with pytest.raises(ValueError, match="limit must be at least 1"):
+        evaluate(towns, Reader(), limit=0)
+
+
+def test_another_run_in_the_same_folder_is_refused_with_what_differs(towns, tmp_path):
+    evaluate(towns, Reader(), limit=5, out=tmp_path / "run")
+    with pytest.raises(RunError, match="limit is 5 there and 6 here") as error:
+        evaluate(towns, Reader(), limit=6, out=tmp_path / "run", settings={"retrieval.k": 3})
+    assert "environment.retrieval.k is 5 there and 3 here" in str(error.value)
+
+
+def test_changed_questions_are_another_run(towns, tmp_path):
+    evaluate(towns, Reader(), out=tmp_path / "run")
+    rows = [json.loads(line) for line in (towns.parent / "questions.jsonl").read_text().splitlines()]
+    write_jsonl(towns.parent / "questions.jsonl", [*rows[1:], {**rows[0], "golden_answers": ["Other"]}])
+    with pytest.raises(RunError, match="dataset is"):
+        evaluate(towns, Reader(), out=tmp_path / "run")
+
+
+def test_a_folder_that_holds_something_else_is_left_alone(towns, tmp_path):
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine" / "episodes.jsonl").write_text("precious")
+    with pytest.raises(RunError, match="is no run folder"):
+        evaluate(towns, Reader(), out=tmp_path / "mine")
+    assert (tmp_path / "mine" / "episodes.jsonl").read_text() == "precious"
+
+
+@pytest.mark.parametrize("content", [None, "{", '{"format": 99}'])
+def test_reading_what_is_no_run_says_so(tmp_path, content):
+    if content is not None:
+        (tmp_path / "run.json").write_text(content)
+    with pytest.raises(RunError, match=r"run\.json"):
+        Run.read(tmp_path)
+
+
+def test_a_damaged_episode_is_named_not_dropped(towns, tmp_path):
+    run, _ = evaluate(towns, Reader(), out=tmp_path / "run")
+    lines = run.episodes_file.read_text().splitlines(keepends=True)
+    run.episodes_file.write_text("".join([lines[0], "garbage\n", *lines[1:]]))
+    with pytest.raises(MalformedData, match=r"episodes\.jsonl, line 2"):
+        evaluate(towns, Reader(), out=tmp_path / "run")
+
+
+def test_two_processes_cannot_write_to_one_run(towns, tmp_path):
+    run, _ = evaluate(towns, Reader(), out=tmp_path / "run")
+    # A lock through another file handle excludes as one of another process does.
+    with FileLock(run.path / ".lock"), pytest.raises(RunError, match="Another process is writing"):
+        evaluate(towns, Reader(), out=tmp_path / "run")
+
+
+def test_settings_change_the_card_and_the_policy(towns, tmp_path):
+    run, _ = evaluate(towns, Reader(), out=tmp_path / "run", settings={"episode.max_searches": 1, "retrieval.k": 2})
+    assert run.card.episode.max_searches == 1
+    with pytest.raises(CardError, match="retrieval.kk"):
+        evaluate(towns, Reader(), settings={"retrieval.kk": 2})
+    with pytest.raises(RunError, match="policy object"):
+        evaluate(towns, Reader(), settings={"policy.options.x": 2})
+
+
+def test_the_default_folder_is_named_after_the_run(towns, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    run, _ = evaluate(towns, "random")
+    again, _ = evaluate(towns, "random")
+    other, _ = evaluate(towns, "random", seed=1)
+    assert run.path == again.path != other.path
+    assert run.path.name.startswith("Towns-v0_test_random_")
+
+
+def eval_command(card, out):
+    command = ["-m", "raggym_env", "eval", str(card), "--policy", "lexical", "--out", str(out), "--in-flight", "4"]
+    return [sys.executable, *command]
+
+
+def lines(path):
+    return path.read_bytes().count(b"\n") if path.exists() else 0
+
+
+def test_an_evaluation_killed_ten_times_at_random_moments_ends_with_the_same_episodes_and_scores(tmp_path):
+    card = write_towns(tmp_path / "towns", questions=1500)
+    subprocess.run(eval_command(card, tmp_path / "undisturbed"), check=True, capture_output=True)
+    rng = random.Random(0)
+    episodes = tmp_path / "killed" / "episodes.jsonl"
+    for kill in range(10):
+        process = subprocess.Popen(
+            eval_command(card, tmp_path / "killed"), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+        )
+        # The first before there is anything, the others in the middle of the work.
+        target = lines(episodes) + rng.randrange(1, 100) if kill else 0
+        while lines(episodes) < target and process.poll() is None:
+            pass
+        time.sleep(rng.uniform(0, 0.01))
+        process.kill()
+        assert process.wait() == -signal.SIGKILL
+    assert 0 < lines(episodes) < 1500
+    subprocess.run(eval_command(card, tmp_path / "killed"), check=True, capture_output=True)
+    killed, undisturbed = Run.read(tmp_path / "killed"), Run.read(tmp_path / "undisturbed")
+    assert len(killed.records()) == len(undisturbed.records()) == 1500
+    assert contents(killed) == contents(undisturbed)
+    scores = [json.loads((run.path / "run.json").read_text())["scores"] for run in (killed, undisturbed)]
+    assert scores[0] == scores[1]
