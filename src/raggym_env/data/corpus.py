@@ -1,0 +1,228 @@
+"""A corpus on disk: passages in one Arrow file, memory-mapped, with a manifest beside it.
+
+    <folder>/passages.arrow     record batches of `BATCH_ROWS` rows (the last may be shorter): id, title, text
+    <folder>/manifest.json      format version, rows, fingerprint, where the passages came from
+
+Opening reads the manifest and the file's footer only, so its time does not depend on the amount of text.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import itertools
+import json
+import operator
+import os
+import threading
+from array import array
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self, overload
+
+from raggym_env.core import Passage
+from raggym_env.errors import DataError, DataNotFound, MalformedData
+
+__all__ = ["BATCH_ROWS", "FORMAT_VERSION", "Corpus", "write_corpus"]
+
+FORMAT_VERSION = 1
+"""Raised whenever a corpus prepared from the same source would come out differently."""
+BATCH_ROWS = 1024
+"""The first read from a batch fetches all of it from the disk, so batches are small (about 0.5 MB)."""
+PASSAGES, MANIFEST = "passages.arrow", "manifest.json"
+_FIELDS = ("id", "title", "text")
+
+
+class Corpus(Sequence[Passage]):
+    """An immutable sequence of passages that stays on disk.
+
+    Safe to read from several threads. A copy, and a corpus sent to another process, opens the same folder.
+    """
+
+    def __init__(self, path: Path) -> None:
+        """Open the prepared corpus in folder `path`. Use `raggym_env.data.prepare` to make one.
+
+        Raises:
+            DataNotFound: The folder holds no corpus.
+            DataError: The folder holds something else, or a corpus of another format version.
+        """
+        self.path = Path(path)
+        manifest = _read_manifest(self.path)
+        self.fingerprint: str = manifest["fingerprint"]
+        """Hash of all ids, titles and texts in order."""
+        self.origin: str = manifest["origin"]
+        """What the passages were read from."""
+        self._rows: int = manifest["rows"]
+        self._lock = threading.Lock()
+        self._file, self._reader = _open_passages(self.path / PASSAGES, self._rows)
+        self._batches: list[tuple[Any, Any, Any] | None] = [None] * self._reader.num_record_batches
+
+    def __len__(self) -> int:
+        return self._rows
+
+    @overload
+    def __getitem__(self, index: int) -> Passage: ...
+    @overload
+    def __getitem__(self, index: slice) -> list[Passage]: ...
+    def __getitem__(self, index: int | slice) -> Passage | list[Passage]:
+        if isinstance(index, slice):
+            return [self[row] for row in range(*index.indices(self._rows))]
+        row = operator.index(index)
+        if row < 0:
+            row += self._rows
+        if not 0 <= row < self._rows:
+            raise IndexError(f"passage {index} of a corpus of {self._rows}")
+        number, row = divmod(row, BATCH_ROWS)
+        ids, titles, texts = self._batches[number] or self._batch(number)
+        return Passage(ids[row].as_py(), titles[row].as_py(), texts[row].as_py())
+
+    def __iter__(self) -> Iterator[Passage]:
+        for number in range(len(self._batches)):
+            yield from map(Passage, *(column.to_pylist() for column in self._columns(number)))
+
+    def __repr__(self) -> str:
+        return f"Corpus({self._rows:,} passages, {self.path})"
+
+    def __reduce__(self) -> tuple[type[Corpus], tuple[Path]]:
+        return Corpus, (self.path,)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Unmap the file. Passages already read stay valid; the corpus can no longer be read."""
+        self._batches = [None] * len(self._batches)
+        self._file.close()
+
+    def _batch(self, number: int) -> tuple[Any, Any, Any]:
+        """The columns of one batch, kept: looking a batch up costs more than reading passages from it does."""
+        columns = self._batches[number] = self._columns(number)
+        return columns
+
+    def _columns(self, number: int) -> tuple[Any, Any, Any]:
+        if self._file.closed:
+            raise DataError(f"The corpus at {self.path} was closed.")
+        with self._lock:
+            batch = self._reader.get_batch(number)
+        ids, titles, texts = batch.columns
+        return ids, titles, texts
+
+
+def write_corpus(passages: Iterable[Passage], folder: Path, *, origin: str) -> None:
+    """Store passages as a corpus. The manifest is written last.
+
+    Memory: one batch of passages, and 8 bytes per passage to find ids that occur twice.
+
+    Args:
+        folder: An existing, empty folder.
+        passages: Read once, in order, as a stream.
+        origin: What they come from, for messages and records.
+
+    Raises:
+        MalformedData: Two passages have one id, or there is no passage.
+    """
+    import pyarrow as pa
+
+    digest = hashlib.blake2b(digest_size=16)
+    hashes = array("q")
+    stream = iter(passages)
+    with pa.OSFile(str(folder / PASSAGES), "wb") as sink, pa.ipc.new_file(sink, _schema()) as writer:
+        while batch := list(itertools.islice(stream, BATCH_ROWS)):
+            for passage in batch:
+                # The lengths keep ("ab", "c") and ("a", "bc") apart.
+                digest.update("{}\0{}\0{}\0{}{}{}".format(*map(len, passage), *passage).encode())
+                hashes.append(hash(passage.id))
+            columns = [pa.array(column, pa.large_string()) for column in zip(*batch, strict=True)]
+            writer.write_batch(pa.record_batch(columns, schema=_schema()))
+    if not hashes:
+        raise MalformedData(origin, "all records", "there is no passage")
+    _require_unique_ids(folder / PASSAGES, hashes, origin)
+    manifest = {
+        "version": FORMAT_VERSION,
+        "rows": len(hashes),
+        "fingerprint": digest.hexdigest(),
+        "origin": origin,
+    }
+    _flush_to_disk(folder / PASSAGES)
+    (folder / MANIFEST).write_text(json.dumps(manifest, indent=1) + "\n", encoding="utf-8")
+    _flush_to_disk(folder / MANIFEST)
+
+
+def _schema() -> Any:
+    import pyarrow as pa
+
+    # large_string: the texts of a batch may exceed the 2 GiB that the offsets of `string` can address.
+    return pa.schema([pa.field(name, pa.large_string(), nullable=False) for name in _FIELDS])
+
+
+def _read_manifest(folder: Path) -> Mapping[str, Any]:
+    file = folder / MANIFEST
+    try:
+        manifest = json.loads(file.read_text(encoding="utf-8"))
+    except FileNotFoundError as error:
+        raise DataNotFound(f"No prepared corpus at {folder}: it has no {MANIFEST}.") from error
+    except (OSError, ValueError) as error:
+        raise DataError(f"{file} cannot be read ({error}). Delete {folder}; it is then prepared anew.") from error
+    types = {"version": int, "rows": int, "fingerprint": str, "origin": str}
+    if not isinstance(manifest, dict) or not all(isinstance(manifest.get(key), types[key]) for key in types):
+        raise DataError(f"{file} is no corpus manifest. Delete {folder}; it is then prepared anew.")
+    if manifest["version"] != FORMAT_VERSION:
+        raise DataError(
+            f"{folder} has corpus format {manifest['version']}, this version reads {FORMAT_VERSION}. Delete it; "
+            "it is then prepared anew."
+        )
+    return manifest
+
+
+def _open_passages(path: Path, rows: int) -> tuple[Any, Any]:
+    """The mapped file and its reader, if it has the schema and the number of batches that it should."""
+    import pyarrow as pa
+
+    try:
+        file = pa.memory_map(str(path))
+        reader = pa.ipc.open_file(file)
+    except (OSError, pa.ArrowInvalid) as error:
+        raise DataError(
+            f"{path} cannot be opened ({error}). Delete its folder; it is then prepared anew."
+        ) from error
+    batches = -(-rows // BATCH_ROWS)
+    if reader.schema != _schema() or reader.num_record_batches != batches:
+        raise DataError(f"{path} does not fit its {MANIFEST}. Delete its folder; it is then prepared anew.")
+    return file, reader
+
+
+def _require_unique_ids(path: Path, hashes: array[int], origin: str) -> None:
+    """Refuse ids that occur twice: results could not be told apart by them."""
+    import numpy as np
+
+    ordered = np.sort(np.frombuffer(hashes, dtype=np.int64))
+    doubtful = set(ordered[1:][ordered[1:] == ordered[:-1]].tolist())
+    if not doubtful:
+        return
+    seen: set[str] = set()
+    for row, identifier in _ids(path):
+        if hash(identifier) in doubtful:
+            if identifier in seen:
+                raise MalformedData(origin, f"passage {row + 1}", f"id {identifier!r} occurred before")
+            seen.add(identifier)
+
+
+def _ids(path: Path) -> Iterator[tuple[int, str]]:
+    import pyarrow as pa
+
+    with pa.memory_map(str(path)) as file:
+        reader = pa.ipc.open_file(file)
+        for number in range(reader.num_record_batches):
+            ids = reader.get_batch(number).column(0).to_pylist()
+            yield from enumerate(ids, start=number * BATCH_ROWS)
+
+
+def _flush_to_disk(path: Path) -> None:
+    """A power cut after the folder got its final name must not leave an empty file under it."""
+    with path.open("rb+") as file:
+        os.fsync(file.fileno())

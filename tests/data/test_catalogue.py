@@ -1,0 +1,91 @@
+from __future__ import annotations
+
+import gzip
+import json
+
+import pytest
+from typer.testing import CliRunner
+
+from raggym_env.cards import env_card
+from raggym_env.cli import app
+from raggym_env.data import catalogue
+from raggym_env.errors import UnknownName
+from raggym_env.paths import card_names
+
+CARD = "RAGGym-Bamboogle-v0"
+
+
+@pytest.fixture(autouse=True)
+def _own_places(tmp_path, monkeypatch):
+    monkeypatch.setenv("RAGGYM_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setenv("RAGGYM_DATA", str(tmp_path / "user"))
+
+
+@pytest.fixture
+def bamboogle(tmp_path) -> None:
+    folder = tmp_path / "user" / "bamboogle"
+    folder.mkdir(parents=True)
+    (folder / "Bamboogle_Prerelease.tsv").write_text("Question\tAnswer\tAnswer 2\nWho?\tAnt\t\n")
+    row = json.dumps({"id": "1", "title": "Ant", "text": "An ant."})
+    (folder / "corpus.jsonl.gz").write_bytes(gzip.compress(row.encode()))
+
+
+@pytest.mark.usefixtures("bamboogle")
+def test_a_status_prepares_nothing_and_getting_prepares_the_corpus():
+    card = env_card(CARD)
+    before, got, after = catalogue.statuses(card), catalogue.get(card), catalogue.statuses(card)
+    assert [(status.questions, status.passages) for status in (*before, *got, *after)] == [
+        (1, None),
+        (1, 1),
+        (1, 1),
+    ]
+    assert (got[0].example, got[0].problem) == ("Who?", "")
+
+
+def test_a_split_that_is_not_here_has_a_problem_and_no_source():
+    status = catalogue.statuses(env_card(CARD))[0]
+    assert (status.source, status.questions) == ("", None)
+    assert "Bamboogle_Prerelease.tsv" in status.problem
+    assert "https://github.com/ofirpress/self-ask" in status.problem
+
+
+@pytest.mark.parametrize("name", [CARD, "bamboogle"])
+def test_a_card_is_named_by_itself_or_its_folder(name):
+    assert catalogue.named_card(name).name == CARD
+
+
+def test_an_unknown_name_gets_a_suggestion():
+    with pytest.raises(UnknownName, match="Did you mean 'bamboogle'"):
+        catalogue.named_card("bambogle")
+
+
+def test_every_shipped_card_is_in_the_catalogue():
+    assert [card.name for card in catalogue.shipped_cards()] == card_names("envs")
+
+
+@pytest.mark.usefixtures("bamboogle")
+def test_the_list_has_one_row_per_card_and_split(monkeypatch):
+    monkeypatch.setattr(catalogue, "card_names", lambda _: [CARD, "RAGGym-MedQA-v0"])
+    result = CliRunner().invoke(app, ["data", "list", "--json"])
+    rows = [(row["card"], row["split"], row["problem"] == "") for row in json.loads(result.output)]
+    assert rows == [(CARD, "test", True), ("RAGGym-MedQA-v0", "train", False), ("RAGGym-MedQA-v0", "test", False)]
+    assert result.exit_code == 0
+
+
+def test_getting_what_cannot_be_had_exits_with_1_and_says_why():
+    result = CliRunner().invoke(app, ["data", "get", CARD])
+    assert result.exit_code == 1
+    assert "https://github.com/ofirpress/self-ask" in result.output
+
+
+@pytest.mark.usefixtures("bamboogle")
+def test_info_shows_licence_and_example_and_no_answer():
+    result = CliRunner().invoke(app, ["data", "info", "bamboogle"])
+    assert (result.exit_code, "MIT" in result.output, "Who?" in result.output) == (0, True, True)
+    assert "Ant" not in result.output
+
+
+def test_an_unknown_name_on_the_command_line_shows_no_traceback():
+    result = CliRunner().invoke(app, ["data", "info", "nothing-like-this"])
+    assert (result.exit_code, "Traceback" in result.output) == (1, False)
+    assert "No data set or environment card named" in result.output

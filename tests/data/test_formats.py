@@ -1,0 +1,228 @@
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from raggym_env.core import Evidence, Fact, Task
+from raggym_env.data.formats import read_contexts, read_tasks
+from raggym_env.errors import MalformedData, UnknownName
+
+HOTPOT = {
+    "_id": "h1",
+    "question": "Who?",
+    "answer": "Ant",
+    "type": "bridge",
+    "level": "hard",
+    "supporting_facts": [["Ant &amp; Dec", 0], ["Byker", 2]],
+    "context": [["Ant &amp; Dec", ["Two men.", " From Newcastle."]], ["Byker", ["A place."]]],
+}
+WIKI = {
+    "_id": "w1",
+    "type": "compositional",
+    "question": "Whose?",
+    "context": [],
+    "supporting_facts": [["A", 0]],
+    "evidences": [["A", "father", "B"]],
+    "answer": "B",
+}
+MEDQA = {
+    "question": "What next?",
+    "answer": "Rest",
+    "options": {"B": "Rest", "A": "Run", "D": "Sit", "C": "Eat"},
+    "meta_info": "step1",
+    "answer_idx": "B",
+}
+GENERIC = {"id": "g1", "question": "Where?", "golden_answers": ["Here", "There"]}
+
+
+def written(folder: Path, *rows: dict, name: str = "file.json") -> Path:
+    path = folder / name
+    text = json.dumps(rows) if name.endswith(".json") else "".join(f"{json.dumps(row)}\n" for row in rows)
+    path.write_text(text, encoding="utf-8")
+    return path
+
+
+def one(folder: Path, format: str, row: dict, name: str = "file.json") -> Task:
+    return read_tasks(written(folder, row, name=name), format)[0]
+
+
+def test_a_hotpotqa_record_becomes_a_task_with_unescaped_titles(tmp_path):
+    task = one(tmp_path, "hotpotqa", HOTPOT)
+    assert (task.id, task.question.text, task.answers, task.type) == ("h1", "Who?", ("Ant",), "bridge")
+    assert task.supporting == (Fact("Ant & Dec", 0), Fact("Byker", 2))
+    assert task.metadata == {"level": "hard"}
+
+
+def test_the_contexts_title_equals_the_supporting_facts_title(tmp_path):
+    path = written(tmp_path, HOTPOT)
+    titles = {passage.title for passage in read_contexts(path, "hotpotqa")}
+    assert set(read_tasks(path, "hotpotqa")[0].gold_titles) <= titles
+
+
+def test_contexts_are_pooled_once_each_by_title_and_text(tmp_path):
+    other = {**HOTPOT, "_id": "h2", "context": [["Byker", ["A place."]], ["Byker", ["Another place."]]]}
+    passages = list(read_contexts(written(tmp_path, HOTPOT, other), "hotpotqa"))
+    assert [(passage.title, passage.text) for passage in passages] == [
+        ("Ant & Dec", "Two men. From Newcastle."),
+        ("Byker", "A place."),
+        ("Byker", "Another place."),
+    ]
+    assert len({passage.id for passage in passages}) == 3
+
+
+def test_a_file_without_any_context_cannot_be_the_corpus(tmp_path):
+    with pytest.raises(MalformedData, match="every context is empty: name a corpus"):
+        list(read_contexts(written(tmp_path, {**HOTPOT, "context": []}), "hotpotqa"))
+    with pytest.raises(MalformedData, match="'medqa' hold no contexts"):
+        list(read_contexts(written(tmp_path, MEDQA), "medqa"))
+
+
+def test_rows_stored_by_column_as_on_the_hub_read_the_same(tmp_path):
+    hub = {
+        **HOTPOT,
+        "id": "h1",
+        "supporting_facts": {"title": ["Ant &amp; Dec", "Byker"], "sent_id": [0, 2]},
+        "context": {
+            "title": ["Ant &amp; Dec", "Byker"],
+            "sentences": [["Two men.", " From Newcastle."], ["A place."]],
+        },
+    }
+    del hub["_id"]
+    official, by_column = written(tmp_path, HOTPOT), written(tmp_path, hub, name="hub.jsonl")
+    assert read_tasks(by_column, "hotpotqa") == read_tasks(official, "hotpotqa")
+    assert list(read_contexts(by_column, "hotpotqa")) == list(read_contexts(official, "hotpotqa"))
+
+
+def test_2wikimultihopqa_adds_the_reasoning_chain(tmp_path):
+    assert one(tmp_path, "2wikimultihopqa", WIKI).evidences == (Evidence("A", "father", "B"),)
+    by_column = {**WIKI, "evidences": {"fact": ["A"], "relation": ["father"], "entity": ["B"]}}
+    assert one(tmp_path, "2wikimultihopqa", by_column).evidences == (Evidence("A", "father", "B"),)
+
+
+def test_aliases_and_demonyms_of_the_answer_count_where_their_file_is_beside_the_questions(tmp_path):
+    row = {**WIKI, "answer": "France", "answer_id": "Q142"}
+    assert one(tmp_path, "2wikimultihopqa", row).answers == ("France",)
+    rows = [
+        {"Q_id": "Q1", "aliases": ["x"], "demonyms": []},
+        {"Q_id": "Q142", "aliases": ["FR", "France"], "demonyms": ["French"]},
+    ]
+    # The official alias file is JSON lines in spite of its name.
+    (tmp_path / "id_aliases.json").write_text("\n".join(map(json.dumps, rows)), encoding="utf-8")
+    assert one(tmp_path, "2wikimultihopqa", row).answers == ("France", "FR", "French")
+    assert one(tmp_path, "2wikimultihopqa", WIKI).answers == ("B",)
+
+
+def test_bamboogle_reads_its_named_columns_and_nothing_of_the_canary(tmp_path):
+    path = tmp_path / "sheet.tsv"
+    path.write_bytes(
+        b"Question\t\tAnswer\tAnswer 2\tcanary: 26b5\r\nQ one?\t\tA1\t\t\r\n\r\nQ two?\t\tB1\tB2\tc\r\n"
+    )
+    tasks = read_tasks(path, "bamboogle")
+    assert [(task.id, task.question.text, task.answers) for task in tasks] == [
+        ("bamboogle-000", "Q one?", ("A1",)),
+        ("bamboogle-001", "Q two?", ("B1", "B2")),
+    ]
+
+
+def test_a_bamboogle_sheet_without_its_columns_is_refused(tmp_path):
+    path = tmp_path / "sheet.tsv"
+    path.write_bytes(b"Frage\tAntwort\nQ?\tA\n")
+    with pytest.raises(
+        MalformedData, match=r"line 2: field 'Answer' is missing|line 2: field 'Question' is missing"
+    ):
+        read_tasks(path, "bamboogle")
+
+
+def test_medqa_options_are_in_letter_order_and_ids_are_positions(tmp_path):
+    path = written(tmp_path, MEDQA, {**MEDQA, "question": "And then?"}, name="phrases_no_exclude_test.jsonl")
+    first, second = read_tasks(path, "medqa")
+    assert first.question.options == ("Run", "Rest", "Eat", "Sit")
+    assert (first.correct, first.answers, first.type) == (1, ("Rest",), "step1")
+    assert [first.id, second.id] == ["medqa-test-0000", "medqa-test-0001"]
+
+
+@pytest.mark.parametrize(
+    ("options", "golden", "correct"),
+    [
+        (["x", "y"], ["y"], 1),
+        (["x", "y"], ["B"], 1),
+        ({"B": "y", "A": "x"}, ["B", "y"], 1),
+    ],
+)
+def test_a_golden_answer_may_be_a_letter_or_an_options_text(tmp_path, options, golden, correct):
+    task = one(tmp_path, "jsonl", {**GENERIC, "options": options, "golden_answers": golden}, "f.jsonl")
+    assert (task.correct, task.answers) == (correct, ("y",))
+
+
+def test_generic_records_may_keep_their_facts_in_the_metadata(tmp_path):
+    facts = {"title": ["T"], "sent_id": [3]}
+    row = {**GENERIC, "metadata": {"supporting_facts": facts, "context": {"title": [], "sentences": []}, "n": 1}}
+    task = one(tmp_path, "jsonl", row)
+    assert (task.supporting, task.metadata) == ((Fact("T", 3),), {"n": 1})
+    assert one(tmp_path, "jsonl", {**GENERIC, "supporting_facts": ["T"]}).supporting == (Fact("T"),)
+
+
+BROKEN = [
+    ("hotpotqa", HOTPOT, "answer", None, "field 'answer' should be a text, found None"),
+    ("hotpotqa", HOTPOT, "question", "  ", "field 'question' should be a text that is not blank"),
+    ("hotpotqa", HOTPOT, "_id", 5, "field '_id' should be a text, found 5"),
+    ("hotpotqa", HOTPOT, "type", 5, "field 'type' should be a text"),
+    ("hotpotqa", HOTPOT, "supporting_facts", "x", "field 'supporting_facts' should be a list"),
+    ("hotpotqa", HOTPOT, "supporting_facts", [["T"]], "field 'supporting_facts' should be [title, sentence]"),
+    ("hotpotqa", HOTPOT, "supporting_facts", [["T", "0"]], "a title and a sentence number"),
+    ("hotpotqa", HOTPOT, "supporting_facts", [["T", True]], "a title and a sentence number"),
+    ("hotpotqa", HOTPOT, "supporting_facts", {"title": ["T"], "sent_id": []}, "equally long lists"),
+    ("hotpotqa", HOTPOT, "supporting_facts", {"title": ["T"]}, "equally long lists"),
+    ("2wikimultihopqa", WIKI, "evidences", [["A", "B"]], "[subject, relation, object]"),
+    ("2wikimultihopqa", WIKI, "evidences", [["A", "r", 3]], "field 'evidences' should be a text"),
+    ("2wikimultihopqa", WIKI, "answer_id", 3, "field 'answer_id' should be a text"),
+    ("medqa", MEDQA, "answer_idx", "E", "field 'answer_idx' should be the letter of the option 'Rest'"),
+    ("medqa", MEDQA, "answer_idx", "A", "field 'answer_idx' should be the letter of the option 'Rest'"),
+    ("medqa", MEDQA, "options", {"A": "x", "C": "y"}, "keys A, B, ... and no gap"),
+    ("medqa", MEDQA, "options", None, "field 'answer_idx'"),
+    ("jsonl", GENERIC, "golden_answers", [], "at least one answer, found []"),
+    ("jsonl", GENERIC, "golden_answers", "Here", "field 'golden_answers' should be a list"),
+    ("jsonl", GENERIC, "golden_answers", [1], "field 'golden_answers' should be a text"),
+    ("jsonl", GENERIC, "golden_answers", [" "], "not blank"),
+    ("jsonl", GENERIC, "options", ["x"], "2 to 26 options"),
+    ("jsonl", GENERIC, "options", ["x", " "], "options that are not blank"),
+    ("jsonl", GENERIC, "options", ["x", "y"], "the letter or the text of exactly one option"),
+    ("jsonl", {**GENERIC, "golden_answers": ["A", "y"]}, "options", ["x", "y"], "exactly one option"),
+    ("jsonl", GENERIC, "metadata", [], "field 'metadata' should be an object"),
+]
+
+
+@pytest.mark.parametrize(("format", "row", "field", "value", "message"), BROKEN)
+def test_a_wrong_field_is_named_with_its_record_and_what_was_found(tmp_path, format, row, field, value, message):
+    path = written(tmp_path, {**row, "_id": "0", "id": "0", "question": "First?"}, {**row, field: value})
+    with pytest.raises(MalformedData) as caught:
+        read_tasks(path, format)
+    assert str(caught.value).startswith(f"{path}, record ")
+    assert message in str(caught.value)
+
+
+def test_a_missing_field_is_named_with_the_fields_that_are_there(tmp_path):
+    with pytest.raises(MalformedData, match=r"record 1: field 'golden_answers' should be .* found None"):
+        one(tmp_path, "jsonl", {"id": "1", "question": "Q?"})
+    with pytest.raises(MalformedData, match=r"record 1: field 'question' is missing; the record has \['_id'\]"):
+        one(tmp_path, "hotpotqa", {"_id": "1"})
+
+
+@pytest.mark.parametrize("item", ["x", ["T"], ["T", "x"], ["T", [1]], [1, ["x"]]])
+def test_a_wrong_context_is_named(tmp_path, item):
+    with pytest.raises(MalformedData, match="record 1: field 'context'"):
+        list(read_contexts(written(tmp_path, {**HOTPOT, "context": [item]}), "hotpotqa"))
+
+
+def test_an_id_that_occurs_twice_is_an_error(tmp_path):
+    with pytest.raises(MalformedData, match="record 2: id 'h1' was given to an earlier record"):
+        read_tasks(written(tmp_path, HOTPOT, HOTPOT), "hotpotqa")
+
+
+def test_an_unknown_format_and_a_file_without_questions_are_refused(tmp_path):
+    with pytest.raises(UnknownName, match="Did you mean 'hotpotqa'"):
+        read_tasks(written(tmp_path, HOTPOT), "hotpot")
+    with pytest.raises(MalformedData, match="the file holds no question"):
+        read_tasks(written(tmp_path), "hotpotqa")
