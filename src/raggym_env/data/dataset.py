@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import functools
 import hashlib
-import itertools
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -14,6 +12,7 @@ from typing import TYPE_CHECKING
 from raggym_env.cards import DatasetCard, EnvCard, Source, env_card
 from raggym_env.core import Task
 from raggym_env.data.formats import read_tasks
+from raggym_env.data.generated import generated_tasks
 from raggym_env.data.hub import HubName
 from raggym_env.data.prepare import (
     CorpusSource,
@@ -183,18 +182,10 @@ def _generated(card: EnvCard, split: str) -> Found:
         raise CardError(
             f"{card.path}: options of a synthetic world are integers passages and seed, given: {options}."
         )
-    world, tasks = _generate(source.questions, _count(source.rows), tuple(sorted(options.items())))
+    from raggym_env.data.synth import SynthWorld
+
+    world = SynthWorld(**options)
+    tasks = generated_tasks(world, source.questions, _count(source.rows))
     words = " ".join(f"{name}={value}" for name, value in options.items())
     read = f"synthetic world ({words}), {source.questions} ({source.rows})"
     return Found(_task_set(card, split, tasks, read), world)
-
-
-@functools.lru_cache(maxsize=8)
-def _generate(
-    stream: str, count: int, options: tuple[tuple[str, int], ...]
-) -> tuple[SynthWorld, tuple[Task, ...]]:
-    """Kept, because generating a question takes longer than reading one and a process makes many environments."""
-    from raggym_env.data.synth import SynthWorld
-
-    world = SynthWorld(**dict(options))
-    return world, tuple(itertools.islice(world.tasks(stream), count))
