@@ -1,0 +1,60 @@
+"""Search engines over a corpus, by name. Nothing here knows of episodes, prompts or rewards.
+
+>>> from raggym_env.core import Passage
+>>> corpus = [Passage("1", "Paris", "The capital of France."), Passage("2", "Rome", "The capital of Italy.")]
+>>> retriever = make("bm25", corpus, store=False)
+>>> [[hit.passage.title for hit in hits] for hits in retriever.search(["capital of Italy"], k=1)]
+[['Rome']]
+"""
+
+from __future__ import annotations
+
+import importlib
+import inspect
+from collections.abc import Sequence
+from typing import Any
+
+from raggym_env.core import Passage
+from raggym_env.errors import UnknownName
+from raggym_env.retrieval.base import Hit, Retriever
+
+__all__ = ["RETRIEVERS", "Hit", "Retriever", "make"]
+
+RETRIEVERS: dict[str, str] = {
+    "bm25": "raggym_env.retrieval.bm25:BM25Retriever",
+    "rank-bm25": "raggym_env.retrieval.rank_bm25:RankBM25Retriever",
+}
+"""Name -> "module:callable". The callable takes the corpus, then its options by keyword. Yours may be added."""
+
+
+def make(name: str, corpus: Sequence[Passage], **options: Any) -> Retriever:
+    """Make the retriever of that name over a corpus.
+
+    Args:
+        name: A key of `RETRIEVERS`.
+        corpus: The passages; their order decides between equal scores.
+        options: Keyword arguments of that retriever, e.g. `k1` and `b` of "bm25".
+
+    Raises:
+        UnknownName: No retriever has that name, or it has no option of that name.
+        RetrievalError: An option has a value it cannot have, or the index cannot be opened or built.
+        DataError: The corpus has nothing to search in.
+        MissingExtra: The retriever needs an optional dependency that is not installed.
+    """
+    if name not in RETRIEVERS:
+        raise UnknownName("retriever", str(name), RETRIEVERS)
+    module, _, attribute = RETRIEVERS[name].partition(":")
+    factory = getattr(importlib.import_module(module), attribute)
+    _check_options(name, factory, options)
+    retriever: Retriever = factory(corpus, **options)
+    return retriever
+
+
+def _check_options(name: str, factory: Any, options: dict[str, Any]) -> None:
+    parameters = inspect.signature(factory).parameters.values()
+    if any(parameter.kind is parameter.VAR_KEYWORD for parameter in parameters):
+        return
+    known = [parameter.name for parameter in parameters if parameter.kind is parameter.KEYWORD_ONLY]
+    for option in options:
+        if option not in known:
+            raise UnknownName(f"option of the {name!r} retriever", option, known)

@@ -1,0 +1,60 @@
+from __future__ import annotations
+
+import subprocess
+import sys
+
+import pytest
+
+from raggym_env.core import Passage
+from raggym_env.errors import RetrievalError, UnknownName
+from raggym_env.retrieval import RETRIEVERS, Retriever, make
+
+CORPUS = [
+    Passage("1", "Paris", "The capital of France."),
+    Passage("2", "Rome", "A city."),
+    Passage("3", "Oslo", "Cold."),
+]
+OPTIONS = {"bm25": {"store": False}}
+
+
+@pytest.fixture(params=sorted(RETRIEVERS))
+def retriever(request) -> Retriever:
+    return make(request.param, CORPUS, **OPTIONS.get(request.param, {}))
+
+
+def test_every_retriever_keeps_the_contract(retriever):
+    assert isinstance(retriever, Retriever)
+    assert isinstance(retriever.fingerprint, str)
+    assert retriever.search([], 1) == []
+    [found, blank] = retriever.search(["capital of France", " "], 10)
+    assert found[0].passage == CORPUS[0]
+    assert isinstance(found[0].score, float)
+    assert blank == []
+    with pytest.raises(RetrievalError):
+        retriever.search(["capital"], 0)
+    with pytest.raises(RetrievalError):
+        retriever.search("capital", 1)
+
+
+def test_an_unknown_name_gets_a_suggestion():
+    with pytest.raises(UnknownName, match="Did you mean 'bm25'"):
+        make("bm52", CORPUS)
+
+
+def test_an_unknown_option_gets_a_suggestion():
+    with pytest.raises(UnknownName, match=r"option of the 'bm25' retriever named 'stemer'.*'stemmer'"):
+        make("bm25", CORPUS, stemer="none")
+
+
+def test_a_retriever_of_ones_own_is_one_line(monkeypatch):
+    monkeypatch.setitem(RETRIEVERS, "mine", "raggym_env.retrieval.rank_bm25:RankBM25Retriever")
+    assert make("mine", CORPUS, k1=1.0).search(["Rome"], 1)[0][0].passage.id == "2"
+
+
+def test_importing_the_package_loads_no_back_end():
+    program = (
+        "import sys, raggym_env.retrieval; "
+        "print(sorted({'bm25s', 'numba', 'rank_bm25', 'Stemmer', 'filelock'} & set(sys.modules)))"
+    )
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "[]"
