@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 from rich.console import Console
-from rich.table import Table
+from rich.table import Column, Table
 
 from raggym_env.cards import env_card, policy_card
 from raggym_env.paths import card_names
@@ -23,7 +23,7 @@ def envs(as_json: AsJson = False) -> None:
     if as_json:
         typer.echo(json.dumps([card.model_dump(mode="json") for card in cards], indent=2))
         return
-    table = Table("Environment", "What", "Splits", "Retrieval", "Searches", "Metric")
+    table = _table("Environment", "What", "Splits", "Retrieval", "Searches", "Metric")
     for card in cards:
         retrieval = f"{card.retrieval.name}, k={card.retrieval.k}"
         episode = card.episode
@@ -38,7 +38,11 @@ def policies(as_json: AsJson = False) -> None:
     if as_json:
         typer.echo(json.dumps([card.model_dump(mode="json") for card in cards], indent=2))
         return
-    table = Table("Policy", "What")
+    table = _table("Policy", "What")
     for card in cards:
         table.add_row(card.name, card.description)
     Console().print(table)
+
+
+def _table(name: str, *columns: str) -> Table:
+    return Table(Column(name, no_wrap=True), *columns)  # a name that is cut short cannot be copied

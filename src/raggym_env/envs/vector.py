@@ -184,17 +184,22 @@ def _reset_mask(mask: Any, n: int) -> NDArray[np.bool_]:
 
 def _batch_infos(infos: Sequence[dict[str, Any] | None]) -> dict[str, Any]:
     """Arrays with masks, as `VectorEnv._add_info` makes them one key and environment at a time, only faster."""
-    rows: dict[str, list[int]] = {}
-    values: dict[str, list[Any]] = {}
+    columns: dict[str, tuple[list[int], list[Any]]] = {}
     for i, info in enumerate(infos):
-        for key, value in (info or {}).items():
-            rows.setdefault(key, []).append(i)
-            values.setdefault(key, []).append(value)
+        if info is None:
+            continue
+        for key, value in info.items():
+            column = columns.get(key)
+            if column is None:
+                columns[key] = [i], [value]
+            else:
+                column[0].append(i)
+                column[1].append(value)
     batched: dict[str, Any] = {}
-    for key, items in values.items():
+    for key, (rows, values) in columns.items():
         mask = np.zeros(len(infos), np.bool_)
-        mask[rows[key]] = True
-        batched[key], batched[f"_{key}"] = _batch_values(key, items, rows[key], len(infos)), mask
+        mask[rows] = True
+        batched[key], batched[f"_{key}"] = _batch_values(key, values, rows, len(infos)), mask
     return batched
 
 

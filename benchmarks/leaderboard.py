@@ -1,0 +1,93 @@
+"""Policies on environments, and the leaderboard at the end.
+
+    python benchmarks/leaderboard.py                 every shipped policy on every environment whose data is there
+    python benchmarks/leaderboard.py --demo          the synthetic world only: no download, well under a minute
+    python benchmarks/leaderboard.py --limit 200 --env RAGGym-HotpotQA-v0 --policy lexical --policy single_search
+
+Each pair is a run folder below --out. Killed and started again, it goes on where it was; finished pairs are not
+run again. `gold_chain`, which reads the gold facts, shows the ceiling that retrieval leaves.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+from gold_chain import GoldChain
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+
+from raggym_env import data
+from raggym_env.errors import DataNotFound, RAGGymError
+from raggym_env.evaluation import build_leaderboard, evaluate
+from raggym_env.paths import card_names
+from raggym_env.policies.base import Policy
+
+CEILING = GoldChain.name
+PUBLISHED = Path(__file__).with_name("published.toml")
+
+
+def arguments() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--env", action="append", help="environment; may be repeated (default: all)")
+    parser.add_argument("--policy", action="append", help=f"policy; may be repeated (default: all and {CEILING})")
+    parser.add_argument("--split", default="test")
+    parser.add_argument("--limit", type=int, help="first N questions only (default: all)")
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--out", type=Path, default=Path("runs/leaderboard"), help="folder of the run folders")
+    parser.add_argument("--published", action="store_true", help="show the paper's results beside, as cited")
+    parser.add_argument("--demo", action="store_true", help="RAGGym-Synth-v0, 500 questions")
+    options = parser.parse_args()
+    if options.demo:
+        options.env, options.limit, options.out = ["RAGGym-Synth-v0"], options.limit or 500, Path("runs/demo")
+    options.env = options.env or card_names("envs")
+    options.policy = options.policy or [*card_names("policies"), CEILING]
+    return options
+
+
+def run_all(options: argparse.Namespace) -> list[Path]:
+    """Evaluate every pair and return the run folders. An environment without data is skipped, and said so."""
+    folders = []
+    for env in options.env:
+        try:
+            tasks = data.load_tasks(env, options.split).tasks
+        except DataNotFound as error:
+            print(f"skipped {env}: {error}", file=sys.stderr)
+            continue
+        for name in options.policy:
+            policy = GoldChain(tasks) if name == CEILING else name
+            folders.append(run_one(env, policy, name, options))
+    return folders
+
+
+def run_one(env: str, policy: str | Policy, name: str, options: argparse.Namespace) -> Path:
+    folder = options.out / "_".join(str(part) for part in (env, options.split, options.limit or "all", name))
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
+    with Progress(*columns, console=Console(stderr=True)) as bar:
+        task = bar.add_task(f"{env} {name}", total=None)
+
+        def progress(done: int, total: int, record: dict[str, Any]) -> None:
+            bar.update(task, completed=done, total=total)
+
+        shared = {"split": options.split, "limit": options.limit, "seed": options.seed, "out": folder}
+        evaluate(env, policy, progress=progress, **shared)
+    return folder
+
+
+def main() -> None:
+    options = arguments()
+    started = time.perf_counter()
+    try:
+        folders = run_all(options)
+        board = build_leaderboard(folders, published=PUBLISHED if options.published else None)
+    except RAGGymError as error:
+        sys.exit(f"leaderboard: {error}")
+    print(board.to_markdown())
+    print(f"\n{len(folders)} runs in {time.perf_counter() - started:.1f} s; run folders: {options.out}/")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,82 @@
+import json
+
+import pytest
+from towns import write_jsonl, write_towns
+from typer.testing import CliRunner
+
+from raggym_env.cli import app
+from raggym_env.paths import card_names
+
+
+def raggym(*arguments, **options):
+    return CliRunner().invoke(app, [str(argument) for argument in arguments], **options)
+
+
+@pytest.fixture
+def towns(tmp_path):
+    return write_towns(tmp_path / "towns")
+
+
+@pytest.mark.parametrize("kind", ["envs", "policies"])
+def test_cards_are_listed_for_people_and_for_programs(kind):
+    table, data = raggym(kind), raggym(kind, "--json")
+    assert (table.exit_code, data.exit_code) == (0, 0)
+    assert [card["name"] for card in json.loads(data.stdout)] == card_names(kind)
+    assert all(name in table.stdout for name in card_names(kind))
+
+
+def test_eval_prints_scores_and_the_run_folder_and_leaderboard_ranks_it(towns, tmp_path):
+    done = raggym("eval", towns, "--policy", "lexical", "--out", tmp_path / "run", "--set", "retrieval.k=3")
+    assert done.exit_code == 0, done.output
+    assert "12 of 12 questions scored" in done.stdout
+    board = raggym("leaderboard", tmp_path / "run")
+    assert "### Towns-v0, test split, 12 questions" in board.stdout
+    assert "k=3" in board.stdout
+    rows = json.loads(raggym("leaderboard", tmp_path / "run", "--json").stdout)
+    assert rows[0]["rows"][0]["policy"] == "lexical"
+
+
+def test_predictions_are_scored_from_the_command_line(towns, tmp_path):
+    write_jsonl(tmp_path / "mine.jsonl", [{"id": f"q{i}", "prediction": "River0"} for i in range(12)])
+    done = raggym("leaderboard", tmp_path / "mine.jsonl", "--env", towns)
+    assert "| 1 | mine | 0.167 " in done.stdout
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["eval", "RAGGym-Sinth-v0", "--policy", "lexical"], "Did you mean 'RAGGym-Synth-v0'?"),
+        (["eval", "RAGGym-Synth-v0", "--policy", "lexica"], "Did you mean 'lexical'?"),
+        (["eval", "RAGGym-Synth-v0", "--policy", "lexical", "--set", "k"], "KEY=VALUE"),
+        (["eval", "RAGGym-Synth-v0", "--policy", "lexical", "--split", "dev"], "dev"),
+        (["leaderboard", "nowhere"], "neither a run folder nor a predictions file"),
+        (["play", "nope"], "No environment card named 'nope'"),
+    ],
+)
+def test_a_users_mistake_is_one_line_without_a_traceback(arguments, said):
+    done = raggym(*arguments)
+    assert done.exit_code == 1
+    assert said in done.stderr
+    assert "Traceback" not in done.output
+    assert done.stderr.strip().splitlines()[-1].startswith("raggym: ")
+
+
+def test_a_person_plays_an_episode(towns):
+    done = raggym("play", towns, "--index", 3, input="\nTown3 river\n=\n=River3\n")
+    assert done.exit_code == 0, done.output
+    for part in ("On which river does Town3 lie?", "Search 1: Town3 river", "[1] Town3", "+1.000", "The answer was: River3"):
+        assert part in done.stdout
+
+
+def test_a_person_leaves_in_the_middle(towns):
+    done = raggym("play", towns, "--seed", 1, input="Town3\n")
+    assert done.exit_code == 0
+    assert "The answer was" not in done.stdout
+
+
+def test_failed_episodes_give_exit_code_two_and_a_way_on(towns, tmp_path):
+    policy = tmp_path / "broken.toml"
+    policy.write_text('policy = "scripted"\ndescription = "answers one question only"\n[options.script]\nq0 = []\n')
+    done = raggym("eval", towns, "--policy", policy, "--out", tmp_path / "run")
+    assert done.exit_code == 2, done.output
+    assert "the same command tries them again" in done.stderr
