@@ -16,10 +16,10 @@ import time
 from pathlib import Path
 from typing import Any
 
-from gold_chain import GoldChain
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
+from gold_chain import GoldChain
 from raggym_env import data
 from raggym_env.errors import DataNotFound, RAGGymError
 from raggym_env.evaluation import build_leaderboard, evaluate

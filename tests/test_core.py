@@ -1,11 +1,11 @@
 import pickle
 
 import pytest
-from worlds import FILM
 
 from raggym_env.core import Answer, Passage, Question, Search, State, Turn, Usage, as_action, state_rng
 from raggym_env.envs.spaces import observe
 from raggym_env.errors import InvalidAction
+from worlds import FILM
 
 TURN = Turn("q", (Passage("1", "t", "text"), Passage("2", "u", "text")))
 
@@ -25,7 +25,8 @@ def test_actions_are_read_in_every_documented_form(given, read):
 
 
 @pytest.mark.parametrize(
-    "given", [None, "q", (2, "q"), (0, 1), (0,), (0, "q", 1), (0, ""), (1, " \n"), Search(""), Search(None), Answer(3)]
+    "given",
+    [None, "q", (2, "q"), (0, 1), (0,), (0, "q", 1), (0, ""), (1, " \n"), Search(""), Search(None), Answer(3)],
 )
 def test_anything_else_is_an_invalid_action_that_is_shown(given):
     with pytest.raises(InvalidAction, match="Not an action"):
@@ -57,8 +58,16 @@ def test_passages_lists_each_passage_once_in_the_order_found():
 def test_sampling_depends_on_seed_and_state_but_not_on_the_question_id():
     state = State(Question("1", "q?"), (TURN,), 3)
     same = State.from_obs(observe(state))
-    draws = [state_rng(seed, s, *extra).random() for seed, s, extra in
-             [(0, state, ()), (0, same, ()), (1, state, ()), (0, State(state.question), ()), (0, state, (1,))]]
+    draws = [
+        state_rng(seed, s, *extra).random()
+        for seed, s, extra in [
+            (0, state, ()),
+            (0, same, ()),
+            (1, state, ()),
+            (0, State(state.question), ()),
+            (0, state, (1,)),
+        ]
+    ]
     assert draws[0] == draws[1]
     assert len(set(draws[1:])) == 4
 

@@ -22,7 +22,9 @@ def test_an_answer_found_nothing_even_after_a_search():
 
 
 def test_candidates_scores_text_and_usage_are_kept():
-    step = Step(Answer("a"), text="raw", score=0.5, candidates=((Answer("a"), 0.5), (None, None)), usage=Usage(calls=1))
+    step = Step(
+        Answer("a"), text="raw", score=0.5, candidates=((Answer("a"), 0.5), (None, None)), usage=Usage(calls=1)
+    )
     record = step.to_json()
     assert record["candidates"] == [{"answer": "a", "score": 0.5}, {"score": None}]
     assert (record["text"], record["usage"]["calls"]) == ("raw", 1)

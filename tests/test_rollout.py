@@ -1,7 +1,6 @@
 import itertools
 
 import pytest
-from worlds import BOTH, FILM, process
 
 from raggym_env.core import Answer, Search
 from raggym_env.errors import PolicyError
@@ -9,6 +8,7 @@ from raggym_env.policies.base import BasePolicy, Proposal
 from raggym_env.rewards.random import RandomReward
 from raggym_env.rewards.step import StepReward
 from raggym_env.rollout import rollout
+from worlds import BOTH, FILM, process
 
 
 class Follow(BasePolicy):

@@ -29,7 +29,11 @@ class ScriptedRetriever:
     fingerprint = "scripted"
 
     def __init__(
-        self, found: Mapping[str, Iterable[str | Passage]], *, fails: Iterable[str] = (), default: Iterable[str] = ()
+        self,
+        found: Mapping[str, Iterable[str | Passage]],
+        *,
+        fails: Iterable[str] = (),
+        default: Iterable[str] = (),
     ) -> None:
         """Make a retriever.
 

@@ -1,11 +1,11 @@
 import json
 
 import pytest
-from towns import write_jsonl, write_towns
 from typer.testing import CliRunner
 
 from raggym_env.cli import app
 from raggym_env.paths import card_names
+from towns import write_jsonl, write_towns
 
 
 def raggym(*arguments, **options):
@@ -64,7 +64,13 @@ def test_a_users_mistake_is_one_line_without_a_traceback(arguments, said):
 def test_a_person_plays_an_episode(towns):
     done = raggym("play", towns, "--index", 3, input="\nTown3 river\n=\n=River3\n")
     assert done.exit_code == 0, done.output
-    for part in ("On which river does Town3 lie?", "Search 1: Town3 river", "[1] Town3", "+1.000", "The answer was: River3"):
+    for part in (
+        "On which river does Town3 lie?",
+        "Search 1: Town3 river",
+        "[1] Town3",
+        "+1.000",
+        "The answer was: River3",
+    ):
         assert part in done.stdout
 
 
@@ -76,7 +82,9 @@ def test_a_person_leaves_in_the_middle(towns):
 
 def test_failed_episodes_give_exit_code_two_and_a_way_on(towns, tmp_path):
     policy = tmp_path / "broken.toml"
-    policy.write_text('policy = "scripted"\ndescription = "answers one question only"\n[options.script]\nq0 = []\n')
+    policy.write_text(
+        'policy = "scripted"\ndescription = "answers one question only"\n[options.script]\nq0 = []\n'
+    )
     done = raggym("eval", towns, "--policy", policy, "--out", tmp_path / "run")
     assert done.exit_code == 2, done.output
     assert "the same command tries them again" in done.stderr

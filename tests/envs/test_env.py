@@ -5,7 +5,6 @@ import numpy as np
 import pytest
 from gymnasium.error import ResetNeeded
 from gymnasium.utils.env_checker import check_env
-from worlds import BOTH, FILM, PILL, process
 
 from raggym_env.core import Answer, Passage, Question, Search, Task
 from raggym_env.envs.env import RAGEnv
@@ -16,6 +15,7 @@ from raggym_env.rewards.metrics import exact_match
 from raggym_env.rewards.random import RandomReward
 from raggym_env.rewards.step import StepReward
 from raggym_env.testing import ScriptedRetriever
+from worlds import BOTH, FILM, PILL, process
 
 TASKS = [FILM, BOTH, PILL]
 
@@ -130,7 +130,11 @@ def test_the_same_seed_gives_the_same_questions_and_no_global_generator_is_touch
     ("options", "error", "said"),
     [
         ({"index": 3}, IndexError, r"index must be in \[0, 3\), got 3"),
-        ({"question": "Where was the director of Dawn born?"}, UnknownName, "Did you mean 'Where was the director of the"),
+        (
+            {"question": "Where was the director of Dawn born?"},
+            UnknownName,
+            "Did you mean 'Where was the director of the",
+        ),
         ({"seed": 1}, ValueError, "reset options are"),
         ({"index": 1, "question": "film"}, ValueError, "reset options are"),
     ],
@@ -157,7 +161,14 @@ def test_ansi_rendering_tells_the_whole_episode():
     env.step(Search("nothing"))
     env.step(Answer("Oslo"))
     text = env.render()
-    parts = ["Question: Where", "Search 1: Dawn", "[1] Dawn: Text of Dawn.", "nothing found", "answer: Oslo", "+1.000"]
+    parts = [
+        "Question: Where",
+        "Search 1: Dawn",
+        "[1] Dawn: Text of Dawn.",
+        "nothing found",
+        "answer: Oslo",
+        "+1.000",
+    ]
     assert [part for part in parts if part not in text] == []
 
 
@@ -167,7 +178,9 @@ def test_human_rendering_prints_every_step_once(capsys):
     env.step(Search("Dawn"))
     env.step(Answer("B"))
     out = capsys.readouterr().out
-    assert [out.count(part) for part in ("Question: Which drug?", "A. aspirin", "Search 1: Dawn", "answer: B")] == [1] * 4
+    assert [
+        out.count(part) for part in ("Question: Which drug?", "A. aspirin", "Search 1: Dawn", "answer: B")
+    ] == [1] * 4
 
 
 def test_an_unknown_render_mode_is_refused():

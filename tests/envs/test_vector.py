@@ -5,7 +5,6 @@ import pytest
 from gymnasium.error import ResetNeeded
 from gymnasium.utils.env_checker import data_equivalence
 from gymnasium.vector import AutoresetMode, SyncVectorEnv
-from worlds import BOTH, FILM, PILL, process
 
 from raggym_env.core import Answer, Search
 from raggym_env.envs.env import RAGEnv
@@ -13,6 +12,7 @@ from raggym_env.envs.vector import RAGVectorEnv
 from raggym_env.errors import InvalidAction, RetrievalError
 from raggym_env.rewards.random import RandomReward
 from raggym_env.rewards.step import StepReward
+from worlds import BOTH, FILM, PILL, process
 
 TASKS = [FILM, BOTH, PILL]
 ACTIONS = [(0, "Dawn"), (1, "Oslo"), (0, "nothing"), (1, "B")]
@@ -44,7 +44,10 @@ def test_the_vector_environment_equals_n_single_ones_step_by_step(mode, seed):
         same(mine, other)
         ended = mine[2] | mine[3]
         if mode is AutoresetMode.DISABLED and ended.any():
-            same(ours.reset(options={"reset_mask": ended.copy()}), theirs.reset(options={"reset_mask": ended.copy()}))
+            same(
+                ours.reset(options={"reset_mask": ended.copy()}),
+                theirs.reset(options={"reset_mask": ended.copy()}),
+            )
 
 
 @pytest.mark.parametrize("mode", list(AutoresetMode))

@@ -1,12 +1,12 @@
 import pytest
 from gymnasium.error import ResetNeeded
-from worlds import BOTH, FILM, PILL, process
 
 from raggym_env.core import Answer, Passage, Question, Search, State, Turn
 from raggym_env.envs.env import RAGEnv
 from raggym_env.envs.wrappers import RecordEpisodes, TaggedText, parse_tagged, tagged_text
 from raggym_env.errors import InvalidAction
 from raggym_env.records import read_records
+from worlds import BOTH, FILM, PILL, process
 
 
 def env(max_searches=2):
@@ -55,7 +55,7 @@ def test_a_megabyte_of_open_tags_is_refused_at_once():
 def test_text_in_text_out():
     wrapped = TaggedText(env())
     obs, _ = wrapped.reset(options={"question": "pill"})
-    assert "Question: Which drug?\nA. aspirin\nB. ibuprofen\nSearches left: 2" == obs
+    assert obs == "Question: Which drug?\nA. aspirin\nB. ibuprofen\nSearches left: 2"
     obs, *_ = wrapped.step("Let me look. <search>Dawn</search>")
     assert "<search>Dawn</search>\n<information>\n[1] Dawn: Text of Dawn.\n" in obs
     assert obs in wrapped.observation_space

@@ -1,10 +1,10 @@
 import json
 
 import pytest
-from towns import Reader, write_jsonl, write_towns
 
 from raggym_env.errors import DataError, MalformedData, RunError
 from raggym_env.evaluation import build_leaderboard, evaluate
+from towns import Reader, write_jsonl, write_towns
 
 
 @pytest.fixture
@@ -50,7 +50,10 @@ def test_a_run_in_which_not_all_questions_are_scored_is_not_ranked_above_complet
 def test_tampered_records_are_scored_again(towns, tmp_path):
     folder = run(towns, Guesser(), tmp_path / "a")
     records = [json.loads(line) for line in (folder / "episodes.jsonl").read_text().splitlines()]
-    write_jsonl(folder / "episodes.jsonl", [{**r, "em": 1.0, "steps": [{**s, "outcome": 1.0} for s in r["steps"]]} for r in records])
+    write_jsonl(
+        folder / "episodes.jsonl",
+        [{**r, "em": 1.0, "steps": [{**s, "outcome": 1.0} for s in r["steps"]]} for r in records],
+    )
     assert build_leaderboard([folder]).boards[0].rows[0].scores.metrics["em"].mean == pytest.approx(2 / 12)
 
 
@@ -60,7 +63,10 @@ def test_different_question_sets_are_different_boards(towns, tmp_path):
 
 
 def test_settings_are_shown_where_they_differ(towns, tmp_path):
-    folders = [run(towns, Reader(), tmp_path / "a"), run(towns, Reader(), tmp_path / "b", settings={"retrieval.k": 2})]
+    folders = [
+        run(towns, Reader(), tmp_path / "a"),
+        run(towns, Reader(), tmp_path / "b", settings={"retrieval.k": 2}),
+    ]
     text = build_leaderboard(folders).to_markdown()
     assert "| bm25, k=2, 8 searches |" in text
     assert "Setting: bm25, k=5" in build_leaderboard(folders[:1]).to_markdown()
@@ -75,9 +81,15 @@ def test_a_run_on_questions_that_have_changed_is_refused(towns, tmp_path):
 
 
 def test_a_predictions_file_is_scored_on_the_whole_split(towns, tmp_path):
-    write_jsonl(tmp_path / "mine.jsonl", [{"id": f"q{i}", "prediction": f"the River{i % 7}", "em": 0} for i in range(12)])
+    write_jsonl(
+        tmp_path / "mine.jsonl", [{"id": f"q{i}", "prediction": f"the River{i % 7}", "em": 0} for i in range(12)]
+    )
     (board,) = build_leaderboard([tmp_path / "mine.jsonl"], card=towns).boards
-    assert (board.rows[0].policy, board.rows[0].scores.metrics["em"].mean, board.rows[0].scores.complete) == ("mine", 1, True)
+    assert (board.rows[0].policy, board.rows[0].scores.metrics["em"].mean, board.rows[0].scores.complete) == (
+        "mine",
+        1,
+        True,
+    )
 
 
 def test_missing_predictions_leave_a_file_unranked(towns, tmp_path):

@@ -1,11 +1,11 @@
 import numpy as np
 import pytest
-from worlds import BOTH, FILM, PILL, process
 
 from raggym_env.core import Answer, Fact, Question, Search, State, Task
 from raggym_env.errors import RewardError
 from raggym_env.rewards.evidence import EvidenceReward, evidence_recall
 from raggym_env.testing import check_process_reward
+from worlds import BOTH, FILM, PILL, process
 
 COST = 0.05
 
@@ -55,7 +55,9 @@ def test_the_contract_holds_for_many_states_and_uneven_candidates():
 def test_all_candidates_of_all_states_are_searched_in_one_call():
     steps, retriever = process()
     reward = EvidenceReward([FILM, BOTH], steps)
-    reward.score([steps.start(FILM.question), steps.start(BOTH.question)], [[Search("Dawn"), Search("a")], [Search("b")]])
+    reward.score(
+        [steps.start(FILM.question), steps.start(BOTH.question)], [[Search("Dawn"), Search("a")], [Search("b")]]
+    )
     assert retriever.calls == [["Dawn", "a", "b"]]
 
 

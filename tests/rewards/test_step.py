@@ -1,6 +1,5 @@
 import numpy as np
 import pytest
-from worlds import FILM, PILL, process
 
 from raggym_env.core import Answer, Search
 from raggym_env.errors import RewardError, UnknownName
@@ -8,6 +7,7 @@ from raggym_env.rewards import make
 from raggym_env.rewards.random import RandomReward
 from raggym_env.rewards.step import Reward, StepReward
 from raggym_env.testing import check_process_reward
+from worlds import FILM, PILL, process
 
 
 class Fixed:
@@ -56,7 +56,10 @@ def test_random_scores_are_fixed_by_seed_state_and_action():
     state = steps.start(FILM.question)
     candidates = [Search("a"), Search("b"), Answer("a")]
     check_process_reward(RandomReward(0), [state, state], [candidates, []])
-    (first,), (other) = RandomReward(0).score([state], [candidates]), RandomReward(1).score([state], [candidates])[0]
+    (first,), (other) = (
+        RandomReward(0).score([state], [candidates]),
+        RandomReward(1).score([state], [candidates])[0],
+    )
     assert len(set(first)) == 3
     assert not np.array_equal(first, other)
 

@@ -16,10 +16,15 @@ def leaderboard(
     env: Annotated[str | None, typer.Option(help="Environment that predictions files are for.")] = None,
     split: Annotated[str, typer.Option(help="Split that predictions files are for.")] = "test",
     published: Annotated[Path | None, typer.Option(help="TOML file of published results to show beside.")] = None,
+    html: Annotated[
+        Path | None, typer.Option(help="Write a page with the trajectories to this file.")
+    ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print as JSON for scripts.")] = False,
 ) -> None:
     """Rank finished runs. Answers are scored again from the records; no model is called."""
-    from raggym_env.evaluation import build_leaderboard
+    from raggym_env.evaluation import build_leaderboard, html_report
 
     board = build_leaderboard(sources, card=env, split=split, published=published)
+    if html is not None:
+        html.write_text(html_report(board), encoding="utf-8")
     typer.echo(json.dumps(board.to_json(), indent=2) if as_json else board.to_markdown())

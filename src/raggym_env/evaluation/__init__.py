@@ -1,6 +1,7 @@
 """Evaluation: run folders, scoring and the leaderboard."""
 
 from raggym_env.evaluation.leaderboard import Leaderboard, build_leaderboard
+from raggym_env.evaluation.report import html_report
 from raggym_env.evaluation.run import Run, evaluate
 from raggym_env.evaluation.scores import Estimate, Scores, bootstrap, score_records
 
@@ -12,5 +13,6 @@ __all__ = [
     "bootstrap",
     "build_leaderboard",
     "evaluate",
+    "html_report",
     "score_records",
 ]

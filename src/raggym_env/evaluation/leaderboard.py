@@ -13,14 +13,14 @@ from raggym_env.cards import EnvCard, env_card
 from raggym_env.core import Task
 from raggym_env.errors import DataError, MalformedData, RunError
 from raggym_env.evaluation.run import Run
-from raggym_env.evaluation.scores import Estimate, Scores, score_records
+from raggym_env.evaluation.scores import Scores, score_records
 from raggym_env.records import read_records
 
-__all__ = ["Board", "Leaderboard", "Row", "build_leaderboard"]
+__all__ = ["METRICS", "Board", "Leaderboard", "Row", "build_leaderboard"]
 
 Json = dict[str, Any]
 # The order of columns; what a board has none of is left out.
-_METRICS = {"accuracy": "Accuracy", "em": "EM", "f1": "F1", "cover_em": "Cover EM", "recall": "Recall"}
+METRICS = {"accuracy": "Accuracy", "em": "EM", "f1": "F1", "cover_em": "Cover EM", "recall": "Recall"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,6 +37,12 @@ class Row:
     setting: str = ""
     """Retriever, passages per search and search budget; empty where unknown."""
 
+    def figure(self, metric: str) -> tuple[float, float | None, float | None] | None:
+        """Mean and interval of a metric; a published mean has no interval. None where there is none."""
+        if self.scores is not None:
+            return self.scores.metrics.get(metric)
+        return (self.cited[metric], None, None) if self.cited and metric in self.cited else None
+
 
 @dataclass(frozen=True, slots=True)
 class Board:
@@ -48,6 +54,11 @@ class Board:
     metric: str
     """The metric that ranks."""
     rows: tuple[Row, ...]
+
+    @property
+    def shown(self) -> list[str]:
+        """The metrics that some row has, in the order of their columns."""
+        return [name for name in METRICS if any(row.figure(name) for row in self.rows)]
 
 
 @dataclass(frozen=True, slots=True)
@@ -159,7 +170,7 @@ def _published(path: Path) -> list[tuple[str, Row]]:
                 Row(
                     result["policy"],
                     result["source"],
-                    cited={k: float(result[k]) for k in _METRICS if k in result},
+                    cited={k: float(result[k]) for k in METRICS if k in result},
                 ),
             )
             for result in results
@@ -183,13 +194,9 @@ def _rank_key(row: Row, metric: str) -> tuple[bool, float, str]:
 
 
 def _markdown(board: Board) -> str:
-    shown = [
-        name
-        for name in _METRICS
-        if any(name in (row.scores.metrics if row.scores else row.cited or {}) for row in board.rows)
-    ]
+    shown = board.shown
     settings = {row.setting for row in board.rows if row.scores}
-    heads = ["#", "Policy", *(_METRICS[name] for name in shown), "Searches", "Tokens", "Scored"]
+    heads = ["#", "Policy", *(METRICS[name] for name in shown), "Searches", "Tokens", "Scored"]
     heads += ["Setting"] if len(settings) > 1 else []
     lines = [
         f"### {board.environment}, {board.split} split, {board.questions} questions",
@@ -200,7 +207,7 @@ def _markdown(board: Board) -> str:
     for place, row in enumerate(board.rows, 1):
         cells = _cells(row, place, shown)
         lines.append(_line([*cells, row.setting] if len(settings) > 1 else cells))
-    notes = [f"Ranked by {_METRICS[board.metric]}; 95 % bootstrap intervals."]
+    notes = [f"Ranked by {METRICS[board.metric]}; 95 % bootstrap intervals."]
     if len(settings) == 1 and (setting := settings.pop()):
         notes.append(f"Setting: {setting}.")
     if any(row.scores and not row.scores.complete for row in board.rows):
@@ -213,23 +220,26 @@ def _markdown(board: Board) -> str:
 
 
 def _cells(row: Row, place: int, shown: Sequence[str]) -> list[str]:
+    figures = [_figure(row.figure(name)) for name in shown]
     if row.scores is None:
-        figures = [f"{row.cited[name]:.3f}" if row.cited and name in row.cited else "" for name in shown]
         return ["", f"{row.policy} (cited: {row.source})", *figures, "", "", ""]
     scores = row.scores
     scored = f"{scores.scored}/{scores.questions}" + (f", {scores.failed} failed" if scores.failed else "")
     return [
         str(place) if scores.complete else "",
         row.policy,
-        *(_figure(scores.metrics.get(name)) for name in shown),
+        *figures,
         "" if scores.searches is None else f"{scores.searches:.2f}",
         f"{scores.tokens:,}" if scores.tokens else "",
         scored,
     ]
 
 
-def _figure(estimate: Estimate | None) -> str:
-    return "" if estimate is None else f"{estimate.mean:.3f} [{estimate.low:.3f}, {estimate.high:.3f}]"
+def _figure(figure: tuple[float, float | None, float | None] | None) -> str:
+    if figure is None:
+        return ""
+    mean, low, high = figure
+    return f"{mean:.3f}" if low is None else f"{mean:.3f} [{low:.3f}, {high:.3f}]"
 
 
 def _line(cells: Sequence[str]) -> str:

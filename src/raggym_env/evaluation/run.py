@@ -176,7 +176,10 @@ def _agent(policy: str | Path | PolicyCard | Policy, seed: int, changes: Mapping
         if changes:
             raise RunError(f"Settings {sorted(changes)} change a policy's card, but a policy object was given.")
         kind = type(policy)
-        return policy, {"name": getattr(policy, "name", kind.__name__), "policy": f"{kind.__module__}.{kind.__name__}"}
+        return policy, {
+            "name": getattr(policy, "name", kind.__name__),
+            "policy": f"{kind.__module__}.{kind.__name__}",
+        }
     card = override(policy_card(policy), changes)
     return policies.make(card, seed=seed), _identity(card)
 
