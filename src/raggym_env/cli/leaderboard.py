@@ -16,9 +16,7 @@ def leaderboard(
     env: Annotated[str | None, typer.Option(help="Environment that predictions files are for.")] = None,
     split: Annotated[str, typer.Option(help="Split that predictions files are for.")] = "test",
     published: Annotated[Path | None, typer.Option(help="TOML file of published results to show beside.")] = None,
-    html: Annotated[
-        Path | None, typer.Option(help="Write a page with the trajectories to this file.")
-    ] = None,
+    html: Annotated[Path | None, typer.Option(help="Write a page with the trajectories to this file.")] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print as JSON for scripts.")] = False,
 ) -> None:
     """Rank finished runs. Answers are scored again from the records; no model is called."""

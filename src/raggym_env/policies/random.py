@@ -1,0 +1,52 @@
+"""The floor: random queries and random answers."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Sequence
+
+from raggym_env.core import Action, Answer, Search, State, state_rng
+from raggym_env.policies.base import BasePolicy, Proposal
+
+__all__ = ["RandomPolicy"]
+
+
+class RandomPolicy(BasePolicy):
+    """Searches for random words of the question, or answers with a random option or a random phrase it was shown.
+
+    Searching and answering are equally likely; with no search left it answers. Proposals are drawn independently,
+    so with `n > 1` some may be the same.
+
+    Args:
+        seed: The same state draws the same, in whatever order states come.
+    """
+
+    def __init__(self, *, seed: int = 0) -> None:
+        self.seed = seed
+
+    def propose(self, states: Sequence[State], n: int = 1) -> list[list[Proposal]]:
+        return [
+            [Proposal(_action(state, state_rng(self.seed, state, "random", index))) for index in range(n)]
+            for state in states
+        ]
+
+
+def _action(state: State, rng: random.Random) -> Action:
+    answer = _answer(state, rng)
+    if state.searches_left > 0 and rng.random() < 0.5:
+        return Search(_query(state, rng), draft=answer)
+    return Answer(answer)
+
+
+def _query(state: State, rng: random.Random) -> str:
+    words = state.question.text.split() or ["?"]
+    return " ".join(rng.sample(words, min(len(words), rng.randint(1, 6))))
+
+
+def _answer(state: State, rng: random.Random) -> str:
+    if state.question.options:
+        return rng.choice(state.question.options)
+    shown = [passage.text for passage in state.passages if passage.text.strip()]
+    words = rng.choice(shown or [state.question.text]).split() or ["?"]
+    start = rng.randrange(len(words))
+    return " ".join(words[start : start + rng.randint(1, 4)])

@@ -1,0 +1,76 @@
+"""Policy cards: building a policy by name, path and options."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from raggym_env import policies
+from raggym_env.core import Question, State
+from raggym_env.errors import CardError, UnknownName
+from raggym_env.paths import card_names
+from raggym_env.policies.base import BasePolicy, Policy, Proposal
+
+
+@pytest.mark.parametrize("name", ["lexical", "random", "single_search"])
+def test_a_shipped_card_builds_a_policy_that_acts(name: str) -> None:
+    assert name in card_names("policies")
+    policy = policies.make(name, seed=3)
+    assert isinstance(policy, Policy)
+    assert policy.act(State(Question("q", "Who wrote Hamlet?"), (), 2))
+
+
+def test_options_go_over_those_of_the_card() -> None:
+    assert policies.make("lexical").searches == 6
+    assert policies.make("lexical", searches=2).searches == 2
+
+
+def test_an_own_card_is_named_by_its_path(tmp_path: Path) -> None:
+    card = tmp_path / "short.toml"
+    card.write_text('policy = "lexical"\n[options]\nsearches = 1\n')
+    assert policies.make(card).searches == 1
+
+
+def test_an_own_class_can_be_named_by_a_card(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    class Mute(BasePolicy):
+        def propose(self, states, n=1):
+            return [[Proposal(None, failure="mute")] for _ in states]
+
+    monkeypatch.setitem(policies.POLICIES, "mute", Mute)
+    card = tmp_path / "mute.toml"
+    card.write_text('policy = "mute"\n')
+    assert isinstance(policies.make(card), Mute)
+
+
+def test_an_unknown_option_is_named_with_those_there_are() -> None:
+    with pytest.raises(CardError, match=r"'serches'.*Options: seed, searches, enough, temperature"):
+        policies.make("lexical", serches=3)
+
+
+def test_an_option_out_of_range_is_refused() -> None:
+    with pytest.raises(CardError, match="searches must be 0 or more, got -1"):
+        policies.make("lexical", searches=-1)
+
+
+def test_a_missing_option_is_named(tmp_path: Path) -> None:
+    card = tmp_path / "play.toml"
+    card.write_text('policy = "scripted"\n')
+    with pytest.raises(CardError, match="script"):
+        policies.make(card)
+
+
+def test_an_unknown_card_and_an_unknown_class_get_a_suggestion(tmp_path: Path) -> None:
+    with pytest.raises(UnknownName, match="Did you mean 'lexical'"):
+        policies.make("lexicl")
+    card = tmp_path / "own.toml"
+    card.write_text('policy = "randon"\n')
+    with pytest.raises(UnknownName, match="Did you mean 'random'"):
+        policies.make(card)
+
+
+def test_a_seed_goes_to_policies_that_draw_and_to_no_other(tmp_path):
+    card = tmp_path / "script.toml"
+    card.write_text('policy = "scripted"\n[options.script]\nq1 = []\n')
+    assert policies.make("random", seed=3).seed == 3
+    assert not hasattr(policies.make(card, seed=3), "seed")
