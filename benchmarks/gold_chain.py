@@ -4,20 +4,19 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 
-from raggym_env.core import Action, Answer, Search, State, Task, option_letter
+from raggym_env.core import Action, Answer, Search, State, Task
+from raggym_env.errors import PolicyError
 from raggym_env.policies.base import BasePolicy, Proposal
 from raggym_env.rewards.evidence import evidence_recall
-from raggym_env.rewards.metrics import cover_em
 
 __all__ = ["GoldChain"]
 
 
 class GoldChain(BasePolicy):
-    """Searches for each gold title in turn, then gives the gold answer if what it found supports it.
+    """Searches for each gold title in turn, then gives the gold answer if it found all gold passages.
 
-    Supported means that all gold passages were found; where the data set names none, that some passage contains
-    the answer. So its score is what a perfect reader of the search results could get. Without named passages its
-    queries are the question alone and the question with the answer.
+    So its score is what a perfect planner and reader could get from this retriever. It needs a data set that names
+    its supporting facts.
     """
 
     name = "gold_chain"
@@ -29,17 +28,10 @@ class GoldChain(BasePolicy):
         return [[Proposal(self._action(state, self._tasks[state.question.id]))] for state in states]
 
     def _action(self, state: State, task: Task) -> Action:
-        question, answer = state.question.text, task.answers[0]
-        queries = task.gold_titles or (question, f"{question} {answer}")
-        if len(state.history) < len(queries) and state.searches_left > 0:
-            return Search(queries[len(state.history)])
-        if not _supported(state, task):
-            return Answer("unknown")
-        return Answer(option_letter(task.correct) if task.correct is not None else answer)
-
-
-def _supported(state: State, task: Task) -> bool:
-    recall = evidence_recall(task, (passage.title for passage in state.passages))
-    if recall is not None:
-        return recall == 1.0
-    return any(cover_em(f"{p.title} {p.text}", task.answers) for p in state.passages)
+        titles = task.gold_titles
+        if len(state.history) < len(titles) and state.searches_left > 0:
+            return Search(titles[len(state.history)])
+        found = evidence_recall(task, (passage.title for passage in state.passages))
+        if found is None:
+            raise PolicyError(f"Question {task.id!r} names no supporting facts, so its gold chain is not known.")
+        return Answer(task.answers[0] if found == 1.0 else "unknown")

@@ -58,6 +58,9 @@ def run_all(options: argparse.Namespace) -> list[Path]:
             print(f"skipped {env}: {error}", file=sys.stderr)
             continue
         for name in options.policy:
+            if name == CEILING and not all(task.supporting for task in tasks):
+                print(f"no {CEILING} for {env}: its questions name no supporting facts", file=sys.stderr)
+                continue
             policy = GoldChain(tasks) if name == CEILING else name
             folders.append(run_one(env, policy, name, options))
     return folders

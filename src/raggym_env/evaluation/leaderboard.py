@@ -56,6 +56,11 @@ class Board:
     rows: tuple[Row, ...]
 
     @property
+    def has_tokens(self) -> bool:
+        """Whether some policy used a language model."""
+        return any(row.scores is not None and row.scores.tokens for row in self.rows)
+
+    @property
     def shown(self) -> list[str]:
         """The metrics that some row has, in the order of their columns."""
         return [name for name in METRICS if any(row.figure(name) for row in self.rows)]
@@ -196,7 +201,8 @@ def _rank_key(row: Row, metric: str) -> tuple[bool, float, str]:
 def _markdown(board: Board) -> str:
     shown = board.shown
     settings = {row.setting for row in board.rows if row.scores}
-    heads = ["#", "Policy", *(METRICS[name] for name in shown), "Searches", "Tokens", "Scored"]
+    heads = ["#", "Policy", *(METRICS[name] for name in shown), "Searches", "Scored"]
+    heads += ["Tokens"] if board.has_tokens else []
     heads += ["Setting"] if len(settings) > 1 else []
     lines = [
         f"### {board.environment}, {board.split} split, {board.questions} questions",
@@ -206,7 +212,9 @@ def _markdown(board: Board) -> str:
     ]
     for place, row in enumerate(board.rows, 1):
         cells = _cells(row, place, shown)
-        lines.append(_line([*cells, row.setting] if len(settings) > 1 else cells))
+        cells += [f"{row.scores.tokens:,}" if row.scores else ""] if board.has_tokens else []
+        cells += [row.setting] if len(settings) > 1 else []
+        lines.append(_line(cells))
     notes = [f"Ranked by {METRICS[board.metric]}; 95 % bootstrap intervals."]
     if len(settings) == 1 and (setting := settings.pop()):
         notes.append(f"Setting: {setting}.")
@@ -222,7 +230,7 @@ def _markdown(board: Board) -> str:
 def _cells(row: Row, place: int, shown: Sequence[str]) -> list[str]:
     figures = [_figure(row.figure(name)) for name in shown]
     if row.scores is None:
-        return ["", f"{row.policy} (cited: {row.source})", *figures, "", "", ""]
+        return ["", f"{row.policy} (cited: {row.source})", *figures, "", ""]
     scores = row.scores
     scored = f"{scores.scored}/{scores.questions}" + (f", {scores.failed} failed" if scores.failed else "")
     return [
@@ -230,7 +238,6 @@ def _cells(row: Row, place: int, shown: Sequence[str]) -> list[str]:
         row.policy,
         *figures,
         "" if scores.searches is None else f"{scores.searches:.2f}",
-        f"{scores.tokens:,}" if scores.tokens else "",
         scored,
     ]
 

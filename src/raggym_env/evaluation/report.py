@@ -41,6 +41,7 @@ def _board(board: Board, episodes: int) -> Json:
         "split": board.split,
         "questions": board.questions,
         "metric": METRICS[board.metric],
+        "has_tokens": board.has_tokens,
         "shown": [METRICS[name] for name in shown],
         "rows": rows,
     }
@@ -59,7 +60,7 @@ def _row(board: Board, row: Row, place: int, episodes: int) -> Json:
         "main": main[0] if main else None,
         "figures": figures,
         "searches": "" if scores is None or scores.searches is None else f"{scores.searches:.2f}",
-        "tokens": f"{scores.tokens:,}" if scores is not None and scores.tokens else "",
+        "tokens": f"{scores.tokens:,}" if scores else "",
         "scored": "" if scores is None else f"{scores.scored}/{scores.questions}",
         "recorded": len(recorded),
         "episodes": [_episode(record, task, board.metric) for record, task in recorded[:episodes]],
