@@ -138,9 +138,9 @@ def measure(retriever: Retriever, steps: int) -> tuple[float, float]:
     process = Process(retriever, K, max_searches=8)
     retriever.search(queries(BATCH, seed=2), K)
     # Actions are made beforehand: what is timed is the environment.
-    one, many = single_actions(steps * REPEATS), vector_actions(rounds(steps) * REPEATS)
+    one, many = single_actions(steps * REPEATS), vector_actions(rounds(3 * steps) * REPEATS)
     single = best(lambda: single_rate(RAGEnv(TASKS, process), one, steps))
-    vector = best(lambda: vector_rate(RAGVectorEnv(TASKS, process, num_envs=BATCH), many, steps))
+    vector = best(lambda: vector_rate(RAGVectorEnv(TASKS, process, num_envs=BATCH), many, 3 * steps))
     return single, vector
 
 

@@ -8,6 +8,7 @@ import pytest
 from raggym_env.core import Passage
 from raggym_env.errors import RetrievalError, UnknownName
 from raggym_env.retrieval import RETRIEVERS, Retriever, make
+from raggym_env.testing import check_retriever
 
 CORPUS = [
     Passage("1", "Paris", "The capital of France."),
@@ -58,3 +59,21 @@ def test_importing_the_package_loads_no_back_end():
     )
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"
+
+
+@pytest.mark.parametrize("name", RETRIEVERS)
+def test_queries_are_stemmed_as_the_index_is(name):
+    corpus = [
+        Passage("1", "Rivers", "They were flowing."),
+        Passage("2", "Other", "Something else."),
+        Passage("3", "x", "y"),
+    ]
+    for query in ("river", "RIVERS", "flows", "flowing"):
+        (hits,) = make(name, corpus).search([query], k=1)
+        assert [hit.passage.id for hit in hits] == ["1"], query
+
+
+@pytest.mark.parametrize("name", RETRIEVERS)
+def test_every_retriever_passes_the_shipped_check(name):
+    corpus = [Passage(str(i), f"Town {i % 9}", f"On the river number {i % 5}.") for i in range(60)]
+    check_retriever(make(name, corpus), ["town 3", "river", "nothing of the kind", "", "number 4 river town 2"])

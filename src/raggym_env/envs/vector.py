@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from itertools import chain
 from typing import Any
 
 import numpy as np
@@ -184,21 +185,13 @@ def _reset_mask(mask: Any, n: int) -> NDArray[np.bool_]:
 
 def _batch_infos(infos: Sequence[dict[str, Any] | None]) -> dict[str, Any]:
     """Arrays with masks, as `VectorEnv._add_info` makes them one key and environment at a time, only faster."""
-    columns: dict[str, tuple[list[int], list[Any]]] = {}
-    for i, info in enumerate(infos):
-        if info is None:
-            continue
-        for key, value in info.items():
-            column = columns.get(key)
-            if column is None:
-                columns[key] = [i], [value]
-            else:
-                column[0].append(i)
-                column[1].append(value)
+    present = [(i, info) for i, info in enumerate(infos) if info is not None]
     batched: dict[str, Any] = {}
-    for key, (rows, values) in columns.items():
+    for key in dict.fromkeys(chain.from_iterable(info for _, info in present)):
+        rows = [i for i, info in present if key in info]
         mask = np.zeros(len(infos), np.bool_)
         mask[rows] = True
+        values = [info[key] for _, info in present if key in info]
         batched[key], batched[f"_{key}"] = _batch_values(key, values, rows, len(infos)), mask
     return batched
 

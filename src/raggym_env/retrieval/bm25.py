@@ -127,11 +127,8 @@ class BM25Retriever:
         check_request(queries, k)
         terms = [self._index.ids(terms) for terms in self._analyzer.batch(queries)]
         k = min(k, self._index.passages)
-        corpus = self._corpus
-        return [
-            [Hit(corpus[position], score) for position, score in zip(*found, strict=True)]
-            for found in self._search(terms, k)
-        ]
+        passage = self._corpus.__getitem__
+        return [list(map(Hit, map(passage, positions), sums)) for positions, sums in self._search(terms, k)]
 
     def _search(self, queries: list[list[int]], k: int) -> list[_Found]:
         wanted = self._backend == "numba" or (self._backend == "auto" and len(queries) >= KERNEL_BATCH)

@@ -21,6 +21,9 @@ class Reward(NamedTuple):
     process: float
 
 
+_ZERO = Reward(0.0, 0.0, 0.0)
+
+
 class StepReward:
     """Rewards steps by `total = outcome_weight * outcome + process_weight * process`.
 
@@ -53,11 +56,15 @@ class StepReward:
             RewardError: The process reward failed.
         """
         process = self._process_scores(states, actions)
-        rewards = []
-        for task, state, part in zip(tasks, after, process, strict=True):
-            outcome = 0.0 if state.stop is None else score(self.metric, state.answer, task)
-            rewards.append(Reward(self.outcome_weight * outcome + self.process_weight * part, outcome, part))
-        return rewards
+        return [
+            # Most steps are searches without a process reward; they share one immutable zero.
+            _ZERO if state.stop is None and part == 0.0 else self._blend(task, state, part)
+            for task, state, part in zip(tasks, after, process, strict=True)
+        ]
+
+    def _blend(self, task: Task, state: State, process: float) -> Reward:
+        outcome = 0.0 if state.stop is None else score(self.metric, state.answer, task)
+        return Reward(self.outcome_weight * outcome + self.process_weight * process, outcome, process)
 
     def _process_scores(self, states: Sequence[State], actions: Sequence[Action]) -> list[float]:
         if self.process is None:
