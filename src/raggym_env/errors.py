@@ -11,6 +11,7 @@
     ├── RetrievalError (RuntimeError)        a search back end failed; the state is unchanged
     │   └── IndexMismatch                    a stored index was built from something else
     ├── RewardError (RuntimeError)           a process reward could not be computed
+    ├── LLMError (RuntimeError)              a language model cannot be had or used
     ├── PolicyError (RuntimeError)           a policy could not propose anything
     └── RunError (RuntimeError)              a run folder that cannot be continued or read
 
@@ -29,6 +30,7 @@ __all__ = [
     "DataNotFound",
     "IndexMismatch",
     "InvalidAction",
+    "LLMError",
     "MalformedData",
     "MissingExtra",
     "PolicyError",
@@ -99,6 +101,10 @@ class IndexMismatch(RetrievalError):
 
 class RewardError(RAGGymError, RuntimeError):
     """A process reward could not be computed. The state is unchanged."""
+
+
+class LLMError(RAGGymError, RuntimeError):
+    """A language model cannot be had, or cannot be used at all."""
 
 
 class PolicyError(RAGGymError, RuntimeError):
