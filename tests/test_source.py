@@ -30,7 +30,7 @@ def test_the_core_and_the_environments_do_not_import_what_they_must_not_know():
         "envs": ("policies", "evaluation", "llm"),
         "retrieval": ("envs", "policies", "rewards", "process"),
         "rewards": ("policies", "envs", "evaluation"),
-        "policies": ("data", "rewards", "envs", "evaluation", "mdp"),
+        "policies": ("data", "envs", "evaluation", "mdp"),
         "data": ("envs", "policies", "rewards", "evaluation"),
     }
     root = SOURCES[0].parent

@@ -98,6 +98,43 @@ class EnvCard(_Card):
     reward: RewardCard = RewardCard()
 
 
+class TreeCard(_Card):
+    width: Annotated[int, Field(ge=1)] = 3
+    depth: Annotated[int, Field(ge=1)] = 2
+    n: Annotated[int, Field(ge=1)] = 4
+
+
+class SearchCard(_Card):
+    """Search at inference over what the policy proposes: one of three ways, or none."""
+
+    best_of: Annotated[int | None, Field(ge=1)] = None
+    """Candidates per state, of which the critic chooses."""
+    vote: Annotated[int | None, Field(ge=1)] = None
+    """Samples per state that vote by their answers."""
+    tree: TreeCard | None = None
+    """Beam search over states, guided by the critic."""
+    critic: str | None = None
+    """Name of a process reward."""
+
+    @model_validator(mode="after")
+    def _one_way(self) -> Self:
+        chosen = [name for name in ("best_of", "vote", "tree") if getattr(self, name) is not None]
+        if len(chosen) > 1:
+            raise ValueError(f"choose one of best_of, vote and tree, not {' and '.join(chosen)}")
+        if self.critic is not None and chosen in ([], ["vote"]):
+            raise ValueError("a critic needs best_of or tree to choose with")
+        return self
+
+
+class PriceCard(_Card):
+    """US dollars per million tokens."""
+
+    prompt: Annotated[float, Field(ge=0)]
+    completion: Annotated[float, Field(ge=0)]
+    cached: Annotated[float | None, Field(ge=0)] = None
+    """Of prompt tokens that were not computed again; by default as `prompt`."""
+
+
 class PolicyCard(_Card):
     """What one policy is made of."""
 
@@ -108,6 +145,9 @@ class PolicyCard(_Card):
     description: str = ""
     options: dict[str, Any] = {}
     """Keyword arguments of that class."""
+    search: SearchCard = SearchCard()
+    price: PriceCard | None = None
+    """What the model costs, where it costs something."""
 
 
 def env_card(card: str | Path | EnvCard) -> EnvCard:

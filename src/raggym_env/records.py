@@ -70,16 +70,18 @@ class Episode:
     """Why it ended, a `StopReason`; None if it failed."""
     error: str | None = None
     """Why it failed. A failed episode has no score, and a resumed run tries it again."""
+    output: str = ""
+    """Of a failed episode: the policy's output that was no action, in full."""
+    usage: Usage = field(default_factory=Usage)
+    """What the policy's proposals cost, those that failed included."""
     seconds: float = 0.0
     """Wall time from its first action to its end, while other episodes ran beside it."""
 
     @classmethod
-    def of(
-        cls, state: State, steps: tuple[Step, ...], *, error: str | None = None, seconds: float = 0.0
-    ) -> Episode:
+    def of(cls, state: State, steps: tuple[Step, ...], *, error: str | None = None, **rest: Any) -> Episode:
         """The record of an episode that ended, or failed, in `state`."""
         stop = None if error is not None or state.stop is None else state.stop.value
-        return cls(state.question.id, state.question.text, steps, state.answer, stop, error, seconds)
+        return cls(state.question.id, state.question.text, steps, state.answer, stop, error, **rest)
 
     def to_json(self) -> Json:
         return {
@@ -89,6 +91,8 @@ class Episode:
             "stop": self.stop,
             "error": self.error,
             "steps": [step.to_json() for step in self.steps],
+            **({"output": self.output} if self.output else {}),
+            **({"usage": asdict(self.usage)} if self.usage != Usage() else {}),
             "seconds": round(self.seconds, 4),
         }
 

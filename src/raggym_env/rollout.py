@@ -3,18 +3,21 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from itertools import islice
+from typing import NamedTuple, TypeVar
 
-from raggym_env.core import Action, State, Task
-from raggym_env.errors import InvalidAction, PolicyError, RAGGymError
+from raggym_env.core import Action, State, Task, Usage
+from raggym_env.errors import InvalidAction, LLMError, PolicyError, RAGGymError
 from raggym_env.policies.base import Policy, Proposal
 from raggym_env.process import Process
 from raggym_env.records import Episode, Step
 from raggym_env.rewards.step import StepReward
 
 __all__ = ["rollout"]
+
+T = TypeVar("T")
 
 
 @dataclass(slots=True)
@@ -25,6 +28,8 @@ class _Running:
     state: State
     steps: list[Step] = field(default_factory=list)
     error: str | None = None
+    output: str = ""
+    usage: Usage = field(default_factory=Usage)
     started: float = field(default_factory=time.perf_counter)
 
     @property
@@ -36,7 +41,10 @@ class _Running:
 
     def record(self) -> Episode:
         seconds = time.perf_counter() - self.started
-        return Episode.of(self.state, tuple(self.steps), error=self.error, seconds=seconds)
+        steps = tuple(self.steps)
+        return Episode.of(
+            self.state, steps, error=self.error, output=self.output, usage=self.usage, seconds=seconds
+        )
 
 
 def rollout(
@@ -75,45 +83,64 @@ def rollout(
         running = [episode for episode in running if not episode.over]
 
 
+class _Chosen(NamedTuple):
+    """What the policy chose in an episode."""
+
+    episode: _Running
+    proposal: Proposal
+    action: Action
+
+
 def _advance(running: Sequence[_Running], policy: Policy, process: Process, reward: StepReward) -> None:
-    """Take one step in each episode. If the batch fails, each is tried alone, so that only the culprits fail."""
+    """Take one step in each episode."""
+    chosen: list[_Chosen] = []
+    _isolated(lambda part: chosen.extend(_propose(part, policy)), running, lambda episode: episode)
+    _isolated(lambda part: _apply(part, process, reward), chosen, lambda choice: choice.episode)
+
+
+def _isolated(act: Callable[[Sequence[T]], None], batch: Sequence[T], episode: Callable[[T], _Running]) -> None:
+    """Do it for the whole batch, or, if that fails, for each alone, so that only the culprits fail."""
+    if not batch:
+        return
     try:
-        _step(running, policy, process, reward)
+        act(batch)
+    except LLMError:
+        raise  # no episode can work without the model: better to stop than to fail them all
     except RAGGymError as error:
-        if len(running) == 1:
-            running[0].fail(error)
+        if len(batch) == 1:
+            episode(batch[0]).fail(error)
             return
-        for episode in running:
-            if not episode.over:
-                _advance([episode], policy, process, reward)
+        for one in batch:
+            _isolated(act, [one], episode)
 
 
-def _step(running: Sequence[_Running], policy: Policy, process: Process, reward: StepReward) -> None:
-    chosen = _propose(running, policy)
-    states = [episode.state for episode, _, _ in chosen]
-    actions = [action for _, _, action in chosen]
-    after = process.transition(states, actions)
-    rewards = reward.score([episode.task for episode, _, _ in chosen], states, actions, after)
-    # From here on nothing can fail, so no episode is left half-stepped.
-    for (episode, proposal, action), state, part in zip(chosen, after, rewards, strict=True):
-        step = Step.of(episode.state, action, state, part.outcome, part.process, **_provenance(proposal))
-        episode.steps.append(step)
-        episode.state = state
-
-
-def _propose(running: Sequence[_Running], policy: Policy) -> list[tuple[_Running, Proposal, Action]]:
+def _propose(running: Sequence[_Running], policy: Policy) -> list[_Chosen]:
     """The episodes that go on, with what the policy chose. One whose output is no action fails by itself."""
     proposed = policy.propose([episode.state for episode in running])
     if len(proposed) != len(running):
         raise PolicyError(f"The policy gave proposals for {len(proposed)} states instead of {len(running)}.")
     chosen = []
     for episode, proposals in zip(running, proposed, strict=True):
+        proposal = proposals[0] if proposals else Proposal(None, failure="the policy proposed nothing")
+        episode.usage += proposal.usage
         try:
-            proposal = proposals[0] if proposals else Proposal(None, failure="the policy proposed nothing")
-            chosen.append((episode, proposal, proposal.chosen()))
+            chosen.append(_Chosen(episode, proposal, proposal.chosen()))
         except (PolicyError, InvalidAction) as error:
+            episode.output = proposal.text
             episode.fail(error)
     return chosen
+
+
+def _apply(chosen: Sequence[_Chosen], process: Process, reward: StepReward) -> None:
+    states = [choice.episode.state for choice in chosen]
+    actions = [choice.action for choice in chosen]
+    after = process.transition(states, actions)
+    rewards = reward.score([choice.episode.task for choice in chosen], states, actions, after)
+    # From here on nothing can fail, so no episode is left half-stepped.
+    for (episode, proposal, action), state, part in zip(chosen, after, rewards, strict=True):
+        step = Step.of(episode.state, action, state, part.outcome, part.process, **_provenance(proposal))
+        episode.steps.append(step)
+        episode.state = state
 
 
 def _provenance(proposal: Proposal) -> dict[str, object]:

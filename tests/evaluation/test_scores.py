@@ -1,6 +1,7 @@
 import numpy as np
 import pytest
 
+from raggym_env.cards import PriceCard
 from raggym_env.evaluation.scores import bootstrap, score_records
 from worlds import BOTH, FILM, PILL
 
@@ -58,10 +59,24 @@ def test_a_search_that_exceeded_the_budget_is_not_counted():
 
 def test_tokens_are_totals_not_means_and_failed_episodes_cost_too():
     usage = {"calls": 1, "prompt_tokens": 10, "completion_tokens": 5, "cached_tokens": 0, "seconds": 0.5}
-    steps = [{"answer": "x", "usage": usage}]
-    records = [record(FILM, "x", steps=steps), record(BOTH, None, stop=None, error="down", steps=steps)]
+    failed = record(BOTH, None, stop=None, error="down", usage=usage)
+    records = [
+        record(FILM, "x", usage=usage),
+        failed,
+        record(BOTH, "x", usage=usage),
+        record(PILL, "B", usage=usage),
+    ]
     scores = score_records(records, [FILM, BOTH])
-    assert (scores.tokens, scores.seconds) == (30, 1.0)
+    assert (scores.tokens, scores.usage.calls, scores.usage.seconds) == (45, 3, 1.5)
+
+
+def test_cost_counts_cached_tokens_at_their_own_price_if_there_is_one():
+    usage = {"calls": 1, "prompt_tokens": 1000, "completion_tokens": 100, "cached_tokens": 400, "seconds": 0.5}
+    records = [record(FILM, "x", usage=usage)]
+    plain = score_records(records, [FILM], PriceCard(prompt=2.0, completion=10.0))
+    discounted = score_records(records, [FILM], PriceCard(prompt=2.0, completion=10.0, cached=0.5))
+    assert (plain.cost, discounted.cost) == (pytest.approx(0.003), pytest.approx(0.0024))
+    assert score_records(records, [FILM]).cost is None
 
 
 def test_options_are_scored_by_accuracy():

@@ -31,6 +31,14 @@ def evaluate(
             "--set", metavar="KEY=VALUE", help="Change a card, e.g. retrieval.k=10 or policy.options.x=1."
         ),
     ] = None,
+    llm: Annotated[str | None, typer.Option(help="Language model, e.g. hf:smollm2 or openai:MODEL@URL.")] = None,
+    best_of: Annotated[int | None, typer.Option(min=1, help="Sample N actions; the critic chooses.")] = None,
+    vote: Annotated[int | None, typer.Option(min=1, help="Sample N actions; their answers vote.")] = None,
+    tree: Annotated[str | None, typer.Option(metavar="WxD", help="Beam search of width W and depth D.")] = None,
+    critic: Annotated[str | None, typer.Option(help="Process reward that --best-of and --tree choose by.")] = None,
+    price: Annotated[
+        str | None, typer.Option(metavar="P,C", help="US dollars per million prompt and completion tokens.")
+    ] = None,
     in_flight: Annotated[int, typer.Option(min=1, help="Episodes that run side by side.")] = 32,
 ) -> None:
     """Evaluate a policy. Killed and started again with the same words, it goes on where it was."""
@@ -56,7 +64,11 @@ def evaluate(
             limit=limit,
             seed=seed,
             out=out,
-            settings=parse_settings(settings or []),
+            settings={
+                **parse_settings(settings or []),
+                **_inference(llm, best_of, vote, tree, critic),
+                **_price(price),
+            },
             in_flight=in_flight,
             progress=on_episode,
         )
@@ -78,6 +90,34 @@ def _progress(console: Console) -> Progress:
         TimeRemainingColumn(),
         console=console,
     )
+
+
+def _inference(
+    llm: str | None, best_of: int | None, vote: int | None, tree: str | None, critic: str | None
+) -> dict[str, Any]:
+    """The flags as changes of the policy's card."""
+    changes = {
+        "policy.options.llm": llm,
+        "policy.search.best_of": best_of,
+        "policy.search.vote": vote,
+        "policy.search.critic": critic,
+    }
+    if tree is not None:
+        width, times, depth = tree.partition("x")
+        if not (times and width.isdecimal() and depth.isdecimal()):
+            raise CardError(f"--tree takes WIDTHxDEPTH such as 3x2, got {tree!r}.")
+        changes["policy.search.tree"] = {"width": int(width), "depth": int(depth)}  # type: ignore[assignment]
+    return {key: value for key, value in changes.items() if value is not None}
+
+
+def _price(price: str | None) -> dict[str, Any]:
+    if price is None:
+        return {}
+    prompt, _, completion = price.partition(",")
+    try:
+        return {"policy.price": {"prompt": float(prompt), "completion": float(completion)}}
+    except ValueError as error:
+        raise CardError(f"--price takes two numbers such as 0.15,0.60, got {price!r}.") from error
 
 
 def parse_settings(settings: list[str]) -> dict[str, Any]:

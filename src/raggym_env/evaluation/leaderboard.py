@@ -136,9 +136,21 @@ def _run_entry(run: Run) -> _Entry:
     tasks = run.select(taskset.tasks)
     retrieval, episode = card.retrieval, card.episode
     setting = f"{retrieval.name}, k={retrieval.k}, {episode.max_searches} searches"
-    name = run.config["policy"]["name"] + (f" (seed {seed})" if (seed := run.config["seed"]) else "")
-    row = Row(name, str(run.path), score_records(run.records(), tasks), setting=setting)
+    row = Row(_label(run), str(run.path), score_records(run.records(), tasks, run.price), setting=setting)
     return _Entry(card, split, tasks, taskset.fingerprint, row)
+
+
+def _label(run: Run) -> str:
+    """The policy's name with what else tells it from others: the model, the search at inference, the seed."""
+    policy, seed = run.config["policy"], run.config["seed"]
+    name = str(policy["name"])
+    search = {key: value for key, value in policy.get("search", {}).items() if value is not None}
+    if tree := search.pop("tree", None):
+        search["tree"] = f"{tree['width']}x{tree['depth']}"
+    llm = policy.get("options", {}).get("llm")
+    parts = [*([str(llm)] if llm else []), *(f"{key.replace('_', ' ')} {value}" for key, value in search.items())]
+    parts += [f"seed {seed}"] if seed else []
+    return f"{name} ({', '.join(parts)})" if parts else name
 
 
 def _predictions_entry(path: Path, card: str | Path | EnvCard | None, split: str) -> _Entry:
@@ -202,7 +214,7 @@ def _markdown(board: Board) -> str:
     shown = board.shown
     settings = {row.setting for row in board.rows if row.scores}
     heads = ["#", "Policy", *(METRICS[name] for name in shown), "Searches", "Scored"]
-    heads += ["Tokens"] if board.has_tokens else []
+    heads += ["Tokens", "Cost, $"] if board.has_tokens else []
     heads += ["Setting"] if len(settings) > 1 else []
     lines = [
         f"### {board.environment}, {board.split} split, {board.questions} questions",
@@ -212,7 +224,7 @@ def _markdown(board: Board) -> str:
     ]
     for place, row in enumerate(board.rows, 1):
         cells = _cells(row, place, shown)
-        cells += [f"{row.scores.tokens:,}" if row.scores else ""] if board.has_tokens else []
+        cells += _costs(row) if board.has_tokens else []
         cells += [row.setting] if len(settings) > 1 else []
         lines.append(_line(cells))
     notes = [f"Ranked by {METRICS[board.metric]}; 95 % bootstrap intervals."]
@@ -240,6 +252,12 @@ def _cells(row: Row, place: int, shown: Sequence[str]) -> list[str]:
         "" if scores.searches is None else f"{scores.searches:.2f}",
         scored,
     ]
+
+
+def _costs(row: Row) -> list[str]:
+    if row.scores is None:
+        return ["", ""]
+    return [f"{row.scores.tokens:,}", "" if row.scores.cost is None else f"{row.scores.cost:.4f}"]
 
 
 def _figure(figure: tuple[float, float | None, float | None] | None) -> str:

@@ -61,6 +61,7 @@ def _row(board: Board, row: Row, place: int, episodes: int) -> Json:
         "figures": figures,
         "searches": "" if scores is None or scores.searches is None else f"{scores.searches:.2f}",
         "tokens": f"{scores.tokens:,}" if scores else "",
+        "cost": f"{scores.cost:.4f}" if scores and scores.cost is not None else "",
         "scored": "" if scores is None else f"{scores.scored}/{scores.questions}",
         "recorded": len(recorded),
         "episodes": [_episode(record, task, board.metric) for record, task in recorded[:episodes]],

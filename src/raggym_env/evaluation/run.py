@@ -17,12 +17,12 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
-from raggym_env import policies
-from raggym_env.cards import EnvCard, PolicyCard, env_card, override, policy_card
+from raggym_env import policies, rewards
+from raggym_env.cards import EnvCard, PolicyCard, PriceCard, env_card, override, policy_card
 from raggym_env.core import Task
 from raggym_env.errors import RunError
 from raggym_env.evaluation.scores import Scores, score_records
-from raggym_env.mdp import load_mdp
+from raggym_env.mdp import MDP, load_mdp
 from raggym_env.policies.base import Policy
 from raggym_env.records import append_record, read_records, repair
 from raggym_env.rollout import rollout
@@ -72,6 +72,12 @@ class Run:
     def card(self) -> EnvCard:
         """The environment card as it was when the run was started."""
         return EnvCard.model_validate({**self.config["environment"], "path": self.card_path})
+
+    @property
+    def price(self) -> PriceCard | None:
+        """What the policy's model costs, where its card says so."""
+        price = self.config["policy"].get("price")
+        return None if price is None else PriceCard.model_validate(price)
 
     def select(self, tasks: Sequence[Task]) -> Sequence[Task]:
         """Those of the split's tasks that the run covers."""
@@ -141,8 +147,8 @@ def evaluate(
     settings = settings or {}
     of_policy = {key.removeprefix("policy."): settings[key] for key in settings if key.startswith("policy.")}
     card = override(env_card(card), {key: settings[key] for key in settings if not key.startswith("policy.")})
-    agent, identity = _agent(policy, seed, of_policy)
     mdp = load_mdp(card, split)
+    agent, identity = _agent(policy, seed, of_policy, mdp)
     tasks = _first(mdp.tasks, limit)
     config = {
         "environment": _identity(card),
@@ -166,22 +172,23 @@ def evaluate(
             append_record(run.episodes_file, record)
             if progress is not None:
                 progress(number, len(tasks), record)
-        scores = score_records(run.records(), tasks)
+        scores = score_records(run.records(), tasks, run.price)
         run.write("complete" if scores.complete else "incomplete", scores)
     return run, scores
 
 
-def _agent(policy: str | Path | PolicyCard | Policy, seed: int, changes: Mapping[str, Any]) -> tuple[Policy, Json]:
+def _agent(
+    policy: str | Path | PolicyCard | Policy, seed: int, changes: Mapping[str, Any], mdp: MDP
+) -> tuple[Policy, Json]:
     if isinstance(policy, Policy):
         if changes:
             raise RunError(f"Settings {sorted(changes)} change a policy's card, but a policy object was given.")
         kind = type(policy)
-        return policy, {
-            "name": getattr(policy, "name", kind.__name__),
-            "policy": f"{kind.__module__}.{kind.__name__}",
-        }
+        name = getattr(policy, "name", kind.__name__)
+        return policy, {"name": name, "policy": f"{kind.__module__}.{kind.__qualname__}"}
     card = override(policy_card(policy), changes)
-    return policies.make(card, seed=seed), _identity(card)
+    critic = card.search.critic and rewards.make(card.search.critic, mdp.tasks, mdp.process, mdp.split)
+    return policies.make(card, seed=seed, critic=critic, process=mdp.process), _identity(card)
 
 
 def _identity(card: EnvCard | PolicyCard) -> Json:

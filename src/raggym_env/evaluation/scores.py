@@ -8,7 +8,8 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from raggym_env.core import StopReason, Task
+from raggym_env.cards import PriceCard
+from raggym_env.core import StopReason, Task, Usage
 from raggym_env.rewards.evidence import evidence_recall
 from raggym_env.rewards.metrics import all_scores
 
@@ -43,15 +44,20 @@ class Scores:
     """Mean of each metric over the scored questions, in [0, 1]; `recall` is the share of gold passages found."""
     searches: float | None = None
     """Mean number of searches of a scored episode; None for plain predictions."""
-    tokens: int = 0
-    """Total of prompt and completion tokens over all episodes, failed ones included."""
-    seconds: float = 0.0
-    """Total model seconds over all episodes."""
+    usage: Usage = field(default_factory=Usage)
+    """Totals over all episodes, failed ones included."""
+    cost: float | None = None
+    """Total in US dollars; None where no price is known."""
 
     @property
     def missing(self) -> int:
         """Questions without any record."""
         return self.questions - self.scored - self.failed
+
+    @property
+    def tokens(self) -> int:
+        """Total of prompt and completion tokens."""
+        return self.usage.prompt_tokens + self.usage.completion_tokens
 
     @property
     def complete(self) -> bool:
@@ -83,12 +89,16 @@ def bootstrap(values: Sequence[float], seed: int = 0) -> Estimate:
     return Estimate(float(sample.mean()), float(low), float(high))
 
 
-def score_records(records: Iterable[Mapping[str, Any]], tasks: Sequence[Task]) -> Scores:
+def score_records(
+    records: Iterable[Mapping[str, Any]], tasks: Sequence[Task], price: PriceCard | None = None
+) -> Scores:
     """Score episode records, or plain predictions (`{"id", "prediction"}`), on a set of tasks.
 
     Answers are scored here, whatever a record claims of its score. Where a question has several records the last
-    counts, as when a failed episode was run again. Records of other questions are passed over.
+    counts for its score, as when a failed episode was run again; what all of them cost adds up. Records of other
+    questions are passed over.
     """
+    records = list(records)
     latest = {record["id"]: record for record in records}
     found = [(latest[task.id], task) for task in tasks if task.id in latest]
     done = [(record, task) for record, task in found if record.get("error") is None]
@@ -97,16 +107,24 @@ def score_records(records: Iterable[Mapping[str, Any]], tasks: Sequence[Task]) -
         for name, value in _score(record, task).items():
             values.setdefault(name, []).append(value)
     searches = [_searches(record) for record, _ in done if "steps" in record]
-    usage = [step["usage"] for record, _ in found for step in record.get("steps", ()) if "usage" in step]
+    asked = {task.id for task in tasks}
+    usages = (Usage(**record["usage"]) for record in records if "usage" in record and record["id"] in asked)
+    usage = sum(usages, Usage())
     return Scores(
         questions=len(tasks),
         scored=len(done),
         failed=len(found) - len(done),
         metrics={name: bootstrap(column) for name, column in values.items()},
         searches=sum(searches) / len(searches) if searches else None,
-        tokens=sum(item["prompt_tokens"] + item["completion_tokens"] for item in usage),
-        seconds=sum(item["seconds"] for item in usage),
+        usage=usage,
+        cost=None if price is None else _cost(usage, price),
     )
+
+
+def _cost(usage: Usage, price: PriceCard) -> float:
+    cached = price.prompt if price.cached is None else price.cached
+    prompt = (usage.prompt_tokens - usage.cached_tokens) * price.prompt + usage.cached_tokens * cached
+    return (prompt + usage.completion_tokens * price.completion) / 1e6
 
 
 def _score(record: Mapping[str, Any], task: Task) -> dict[str, float]:

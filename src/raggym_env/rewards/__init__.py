@@ -18,23 +18,28 @@ from raggym_env.rewards.step import Reward, StepReward
 __all__ = ["PROCESS_REWARDS", "ProcessReward", "Reward", "StepReward", "make"]
 
 
-def _none(tasks: Sequence[Task], process: Process, split: str) -> None:
+def _none(tasks: Sequence[Task], process: Process | None, split: str) -> None:
     return None
 
 
-def _random(tasks: Sequence[Task], process: Process, split: str, **options: Any) -> ProcessReward:
+def _random(tasks: Sequence[Task], process: Process | None, split: str, **options: Any) -> ProcessReward:
     from raggym_env.rewards.random import RandomReward
 
     return RandomReward(**options)
 
 
-def _evidence(tasks: Sequence[Task], process: Process, split: str, **options: Any) -> ProcessReward:
+def _evidence(tasks: Sequence[Task], process: Process | None, split: str, **options: Any) -> ProcessReward:
     from raggym_env.rewards.evidence import EvidenceReward
 
     if split == "test":
         raise RewardError(
             "The 'evidence' process reward reads gold supporting facts, so it is refused on the test split. "
             'Use split="train", or another process reward.'
+        )
+    if not tasks or process is None:
+        raise RewardError(
+            "The 'evidence' process reward needs the tasks and the process of an environment. Where only a policy "
+            "is made, pass EvidenceReward(tasks, process)."
         )
     return EvidenceReward(tasks, process, **options)
 
@@ -46,7 +51,9 @@ PROCESS_REWARDS: dict[str, Callable[..., ProcessReward | None]] = {
 }
 
 
-def make(name: str, tasks: Sequence[Task], process: Process, split: str, **options: Any) -> ProcessReward | None:
+def make(
+    name: str, tasks: Sequence[Task], process: Process | None, split: str, **options: Any
+) -> ProcessReward | None:
     """Make a process reward by name; "none" gives None.
 
     Args:

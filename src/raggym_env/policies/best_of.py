@@ -1,0 +1,76 @@
+"""Best-of-n: sample candidate actions, let a critic choose (arXiv:2502.13957, algorithm 1)."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+
+from raggym_env.core import State, Usage
+from raggym_env.policies.base import BasePolicy, Policy, Proposal
+from raggym_env.rewards.base import ProcessReward
+
+__all__ = ["BestOf", "distinct", "score_all", "total_usage"]
+
+
+class BestOf(BasePolicy):
+    """Takes the candidate that the critic scores highest; between equals, the policy's earlier one.
+
+    The chosen proposal carries all distinct candidates with their scores, and the usage of all of them.
+
+    Args:
+        policy: Proposes the candidates.
+        critic: Scores them. Equal actions of one state are scored once.
+        n: Candidates asked for per state, at least 1.
+    """
+
+    def __init__(self, policy: Policy, critic: ProcessReward, n: int = 10) -> None:
+        if n < 1:
+            raise ValueError(f"n must be at least 1, got {n}.")
+        self.policy = policy
+        self.critic = critic
+        self.n = n
+
+    def propose(self, states: Sequence[State], n: int = 1) -> list[list[Proposal]]:
+        """The `n` best candidates of each state, best first; `n` may not exceed the candidates asked for.
+
+        Raises:
+            RewardError: The critic failed.
+        """
+        proposed = self.policy.propose(states, max(n, self.n)) if states else []
+        scored = score_all(self.critic, states, [distinct(proposals) for proposals in proposed])
+        return [_best(row, proposals, n) for row, proposals in zip(scored, proposed, strict=True)]
+
+
+def distinct(proposals: Sequence[Proposal]) -> list[Proposal]:
+    """The proposals that are actions, the first of each equal ones, in order."""
+    kept: dict[object, Proposal] = {}
+    for proposal in proposals:
+        if proposal.action is not None:
+            kept.setdefault(proposal.action, proposal)
+    return list(kept.values())
+
+
+def score_all(
+    critic: ProcessReward, states: Sequence[State], candidates: Sequence[Sequence[Proposal]]
+) -> list[list[Proposal]]:
+    """The candidates of every state with the critic's scores, from one call of it, best first."""
+    actions = [[candidate.chosen() for candidate in row] for row in candidates]
+    scores = critic.score(states, actions) if states else []
+    scored = [
+        [replace(candidate, score=float(value)) for candidate, value in zip(row, values, strict=True)]
+        for row, values in zip(candidates, scores, strict=True)
+    ]
+    return [sorted(row, key=lambda candidate: -(candidate.score or 0.0)) for row in scored]
+
+
+def total_usage(proposals: Sequence[Proposal]) -> Usage:
+    """What all of them cost together."""
+    return sum((proposal.usage for proposal in proposals), Usage())
+
+
+def _best(scored: list[Proposal], proposed: Sequence[Proposal], n: int) -> list[Proposal]:
+    if not scored:
+        # No candidate was an action: the first one's failure stands for all.
+        return [replace(proposed[0], usage=total_usage(proposed))]
+    first = replace(scored[0], candidates=tuple(scored), usage=total_usage(proposed))
+    return [first, *(replace(proposal, usage=Usage()) for proposal in scored[1:n])]

@@ -1,0 +1,192 @@
+"""Search at inference: best-of-n, voting, tree search, and how a card or a flag asks for them."""
+
+import numpy as np
+import pytest
+
+from raggym_env import policies
+from raggym_env.core import Answer, Search, Usage
+from raggym_env.errors import CardError, RewardError
+from raggym_env.policies.base import BasePolicy, Proposal
+from raggym_env.policies.best_of import BestOf
+from raggym_env.policies.tree import Tree
+from raggym_env.policies.vote import Vote
+from raggym_env.rewards.evidence import EvidenceReward
+from raggym_env.rollout import rollout
+from raggym_env.testing import check_policy
+from worlds import BOTH, FILM, process
+
+
+class Fixed(BasePolicy):
+    """Proposes the same actions in every state, as often as it is asked for, and counts its calls."""
+
+    def __init__(self, *actions):
+        self.actions = actions
+        self.calls = []
+
+    def propose(self, states, n=1):
+        self.calls.append((len(states), n))
+        row = [self._proposal(action) for action in self.actions]
+        return [[row[i % len(row)] for i in range(n)] for _ in states]
+
+    @staticmethod
+    def _proposal(action):
+        failure = "unreadable" if action is None else None
+        return Proposal(action, text="raw", usage=Usage(calls=1, completion_tokens=10), failure=failure)
+
+
+class Longest:
+    """Scores an action by the length of its text, and keeps what it was asked."""
+
+    def __init__(self):
+        self.asked = []
+
+    def score(self, states, actions):
+        self.asked.append([len(row) for row in actions])
+        return [
+            np.array([len(getattr(a, "query", getattr(a, "text", ""))) for a in row], np.float32)
+            for row in actions
+        ]
+
+
+def start(*tasks, searches=3):
+    steps, retriever = process(max_searches=searches)
+    return steps, retriever, [steps.start(task.question) for task in tasks]
+
+
+def test_best_of_takes_what_the_critic_scores_highest_and_keeps_all_candidates():
+    _, _, states = start(FILM, BOTH)
+    critic = Longest()
+    chosen = BestOf(Fixed(Search("a"), Search("long"), Answer("mid")), critic, n=6).propose(states)
+    assert [row[0].action for row in chosen] == [Search("long")] * 2
+    candidates = [(c.action, c.score) for c in chosen[0][0].candidates]
+    assert candidates == [(Search("long"), 4.0), (Answer("mid"), 3.0), (Search("a"), 1.0)]
+    assert critic.asked == [[3, 3]]  # one call, equal candidates scored once
+    assert chosen[0][0].usage == Usage(calls=6, completion_tokens=60)
+
+
+def test_between_equal_scores_the_policys_earlier_candidate_wins():
+    _, _, states = start(FILM)
+    assert BestOf(Fixed(Search("b"), Search("a")), Longest(), n=2).propose(states)[0][0].action == Search("b")
+
+
+def test_unreadable_candidates_are_not_scored_and_if_all_are_the_state_fails():
+    _, _, states = start(FILM)
+    assert BestOf(Fixed(None, Answer("x")), Longest(), n=4).propose(states)[0][0].action == Answer("x")
+    (row,) = BestOf(Fixed(None), Longest(), n=4).propose(states)
+    assert (row[0].failure, row[0].usage.calls) == ("unreadable", 4)
+
+
+def test_several_proposals_count_their_usage_once():
+    _, _, states = start(FILM)
+    (row,) = BestOf(Fixed(Search("a"), Search("bb")), Longest(), n=4).propose(states, 2)
+    assert [proposal.usage.calls for proposal in row] == [4, 0]
+
+
+def test_the_largest_group_of_equal_answers_wins_the_vote():
+    _, _, states = start(FILM)
+    policy = Fixed(Answer("Rome"), Search("q", draft="the Oslo."), Answer("Oslo"), Search("r"))
+    (row,) = Vote(policy, n=4).propose(states, 4)
+    assert (row[0].action, row[0].score) == (Search("q", draft="the Oslo."), 0.5)
+    assert [proposal.action for proposal in row[1:]] == [Answer("Rome"), Search("r")]
+    assert row[0].usage.calls == 4
+
+
+def test_unreadable_samples_have_no_vote():
+    _, _, states = start(FILM)
+    assert Vote(Fixed(None, None, Answer("x")), n=3).propose(states)[0][0].score == 1.0
+    assert Vote(Fixed(None), n=3).propose(states)[0][0].failure == "unreadable"
+
+
+@pytest.mark.parametrize("width", [1, 3])
+def test_a_tree_sees_a_reward_two_steps_ahead_and_searches_a_level_at_once(width):
+    steps, retriever, states = start(FILM, BOTH)
+    critic = EvidenceReward([FILM, BOTH], steps)
+    policy = Fixed(Search("nothing"), Search("Dawn"), Search("Ada Berg"), Answer("x"))
+    retriever.calls.clear()
+    chosen = Tree(policy, critic, steps, width=width, depth=2, n=4).propose(states)
+    assert chosen[0][0].action in (Search("Dawn"), Search("Ada Berg"))
+    assert chosen[0][0].score == pytest.approx(1.0 - 2 * critic.search_cost)
+    assert policy.calls == [(2, 4), (2 * width, 4)]  # all paths of all states at once
+    assert len(retriever.calls) == 4  # per level one search of the critic's and one of the paths'
+
+
+def test_with_all_evidence_at_hand_a_tree_answers():
+    steps, _, states = start(FILM)
+    for query in ("Dawn", "Ada Berg"):
+        states = steps.transition(states, [Search(query)])
+    policy = Fixed(Search("nothing"), Answer("Oslo"))
+    tree = Tree(policy, EvidenceReward([FILM], steps), steps, width=2, depth=3, n=2)
+    assert tree.propose(states)[0][0].action == Answer("Oslo")
+
+
+def test_a_path_without_further_ideas_keeps_its_worth():
+    class Once(Fixed):
+        def propose(self, states, n=1):
+            rows = super().propose(states, n)
+            return [
+                row if not state.history else [Proposal(None, failure="no idea")]
+                for row, state in zip(rows, states, strict=True)
+            ]
+
+    steps, _, states = start(FILM)
+    tree = Tree(Once(Search("nothing"), Search("Dawn")), EvidenceReward([FILM], steps), steps, depth=3, n=2)
+    assert tree.propose(states)[0][0].action == Search("Dawn")
+
+
+def test_a_state_that_the_policy_cannot_read_fails_alone():
+    steps, _, states = start(FILM)
+    (row,) = Tree(Fixed(None), EvidenceReward([FILM], steps), steps, n=2).propose(states)
+    assert (row[0].action, row[0].failure, row[0].usage.calls) == (None, "unreadable", 2)
+
+
+@pytest.mark.parametrize(
+    "make",
+    [
+        lambda steps: BestOf(Fixed(Search("a"), None, Answer("b")), Longest(), n=4),
+        lambda steps: Vote(Fixed(Search("a"), None, Answer("b")), n=4),
+        lambda steps: Tree(Fixed(Search("a"), None, Answer("b")), Longest(), steps, n=4),
+    ],
+)
+def test_the_contract_of_a_policy_is_kept(make):
+    steps, _, states = start(FILM, BOTH)
+    check_policy(make(steps), states)
+
+
+def test_best_of_lexical_with_the_evidence_critic_finds_more_than_lexical_alone():
+    steps, _ = process(max_searches=3)
+    critic = EvidenceReward([FILM], steps)
+    (episode,) = rollout(policies.make("lexical", best_of=4, critic=critic), [FILM], steps)
+    assert episode.steps[0].candidates
+    assert episode.error is None
+
+
+@pytest.mark.parametrize(
+    ("options", "error", "said"),
+    [
+        ({"best_of": 4}, CardError, "need a critic"),
+        ({"critic": "random"}, CardError, "critic needs best_of or tree"),
+        ({"vote": 4, "best_of": 4, "critic": "random"}, CardError, "choose one of"),
+        ({"best_of": 4, "critic": "none"}, CardError, "cannot choose"),
+        ({"best_of": 4, "critic": "evidence"}, RewardError, r"EvidenceReward\(tasks, process\)"),
+        ({"tree": {"width": 2}, "critic": "random"}, CardError, "needs the environment's process"),
+        ({"best_of": 0, "critic": "random"}, CardError, "search.best_of"),
+        ({"critic": Longest()}, CardError, "critic needs best_of or tree"),
+    ],
+)
+def test_impossible_combinations_are_refused(options, error, said):
+    with pytest.raises(error, match=said):
+        policies.make("lexical", **options)
+
+
+def test_the_three_ways_are_made_by_name():
+    steps, _ = process()
+    assert policies.make("lexical", best_of=4, critic="random").n == 4
+    assert policies.make("lexical", vote=5).n == 5
+    tree = policies.make("lexical", tree={"width": 2, "depth": 1}, critic="random", process=steps)
+    assert (tree.width, tree.depth) == (2, 1)
+
+
+@pytest.mark.parametrize("build", [lambda: BestOf(Fixed(), Longest(), n=0), lambda: Vote(Fixed(), n=0)])
+def test_at_least_one_sample(build):
+    with pytest.raises(ValueError, match="n must be at least 1, got 0"):
+        build()
