@@ -68,7 +68,7 @@ def cover_em(prediction: str, gold: str | Sequence[str]) -> float:
     """1.0 if the prediction contains the gold answer (any of several) as a run of whole normalised tokens.
 
     A gold "yes", "no" or "noanswer" is covered only by a prediction whose opening clause is that word and nothing
-    else ("No, they are not."). A gold answer of no tokens is covered only by a prediction of none. An exact match is
+    else ("No, they are not."). A gold of no tokens is covered only by a prediction of none. An exact match is
     always covered.
 
     >>> cover_em("It is the Eiffel Tower in Paris.", "Eiffel Tower"), cover_em("a novelist", "no")
