@@ -26,7 +26,21 @@ def test_actions_are_read_in_every_documented_form(given, read):
 
 @pytest.mark.parametrize(
     "given",
-    [None, "q", (2, "q"), (0, 1), (0,), (0, "q", 1), (0, ""), (1, " \n"), Search(""), Search(None), Answer(3)],
+    [
+        None,
+        "q",
+        (2, "q"),
+        (0, 1),
+        (0,),
+        (0, "q", 1),
+        (0, ""),
+        (1, " \n"),
+        Search(""),
+        Search(None),
+        Answer(3),
+        Search("q", 5),
+        Search("q", " "),
+    ],
 )
 def test_anything_else_is_an_invalid_action_that_is_shown(given):
     with pytest.raises(InvalidAction, match="Not an action"):

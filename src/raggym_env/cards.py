@@ -65,14 +65,14 @@ class DatasetCard(_Card):
 
 class RetrievalCard(_Card):
     name: str = "bm25"
-    k: Annotated[int, Field(ge=1)] = 5
+    k: Annotated[int, Field(ge=1, strict=True)] = 5
     """Passages per search."""
     options: dict[str, Any] = {}
     """Keyword arguments of the retriever, e.g. `k1` and `b` of BM25."""
 
 
 class EpisodeCard(_Card):
-    max_searches: Annotated[int, Field(ge=0)] = 8
+    max_searches: Annotated[int, Field(ge=0, le=10_000, strict=True)] = 8
     metric: Literal["em", "f1", "cover_em", "accuracy"] = "em"
     """Scores an answer in [0, 1]; see `raggym_env.rewards.metrics`."""
 
@@ -80,8 +80,8 @@ class EpisodeCard(_Card):
 class RewardCard(_Card):
     process: str = "none"
     """Name of the process reward."""
-    outcome_weight: float = 1.0
-    process_weight: float = 1.0
+    outcome_weight: Annotated[float, Field(allow_inf_nan=False)] = 1.0
+    process_weight: Annotated[float, Field(allow_inf_nan=False)] = 1.0
 
 
 class EnvCard(_Card):
@@ -198,6 +198,8 @@ def override(card: C, changes: Mapping[str, Any]) -> C:
     content = card.model_dump()
     for key, value in changes.items():
         *parents, last = key.split(".")
+        if key in ("name", "path"):
+            raise CardError(f"{card.name}: the {key} of a card is that of its file; it cannot be set.")
         table = content
         for parent in parents:
             if not isinstance(table.get(parent), dict):

@@ -190,14 +190,18 @@ def as_action(action: Any) -> Action:
             action = Search(text)
         elif kind == 1:
             action = Answer(text)
-    if isinstance(action, Search) and isinstance(action.query, str) and action.query.strip():
+    if isinstance(action, Search) and _said(action.query) and (action.draft is None or _said(action.draft)):
         return action
-    if isinstance(action, Answer) and isinstance(action.text, str) and action.text.strip():
+    if isinstance(action, Answer) and _said(action.text):
         return action
     raise InvalidAction(
         f"Not an action: {action!r:.200}. Pass Search(query), Answer(text), (0, query) or (1, answer), "
-        "with a text that is not blank."
+        "with texts that are not blank."
     )
+
+
+def _said(text: object) -> bool:
+    return isinstance(text, str) and bool(text.strip())
 
 
 def state_rng(seed: int, state: State, *extra: object) -> random.Random:

@@ -8,6 +8,7 @@
     │   ├── DataNotFound (FileNotFoundError) a file that is in none of the places looked at
     │   └── MalformedData                    a file whose content is not what its format says
     ├── InvalidAction (ValueError)           an action that is no search and no answer
+    ├── InvalidReset (ValueError)            reset options that pick no question
     ├── RetrievalError (RuntimeError)        a search back end failed; the state is unchanged
     │   └── IndexMismatch                    a stored index was built from something else
     ├── RewardError (RuntimeError)           a process reward could not be computed
@@ -30,6 +31,7 @@ __all__ = [
     "DataNotFound",
     "IndexMismatch",
     "InvalidAction",
+    "InvalidReset",
     "LLMError",
     "MalformedData",
     "MissingExtra",
@@ -42,6 +44,9 @@ __all__ = [
 ]
 
 
+_LISTED = 12  # names shown; a data set's thousand questions would bury the message
+
+
 class RAGGymError(Exception):
     """Base of every error raised on purpose by raggym-env."""
 
@@ -51,9 +56,11 @@ class UnknownName(RAGGymError, LookupError):
 
     def __init__(self, kind: str, name: str, known: Iterable[str]) -> None:
         known = sorted(known)
-        close = difflib.get_close_matches(name, known, n=1)
+        close = difflib.get_close_matches(str(name), known, n=1)
         hint = f" Did you mean {close[0]!r}?" if close else ""
-        super().__init__(f"No {kind} named {name!r}.{hint} Known: {', '.join(known) or 'none'}.")
+        listed = ", ".join(known[:_LISTED]) or "none"
+        more = f" and {len(known) - _LISTED} more" if len(known) > _LISTED else ""
+        super().__init__(f"No {kind} named {name!r}.{hint} Known: {listed}{more}.")
 
 
 class MissingExtra(RAGGymError, ImportError):
@@ -89,6 +96,10 @@ class MalformedData(DataError):
 
 class InvalidAction(RAGGymError, ValueError):
     """An action that is no search and no answer. The state is unchanged."""
+
+
+class InvalidReset(RAGGymError, ValueError):
+    """Reset options that pick no question."""
 
 
 class RetrievalError(RAGGymError, RuntimeError):

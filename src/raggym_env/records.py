@@ -110,10 +110,14 @@ def action_to_json(action: Action | None) -> Json:
 
 
 def append_record(path: Path, record: Mapping[str, Any]) -> None:
-    """Append one JSON line in a single write, so that a killed process leaves at most one torn line, the last."""
+    """Append one JSON line, so that a killed process leaves at most one torn line, the last.
+
+    Raises:
+        OSError: The line could not be written whole (a full disk, say).
+    """
     # ensure_ascii: lone surrogates in model output would make the file unreadable as UTF-8.
     line = json.dumps(record, ensure_ascii=True, allow_nan=False) + "\n"
-    with path.open("ab", buffering=0) as file:
+    with path.open("ab") as file:  # buffered: unlike a raw file's, its write takes all or raises
         file.write(line.encode("ascii"))
 
 

@@ -20,11 +20,11 @@ def test_a_shipped_card_is_looked_for_in_the_users_folder_and_then_the_cache(tmp
     assert found == [tmp_path / "user" / "hotpotqa", tmp_path / "cache" / "datasets" / "hotpotqa"]
 
 
-def test_a_users_card_is_looked_for_beside_itself_as_well(tmp_path):
+def test_a_users_data_are_looked_for_beside_the_card_first(tmp_path):
     shipped = env_card("RAGGym-HotpotQA-v0")
     own = tmp_path / "RAGGym-HotpotQA-v0.toml"
     own.write_text(shipped.path.read_text())
-    assert places(env_card(own))[2:] == [tmp_path, tmp_path / "hotpotqa"]
+    assert places(env_card(own))[:2] == [tmp_path, tmp_path / "hotpotqa"]
 
 
 def test_a_root_may_be_laid_out_like_the_users_folder_or_be_the_data_sets_own():

@@ -1,3 +1,5 @@
+import copy as copy_module
+import pickle
 import random
 import warnings
 
@@ -9,7 +11,7 @@ from gymnasium.utils.env_checker import check_env
 from raggym_env.core import Answer, Passage, Question, Search, Task
 from raggym_env.envs.env import RAGEnv
 from raggym_env.envs.render import printable
-from raggym_env.errors import DataError, InvalidAction, RetrievalError, UnknownName
+from raggym_env.errors import DataError, InvalidAction, InvalidReset, RetrievalError, UnknownName
 from raggym_env.process import Process
 from raggym_env.rewards.metrics import exact_match
 from raggym_env.rewards.random import RandomReward
@@ -129,7 +131,8 @@ def test_the_same_seed_gives_the_same_questions_and_no_global_generator_is_touch
 @pytest.mark.parametrize(
     ("options", "error", "said"),
     [
-        ({"index": 3}, IndexError, r"index must be in \[0, 3\), got 3"),
+        ({"index": 3}, InvalidReset, r"index must be a whole number in \[0, 3\), got 3"),
+        ({"index": 1.5}, InvalidReset, "got 1.5"),
         (
             {"question": "Where was the director of Dawn born?"},
             UnknownName,
@@ -198,3 +201,12 @@ def test_rewards_read_the_metric_they_are_named_after():
     reward = env.step(Answer("Oslo Norway"))[1]
     assert 0 < reward < 1
     assert not exact_match("Oslo Norway", FILM.answers)
+
+
+def test_an_environment_can_be_copied_and_sent_to_another_process():
+    env, _ = make()
+    env.reset(seed=0)
+    env.step(Search("Dawn"))
+    for copy in (copy_module.deepcopy(env), pickle.loads(pickle.dumps(env))):  # noqa: S301
+        assert copy.state == env.state
+        assert copy.step(Search("Dusk"))[0]["searches_left"] == 0

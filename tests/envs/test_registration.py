@@ -1,3 +1,5 @@
+import copy
+import pickle
 import subprocess
 import sys
 import warnings
@@ -91,3 +93,12 @@ def test_importing_the_package_loads_no_extra_and_nothing_slow():
     heavy = "torch transformers openai trl peft datasets stable_baselines3 faiss pyserini ray starlette"
     slow = "pyarrow bm25s numba Stemmer rank_bm25 pydantic rich typer httpx jinja2 filelock platformdirs"
     assert set(done.stdout.split()) & {*heavy.split(), *slow.split()} == set()
+
+
+def test_a_made_environment_can_be_copied_and_pickled():
+    env = gym.make("RAGGym-Synth-v0").unwrapped
+    env.reset(seed=0)
+    env.step((0, "the river"))
+    twins = [copy.deepcopy(env), pickle.loads(pickle.dumps(env))]  # noqa: S301
+    observed = [twin.step((0, "a bank"))[0] for twin in (env, *twins)]
+    assert observed[0] == observed[1] == observed[2]

@@ -1,5 +1,6 @@
 import pytest
 from gymnasium.error import ResetNeeded
+from gymnasium.wrappers import TimeLimit
 
 from raggym_env.core import Answer, Passage, Question, Search, State, Turn
 from raggym_env.envs.env import RAGEnv
@@ -110,3 +111,26 @@ def test_only_a_rag_environment_can_be_recorded(tmp_path):
 
     with pytest.raises(TypeError, match="wraps a RAGEnv"):
         RecordEpisodes(gym.make("CartPole-v1"), tmp_path / "e.jsonl")
+
+
+@pytest.mark.parametrize("reply", [None, 3, b"<answer>x</answer>"])
+def test_what_is_no_text_is_an_unreadable_reply(reply):
+    wrapped = TaggedText(env(), invalid_reward=-1.0)
+    wrapped.reset(seed=0)
+    info = wrapped.step(reply)[4]
+    assert {"question_id", "outcome_reward", "process_reward", "parse_failure"} <= info.keys()
+
+
+def test_text_episodes_and_episodes_cut_short_by_a_wrapper_are_recorded_too(tmp_path):
+    path = tmp_path / "episodes.jsonl"
+    recorder = RecordEpisodes(TaggedText(env(), invalid_reward=0.0), path)
+    for reply in ("<answer>x</answer>", "no action"):
+        recorder.reset(seed=0)
+        recorder.step("<search>Dawn</search>")
+        recorder.step(reply)
+    limited = RecordEpisodes(TimeLimit(env(), max_episode_steps=1), path)
+    limited.reset(seed=0)
+    limited.step(Search("Dawn"))
+    records = list(read_records(path))
+    assert [record["stop"] for record in records] == ["answer", "parse_failure", "truncated"]
+    assert [len(record["steps"]) for record in records] == [2, 1, 1]

@@ -74,3 +74,14 @@ def test_titles_are_compared_without_case_escapes_and_odd_spaces():
     assert evidence_recall(task, ["tom & jerry", "El Extraño viaje"]) == 1.0
     assert evidence_recall(task, ["Tom"]) == 0.0
     assert evidence_recall(PILL, ["Tom"]) is None
+
+
+def test_questions_of_equal_text_are_told_apart_by_id_and_refused_without():
+    steps, _ = process()
+    one = Task(Question("1", "W?"), ("a",), supporting=(Fact("Dawn"),))
+    two = Task(Question("2", "W?"), ("a",), supporting=(Fact("Dusk"),))
+    reward = EvidenceReward([one, two], steps, search_cost=0.0)
+    states = [steps.start(one.question), steps.start(two.question)]
+    assert [row[0] for row in reward.score(states, [[Search("Dawn")]] * 2)] == [1.0, 0.0]
+    with pytest.raises(RewardError, match="knows no supporting facts"):
+        reward.score([State(Question("", "W?"), (), 1)], [[Search("Dawn")]])

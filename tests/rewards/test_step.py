@@ -45,9 +45,9 @@ def test_an_unknown_metric_is_refused():
         StepReward("bleu")
 
 
-@pytest.mark.parametrize("rows", [[], [[0.1, 0.2]], [[0.1], [0.2]]])
-def test_a_process_reward_that_gives_the_wrong_number_of_scores_is_an_error(rows):
-    with pytest.raises(RewardError, match="one score per action"):
+@pytest.mark.parametrize("rows", [[], [[0.1, 0.2]], [[0.1], [0.2]], [[float("nan")]]])
+def test_a_process_reward_that_gives_no_score_or_too_many_is_an_error_not_a_zero(rows):
+    with pytest.raises(RewardError, match="one finite score per action"):
         one_step(StepReward("em", Fixed(*rows)), Search("Dawn"))
 
 
@@ -75,3 +75,12 @@ def test_process_rewards_are_made_by_name():
 def test_evidence_is_refused_on_the_test_split():
     with pytest.raises(RewardError, match='split="train"'):
         make("evidence", [FILM], process()[0], "test")
+
+
+@pytest.mark.parametrize("split", ["test", "dev", "validation"])
+def test_evidence_is_for_training_splits_with_supporting_facts(split):
+    steps, _ = process()
+    with pytest.raises(RewardError, match="splits named train"):
+        make("evidence", [FILM], steps, split)
+    with pytest.raises(RewardError, match="1 of 2 questions name none"):
+        make("evidence", [FILM, PILL], steps, "train")

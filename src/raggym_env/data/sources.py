@@ -35,18 +35,15 @@ class Located:
 def places(card: EnvCard, root: Path | None = None) -> list[Path]:
     """The folders in which a card's files are looked for, in order.
 
-    With `root`, only there: `<root>/<folder>`, then `<root>`. Otherwise `$RAGGYM_DATA/<folder>`, the cache, and,
-    for a card that does not ship with the library, the card's own folder and `<folder>` below that.
+    With `root`, only there: `<root>/<folder>`, then `<root>`. Otherwise, for a card that does not ship with the
+    library, first the card's own folder and `<folder>` below that; then `$RAGGYM_DATA/<folder>` and the cache.
     """
     folder = card.dataset.folder
     if root is not None:
         return _distinct([root / folder, root])
     user = data_dir()
-    found = [user / folder] if user else []
-    found.append(download_folder(card))
-    if not _is_shipped(card):
-        found += [card.path.parent, card.path.parent / folder]
-    return _distinct(found)
+    own = [] if _is_shipped(card) else [card.path.parent, card.path.parent / folder]
+    return _distinct([*own, *([user / folder] if user else []), download_folder(card)])
 
 
 def download_folder(card: EnvCard) -> Path:

@@ -8,7 +8,7 @@ from typing import Any
 import gymnasium as gym
 from gymnasium.error import ResetNeeded
 
-from raggym_env.core import Obs, State, Task, as_action
+from raggym_env.core import Action, Obs, State, Task, as_action
 from raggym_env.envs.episodes import Episodes, Outcome
 from raggym_env.envs.render import render_episode
 from raggym_env.envs.spaces import ActType, action_space, observation_space, observe
@@ -85,6 +85,8 @@ class RAGEnv(gym.Env[Obs, ActType]):
         self.task: Task | None = None
         """The current task, with its gold answer: for rewards, wrappers and people, not for agents."""
         self.state: State | None = None
+        self.action: Action | None = None
+        """The last action taken in this episode, for wrappers."""
         self._outcomes: list[Outcome] = []
 
     def reset(
@@ -104,6 +106,7 @@ class RAGEnv(gym.Env[Obs, ActType]):
         index = self.episodes.pick(self.np_random, options)
         self.task = self.episodes.tasks[index]
         self.state = self.episodes.process.start(self.task.question)
+        self.action = None
         self._outcomes = []
         if self.render_mode == "human":
             print(self._text())
@@ -131,8 +134,9 @@ class RAGEnv(gym.Env[Obs, ActType]):
         """
         if self.task is None or self.state is None or self.state.stop is not None:
             raise ResetNeeded("No episode is running: call reset() first.")
-        (outcome,) = self.episodes.step((self.task,), (self.state,), (as_action(action),))
-        self.state = outcome.state
+        taken = as_action(action)
+        (outcome,) = self.episodes.step((self.task,), (self.state,), (taken,))
+        self.state, self.action = outcome.state, taken
         if self.render_mode is not None:
             self._outcomes.append(outcome)
             if self.render_mode == "human":

@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from raggym_env.core import Action, State, StopReason, Task
-from raggym_env.errors import DataError, UnknownName
+from raggym_env.errors import DataError, InvalidReset, UnknownName
 from raggym_env.process import Process
 from raggym_env.rewards.step import Reward, StepReward
 
@@ -61,20 +61,19 @@ class Episodes:
 
         Raises:
             UnknownName: No task has that question.
-            IndexError: The index is not in `range(len(tasks))`.
-            ValueError: Another option was given.
+            InvalidReset: The index is not a whole number in `range(len(tasks))`, or another option was given.
         """
         if not options:
             return int(rng.integers(len(self.tasks)))
         if len(options) > 1 or not options.keys() & {"index", "question"}:
-            raise ValueError(
+            raise InvalidReset(
                 f'reset options are {{"index": i}} or {{"question": id or text}}, got {dict(options)!r}.'
             )
         if "index" in options:
-            index = int(options["index"])
-            if not 0 <= index < len(self.tasks):
-                raise IndexError(f"index must be in [0, {len(self.tasks)}), got {index}.")
-            return index
+            index = options["index"]
+            if not isinstance(index, int | np.integer) or not 0 <= index < len(self.tasks):
+                raise InvalidReset(f"index must be a whole number in [0, {len(self.tasks)}), got {index!r}.")
+            return int(index)
         wanted = options["question"]
         for index, task in enumerate(self.tasks):
             if wanted in (task.question.id, task.question.text):

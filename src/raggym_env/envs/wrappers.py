@@ -32,10 +32,11 @@ def parse_tagged(text: str) -> Action:
     Raises:
         InvalidAction: The reply does not end with such a block, or the block is blank.
     """
-    found = _BLOCK.search(text)
+    found = _BLOCK.search(text) if isinstance(text, str) else None
     if found is None:
+        shown = repr(text[-200:] if isinstance(text, str) else text)
         raise InvalidAction(
-            f"The text must end with <search>query</search> or <answer>text</answer>, got {text[-200:]!r}."
+            f"The text must end with <search>query</search> or <answer>text</answer>, got {shown}."
         )
     content = found[2].strip()
     return as_action(Search(content) if found[1] == "search" else Answer(content))
@@ -77,14 +78,16 @@ class TaggedText(gym.Wrapper[Any, Any, Any, Any]):
         self.action_space = UnicodeText(min_length=1)
         self._obs: Obs | None = None
         self._failed = False
+        self._info: dict[str, Any] = {}
 
     def reset(
         self, *, seed: int | None = None, options: dict[str, Any] | None = None
     ) -> tuple[str, dict[str, Any]]:
         obs, info = self.env.reset(seed=seed, options=options)
+        self._info = {"question_id": info["question_id"], "outcome_reward": 0.0, "process_reward": 0.0}
         return self._text(obs), info
 
-    def step(self, action: str) -> tuple[str, float, bool, bool, dict[str, Any]]:
+    def step(self, action: Any) -> tuple[str, float, bool, bool, dict[str, Any]]:
         if self._failed or self._obs is None:
             raise ResetNeeded("No episode is running: call reset() first.")
         try:
@@ -93,7 +96,7 @@ class TaggedText(gym.Wrapper[Any, Any, Any, Any]):
             if self.invalid_reward is None:
                 raise
             self._failed = True
-            info = {"stop_reason": "parse_failure", "parse_failure": str(error)}
+            info = {**self._info, "stop_reason": "parse_failure", "parse_failure": str(error)}
             return tagged_text(State.from_obs(self._obs)), self.invalid_reward, False, True, info
         obs, reward, terminated, truncated, info = self.env.step(parsed)
         return self._text(obs), float(reward), terminated, truncated, info
@@ -104,9 +107,13 @@ class TaggedText(gym.Wrapper[Any, Any, Any, Any]):
 
 
 class RecordEpisodes(gym.Wrapper[Any, Any, Any, Any]):
-    """Appends every ended episode to a file, in the form of a run folder's `episodes.jsonl`."""
+    """Appends every ended episode to a file, in the form of a run folder's `episodes.jsonl`.
 
-    def __init__(self, env: gym.Env[Obs, Any], path: str | Path) -> None:
+    An episode that an inner wrapper cuts short is recorded too, with that wrapper's `stop_reason` if it gives one,
+    else "truncated".
+    """
+
+    def __init__(self, env: gym.Env[Any, Any], path: str | Path) -> None:
         """Wrap an environment.
 
         Args:
@@ -123,18 +130,17 @@ class RecordEpisodes(gym.Wrapper[Any, Any, Any, Any]):
 
     def reset(
         self, *, seed: int | None = None, options: dict[str, Any] | None = None
-    ) -> tuple[Obs, dict[str, Any]]:
+    ) -> tuple[Any, dict[str, Any]]:
         self._steps = []
         return self.env.reset(seed=seed, options=options)
 
-    def step(self, action: Any) -> tuple[Obs, Any, bool, bool, dict[str, Any]]:
+    def step(self, action: Any) -> tuple[Any, Any, bool, bool, dict[str, Any]]:
         before = self._base.state
         obs, reward, terminated, truncated, info = self.env.step(action)
-        after = self._base.state
-        if before is not None and after is not None:
-            self._steps.append(
-                Step.of(before, as_action(action), after, info["outcome_reward"], info["process_reward"])
-            )
-            if after.stop is not None:
-                append_record(self.path, Episode.of(after, tuple(self._steps)).to_json())
+        after, taken = self._base.state, self._base.action
+        if before is not None and after is not None and taken is not None and after is not before:
+            self._steps.append(Step.of(before, taken, after, info["outcome_reward"], info["process_reward"]))
+        if after is not None and (terminated or truncated):
+            record = Episode.of(after, tuple(self._steps)).to_json()
+            append_record(self.path, {**record, "stop": record["stop"] or info.get("stop_reason", "truncated")})
         return obs, reward, terminated, truncated, info

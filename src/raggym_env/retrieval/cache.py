@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 from collections import OrderedDict
 from collections.abc import Sequence
+from typing import Any
 
 from raggym_env.errors import RetrievalError
 from raggym_env.retrieval.base import Hit, Retriever
@@ -38,6 +39,10 @@ class CachedRetriever:
         self.hits = self.misses = 0
         self._lock = threading.Lock()
         self._found: OrderedDict[_Key, tuple[Hit, ...]] = OrderedDict()
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """A copy, and one sent to another process, starts with an empty memory."""
+        return _with_size, (self.retriever, self.size)
 
     @property
     def fingerprint(self) -> str:
@@ -82,3 +87,7 @@ class CachedRetriever:
                 self._found.move_to_end(key)
             while len(self._found) > self.size:
                 self._found.popitem(last=False)
+
+
+def _with_size(retriever: Retriever, size: int) -> CachedRetriever:
+    return CachedRetriever(retriever, size=size)

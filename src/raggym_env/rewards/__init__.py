@@ -31,15 +31,20 @@ def _random(tasks: Sequence[Task], process: Process | None, split: str, **option
 def _evidence(tasks: Sequence[Task], process: Process | None, split: str, **options: Any) -> ProcessReward:
     from raggym_env.rewards.evidence import EvidenceReward
 
-    if split == "test":
+    if not split.startswith("train"):
         raise RewardError(
-            "The 'evidence' process reward reads gold supporting facts, so it is refused on the test split. "
-            'Use split="train", or another process reward.'
+            "The 'evidence' process reward reads gold supporting facts, so it is for splits named train... only, "
+            f'not for {split!r}. Use split="train", or another process reward.'
         )
     if not tasks or process is None:
         raise RewardError(
             "The 'evidence' process reward needs the tasks and the process of an environment. Where only a policy "
             "is made, pass EvidenceReward(tasks, process)."
+        )
+    if lacking := sum(not task.supporting for task in tasks):
+        raise RewardError(
+            "The 'evidence' process reward needs supporting facts, and "
+            f"{lacking} of {len(tasks)} questions name none."
         )
     return EvidenceReward(tasks, process, **options)
 

@@ -43,8 +43,15 @@ class EvidenceReward:
     """
 
     def __init__(self, tasks: Iterable[Task], process: Process, *, search_cost: float = 0.05) -> None:
-        # By text, because a state that was read from an observation has no question id.
-        self._gold = {task.question.text: {title_key(title) for title in task.gold_titles} for task in tasks}
+        self._by_id: dict[str, frozenset[str]] = {}
+        # For states that were read from an observation, which names no question id.
+        self._by_text: dict[str, frozenset[str]] = {}
+        for task in tasks:
+            gold = frozenset(title_key(title) for title in task.gold_titles)
+            self._by_id[task.id] = gold
+            known = self._by_text.setdefault(task.question.text, gold)
+            if known != gold:
+                self._by_text[task.question.text] = frozenset()  # the text alone does not say which is meant
         self._process = process
         self.search_cost = search_cost
 
@@ -75,10 +82,10 @@ class EvidenceReward:
         return scores
 
     def _found(self, state: State, passages: Iterable[Passage]) -> float:
-        gold = self._gold.get(state.question.text)
+        gold = self._by_id.get(state.question.id) or self._by_text.get(state.question.text)
         if not gold:
             raise RewardError(
-                f"The evidence reward knows no supporting facts for "
+                "The evidence reward knows no supporting facts for "
                 f"{state.question.text!r:.100}. Use it on a data set that has them, or another process reward."
             )
         return len(gold & {title_key(passage.title) for passage in passages}) / len(gold)

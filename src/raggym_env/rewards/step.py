@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import NamedTuple
 
+import numpy as np
+
 from raggym_env.core import Action, State, Task
 from raggym_env.errors import RewardError
 from raggym_env.rewards.base import ProcessReward
@@ -69,10 +71,10 @@ class StepReward:
     def _process_scores(self, states: Sequence[State], actions: Sequence[Action]) -> list[float]:
         if self.process is None:
             return [0.0] * len(states)
-        scores = self.process.score(states, [(action,) for action in actions])
-        if len(scores) != len(states) or any(row.shape != (1,) for row in scores):
+        scores = [np.asarray(row, np.float32) for row in self.process.score(states, [(a,) for a in actions])]
+        if len(scores) != len(states) or any(row.shape != (1,) or not np.isfinite(row[0]) for row in scores):
             raise RewardError(
-                f"{type(self.process).__name__} must give one score per action: {len(states)} arrays "
-                f"of shape (1,), got {len(scores)} of shapes {sorted({row.shape for row in scores})}."
+                f"{type(self.process).__name__} must give one finite score per action: {len(states)} arrays "
+                f"of shape (1,), got {len(scores)} {[row.tolist() for row in scores]!r:.200}."
             )
         return [float(row[0]) for row in scores]

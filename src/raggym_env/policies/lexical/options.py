@@ -20,7 +20,7 @@ def rank(question: Question, passages: Sequence[Passage]) -> list[Candidate]:
     counts = Counter(term for found in held for term in found)
     rarity = {term: math.log(1 + len(held) / count) for term, count in counts.items()}
     # Long passages share words with everything; the root is the usual compromise.
-    about = [sum(rarity[term] for term in asked & found) / math.sqrt(1 + len(found)) for found in held]
+    about = [math.fsum(rarity[term] for term in asked & found) / math.sqrt(1 + len(found)) for found in held]
 
     def support(option: str) -> float:
         own = terms(option).keys()

@@ -70,7 +70,7 @@ class Reading:
         self.sentences = [sentence for passage in passages for sentence in read(passage)]
         self._title_terms = {passage.title: terms(passage.title) for passage in passages}
         self._rarity = self._rarities()
-        self.total = sum(self._rarity.values()) or 1.0
+        self.total = math.fsum(self._rarity.values()) or 1.0
         mentions = self._mentions()
         self._links = self._best_links(mentions)
         self._chain = self._reachable(mentions)
@@ -86,7 +86,8 @@ class Reading:
         return {term: math.log(1 + len(found) / count) for term, count in counts.items()}
 
     def _weight(self, held: Iterable[str]) -> float:
-        return sum(self._rarity.get(term, 0.0) for term in held)
+        # fsum, here and below: sets have no order, and a plain sum would depend on it in its last bits.
+        return math.fsum(self._rarity.get(term, 0.0) for term in held)
 
     def _matched(self, sentence: Sentence) -> set[str]:
         return {t for t in self._rarity if t in sentence.terms or t in self._title_terms[sentence.title]}
@@ -150,15 +151,15 @@ class Reading:
 
     def nearness(self, sentence: Sentence, span: Span, wanted: Iterable[str] | None = None) -> float:
         """How close in [0, 1] a span stands to what the question asks: the weighted mean over matched terms."""
-        near = weight = 0.0
+        near, weight = [], []
         for term in self.asked.relation if wanted is None else wanted:
             at = sentence.terms.get(term)
             if at is not None and not span.start <= at < span.start + len(span.text):
                 rarity = self._rarity.get(term, 1.0)
                 distance = span.start - at if at < span.start else at - span.start - len(span.text)
-                near += rarity / (1 + abs(distance) / _NEAR)
-                weight += rarity
-        return near / weight if weight else 0.0
+                near.append(rarity / (1 + abs(distance) / _NEAR))
+                weight.append(rarity)
+        return math.fsum(near) / math.fsum(weight) if weight else 0.0
 
     def answers(self) -> list[Candidate]:
         """Possible answers, best first, each once."""
