@@ -19,7 +19,7 @@ class GoldChain(BasePolicy):
     its supporting facts.
     """
 
-    name = "gold_chain"
+    name = fingerprint = "gold_chain"
 
     def __init__(self, tasks: Iterable[Task]) -> None:
         self._tasks = {task.id: task for task in tasks}

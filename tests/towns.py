@@ -55,7 +55,7 @@ def write_jsonl(path: Path, rows: list[dict[str, object]]) -> None:
 class Reader(BasePolicy):
     """Searches for the town and reads off its river; fails on the questions it is told to."""
 
-    name = "reader"
+    name = fingerprint = "reader"
 
     def __init__(self, fails=()):
         self.fails = fails

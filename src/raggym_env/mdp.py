@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from raggym_env.cards import EnvCard, env_card, override
 from raggym_env.core import Task
+from raggym_env.errors import CardError
 from raggym_env.process import Process
 from raggym_env.retrieval.base import Retriever
 from raggym_env.rewards import ProcessReward, StepReward
@@ -66,13 +67,15 @@ def load_mdp(
 
     Raises:
         UnknownName: A card, split, retriever or reward of that name does not exist.
-        CardError: The card, or a setting, does not fit the schema.
+        CardError: The card or a setting does not fit the schema, or the metric does not fit the questions.
         DataNotFound: The data set is in none of the places looked at.
     """
     from raggym_env import data
 
     card = _with_settings(env_card(card), retriever, process_reward, settings)
+    _check_objects(retriever, process_reward)
     dataset = data.load(card, split)
+    _check_metric(card, dataset.tasks)
     process = Process(
         _make_retriever(card, dataset) if retriever is None or isinstance(retriever, str) else retriever,
         card.retrieval.k,
@@ -82,6 +85,30 @@ def load_mdp(
         process_reward = make_reward(card.reward.process, dataset.tasks, process, dataset.split)
     weights = {"outcome_weight": card.reward.outcome_weight, "process_weight": card.reward.process_weight}
     return MDP(card, dataset, process, StepReward(card.episode.metric, process_reward, **weights))
+
+
+def _check_objects(retriever: object, process_reward: object) -> None:
+    """Say at once what would fail at the first step."""
+    if not isinstance(retriever, str | Retriever | None):
+        raise TypeError(f"retriever must be a name or have a search method, got {retriever!r:.100}.")
+    if not isinstance(process_reward, str | ProcessReward | None):
+        raise TypeError(f"process_reward must be a name or have a score method, got {process_reward!r:.100}.")
+
+
+def _check_metric(card: EnvCard, tasks: Sequence[Task]) -> None:
+    metric = card.episode.metric
+    with_options = sum(bool(task.question.options) for task in tasks)
+    if with_options not in (0, len(tasks)):
+        raise CardError(
+            f"{card.name}: {with_options} of {len(tasks)} questions have options. Make two environments of them: one "
+            "metric cannot score both."
+        )
+    if bool(with_options) != (metric == "accuracy"):
+        needed = '"accuracy"' if with_options else '"em", "f1" or "cover_em"'
+        raise CardError(
+            f"{card.name}: metric {metric!r} does not fit questions {'with' if with_options else 'without'} options. "
+            f"Set metric = {needed} in [episode]."
+        )
 
 
 def _with_settings(

@@ -5,14 +5,14 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Iterator, Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
 from raggym_env.core import Action, Answer, Search, State, Usage
 from raggym_env.errors import MalformedData
 
-__all__ = ["Episode", "Step", "action_to_json", "append_record", "read_records", "repair"]
+__all__ = ["Episode", "Step", "action_to_json", "append_record", "check_episode", "read_records", "repair"]
 
 Json = dict[str, Any]
 
@@ -119,6 +119,40 @@ def append_record(path: Path, record: Mapping[str, Any]) -> None:
     line = json.dumps(record, ensure_ascii=True, allow_nan=False) + "\n"
     with path.open("ab") as file:  # buffered: unlike a raw file's, its write takes all or raises
         file.write(line.encode("ascii"))
+
+
+def check_episode(record: Json, path: Path, where: str) -> None:
+    """Check that a record read from a file is an episode's, as far as scoring and reporting rely on it.
+
+    Raises:
+        MalformedData: Names the field.
+    """
+    text = (str, type(None))
+    for name, kinds in (("id", str), ("question", str), ("answer", text), ("stop", text), ("error", text)):
+        if name not in record or not isinstance(record[name], kinds):
+            raise MalformedData(path, where, f"field {name!r} is missing or no text: {record.get(name)!r:.80}")
+    steps = record.get("steps")
+    if not isinstance(steps, list) or not all(_is_step(step) for step in steps):
+        raise MalformedData(path, where, f"field 'steps' is missing or no list of steps: {steps!r:.80}")
+    if "usage" in record and not _is_usage(record["usage"]):
+        raise MalformedData(path, where, f"field 'usage' is no usage: {record['usage']!r:.80}")
+
+
+def _is_step(step: Any) -> bool:
+    if not isinstance(step, dict) or not any(isinstance(step.get(kind), str) for kind in ("search", "answer")):
+        return False
+    passages = step.get("passages", [])
+    return isinstance(passages, list) and all(
+        isinstance(each, list) and len(each) == 2 and all(isinstance(part, str) for part in each)
+        for each in passages
+    )
+
+
+def _is_usage(usage: Any) -> bool:
+    names = {each.name for each in fields(Usage)}
+    return (
+        isinstance(usage, dict) and usage.keys() == names and all(type(v) in (int, float) for v in usage.values())
+    )
 
 
 def repair(path: Path) -> None:

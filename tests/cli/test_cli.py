@@ -51,6 +51,11 @@ def test_predictions_are_scored_from_the_command_line(towns, tmp_path):
         (["eval", "RAGGym-Synth-v0", "--policy", "lexical", "--split", "dev"], "dev"),
         (["leaderboard", "nowhere"], "neither a run folder nor a predictions file"),
         (["play", "nope"], "No environment card named 'nope'"),
+        (["play", "RAGGym-Synth-v0", "--index", "-1"], "whole number in [0, 2000)"),
+        (["eval", "RAGGym-Synth-v0", "--policy", "random", "--limit", "1", "--out", "/proc/no/such"], "/proc/no"),
+        (["eval", "RAGGym-Synth-v0", "--policy", "random", "--set", "episode.metric=accuracy"], "does not fit"),
+        (["eval", "RAGGym-Synth-v0", "--policy", "random", "--tree", "3"], "WIDTHxDEPTH"),
+        (["eval", "RAGGym-Synth-v0", "--policy", "random", "--price", "cheap"], "--price takes two numbers"),
     ],
 )
 def test_a_users_mistake_is_one_line_without_a_traceback(arguments, said):
@@ -82,9 +87,17 @@ def test_a_person_leaves_in_the_middle(towns):
 
 def test_failed_episodes_give_exit_code_two_and_a_way_on(towns, tmp_path):
     policy = tmp_path / "broken.toml"
-    policy.write_text(
-        'policy = "scripted"\ndescription = "answers one question only"\n[options.script]\nq0 = []\n'
-    )
+    policy.write_text('policy = "scripted"\ndescription = "answers one question only"\n[options.script]\nq0 = []\n')
     done = raggym("eval", towns, "--policy", policy, "--out", tmp_path / "run")
     assert done.exit_code == 2, done.output
     assert "the same command tries them again" in done.stderr
+    assert "1 x PolicyError: The script does not know question" in done.stderr
+
+
+def test_an_interrupted_run_says_how_to_go_on(towns, tmp_path, monkeypatch):
+    def interrupt(*arguments, **options):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("raggym_env.evaluation.evaluate", interrupt)
+    done = raggym("eval", towns, "--policy", "lexical")
+    assert (done.exit_code, "the same command goes on" in done.stderr) == (130, True)

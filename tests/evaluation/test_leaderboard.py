@@ -102,6 +102,7 @@ def test_missing_predictions_leave_a_file_unranked(towns, tmp_path):
     ("row", "error", "said"),
     [
         ({"id": "q0"}, MalformedData, "line 1: field 'prediction'"),
+        ({"id": "q0", "prediction": None}, MalformedData, "line 1: field 'prediction'"),
         ({"id": 3, "prediction": "x"}, MalformedData, "line 1: field 'id'"),
         ({"id": "zz", "prediction": "x"}, DataError, "none of its ids"),
     ],
@@ -140,3 +141,42 @@ def test_a_malformed_published_file_is_named(tmp_path):
 def test_json_holds_every_figure_unrounded(towns, tmp_path):
     rows = json.loads(json.dumps(build_leaderboard([run(towns, Guesser(), tmp_path / "a")]).to_json()))
     assert rows[0]["rows"][0]["scores"]["metrics"]["em"][0] == pytest.approx(2 / 12)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        '{"id": "q0", "prediction": "River0"}',
+        '{"id": "q0", "prediction": "River0"}\n\n',
+        '[{"id": "q0", "prediction": "River0"}]',
+    ],
+)
+def test_predictions_are_read_without_a_final_newline_with_blank_lines_or_as_an_array(towns, tmp_path, text):
+    (tmp_path / "mine.jsonl").write_text(text)
+    assert build_leaderboard([tmp_path / "mine.jsonl"], card=towns).boards[0].rows[0].scores.scored == 1
+
+
+def test_two_predictions_for_one_question_are_refused(towns, tmp_path):
+    write_jsonl(tmp_path / "mine.jsonl", [{"id": "q0", "prediction": "River0"}, {"id": "q0", "prediction": "River1"}])
+    with pytest.raises(MalformedData, match="line 2: id 'q0' occurred before"):
+        build_leaderboard([tmp_path / "mine.jsonl"], card=towns)
+
+
+def test_runs_ranked_by_another_metric_are_another_board_whatever_the_order(towns, tmp_path):
+    folders = [
+        run(towns, Reader(), tmp_path / "a"),
+        run(towns, Reader(), tmp_path / "b", settings={"episode.metric": "f1"}),
+    ]
+    for order in (folders, folders[::-1]):
+        assert sorted(board.metric for board in build_leaderboard(order).boards) == ["em", "f1"]
+
+
+def test_rows_that_differ_in_options_are_told_apart(towns, tmp_path):
+    folders = [
+        run(towns, "lexical", tmp_path / "a"),
+        run(towns, "lexical", tmp_path / "b", settings={"policy.options.searches": 1}),
+        run(towns, "lexical", tmp_path / "c", seed=4, settings={"retrieval.options.k1": 0.5}),
+    ]
+    (board,) = build_leaderboard(folders).boards
+    assert {row.policy for row in board.rows} == {"lexical", "lexical (searches=1)", "lexical (seed 4)"}
+    assert {row.setting for row in board.rows} == {"bm25, k=5, 8 searches", "bm25, k=5, k1=0.5, 8 searches"}

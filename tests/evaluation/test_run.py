@@ -1,4 +1,5 @@
 import json
+import os
 import random
 import signal
 import subprocess
@@ -8,8 +9,10 @@ import time
 import pytest
 from filelock import FileLock
 
+from raggym_env.core import Answer
 from raggym_env.errors import CardError, MalformedData, RunError
 from raggym_env.evaluation import Run, evaluate
+from raggym_env.policies.base import Proposal
 from towns import Reader, write_jsonl, write_towns
 
 
@@ -20,9 +23,7 @@ def towns(tmp_path):
 
 def contents(run):
     """The episodes as a set, without the wall time, which is never the same."""
-    return {
-        json.dumps({k: v for k, v in record.items() if k != "seconds"}, sort_keys=True) for record in run.records()
-    }
+    return {json.dumps({k: v for k, v in record.items() if k != "seconds"}, sort_keys=True) for record in run.records()}
 
 
 def test_a_run_folder_says_what_was_run_and_holds_every_episode(towns, tmp_path):
@@ -119,9 +120,7 @@ def test_two_processes_cannot_write_to_one_run(towns, tmp_path):
 
 
 def test_settings_change_the_card_and_the_policy(towns, tmp_path):
-    run, _ = evaluate(
-        towns, Reader(), out=tmp_path / "run", settings={"episode.max_searches": 1, "retrieval.k": 2}
-    )
+    run, _ = evaluate(towns, Reader(), out=tmp_path / "run", settings={"episode.max_searches": 1, "retrieval.k": 2})
     assert run.card.episode.max_searches == 1
     with pytest.raises(CardError, match=r"retrieval\.kk"):
         evaluate(towns, Reader(), settings={"retrieval.kk": 2})
@@ -136,6 +135,103 @@ def test_the_default_folder_is_named_after_the_run(towns, tmp_path, monkeypatch)
     other, _ = evaluate(towns, "random", seed=1)
     assert run.path == again.path != other.path
     assert run.path.name.startswith("Towns-v0_test_random_")
+
+
+class Anonymous(Reader):
+    fingerprint = None
+
+
+def test_a_policy_object_without_a_fingerprint_runs_but_is_never_mixed_with_another(towns, tmp_path):
+    _, scores = evaluate(towns, Anonymous(fails={"q1"}), out=tmp_path / "run")
+    assert scores.failed == 1
+    with pytest.raises(RunError, match="no `fingerprint`"):
+        evaluate(towns, Anonymous(), out=tmp_path / "run")
+
+
+def test_a_policy_object_with_another_fingerprint_is_another_run(towns, tmp_path):
+    evaluate(towns, Reader(), out=tmp_path / "run")
+    other = Reader()
+    other.fingerprint = "other weights"
+    with pytest.raises(RunError, match=r"policy\.fingerprint is 'reader' there and 'other weights' here"):
+        evaluate(towns, other, out=tmp_path / "run")
+
+
+def test_an_object_with_propose_is_a_policy_and_a_class_is_not(towns, tmp_path):
+    class OnlyPropose:
+        def propose(self, states, n=1):
+            return [[Proposal(Answer("x"))] for _ in states]
+
+    assert evaluate(towns, OnlyPropose(), out=tmp_path / "run")[1].complete
+    with pytest.raises(TypeError, match="object with propose"):
+        evaluate(towns, OnlyPropose, out=tmp_path / "other")
+
+
+def test_a_folder_with_other_files_is_not_written_to(towns, tmp_path):
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine" / "thesis.tex").write_text("precious")
+    with pytest.raises(RunError, match="is no run folder"):
+        evaluate(towns, Reader(), out=tmp_path / "mine")
+    assert [each.name for each in (tmp_path / "mine").iterdir()] == ["thesis.tex"]
+
+
+@pytest.mark.parametrize(
+    ("change", "field"),
+    [
+        ({"id": 3}, "id"),
+        ({"answer": 5}, "answer"),
+        ({"steps": None}, "steps"),
+        ({"steps": [{}]}, "steps"),
+        ({"steps": [{"search": "x", "passages": [["only one"]]}]}, "steps"),
+        ({"usage": {"calls": 1}}, "usage"),
+    ],
+)
+def test_a_tampered_record_is_named_by_line_and_field(towns, tmp_path, change, field):
+    run, _ = evaluate(towns, Reader(), out=tmp_path / "run")
+    records = run.records()
+    write_jsonl(run.episodes_file, [records[0], {**records[1], **change}])
+    with pytest.raises(MalformedData, match=f"line 2: field '{field}'"):
+        run.records()
+
+
+def test_a_run_json_without_its_config_is_refused(towns, tmp_path):
+    run, _ = evaluate(towns, Reader(), out=tmp_path / "run")
+    content = json.loads((run.path / "run.json").read_text())
+    del content["config"]["limit"]
+    (run.path / "run.json").write_text(json.dumps(content))
+    with pytest.raises(RunError, match="changed by hand"):
+        Run.read(run.path)
+
+
+def test_the_name_of_a_card_cannot_be_set_so_a_run_stays_below_its_folder(towns):
+    for key in ("name", "policy.name", "path"):
+        with pytest.raises(CardError, match="cannot be set"):
+            evaluate(towns, "random", settings={key: "../../escaped"})
+
+
+def test_a_record_is_whole_or_an_error(tmp_path):
+    """A disk that fills up in the middle of a line must not be passed over in silence."""
+    resource = pytest.importorskip("resource")
+    code = (
+        "import resource, signal, sys; from pathlib import Path; from raggym_env.records import append_record\n"
+        "signal.signal(signal.SIGXFSZ, signal.SIG_IGN)\n"
+        "resource.setrlimit(resource.RLIMIT_FSIZE, (1000, 1000))\n"
+        "append_record(Path(sys.argv[1]), {'text': 'x' * 5000})"
+    )
+    assert resource
+    done = subprocess.run([sys.executable, "-c", code, tmp_path / "e.jsonl"], capture_output=True, text=True)
+    assert "OSError" in done.stderr
+
+
+@pytest.mark.parametrize("policy", ["lexical", "single_search", "random"])
+def test_episodes_do_not_depend_on_the_hash_seed_or_the_number_in_flight(tmp_path, policy):
+    outcomes = set()
+    for hash_seed, in_flight in (("1", "32"), ("2", "5"), ("3", "32")):
+        out = tmp_path / f"{hash_seed}"
+        command = [*eval_command("RAGGym-Synth-v0", out), "--limit", "60", "--in-flight", in_flight]
+        command[command.index("lexical")] = policy
+        subprocess.run(command, check=True, capture_output=True, env={**os.environ, "PYTHONHASHSEED": hash_seed})
+        outcomes.add(tuple(sorted(contents(Run.read(out)))))
+    assert len(outcomes) == 1
 
 
 def eval_command(card, out):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 import tomllib
+from collections import Counter
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -48,11 +49,14 @@ def evaluate(
     with _progress(console) as bar:
         task = bar.add_task("loading", total=None, rate="", score="")
         outcomes: list[float] = []
+        errors: Counter[str] = Counter()
         started = time.perf_counter()
 
         def on_episode(done: int, total: int, record: dict[str, Any]) -> None:
             if record["error"] is None:
                 outcomes.append(record["steps"][-1]["outcome"])
+            else:
+                errors[record["error"]] += 1
             rate = f"{len(outcomes) / (time.perf_counter() - started):.1f}/s"
             score = f"score {sum(outcomes) / len(outcomes):.3f}" if outcomes else ""
             bar.update(task, description=policy, completed=done, total=total, rate=rate, score=score)
@@ -76,7 +80,9 @@ def evaluate(
         typer.echo(f"{name:10} {estimate.mean:.3f}  95 % interval [{estimate.low:.3f}, {estimate.high:.3f}]")
     typer.echo(f"{scores.scored} of {scores.questions} questions scored; run folder: {run.path}")
     if not scores.complete:
-        typer.echo(f"{scores.failed} episodes failed: the same command tries them again.", err=True)
+        typer.echo(f"{scores.failed} episodes failed: the same command tries them again. Most often:", err=True)
+        for error, count in errors.most_common(3):
+            typer.echo(f"  {count} x {error}", err=True)
         raise typer.Exit(2)
 
 

@@ -20,9 +20,12 @@ class _Group(TyperGroup):
     def invoke(self, ctx: Any) -> Any:
         try:
             return super().invoke(ctx)
-        except RAGGymError as error:
+        except (RAGGymError, OSError) as error:  # OSError: a path that cannot be read or written
             print(f"raggym: {error}", file=sys.stderr)
             raise typer.Exit(1) from error
+        except KeyboardInterrupt:
+            print("raggym: interrupted. What was finished is kept; the same command goes on.", file=sys.stderr)
+            raise typer.Exit(130) from None
 
 
 app = typer.Typer(

@@ -9,12 +9,13 @@ from pathlib import Path
 from typing import Any
 
 from raggym_env import data
-from raggym_env.cards import EnvCard, env_card
+from raggym_env.cards import EnvCard, env_card, policy_card
 from raggym_env.core import Task
-from raggym_env.errors import DataError, MalformedData, RunError
+from raggym_env.data.records import json_records
+from raggym_env.errors import DataError, RunError
 from raggym_env.evaluation.run import Run
 from raggym_env.evaluation.scores import Scores, score_records
-from raggym_env.records import read_records
+from raggym_env.paths import card_names
 
 __all__ = ["METRICS", "Board", "Leaderboard", "Row", "build_leaderboard"]
 
@@ -114,9 +115,10 @@ def build_leaderboard(
     """
     entries = [_entry(Path(source), card, split) for source in sources]
     cited = _published(Path(published)) if published is not None else []
-    groups: dict[tuple[str, str, int, str], list[_Entry]] = {}
+    groups: dict[tuple[str, ...], list[_Entry]] = {}
     for entry in entries:
-        key = (entry.card.name, entry.split, len(entry.tasks), entry.fingerprint)
+        size = f"{len(entry.tasks):09}"
+        key = (entry.card.name, entry.split, size, entry.fingerprint, entry.card.episode.metric)
         groups.setdefault(key, []).append(entry)
     return Leaderboard(tuple(_board(group, cited) for _, group in sorted(groups.items())))
 
@@ -135,7 +137,8 @@ def _run_entry(run: Run) -> _Entry:
         )
     tasks = run.select(taskset.tasks)
     retrieval, episode = card.retrieval, card.episode
-    setting = f"{retrieval.name}, k={retrieval.k}, {episode.max_searches} searches"
+    options = "".join(f", {name}={value}" for name, value in retrieval.options.items())
+    setting = f"{retrieval.name}, k={retrieval.k}{options}, {episode.max_searches} searches"
     row = Row(_label(run), str(run.path), score_records(run.records(), tasks, run.price), setting=setting)
     return _Entry(card, split, tasks, taskset.fingerprint, row)
 
@@ -147,10 +150,18 @@ def _label(run: Run) -> str:
     search = {key: value for key, value in policy.get("search", {}).items() if value is not None}
     if tree := search.pop("tree", None):
         search["tree"] = f"{tree['width']}x{tree['depth']}"
-    llm = policy.get("options", {}).get("llm")
-    parts = [*([str(llm)] if llm else []), *(f"{key.replace('_', ' ')} {value}" for key, value in search.items())]
+    parts = [*_options(policy), *(f"{key.replace('_', ' ')} {value}" for key, value in search.items())]
     parts += [f"seed {seed}"] if seed else []
     return f"{name} ({', '.join(parts)})" if parts else name
+
+
+def _options(policy: Mapping[str, Any]) -> list[str]:
+    """The model, and the options that are not those of the shipped card of that name."""
+    options = dict(policy.get("options", {}))
+    usual = policy_card(policy["name"]).options if policy["name"] in card_names("policies") else {}
+    llm = options.pop("llm", None)
+    changed = [f"{key}={value}" for key, value in options.items() if value != usual.get(key) and key != "prompts"]
+    return [*([str(llm)] if llm else []), *changed]
 
 
 def _predictions_entry(path: Path, card: str | Path | EnvCard | None, split: str) -> _Entry:
@@ -160,7 +171,7 @@ def _predictions_entry(path: Path, card: str | Path | EnvCard | None, split: str
         raise DataError(f"{path} is a predictions file: say which environment it is for (--env).")
     card = env_card(card)
     taskset = data.load_tasks(card, split)
-    predictions = [_prediction(path, number, record) for number, record in enumerate(read_records(path), 1)]
+    predictions = _predictions(path)
     known = {task.id for task in taskset.tasks}
     if not any(prediction["id"] in known for prediction in predictions):
         raise DataError(f"{path}: none of its ids is a question of {card.name}, split {split!r}.")
@@ -168,14 +179,17 @@ def _predictions_entry(path: Path, card: str | Path | EnvCard | None, split: str
     return _Entry(card, split, taskset.tasks, taskset.fingerprint, row)
 
 
-def _prediction(path: Path, number: int, record: Json) -> Json:
+def _predictions(path: Path) -> list[Json]:
     """Only the two fields that count: a predictions file has no say in what failed or was searched."""
-    for key in ("id", "prediction"):
-        if not isinstance(record.get(key), str):
-            raise MalformedData(
-                path, f"line {number}", f"field {key!r} must be a string, found {record.get(key)!r:.80}"
-            )
-    return {"id": record["id"], "prediction": record["prediction"]}
+    found: dict[str, Json] = {}
+    for record in json_records(path):
+        name = record.text("id")
+        if name in found:
+            raise record.error(f"id {name!r} occurred before")
+        if "prediction" not in record.fields:
+            raise record.error(f"field 'prediction' is missing; the record has {sorted(record.fields)}")
+        found[name] = {"id": name, "prediction": record.checked("prediction", record.fields["prediction"])}
+    return list(found.values())
 
 
 def _published(path: Path) -> list[tuple[str, Row]]:

@@ -17,6 +17,8 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
+from pydantic import ValidationError
+
 from raggym_env import policies, rewards
 from raggym_env.cards import EnvCard, PolicyCard, PriceCard, env_card, override, policy_card
 from raggym_env.core import Task
@@ -24,12 +26,14 @@ from raggym_env.errors import RunError
 from raggym_env.evaluation.scores import Scores, score_records
 from raggym_env.mdp import MDP, load_mdp
 from raggym_env.policies.base import Policy
-from raggym_env.records import append_record, read_records, repair
+from raggym_env.records import append_record, check_episode, read_records, repair
 from raggym_env.rollout import rollout
 
 __all__ = ["Run", "evaluate"]
 
 _FORMAT = 1
+_CONFIG = {"environment", "policy", "split", "limit", "seed", "dataset", "retriever", "version"}
+_OURS = {".lock", "run.json.tmp"}  # what a run killed at its very start leaves
 _PACKAGES = ("raggym-env", "gymnasium", "numpy", "bm25s", "rank-bm25", "PyStemmer", "pyarrow")
 
 Json = dict[str, Any]
@@ -66,12 +70,18 @@ class Run:
             raise RunError(f"{path / 'run.json'} is not JSON ({error}).") from error
         if not isinstance(record, dict) or record.get("format") != _FORMAT:
             raise RunError(f"{path / 'run.json'} is not of format {_FORMAT}, which this version reads.")
-        return cls(path, record["config"], record["card_path"])
+        config, card_path = record.get("config"), record.get("card_path")
+        if not isinstance(config, dict) or not isinstance(card_path, str) or not config.keys() >= _CONFIG:
+            raise RunError(f"{path / 'run.json'} was changed by hand: its config is incomplete.")
+        return cls(path, config, card_path)
 
     @property
     def card(self) -> EnvCard:
         """The environment card as it was when the run was started."""
-        return EnvCard.model_validate({**self.config["environment"], "path": self.card_path})
+        try:
+            return EnvCard.model_validate({**self.config["environment"], "path": self.card_path})
+        except (ValidationError, TypeError) as error:
+            raise RunError(f"{self.path / 'run.json'} was changed by hand: {error}") from error
 
     @property
     def price(self) -> PriceCard | None:
@@ -85,7 +95,12 @@ class Run:
 
     def records(self) -> list[Json]:
         """The episode records written so far, in the order in which the episodes ended."""
-        return list(read_records(self.episodes_file)) if self.episodes_file.exists() else []
+        if not self.episodes_file.exists():
+            return []
+        records = list(read_records(self.episodes_file))
+        for number, record in enumerate(records, 1):
+            check_episode(record, self.episodes_file, f"line {number}")
+        return records
 
     def write(self, status: str, scores: Scores | None = None) -> None:
         """Write `run.json`, whole or not at all.
@@ -128,7 +143,9 @@ def evaluate(
 
     Args:
         card: Name, path or card of an environment.
-        policy: Name, path or card of a policy; or a policy itself, which is then named by its `name` or its class.
+        policy: Name, path or card of a policy; or an object with a `propose` method. It is named by its `name` or
+            its class, and can be gone on with only if it has a `fingerprint`: a string that changes with everything
+            that changes what it does.
         split: Split of the environment.
         limit: Take the first `limit` questions only; None takes all.
         seed: Seed of the policy.
@@ -180,12 +197,19 @@ def evaluate(
 def _agent(
     policy: str | Path | PolicyCard | Policy, seed: int, changes: Mapping[str, Any], mdp: MDP
 ) -> tuple[Policy, Json]:
-    if isinstance(policy, Policy):
+    if not isinstance(policy, str | Path | PolicyCard):
+        if isinstance(policy, type) or not hasattr(policy, "propose"):
+            raise TypeError(
+                f"policy must be a name, a path, a card or an object with propose, got {policy!r:.100}."
+            )
         if changes:
             raise RunError(f"Settings {sorted(changes)} change a policy's card, but a policy object was given.")
         kind = type(policy)
-        name = getattr(policy, "name", kind.__name__)
-        return policy, {"name": name, "policy": f"{kind.__module__}.{kind.__qualname__}"}
+        return policy, {
+            "name": getattr(policy, "name", kind.__name__),
+            "policy": f"{kind.__module__}.{kind.__qualname__}",
+            "fingerprint": getattr(policy, "fingerprint", None),
+        }
     card = override(policy_card(policy), changes)
     critic = card.search.critic and rewards.make(card.search.critic, mdp.tasks, mdp.process, mdp.split)
     return policies.make(card, seed=seed, critic=critic, process=mdp.process), _identity(card)
@@ -211,11 +235,16 @@ def _first(tasks: Sequence[Task], limit: int | None) -> Sequence[Task]:
 
 def _open(path: Path, config: Json, card_path: str) -> Run:
     if not (path / "run.json").exists():
-        if (path / "episodes.jsonl").exists() or (path.exists() and not path.is_dir()):
+        if path.exists() and (not path.is_dir() or {each.name for each in path.iterdir()} - _OURS):
             raise RunError(f"{path} exists and is no run folder. Choose another --out.")
         path.mkdir(parents=True, exist_ok=True)
         return Run(path, config, card_path)
     run = Run.read(path)
+    if "fingerprint" in config["policy"] and config["policy"]["fingerprint"] is None:
+        raise RunError(
+            f"{path} holds a run already, and the policy object has no `fingerprint` to tell whether it is the same "
+            "policy. Give it one, choose another out, or delete that folder."
+        )
     if different := _differences(run.config, config):
         raise RunError(
             f"{path} holds another run: {'; '.join(different)}. Choose another --out, or delete that folder."
