@@ -1,5 +1,7 @@
 import json
+import math
 
+import numpy as np
 import pytest
 
 from raggym_env.core import Answer, Passage, Question, Search, State, StopReason, Turn, Usage
@@ -22,12 +24,19 @@ def test_an_answer_found_nothing_even_after_a_search():
 
 
 def test_candidates_scores_text_and_usage_are_kept():
-    step = Step(
-        Answer("a"), text="raw", score=0.5, candidates=((Answer("a"), 0.5), (None, None)), usage=Usage(calls=1)
-    )
-    record = step.to_json()
-    assert record["candidates"] == [{"answer": "a", "score": 0.5}, {"score": None}]
+    candidates = ((Answer("a"), 0.5, "raw"), (None, None, ""))
+    record = Step(Answer("a"), text="raw", score=0.5, candidates=candidates, usage=Usage(calls=1)).to_json()
+    assert record["candidates"] == [{"answer": "a", "score": 0.5, "text": "raw"}, {"score": None}]
     assert (record["text"], record["usage"]["calls"]) == ("raw", 1)
+
+
+@pytest.mark.parametrize(("score", "kept"), [(np.float32(0.5), 0.5), (-math.inf, None), (math.nan, None)])
+def test_any_score_can_be_recorded(tmp_path, score, kept):
+    append_record(
+        tmp_path / "e.jsonl", Step(Answer("a"), score=score, candidates=((Answer("a"), score, ""),)).to_json()
+    )
+    (record,) = read_records(tmp_path / "e.jsonl")
+    assert record["score"] == record["candidates"][0]["score"] == kept
 
 
 def test_a_failed_episode_has_no_stop_reason():

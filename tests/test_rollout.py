@@ -2,8 +2,8 @@ import itertools
 
 import pytest
 
-from raggym_env.core import Answer, Search
-from raggym_env.errors import PolicyError
+from raggym_env.core import Answer, Search, Usage
+from raggym_env.errors import LLMError, PolicyError
 from raggym_env.policies.base import BasePolicy, Proposal
 from raggym_env.rewards.random import RandomReward
 from raggym_env.rewards.step import StepReward
@@ -73,19 +73,46 @@ def test_a_failed_search_fails_its_own_episode_only_and_is_not_scored_as_zero():
 
 
 @pytest.mark.parametrize(
-    ("proposal", "reason"),
+    ("proposal", "output"),
     [
-        (Proposal(None, text="blah", failure="not JSON"), "PolicyError: not JSON; the policy's output was 'blah'"),
-        (Proposal(Search("  ")), "InvalidAction"),
+        (Proposal(None, text="blah", failure="not JSON", usage=Usage(calls=2)), "blah"),
+        (Proposal(Search("  "), usage=Usage(calls=2)), "Not an action: Search(query='  ', draft=None)."),
     ],
 )
-def test_an_output_that_is_no_action_fails_the_episode_with_the_text_kept(proposal, reason):
+def test_an_output_that_is_no_action_ends_the_episode_without_an_answer_and_is_kept(proposal, output):
     steps, _ = process()
     policy = Follow({**GOOD, "film": [proposal]})
     episodes = by_id(rollout(policy, [FILM, BOTH], steps))
-    assert reason in episodes["film"].error
+    film = episodes["film"]
+    assert (film.stop, film.answer, film.error, film.steps) == ("no_action", None, None, ())
+    assert film.output.startswith(output)
+    assert film.usage.calls == 2
     assert episodes["both"].answer == "no"
     assert len(policy.batches) == 1  # the others were not proposed for again
+
+
+def test_an_outage_fails_its_own_episode_with_the_reason():
+    steps, _ = process()
+    policy = Follow({**GOOD, "film": [Proposal(None, failure="the server is down", outage=True)]})
+    episodes = by_id(rollout(policy, [FILM, BOTH], steps))
+    assert "the server is down" in episodes["film"].error
+    assert (episodes["film"].stop, episodes["both"].error) == (None, None)
+
+
+def test_a_failed_search_does_not_make_the_policy_propose_again():
+    steps, _ = process(fails=["Ada Berg"])
+    policy = Follow({**GOOD, "both": [Search("Dawn"), Search("Dusk"), Answer("yes")]})
+    list(rollout(policy, [FILM, BOTH], steps))
+    assert policy.batches == [["film", "both"], ["film", "both"], ["both"]]
+
+
+def test_a_model_that_cannot_be_used_at_all_stops_the_rollout():
+    class Keyless(BasePolicy):
+        def propose(self, states, n=1):
+            raise LLMError("no key")
+
+    with pytest.raises(LLMError, match="no key"):
+        list(rollout(Keyless(), [FILM], process()[0]))
 
 
 def test_a_policy_that_loses_a_state_is_an_error_of_the_policy():

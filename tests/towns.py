@@ -65,7 +65,7 @@ class Reader(BasePolicy):
 
     def _one(self, state):
         if state.question.id in self.fails:
-            return Proposal(None, text="???", failure="unreadable")
+            return Proposal(None, failure="the server is down", outage=True)
         if not state.history:
             return Proposal(Search(state.question.text))
         return Proposal(Answer(state.passages[0].text.split(" the ")[1].rstrip(".")))

@@ -71,6 +71,8 @@ class StopReason(enum.StrEnum):
     """The agent answered: `terminated`."""
     SEARCH_BUDGET = "search_budget"
     """A search was asked for with none left: `truncated`. It was not run; its draft, if any, is graded."""
+    NO_ACTION = "no_action"
+    """The policy's output was no action (in rollouts only; an environment raises). There is no answer to grade."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -165,10 +167,6 @@ class Task:
         """Titles of the supporting passages, each once, in the data set's order."""
         return tuple(dict.fromkeys(fact.title for fact in self.supporting))
 
-    def public_state(self, searches_left: int) -> State:
-        """The state in which an episode on this task starts."""
-        return State(self.question, (), searches_left)
-
 
 def option_letter(index: int) -> str:
     """The letter of the option at `index`: 0 is "A"."""
@@ -184,7 +182,7 @@ def as_action(action: Any) -> Action:
     Raises:
         InvalidAction: For anything else.
     """
-    if isinstance(action, tuple) and len(action) == 2 and isinstance(action[1], str):
+    if isinstance(action, tuple | list) and len(action) == 2 and isinstance(action[1], str):
         kind, text = action
         if kind == 0:
             action = Search(text)

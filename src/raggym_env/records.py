@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass, field, fields
@@ -30,8 +31,8 @@ class Step:
     """The raw output the action was parsed from."""
     score: float | None = None
     """What ranked the action, where something did."""
-    candidates: tuple[tuple[Action | None, float | None], ...] = ()
-    """What the action was chosen from, with their scores."""
+    candidates: tuple[tuple[Action | None, float | None, str], ...] = ()
+    """What the action was chosen from, with their scores and raw outputs."""
     usage: Usage = field(default_factory=Usage)
 
     @classmethod
@@ -47,11 +48,9 @@ class Step:
         if self.text:
             record["text"] = self.text
         if self.score is not None:
-            record["score"] = self.score
+            record["score"] = _finite(self.score)
         if self.candidates:
-            record["candidates"] = [
-                {**action_to_json(action), "score": score} for action, score in self.candidates
-            ]
+            record["candidates"] = [_candidate(*candidate) for candidate in self.candidates]
         if self.usage != Usage():
             record["usage"] = asdict(self.usage)
         return record
@@ -71,7 +70,7 @@ class Episode:
     error: str | None = None
     """Why it failed. A failed episode has no score, and a resumed run tries it again."""
     output: str = ""
-    """Of a failed episode: the policy's output that was no action, in full."""
+    """Of an episode that ended by an output that was no action: that output in full."""
     usage: Usage = field(default_factory=Usage)
     """What the policy's proposals cost, those that failed included."""
     seconds: float = 0.0
@@ -95,6 +94,17 @@ class Episode:
             **({"usage": asdict(self.usage)} if self.usage != Usage() else {}),
             "seconds": round(self.seconds, 4),
         }
+
+
+def _candidate(action: Action | None, score: float | None, text: str) -> Json:
+    record = {**action_to_json(action), "score": None if score is None else _finite(score)}
+    return {**record, "text": text} if text else record
+
+
+def _finite(value: float) -> float | None:
+    """As JSON can hold it: a score that is infinite or no number is recorded as none."""
+    number = float(value)  # a NumPy scalar is no JSON
+    return number if math.isfinite(number) else None
 
 
 def action_to_json(action: Action | None) -> Json:
@@ -143,16 +153,13 @@ def _is_step(step: Any) -> bool:
         return False
     passages = step.get("passages", [])
     return isinstance(passages, list) and all(
-        isinstance(each, list) and len(each) == 2 and all(isinstance(part, str) for part in each)
-        for each in passages
+        isinstance(each, list) and len(each) == 2 and all(isinstance(part, str) for part in each) for each in passages
     )
 
 
 def _is_usage(usage: Any) -> bool:
     names = {each.name for each in fields(Usage)}
-    return (
-        isinstance(usage, dict) and usage.keys() == names and all(type(v) in (int, float) for v in usage.values())
-    )
+    return isinstance(usage, dict) and usage.keys() == names and all(type(v) in (int, float) for v in usage.values())
 
 
 def repair(path: Path) -> None:

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from itertools import islice
 from typing import NamedTuple, TypeVar
 
-from raggym_env.core import Action, State, Task, Usage
+from raggym_env.core import Action, State, StopReason, Task, Usage
 from raggym_env.errors import InvalidAction, LLMError, PolicyError, RAGGymError
 from raggym_env.policies.base import Policy, Proposal
 from raggym_env.process import Process
@@ -42,9 +42,7 @@ class _Running:
     def record(self) -> Episode:
         seconds = time.perf_counter() - self.started
         steps = tuple(self.steps)
-        return Episode.of(
-            self.state, steps, error=self.error, output=self.output, usage=self.usage, seconds=seconds
-        )
+        return Episode.of(self.state, steps, error=self.error, output=self.output, usage=self.usage, seconds=seconds)
 
 
 def rollout(
@@ -57,8 +55,9 @@ def rollout(
 ) -> Iterator[Episode]:
     """Run the policy on every task, many at a time, and yield each episode as it ends.
 
-    An episode that fails (the policy's output is no action, a search or a reward failed) is yielded with its
-    reason, and the others go on. Only errors of this library count as such; a bug raises.
+    An episode that fails (a search, a reward or a server failed) is yielded with its reason, without a score, and
+    the others go on. Only errors of this library count as such; a bug raises. An episode in which the policy's
+    output is no action has ended: `StopReason.NO_ACTION`, with nothing to grade.
 
     Args:
         policy: Proposes one action per state.
@@ -126,8 +125,11 @@ def _propose(running: Sequence[_Running], policy: Policy) -> list[_Chosen]:
         try:
             chosen.append(_Chosen(episode, proposal, proposal.chosen()))
         except (PolicyError, InvalidAction) as error:
-            episode.output = proposal.text
-            episode.fail(error)
+            if proposal.outage:
+                episode.fail(error)
+            else:
+                episode.output = proposal.text or str(error)
+                episode.state = replace(episode.state, stop=StopReason.NO_ACTION)
     return chosen
 
 
@@ -147,6 +149,6 @@ def _provenance(proposal: Proposal) -> dict[str, object]:
     return {
         "text": proposal.text,
         "score": proposal.score,
-        "candidates": tuple((candidate.action, candidate.score) for candidate in proposal.candidates),
+        "candidates": tuple((c.action, c.score, c.text) for c in proposal.candidates),
         "usage": proposal.usage,
     }

@@ -33,6 +33,11 @@ def test_a_failed_episode_is_counted_apart_and_never_scored_as_zero():
     assert (scores.scored, scores.failed, scores.missing, scores.complete) == (1, 1, 1, False)
 
 
+def test_an_output_that_is_no_action_is_an_answer_not_given_and_is_counted():
+    scores = score_records([record(FILM, None, stop="no_action"), record(BOTH, "yes")], [FILM, BOTH])
+    assert (scores.metrics["em"].mean, scores.no_action, scores.complete) == (0.5, 1, True)
+
+
 def test_the_last_record_of_a_question_counts():
     failed = record(FILM, None, stop=None, error="down")
     assert score_records([failed, record(FILM, "Oslo")], [FILM]).complete

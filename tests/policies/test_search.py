@@ -43,8 +43,7 @@ class Longest:
     def score(self, states, actions):
         self.asked.append([len(row) for row in actions])
         return [
-            np.array([len(getattr(a, "query", getattr(a, "text", ""))) for a in row], np.float32)
-            for row in actions
+            np.array([len(getattr(a, "query", getattr(a, "text", ""))) for a in row], np.float32) for row in actions
         ]
 
 
@@ -190,3 +189,34 @@ def test_the_three_ways_are_made_by_name():
 def test_at_least_one_sample(build):
     with pytest.raises(ValueError, match="n must be at least 1, got 0"):
         build()
+
+
+class Failing(Longest):
+    """Fails whenever the question is FILM's, and with it its whole batch."""
+
+    def score(self, states, actions):
+        if any(state.question.id == "film" for state in states):
+            raise RewardError("no score for films")
+        return super().score(states, actions)
+
+
+class NotANumber(Longest):
+    def score(self, states, actions):
+        return [np.full(len(row), np.nan, np.float32) for row in actions]
+
+
+@pytest.mark.parametrize("search", [BestOf, lambda policy, critic, n: Tree(policy, critic, process()[0], n=n)])
+def test_a_critic_that_fails_for_one_state_costs_no_other_its_candidates(search):
+    _, _, states = start(FILM, BOTH)
+    policy = Fixed(Search("a"), Answer("long"))
+    (film,), (both, *_) = search(policy, Failing(), n=4).propose(states)
+    assert (film.action, film.outage, "no score for films" in film.failure) == (None, True, True)
+    assert film.usage.calls >= 4
+    assert both.action is not None
+    assert policy.calls[0] == (2, 4)
+
+
+def test_a_score_that_is_no_number_chooses_nothing():
+    _, _, states = start(FILM)
+    (row,) = BestOf(Fixed(Search("a")), NotANumber(), n=2).propose(states)
+    assert (row[0].outage, "no numbers" in row[0].failure) == (True, True)

@@ -41,9 +41,11 @@ def test_repeating_a_query_earns_nothing():
     assert reward.score([once], [[Search("Dawn")]])[0][0] == pytest.approx(-COST)
 
 
-def test_a_search_beyond_the_budget_finds_nothing():
-    steps, reward = setup(max_searches=0)
-    assert reward.score([steps.start(FILM.question)], [[Search("Dawn")]])[0][0] == pytest.approx(-COST)
+def test_searching_beyond_the_budget_is_worth_less_than_answering():
+    steps, reward = setup(max_searches=1)
+    half = after(steps, steps.start(FILM.question), "Dawn")
+    (scores,) = reward.score([half], [[Search("Ada Berg", draft="Oslo"), Answer("Oslo")]])
+    np.testing.assert_allclose(scores, [-0.5 - COST, -0.5], rtol=1e-6)
 
 
 def test_the_contract_holds_for_many_states_and_uneven_candidates():

@@ -54,7 +54,7 @@ def evaluate(
 
         def on_episode(done: int, total: int, record: dict[str, Any]) -> None:
             if record["error"] is None:
-                outcomes.append(record["steps"][-1]["outcome"])
+                outcomes.append(record["steps"][-1]["outcome"] if record["stop"] != "no_action" else 0.0)
             else:
                 errors[record["error"]] += 1
             rate = f"{len(outcomes) / (time.perf_counter() - started):.1f}/s"

@@ -245,9 +245,7 @@ def _markdown(board: Board) -> str:
     if len(settings) == 1 and (setting := settings.pop()):
         notes.append(f"Setting: {setting}.")
     if any(row.scores and not row.scores.complete for row in board.rows):
-        notes.append(
-            "Runs in which not every question is scored are not ranked; their means are over the scored ones."
-        )
+        notes.append("Runs in which not every question is scored are not ranked; their means are over the scored ones.")
     if any(row.cited for row in board.rows):
         notes.append("Cited rows are published results, obtained with other corpora, retrievers and questions.")
     return "\n".join([*lines, "", " ".join(notes)])
@@ -258,7 +256,9 @@ def _cells(row: Row, place: int, shown: Sequence[str]) -> list[str]:
     if row.scores is None:
         return ["", f"{row.policy} (cited: {row.source})", *figures, "", ""]
     scores = row.scores
-    scored = f"{scores.scored}/{scores.questions}" + (f", {scores.failed} failed" if scores.failed else "")
+    scored = f"{scores.scored}/{scores.questions}"
+    scored += f", {scores.no_action} no action" if scores.no_action else ""
+    scored += f", {scores.failed} failed" if scores.failed else ""
     return [
         str(place) if scores.complete else "",
         row.policy,

@@ -199,9 +199,7 @@ def _agent(
 ) -> tuple[Policy, Json]:
     if not isinstance(policy, str | Path | PolicyCard):
         if isinstance(policy, type) or not hasattr(policy, "propose"):
-            raise TypeError(
-                f"policy must be a name, a path, a card or an object with propose, got {policy!r:.100}."
-            )
+            raise TypeError(f"policy must be a name, a path, a card or an object with propose, got {policy!r:.100}.")
         if changes:
             raise RunError(f"Settings {sorted(changes)} change a policy's card, but a policy object was given.")
         kind = type(policy)

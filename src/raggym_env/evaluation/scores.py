@@ -39,7 +39,9 @@ class Scores:
     scored: int
     """Questions with an answer, or with an episode that ended without one (which scores 0)."""
     failed: int
-    """Questions whose episode failed: a dead server, an output that is no action."""
+    """Questions whose episode failed for no fault of the policy's, such as a dead server. They have no score."""
+    no_action: int = 0
+    """Questions scored 0 because the policy's output was no action; part of `scored`."""
     metrics: Mapping[str, Estimate] = field(default_factory=dict)
     """Mean of each metric over the scored questions, in [0, 1]; `recall` is the share of gold passages found."""
     searches: float | None = None
@@ -114,6 +116,7 @@ def score_records(
         questions=len(tasks),
         scored=len(done),
         failed=len(found) - len(done),
+        no_action=sum(record.get("stop") == StopReason.NO_ACTION for record, _ in done),
         metrics={name: bootstrap(column) for name, column in values.items()},
         searches=sum(searches) / len(searches) if searches else None,
         usage=usage,

@@ -28,6 +28,9 @@ class Proposal:
     candidates: tuple[Proposal, ...] = ()
     """What it was chosen from, best first, where it was chosen from several."""
     failure: str | None = None
+    outage: bool = False
+    """True if what failed was not the policy's output but something it depends on, such as a server. An episode
+    that ends so has no score and may be run again; one that ends by an unreadable output has answered nothing."""
 
     def chosen(self) -> Action:
         """The action, checked.
@@ -54,7 +57,8 @@ class Policy(Protocol):
                 one, where it has no more distinct ideas; sampled duplicates are allowed.
 
         Returns:
-            One list per state, in order. An output that cannot be read is a proposal with `action=None`.
+            One list per state, in order. What concerns one state alone (an output that cannot be read, a request
+            that failed) is a proposal with `action=None` and a `failure`; an exception concerns them all.
         """
         ...
 

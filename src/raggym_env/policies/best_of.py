@@ -5,7 +5,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import replace
 
+import numpy as np
+
 from raggym_env.core import State, Usage
+from raggym_env.errors import RAGGymError, RewardError
 from raggym_env.policies.base import BasePolicy, Policy, Proposal
 from raggym_env.rewards.base import ProcessReward
 
@@ -31,11 +34,7 @@ class BestOf(BasePolicy):
         self.n = n
 
     def propose(self, states: Sequence[State], n: int = 1) -> list[list[Proposal]]:
-        """The `n` best candidates of each state, best first; `n` may not exceed the candidates asked for.
-
-        Raises:
-            RewardError: The critic failed.
-        """
+        """The `n` best candidates of each state, best first; an outage where the critic failed."""
         proposed = self.policy.propose(states, max(n, self.n)) if states else []
         scored = score_all(self.critic, states, [distinct(proposals) for proposals in proposed])
         return [_best(row, proposals, n) for row, proposals in zip(scored, proposed, strict=True)]
@@ -53,9 +52,26 @@ def distinct(proposals: Sequence[Proposal]) -> list[Proposal]:
 def score_all(
     critic: ProcessReward, states: Sequence[State], candidates: Sequence[Sequence[Proposal]]
 ) -> list[list[Proposal]]:
-    """The candidates of every state with the critic's scores, from one call of it, best first."""
-    actions = [[candidate.chosen() for candidate in row] for row in candidates]
-    scores = critic.score(states, actions) if states else []
+    """The candidates of every state with the critic's scores, from one call of it, best first.
+
+    If the call fails, each state is scored alone, so that no candidate is sampled again for another's sake. A
+    state that cannot be scored has one proposal, an outage.
+    """
+    try:
+        return _scored(critic, states, candidates) if states else []
+    except RAGGymError as error:
+        if len(states) == 1:
+            return [[Proposal(None, failure=f"{type(error).__name__}: {error}", outage=True)]]
+        alone = zip(states, candidates, strict=True)
+        return [row for state, mine in alone for row in score_all(critic, [state], [mine])]
+
+
+def _scored(
+    critic: ProcessReward, states: Sequence[State], candidates: Sequence[Sequence[Proposal]]
+) -> list[list[Proposal]]:
+    scores = critic.score(states, [[candidate.chosen() for candidate in row] for row in candidates])
+    if not all(np.isfinite(values).all() for values in scores):
+        raise RewardError(f"{type(critic).__name__} gave scores that are no numbers: {scores!r:.200}.")
     scored = [
         [replace(candidate, score=float(value)) for candidate, value in zip(row, values, strict=True)]
         for row, values in zip(candidates, scores, strict=True)
@@ -69,6 +85,8 @@ def total_usage(proposals: Sequence[Proposal]) -> Usage:
 
 
 def _best(scored: list[Proposal], proposed: Sequence[Proposal], n: int) -> list[Proposal]:
+    if scored and scored[0].action is None:
+        return [replace(scored[0], usage=total_usage(proposed))]
     if not scored:
         # No candidate was an action: the first one's failure stands for all.
         return [replace(proposed[0], usage=total_usage(proposed))]

@@ -62,10 +62,9 @@ class Tree(BasePolicy):
         self.n = n
 
     def propose(self, states: Sequence[State], n: int = 1) -> list[list[Proposal]]:
-        """The first actions of the best paths, best first, at most `n`.
+        """The first actions of the best paths, best first, at most `n`; an outage where the critic failed.
 
         Raises:
-            RewardError: The critic failed.
             RetrievalError: A search that was looked at failed.
         """
         usage = [Usage()] * len(states)
@@ -78,20 +77,28 @@ class Tree(BasePolicy):
             proposed = self.policy.propose([path.state for path in running], self.n)
             for path, proposals in zip(running, proposed, strict=True):
                 usage[path.root] += total_usage(proposals)
-                failed[path.root] = failed[path.root] or (proposals[0] if level == 0 else None)
-            leaves = [path for beam in beams for path in beam if path.state.stop is not None]
-            leaves += [
-                path for path, row in zip(running, proposed, strict=True) if path.first and not distinct(row)
-            ]
-            beams = self._kept([*leaves, *self._branches(running, proposed)], len(states))
+                if level == 0:
+                    failed[path.root] = proposals[0]
+            kept = [path for beam in beams for path in beam if path.state.stop is not None]
+            kept += [path for path, row in zip(running, proposed, strict=True) if path.first and not distinct(row)]
+            beams = self._kept([*kept, *self._branches(running, proposed, failed)], len(states))
         return [_first_actions(beam, failed[root], usage[root], n) for root, beam in enumerate(beams)]
 
-    def _branches(self, running: Sequence[_Path], proposed: Sequence[Sequence[Proposal]]) -> list[_Path]:
+    def _branches(
+        self, running: Sequence[_Path], proposed: Sequence[Sequence[Proposal]], failed: list[Proposal | None]
+    ) -> list[_Path]:
+        """The paths one step on. A root of which some path cannot be scored is noted as failed."""
         states = [path.state for path in running]
         scored = score_all(self.critic, states, [distinct(proposals) for proposals in proposed])
+        for path, row in zip(running, scored, strict=True):
+            if row and row[0].outage:
+                failed[path.root] = row[0]
         # Only what can still enter the beam is searched for.
         pairs = [
-            (path, candidate) for path, row in zip(running, scored, strict=True) for candidate in row[: self.width]
+            (path, candidate)
+            for path, row in zip(running, scored, strict=True)
+            for candidate in row[: self.width]
+            if candidate.action is not None
         ]
         after = self.process.transition([path.state for path, _ in pairs], [c.chosen() for _, c in pairs])
         return [
@@ -112,7 +119,7 @@ def _first_actions(beam: Sequence[_Path], failed: Proposal | None, usage: Usage,
     for path in beam:
         if path.first is not None:
             best.setdefault(path.first.action, replace(path.first, score=path.value, usage=Usage()))
-    if not best:
+    if not best or (failed is not None and failed.outage):
         return [replace(failed or Proposal(None, failure="the policy proposed nothing"), usage=usage)]
     ranked = list(best.values())
     return [replace(ranked[0], candidates=tuple(ranked), usage=usage), *ranked[1:n]]

@@ -43,8 +43,7 @@ def _evidence(tasks: Sequence[Task], process: Process | None, split: str, **opti
         )
     if lacking := sum(not task.supporting for task in tasks):
         raise RewardError(
-            "The 'evidence' process reward needs supporting facts, and "
-            f"{lacking} of {len(tasks)} questions name none."
+            f"The 'evidence' process reward needs supporting facts, and {lacking} of {len(tasks)} questions name none."
         )
     return EvidenceReward(tasks, process, **options)
 
@@ -56,9 +55,7 @@ PROCESS_REWARDS: dict[str, Callable[..., ProcessReward | None]] = {
 }
 
 
-def make(
-    name: str, tasks: Sequence[Task], process: Process | None, split: str, **options: Any
-) -> ProcessReward | None:
+def make(name: str, tasks: Sequence[Task], process: Process | None, split: str, **options: Any) -> ProcessReward | None:
     """Make a process reward by name; "none" gives None.
 
     Args:

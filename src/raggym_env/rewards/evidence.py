@@ -35,7 +35,8 @@ class EvidenceReward:
     With `found(s)` the share in [0, 1] of the supporting passages in the history of `s`:
 
     - a search scores `found(s') - found(s) - search_cost`, where `s'` is the state it leads to;
-    - an answer scores `found(s) - 1`: 0 with all the evidence at hand, -1 with none.
+    - an answer scores `found(s) - 1`: 0 with all the evidence at hand, -1 with none;
+    - a search beyond the budget, which ends the episode, scores as an answer less the cost of a search.
 
     So a search that finds something beats answering, answering with everything found beats searching on, and
     searches that find nothing new only cost. Scores compare across states. It reads gold facts and runs the
@@ -70,15 +71,12 @@ class EvidenceReward:
             if isinstance(action, Search)
         ]
         scores = [
-            np.full(len(candidates), found - 1, np.float32)
-            for candidates, found in zip(actions, known, strict=True)
+            np.full(len(candidates), found - 1, np.float32) for candidates, found in zip(actions, known, strict=True)
         ]
-        after = self._process.transition(
-            [state for _, _, state, _ in searches], [action for *_, action in searches]
-        )
+        after = self._process.transition([state for _, _, state, _ in searches], [action for *_, action in searches])
         for (row, column, _, _), state in zip(searches, after, strict=True):
-            found = self._found(state, state.passages)
-            scores[row][column] = found - known[row] - self.search_cost
+            gained = self._found(state, state.passages) - known[row] if state.stop is None else known[row] - 1
+            scores[row][column] = gained - self.search_cost
         return scores
 
     def _found(self, state: State, passages: Iterable[Passage]) -> float:

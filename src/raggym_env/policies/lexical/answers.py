@@ -34,5 +34,6 @@ def answers_from(reading: Reading) -> list[Candidate]:
 
 def _fallback(reading: Reading) -> str:
     if reading.passages:
-        return reading.passages[0].title or reading.passages[0].text[:40] or "unknown"
+        first = reading.passages[0]
+        return first.title.strip() or first.text[:40].strip() or "unknown"
     return reading.asked.names[-1] if reading.asked.names else "unknown"
