@@ -54,6 +54,9 @@ def test_a_misspelt_name_gets_a_suggestion():
         (CARD + 'rows = "middle 3"', "rows"),
         (CARD + "[retrieval]\nk = 0", "retrieval.k"),
         (CARD.replace("splits.test", "splits.dev"), "default_split"),
+        (CARD.replace('format = "jsonl"', 'format = "jsonl"\nfolder = "../elsewhere"'), "dataset.folder"),
+        (CARD.replace('format = "jsonl"', 'format = "jsonl"\nfolder = "/etc"'), "dataset.folder"),
+        ('name = "../evil"\n' + CARD, "remove ['name']"),
     ],
 )
 def test_a_bad_card_names_its_file_and_what_is_wrong(tmp_path, change, named):

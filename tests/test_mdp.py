@@ -2,6 +2,7 @@ import json
 
 import pytest
 
+from raggym_env.cards import env_card, override
 from raggym_env.errors import CardError
 from raggym_env.mdp import load_mdp
 from towns import write_jsonl, write_towns
@@ -34,6 +35,23 @@ def test_a_card_becomes_tasks_process_and_reward(tmp_path):
 def test_a_metric_that_cannot_score_the_questions_is_refused_at_once(tmp_path, which, metric, said):
     with pytest.raises(CardError, match=said):
         load_mdp(with_options(tmp_path, which), metric=metric)
+
+
+def test_weights_and_options_of_the_card_take_effect(tmp_path):
+    card = write_towns(tmp_path)
+    mdp = load_mdp(card, outcome_weight=2.0, process_weight=3.0)
+    assert (mdp.reward.outcome_weight, mdp.reward.process_weight) == (2.0, 3.0)
+    changed = override(env_card(card), {"reward.process": "random", "reward.options": {"seed": 7}})
+    assert load_mdp(changed).reward.process.seed == 7
+    flat = override(env_card(card), {"retrieval.options.b": 0.0})
+    assert load_mdp(flat).process.retriever.fingerprint != mdp.process.retriever.fingerprint
+    assert load_mdp(card, "train", process_reward="evidence").split == "train"
+
+
+def test_a_reward_option_that_does_not_exist_is_named(tmp_path):
+    wrong = override(env_card(write_towns(tmp_path)), {"reward.process": "random", "reward.options": {"sed": 7}})
+    with pytest.raises(CardError, match="'sed'"):
+        load_mdp(wrong)
 
 
 def test_questions_with_options_are_scored_by_accuracy(tmp_path):

@@ -27,6 +27,11 @@ __all__ = [
 ]
 
 
+# A card may come from somebody else: nothing in it may lead out of the folders it is about.
+_SAFE_NAME = r"^[A-Za-z0-9_][A-Za-z0-9_.+-]*$"
+_SAFE_PATH = r"^([A-Za-z0-9_][A-Za-z0-9_.+-]*(/[A-Za-z0-9_][A-Za-z0-9_.+-]*)*)?$"
+
+
 class _Card(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
@@ -45,19 +50,17 @@ class Source(_Card):
 
 class DatasetCard(_Card):
     format: Literal["hotpotqa", "2wikimultihopqa", "bamboogle", "medqa", "jsonl", "synth"]
-    folder: str = ""
+    folder: Annotated[str, Field(pattern=_SAFE_PATH)] = ""
     """Folder below `$RAGGYM_DATA` or the cache; for a user's card, also relative to the card itself."""
     default_split: str = "test"
-    splits: dict[str, tuple[Source, ...]]
+    splits: dict[Annotated[str, Field(pattern=_SAFE_NAME)], tuple[Source, ...]]
     options: dict[str, Any] = {}
     """For `format = "synth"`: `passages` and `seed` of the world."""
 
     @model_validator(mode="after")
     def _splits_exist(self) -> Self:
         if self.default_split not in self.splits:
-            raise ValueError(
-                f"default_split {self.default_split!r} is not one of the splits {sorted(self.splits)}"
-            )
+            raise ValueError(f"default_split {self.default_split!r} is not one of the splits {sorted(self.splits)}")
         if empty := [name for name, sources in self.splits.items() if not sources]:
             raise ValueError(f"split {empty[0]!r} has no source")
         return self
@@ -80,6 +83,8 @@ class EpisodeCard(_Card):
 class RewardCard(_Card):
     process: str = "none"
     """Name of the process reward."""
+    options: dict[str, Any] = {}
+    """Keyword arguments of the process reward."""
     outcome_weight: Annotated[float, Field(allow_inf_nan=False)] = 1.0
     process_weight: Annotated[float, Field(allow_inf_nan=False)] = 1.0
 
@@ -87,7 +92,7 @@ class RewardCard(_Card):
 class EnvCard(_Card):
     """What one environment id is made of."""
 
-    name: str
+    name: Annotated[str, Field(pattern=_SAFE_NAME)]
     path: Path
     title: str
     description: str = ""
@@ -115,6 +120,8 @@ class SearchCard(_Card):
     """Beam search over states, guided by the critic."""
     critic: str | None = None
     """Name of a process reward."""
+    critic_options: dict[str, Any] = {}
+    """Keyword arguments of the critic."""
 
     @model_validator(mode="after")
     def _one_way(self) -> Self:
@@ -138,7 +145,7 @@ class PriceCard(_Card):
 class PolicyCard(_Card):
     """What one policy is made of."""
 
-    name: str
+    name: Annotated[str, Field(pattern=_SAFE_NAME)]
     path: Path
     policy: str
     """Name of the class in `raggym_env.policies` that runs it."""
@@ -182,7 +189,9 @@ def _load(card: str | Path, kind: CardKind, model: type[C]) -> C:
         content = tomllib.loads(path.read_text(encoding="utf-8"))
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise CardError(f"{path} is not valid TOML: {error}") from error
-    return _validated({"name": path.stem, **content, "path": path.resolve()}, model, path)
+    if taken := content.keys() & {"name", "path"}:
+        raise CardError(f"{path}: a card is named by its file; remove {sorted(taken)}.")
+    return _validated({**content, "name": path.stem, "path": path.resolve()}, model, path)
 
 
 def override(card: C, changes: Mapping[str, Any]) -> C:

@@ -82,7 +82,7 @@ def load_mdp(
         card.episode.max_searches,
     )
     if process_reward is None or isinstance(process_reward, str):
-        process_reward = make_reward(card.reward.process, dataset.tasks, process, dataset.split)
+        process_reward = make_reward(card.reward.process, dataset.tasks, process, dataset.split, **card.reward.options)
     weights = {"outcome_weight": card.reward.outcome_weight, "process_weight": card.reward.process_weight}
     return MDP(card, dataset, process, StepReward(card.episode.metric, process_reward, **weights))
 

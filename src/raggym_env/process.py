@@ -70,9 +70,7 @@ class Process:
         results = self.retriever.search(queries, self.k)
         if len(results) != len(queries):
             raise RetrievalError(f"The retriever gave {len(results)} result lists for {len(queries)} queries.")
-        return [
-            Turn(query, tuple([hit.passage for hit in hits])) for query, hits in zip(queries, results, strict=True)
-        ]
+        return [Turn(query, tuple([hit.passage for hit in hits])) for query, hits in zip(queries, results, strict=True)]
 
 
 def _next(state: State, action: Action, turns: Iterator[Turn]) -> State:

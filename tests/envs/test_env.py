@@ -181,9 +181,9 @@ def test_human_rendering_prints_every_step_once(capsys):
     env.step(Search("Dawn"))
     env.step(Answer("B"))
     out = capsys.readouterr().out
-    assert [
-        out.count(part) for part in ("Question: Which drug?", "A. aspirin", "Search 1: Dawn", "answer: B")
-    ] == [1] * 4
+    assert [out.count(part) for part in ("Question: Which drug?", "A. aspirin", "Search 1: Dawn", "answer: B")] == [
+        1
+    ] * 4
 
 
 def test_an_unknown_render_mode_is_refused():

@@ -68,7 +68,7 @@ def test_settings_are_shown_where_they_differ(towns, tmp_path):
         run(towns, Reader(), tmp_path / "b", settings={"retrieval.k": 2}),
     ]
     text = build_leaderboard(folders).to_markdown()
-    assert "| bm25, k=2, 8 searches |" in text
+    assert "| bm25, k=2, 8 searches, corpus " in text
     assert "Setting: bm25, k=5" in build_leaderboard(folders[:1]).to_markdown()
 
 
@@ -179,4 +179,14 @@ def test_rows_that_differ_in_options_are_told_apart(towns, tmp_path):
     ]
     (board,) = build_leaderboard(folders).boards
     assert {row.policy for row in board.rows} == {"lexical", "lexical (searches=1)", "lexical (seed 4)"}
-    assert {row.setting for row in board.rows} == {"bm25, k=5, 8 searches", "bm25, k=5, k1=0.5, 8 searches"}
+    settings = {row.setting.rpartition(", corpus")[0] for row in board.rows}
+    assert settings == {"bm25, k=5, 8 searches", "bm25, k=5, k1=0.5, 8 searches"}
+
+
+def test_runs_over_different_passages_show_it(towns, tmp_path):
+    folders = [run(towns, Reader(), tmp_path / "a")]
+    rows = [json.loads(line) for line in (towns.parent / "corpus.jsonl").read_text().splitlines()]
+    write_jsonl(towns.parent / "corpus.jsonl", rows[:-1])
+    folders.append(run(towns, Reader(), tmp_path / "b"))
+    (board,) = build_leaderboard(folders).boards
+    assert len({row.setting for row in board.rows}) == 2

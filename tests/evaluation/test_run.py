@@ -10,7 +10,7 @@ import pytest
 from filelock import FileLock
 
 from raggym_env.core import Answer
-from raggym_env.errors import CardError, MalformedData, RunError
+from raggym_env.errors import CardError, MalformedData, RewardError, RunError
 from raggym_env.evaluation import Run, evaluate
 from raggym_env.policies.base import Proposal
 from towns import Reader, write_jsonl, write_towns
@@ -232,6 +232,45 @@ def test_episodes_do_not_depend_on_the_hash_seed_or_the_number_in_flight(tmp_pat
         subprocess.run(command, check=True, capture_output=True, env={**os.environ, "PYTHONHASHSEED": hash_seed})
         outcomes.add(tuple(sorted(contents(Run.read(out)))))
     assert len(outcomes) == 1
+
+
+def test_a_price_learnt_later_prices_the_finished_run(towns, tmp_path):
+    evaluate(towns, "random", out=tmp_path / "run")
+    price = {"policy.price": {"prompt": 1.0, "completion": 2.0}}
+    run, scores = evaluate(towns, "random", out=tmp_path / "run", settings=price)
+    assert scores.cost == 0.0
+    assert Run.read(run.path).price.completion == 2.0
+
+
+@pytest.mark.parametrize("key", ["dataset", "corpus", "retriever", "version", "split", "seed", "policy", "environment"])
+def test_whatever_changes_a_run_is_part_of_what_it_is(towns, tmp_path, key):
+    run, _ = evaluate(towns, Reader(), out=tmp_path / "run")
+    content = json.loads((run.path / "run.json").read_text())
+    content["config"][key] = {} if isinstance(content["config"][key], dict) else "other"
+    (run.path / "run.json").write_text(json.dumps(content))
+    with pytest.raises(RunError, match=key):
+        evaluate(towns, Reader(), out=tmp_path / "run")
+
+
+def test_the_process_reward_of_the_card_is_recorded(towns, tmp_path):
+    settings = {"reward.process": "random", "reward.options": {"seed": 5}}
+    run, _ = evaluate(towns, Reader(), out=tmp_path / "run", settings=settings)
+    assert 0 < run.records()[0]["steps"][0]["process"] < 1
+
+
+def test_evidence_is_refused_on_the_test_split_through_the_card(towns):
+    with pytest.raises(RewardError, match="splits named train"):
+        evaluate(towns, Reader(), settings={"reward.process": "evidence"})
+    with pytest.raises(RewardError, match="splits named train"):
+        evaluate(towns, "lexical", settings={"policy.search": {"best_of": 2, "critic": "evidence"}})
+
+
+def test_a_policy_name_cannot_lead_out_of_the_runs_folder(towns, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    policy = Reader()
+    policy.name = "../../escaped"
+    run, _ = evaluate(towns, policy)
+    assert run.path.resolve().parent == (tmp_path / "runs").resolve()
 
 
 def eval_command(card, out):

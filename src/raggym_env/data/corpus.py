@@ -89,9 +89,7 @@ class Corpus(Sequence[Passage]):
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None
-    ) -> None:
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
         self.close()
 
     def close(self) -> None:
@@ -187,9 +185,7 @@ def _open_passages(path: Path, rows: int) -> tuple[Any, Any]:
         file = pa.memory_map(str(path))
         reader = pa.ipc.open_file(file)
     except (OSError, pa.ArrowInvalid) as error:
-        raise DataError(
-            f"{path} cannot be opened ({error}). Delete its folder; it is then prepared anew."
-        ) from error
+        raise DataError(f"{path} cannot be opened ({error}). Delete its folder; it is then prepared anew.") from error
     batches = -(-rows // BATCH_ROWS)
     if reader.schema != _schema() or reader.num_record_batches != batches:
         raise DataError(f"{path} does not fit its {MANIFEST}. Delete its folder; it is then prepared anew.")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -109,9 +110,7 @@ class Found:
         return contexts_source(self.at.questions, self.task_set.card.dataset.format)
 
 
-def find(
-    card: EnvCard | str | Path, split: str | None, *, root: Path | None = None, use_hub: bool = True
-) -> Found:
+def find(card: EnvCard | str | Path, split: str | None, *, root: Path | None = None, use_hub: bool = True) -> Found:
     """Read a split's tasks from its first source that is there; `load` says how and what is raised."""
     card = env_card(card)
     split = card.dataset.default_split if split is None else split
@@ -174,14 +173,12 @@ def _count(rows: str) -> int:
 def _generated(card: EnvCard, split: str) -> Found:
     source = card.dataset.splits[split][0]
     if not source.rows.startswith("first "):
-        raise CardError(
-            f"{card.path}: a generated stream is endless: give its rows as 'first N', not {source.rows!r}."
-        )
+        raise CardError(f"{card.path}: a generated stream is endless: give its rows as 'first N', not {source.rows!r}.")
+    if not re.fullmatch(r"[\w-]+", source.questions):
+        raise CardError(f"{card.path}: a question stream is named in letters and digits, not {source.questions!r}.")
     options = card.dataset.options
     if not set(options) <= {"passages", "seed"} or not all(type(value) is int for value in options.values()):
-        raise CardError(
-            f"{card.path}: options of a synthetic world are integers passages and seed, given: {options}."
-        )
+        raise CardError(f"{card.path}: options of a synthetic world are integers passages and seed, given: {options}.")
     from raggym_env.data.synth import SynthWorld
 
     world = SynthWorld(**options)

@@ -94,23 +94,18 @@ def not_found(card: EnvCard, split: str, reasons: Sequence[str]) -> DataNotFound
     sources = card.dataset.splits[split]
     ways = []
     if any(source.questions.startswith(PREFIX) for source in sources):
-        ways.append(
-            f"run `raggym data get {card.name if _is_shipped(card) else card.path}` where there is a network"
-        )
+        ways.append(f"run `raggym data get {card.name if _is_shipped(card) else card.path}` where there is a network")
     page = FORMATS[card.dataset.format].page
     files = f"the official files ({page})" if page and _is_shipped(card) else "the files"
     where = Path("$RAGGYM_DATA", card.dataset.folder)
     ways.append(f"put {files} into {where}" + ("" if data_dir() else " (RAGGYM_DATA is not set)"))
     lines = "".join(f"\n  - {source.questions}: {why}" for source, why in zip(sources, reasons, strict=True))
-    return DataNotFound(
-        f"No data for the split {split!r} of {card.name}:{lines}\nTo get it, {', or '.join(ways)}."
-    )
+    return DataNotFound(f"No data for the split {split!r} of {card.name}:{lines}\nTo get it, {', or '.join(ways)}.")
 
 
 def _missing(wanted: Sequence[str], folders: Sequence[Path]) -> str:
     lacks = (
-        f"{folder} has no {' and no '.join(name for name in wanted if not _file(folder, name))}"
-        for folder in folders
+        f"{folder} has no {' and no '.join(name for name in wanted if not _file(folder, name))}" for folder in folders
     )
     return "; ".join(lacks)
 

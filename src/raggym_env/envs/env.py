@@ -89,9 +89,7 @@ class RAGEnv(gym.Env[Obs, ActType]):
         """The last action taken in this episode, for wrappers."""
         self._outcomes: list[Outcome] = []
 
-    def reset(
-        self, *, seed: int | None = None, options: dict[str, Any] | None = None
-    ) -> tuple[Obs, dict[str, Any]]:
+    def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[Obs, dict[str, Any]]:
         """Start an episode.
 
         Args:

@@ -18,6 +18,9 @@ if TYPE_CHECKING:
 __all__ = ["make_env", "make_vector_env", "register_card", "register_cards"]
 
 
+_ENTRY_POINT = "raggym_env.envs.registration:make_env"
+
+
 def make_env(card: str | Path | EnvCard, *, render_mode: str | None = None, **settings: Any) -> RAGEnv:
     """Make the environment of a card; what `gym.make(id, **settings)` calls.
 
@@ -80,10 +83,13 @@ def register_cards() -> None:
 
 
 def _register(env_id: str, card: str | None) -> None:
+    known = gym.registry.get(env_id)
+    if known is not None and known.entry_point != _ENTRY_POINT:
+        raise CardError(f"{env_id} is an environment of somebody else's already. Name the card otherwise.")
     gym.registry.pop(env_id, None)  # registering a card again replaces it without Gymnasium's warning
     gym.register(
         id=env_id,
-        entry_point="raggym_env.envs.registration:make_env",
+        entry_point=_ENTRY_POINT,
         vector_entry_point="raggym_env.envs.registration:make_vector_env",
         kwargs={} if card is None else {"card": card},
     )

@@ -35,9 +35,7 @@ def parse_tagged(text: str) -> Action:
     found = _BLOCK.search(text) if isinstance(text, str) else None
     if found is None:
         shown = repr(text[-200:] if isinstance(text, str) else text)
-        raise InvalidAction(
-            f"The text must end with <search>query</search> or <answer>text</answer>, got {shown}."
-        )
+        raise InvalidAction(f"The text must end with <search>query</search> or <answer>text</answer>, got {shown}.")
     content = found[2].strip()
     return as_action(Search(content) if found[1] == "search" else Answer(content))
 
@@ -80,9 +78,7 @@ class TaggedText(gym.Wrapper[Any, Any, Any, Any]):
         self._failed = False
         self._info: dict[str, Any] = {}
 
-    def reset(
-        self, *, seed: int | None = None, options: dict[str, Any] | None = None
-    ) -> tuple[str, dict[str, Any]]:
+    def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[str, dict[str, Any]]:
         obs, info = self.env.reset(seed=seed, options=options)
         self._info = {"question_id": info["question_id"], "outcome_reward": 0.0, "process_reward": 0.0}
         return self._text(obs), info
@@ -128,9 +124,7 @@ class RecordEpisodes(gym.Wrapper[Any, Any, Any, Any]):
         self._base = env.unwrapped
         self._steps: list[Step] = []
 
-    def reset(
-        self, *, seed: int | None = None, options: dict[str, Any] | None = None
-    ) -> tuple[Any, dict[str, Any]]:
+    def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[Any, dict[str, Any]]:
         self._steps = []
         return self.env.reset(seed=seed, options=options)
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import tomllib
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -20,6 +20,7 @@ from raggym_env.paths import card_names
 __all__ = ["METRICS", "Board", "Leaderboard", "Row", "build_leaderboard"]
 
 Json = dict[str, Any]
+LoadTasks = Callable[[EnvCard, str], data.TaskSet]
 # The order of columns; what a board has none of is left out.
 METRICS = {"accuracy": "Accuracy", "em": "EM", "f1": "F1", "cover_em": "Cover EM", "recall": "Recall"}
 
@@ -36,7 +37,7 @@ class Row:
     cited: Mapping[str, float] | None = None
     """Published means by metric, in [0, 1]. Not computed here and never ranked."""
     setting: str = ""
-    """Retriever, passages per search and search budget; empty where unknown."""
+    """Retriever, passages per search, search budget and fingerprint of the corpus; empty where unknown."""
 
     def figure(self, metric: str) -> tuple[float, float | None, float | None] | None:
         """Mean and interval of a metric; a published mean has no interval. None where there is none."""
@@ -113,7 +114,8 @@ def build_leaderboard(
         RunError: A folder is no run, or its questions are not those of the data set at hand.
         DataError: A predictions file is malformed or has no environment named for it.
     """
-    entries = [_entry(Path(source), card, split) for source in sources]
+    load_tasks = _remembering(data.load_tasks)
+    entries = [_entry(Path(source), card, split, load_tasks) for source in sources]
     cited = _published(Path(published)) if published is not None else []
     groups: dict[tuple[str, ...], list[_Entry]] = {}
     for entry in entries:
@@ -123,13 +125,28 @@ def build_leaderboard(
     return Leaderboard(tuple(_board(group, cited) for _, group in sorted(groups.items())))
 
 
-def _entry(source: Path, card: str | Path | EnvCard | None, split: str) -> _Entry:
-    return _run_entry(Run.read(source)) if source.is_dir() else _predictions_entry(source, card, split)
+def _remembering(load_tasks: LoadTasks) -> LoadTasks:
+    """The same for each data set and split once: fifty runs are mostly on one."""
+    known: dict[str, data.TaskSet] = {}
+
+    def load(card: EnvCard, split: str) -> data.TaskSet:
+        key = f"{card.path} {card.dataset.model_dump_json()} {split}"
+        if key not in known:
+            known[key] = load_tasks(card, split)
+        return known[key]
+
+    return load
 
 
-def _run_entry(run: Run) -> _Entry:
+def _entry(source: Path, card: str | Path | EnvCard | None, split: str, load_tasks: LoadTasks) -> _Entry:
+    if source.is_dir():
+        return _run_entry(Run.read(source), load_tasks)
+    return _predictions_entry(source, card, split, load_tasks)
+
+
+def _run_entry(run: Run, load_tasks: LoadTasks) -> _Entry:
     card, split = run.card, run.config["split"]
-    taskset = data.load_tasks(card, split)
+    taskset = load_tasks(card, split)
     if taskset.fingerprint != run.config["dataset"]:
         raise RunError(
             f"{run.path} was made on other questions than {taskset.source} holds now, so it cannot be scored on "
@@ -138,7 +155,8 @@ def _run_entry(run: Run) -> _Entry:
     tasks = run.select(taskset.tasks)
     retrieval, episode = card.retrieval, card.episode
     options = "".join(f", {name}={value}" for name, value in retrieval.options.items())
-    setting = f"{retrieval.name}, k={retrieval.k}{options}, {episode.max_searches} searches"
+    corpus = str(run.config["corpus"])[:6]  # runs over different passages are not the same contest
+    setting = f"{retrieval.name}, k={retrieval.k}{options}, {episode.max_searches} searches, corpus {corpus}"
     row = Row(_label(run), str(run.path), score_records(run.records(), tasks, run.price), setting=setting)
     return _Entry(card, split, tasks, taskset.fingerprint, row)
 
@@ -147,7 +165,7 @@ def _label(run: Run) -> str:
     """The policy's name with what else tells it from others: the model, the search at inference, the seed."""
     policy, seed = run.config["policy"], run.config["seed"]
     name = str(policy["name"])
-    search = {key: value for key, value in policy.get("search", {}).items() if value is not None}
+    search = {key: value for key, value in policy.get("search", {}).items() if value}
     if tree := search.pop("tree", None):
         search["tree"] = f"{tree['width']}x{tree['depth']}"
     parts = [*_options(policy), *(f"{key.replace('_', ' ')} {value}" for key, value in search.items())]
@@ -164,13 +182,13 @@ def _options(policy: Mapping[str, Any]) -> list[str]:
     return [*([str(llm)] if llm else []), *changed]
 
 
-def _predictions_entry(path: Path, card: str | Path | EnvCard | None, split: str) -> _Entry:
+def _predictions_entry(path: Path, card: str | Path | EnvCard | None, split: str, load_tasks: LoadTasks) -> _Entry:
     if not path.is_file():
         raise RunError(f"{path} is neither a run folder nor a predictions file.")
     if card is None:
         raise DataError(f"{path} is a predictions file: say which environment it is for (--env).")
     card = env_card(card)
-    taskset = data.load_tasks(card, split)
+    taskset = load_tasks(card, split)
     predictions = _predictions(path)
     known = {task.id for task in taskset.tasks}
     if not any(prediction["id"] in known for prediction in predictions):

@@ -9,9 +9,10 @@ from __future__ import annotations
 import hashlib
 import json
 import platform
+import re
 import sys
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -32,7 +33,7 @@ from raggym_env.rollout import rollout
 __all__ = ["Run", "evaluate"]
 
 _FORMAT = 1
-_CONFIG = {"environment", "policy", "split", "limit", "seed", "dataset", "retriever", "version"}
+_CONFIG = {"environment", "policy", "split", "limit", "seed", "dataset", "corpus", "retriever", "version"}
 _OURS = {".lock", "run.json.tmp"}  # what a run killed at its very start leaves
 _PACKAGES = ("raggym-env", "gymnasium", "numpy", "bm25s", "rank-bm25", "PyStemmer", "pyarrow")
 
@@ -49,6 +50,8 @@ class Run:
     """What was run: two runs with the same config are the same run."""
     card_path: str = field(default="", repr=False)
     """Where the environment card lay: not part of what was run, but its data may lie beside it."""
+    price: PriceCard | None = field(default=None, repr=False)
+    """What the policy's model costs, where that is known."""
 
     @property
     def episodes_file(self) -> Path:
@@ -73,7 +76,8 @@ class Run:
         config, card_path = record.get("config"), record.get("card_path")
         if not isinstance(config, dict) or not isinstance(card_path, str) or not config.keys() >= _CONFIG:
             raise RunError(f"{path / 'run.json'} was changed by hand: its config is incomplete.")
-        return cls(path, config, card_path)
+        price = record.get("price")
+        return cls(path, config, card_path, None if price is None else PriceCard.model_validate(price))
 
     @property
     def card(self) -> EnvCard:
@@ -82,12 +86,6 @@ class Run:
             return EnvCard.model_validate({**self.config["environment"], "path": self.card_path})
         except (ValidationError, TypeError) as error:
             raise RunError(f"{self.path / 'run.json'} was changed by hand: {error}") from error
-
-    @property
-    def price(self) -> PriceCard | None:
-        """What the policy's model costs, where its card says so."""
-        price = self.config["policy"].get("price")
-        return None if price is None else PriceCard.model_validate(price)
 
     def select(self, tasks: Sequence[Task]) -> Sequence[Task]:
         """Those of the split's tasks that the run covers."""
@@ -114,6 +112,7 @@ class Run:
             "status": status,
             "config": self.config,
             "card_path": self.card_path,
+            "price": self.price and self.price.model_dump(),
             "command": sys.argv,
             "written": datetime.now(UTC).isoformat(timespec="seconds"),
             "python": platform.python_version(),
@@ -165,7 +164,7 @@ def evaluate(
     of_policy = {key.removeprefix("policy."): settings[key] for key in settings if key.startswith("policy.")}
     card = override(env_card(card), {key: settings[key] for key in settings if not key.startswith("policy.")})
     mdp = load_mdp(card, split)
-    agent, identity = _agent(policy, seed, of_policy, mdp)
+    agent, identity, price = _agent(policy, seed, of_policy, mdp)
     tasks = _first(mdp.tasks, limit)
     config = {
         "environment": _identity(card),
@@ -174,10 +173,12 @@ def evaluate(
         "limit": limit,
         "seed": seed,
         "dataset": mdp.dataset.fingerprint,
+        "corpus": mdp.dataset.corpus.fingerprint,
         "retriever": getattr(mdp.process.retriever, "fingerprint", None),
         "version": _version("raggym-env"),
     }
     run = _open(Path(out) if out is not None else _default_folder(config), config, str(card.path))
+    run = replace(run, price=price or run.price)
     with _lock(run.path):
         repair(run.episodes_file)
         done = {record["id"] for record in run.records() if record["error"] is None}
@@ -196,33 +197,36 @@ def evaluate(
 
 def _agent(
     policy: str | Path | PolicyCard | Policy, seed: int, changes: Mapping[str, Any], mdp: MDP
-) -> tuple[Policy, Json]:
+) -> tuple[Policy, Json, PriceCard | None]:
+    """The policy, what identifies it, and what its model costs."""
     if not isinstance(policy, str | Path | PolicyCard):
         if isinstance(policy, type) or not hasattr(policy, "propose"):
             raise TypeError(f"policy must be a name, a path, a card or an object with propose, got {policy!r:.100}.")
         if changes:
             raise RunError(f"Settings {sorted(changes)} change a policy's card, but a policy object was given.")
         kind = type(policy)
-        return policy, {
+        identity = {
             "name": getattr(policy, "name", kind.__name__),
             "policy": f"{kind.__module__}.{kind.__qualname__}",
             "fingerprint": getattr(policy, "fingerprint", None),
         }
+        return policy, identity, None
     card = override(policy_card(policy), changes)
-    critic = card.search.critic and rewards.make(card.search.critic, mdp.tasks, mdp.process, mdp.split)
-    return policies.make(card, seed=seed, critic=critic, process=mdp.process), _identity(card)
+    way = card.search
+    critic = way.critic and rewards.make(way.critic, mdp.tasks, mdp.process, mdp.split, **way.critic_options)
+    return policies.make(card, seed=seed, critic=critic, process=mdp.process), _identity(card), card.price
 
 
 def _identity(card: EnvCard | PolicyCard) -> Json:
-    """The card without where it lies, which differs between machines."""
-    content: Json = card.model_dump(mode="json", exclude={"path"})
+    """The card without where it lies, which differs between machines, and what it costs, which may be learnt later."""
+    content: Json = card.model_dump(mode="json", exclude={"path", "price"})
     return content
 
 
 def _default_folder(config: Json) -> Path:
     digest = hashlib.blake2b(json.dumps(config, sort_keys=True).encode(), digest_size=4).hexdigest()
-    parts = (config["environment"]["name"], config["split"], config["policy"]["name"], digest)
-    return Path("runs") / "_".join(parts)
+    policy = re.sub(r"[^\w.+-]+", "-", config["policy"]["name"]).lstrip(".")
+    return Path("runs") / "_".join((config["environment"]["name"], config["split"], policy, digest))
 
 
 def _first(tasks: Sequence[Task], limit: int | None) -> Sequence[Task]:

@@ -20,6 +20,7 @@ __all__ = ["POLICIES", "BasePolicy", "Policy", "Proposal", "make"]
 
 POLICIES: dict[str, str | Callable[..., Policy]] = {
     "lexical": "raggym_env.policies.lexical:LexicalPolicy",
+    "prompt": "raggym_env.policies.prompt:PromptAgent",
     "random": "raggym_env.policies.random:RandomPolicy",
     "scripted": "raggym_env.policies.scripted:ScriptedPolicy",
     "single_search": "raggym_env.policies.single_search:SingleSearchPolicy",
@@ -78,9 +79,7 @@ def _build(card: PolicyCard, seed: int | None, options: Mapping[str, Any]) -> Po
         raise CardError(f"Policy {card.name!r}: {error}") from error
 
 
-def _searching(
-    policy: Policy, card: PolicyCard, critic: str | ProcessReward | None, process: Process | None
-) -> Policy:
+def _searching(policy: Policy, card: PolicyCard, critic: str | ProcessReward | None, process: Process | None) -> Policy:
     """The policy with the card's search at inference around it."""
     way = card.search
     if way.vote is not None:
@@ -96,7 +95,7 @@ def _searching(
     if isinstance(critic, str):
         from raggym_env import rewards
 
-        made = rewards.make(critic, (), process, "train")
+        made = rewards.make(critic, (), process, "train", **way.critic_options)
         if made is None:
             raise CardError(f"Policy {card.name!r}: the process reward {critic!r} cannot choose.")
         critic = made

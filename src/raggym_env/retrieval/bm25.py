@@ -302,8 +302,7 @@ def _best(
                     continue
                 slot = min(count, k - 1)
                 while slot > 0 and (
-                    total > best_sums[q, slot - 1]
-                    or (total == best_sums[q, slot - 1] and position < best[q, slot - 1])
+                    total > best_sums[q, slot - 1] or (total == best_sums[q, slot - 1] and position < best[q, slot - 1])
                 ):
                     best[q, slot], best_sums[q, slot] = best[q, slot - 1], best_sums[q, slot - 1]
                     slot -= 1

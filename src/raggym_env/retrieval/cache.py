@@ -29,11 +29,9 @@ class CachedRetriever:
     misses: int
     """Queries sent to the back end. `hits + misses` is the number of queries answered."""
 
-    def __init__(self, retriever: Retriever, *, size: int = 100_000) -> None:
+    def __init__(self, retriever: Retriever, *, size: int = 10_000) -> None:
         if size < 1:
-            raise RetrievalError(
-                f"size must be at least 1, got {size!r}. To cache nothing, use the retriever itself."
-            )
+            raise RetrievalError(f"size must be at least 1, got {size!r}. To cache nothing, use the retriever itself.")
         self.retriever = retriever
         self.size = size
         self.hits = self.misses = 0

@@ -71,17 +71,13 @@ def open_index(folder: Path, kind: str, key: Mapping[str, Any]) -> Path:
     expected = {"format": _FORMAT, "kind": kind, "key": _plain(key)}
     found = {name: manifest.get(name) for name in expected}
     if found != expected:
-        raise IndexMismatch(
-            f"The index in {folder} is not the one asked for: {_differences(expected, found)}. {_CURE}"
-        )
+        raise IndexMismatch(f"The index in {folder} is not the one asked for: {_differences(expected, found)}. {_CURE}")
     for name, size in manifest["files"].items():
         path = folder / name
         if not path.is_file():
             raise RetrievalError(f"The index in {folder} is incomplete: {name} is missing. {_CURE}")
         if (actual := path.stat().st_size) != size:
-            raise RetrievalError(
-                f"The index in {folder} is damaged: {name} has {actual} bytes, not {size}. {_CURE}"
-            )
+            raise RetrievalError(f"The index in {folder} is damaged: {name} has {actual} bytes, not {size}. {_CURE}")
     return folder
 
 

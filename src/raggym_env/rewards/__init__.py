@@ -10,7 +10,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from raggym_env.core import Task
-from raggym_env.errors import RewardError, UnknownName
+from raggym_env.errors import CardError, RewardError, UnknownName
 from raggym_env.process import Process
 from raggym_env.rewards.base import ProcessReward
 from raggym_env.rewards.step import Reward, StepReward
@@ -67,8 +67,12 @@ def make(name: str, tasks: Sequence[Task], process: Process | None, split: str, 
 
     Raises:
         UnknownName: No process reward has that name.
+        CardError: It has no such option.
         RewardError: It cannot be used here.
     """
     if name not in PROCESS_REWARDS:
         raise UnknownName("process reward", name, PROCESS_REWARDS)
-    return PROCESS_REWARDS[name](tasks, process, split, **options)
+    try:
+        return PROCESS_REWARDS[name](tasks, process, split, **options)
+    except TypeError as error:
+        raise CardError(f"Process reward {name!r} does not take {options!r:.200}: {error}") from error

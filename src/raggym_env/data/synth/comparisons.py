@@ -49,9 +49,7 @@ _YOUNGER = First(
 FIRST: dict[str, tuple[First, ...]] = {
     "person": (
         First("born", ("Who was born first, {a} or {b}?", "Who is older, {a} or {b}?"), "who was born first"),
-        First(
-            "born", ("Who was born later, {a} or {b}?", "Who is younger, {a} or {b}?"), "who was born later", True
-        ),
+        First("born", ("Who was born later, {a} or {b}?", "Who is younger, {a} or {b}?"), "who was born later", True),
         First("died", ("Who died first, {a} or {b}?", "Whose death came earlier, {a} or {b}?"), "who died first"),
         First("died", ("Who died later, {a} or {b}?",), "who died later", True),
     ),
@@ -91,16 +89,12 @@ FIRST: dict[str, tuple[First, ...]] = {
         First("participants", ("Which had more participants, {a} or {b}?",), "with more participants", True),
     ),
     "nature": (
-        First(
-            "elevation", ("Which lies higher above the sea, {a} or {b}?",), "that lies higher above the sea", True
-        ),
+        First("elevation", ("Which lies higher above the sea, {a} or {b}?",), "that lies higher above the sea", True),
     ),
     "region": (First("area", ("Which is larger, {a} or {b}?",), "with the larger area", True),),
 }
 
-_SAME_SEAT = (
-    Alike("seat", ("Are {a} and {b} located in the same place?", "Do {a} and {b} have the same home town?")),
-)
+_SAME_SEAT = (Alike("seat", ("Are {a} and {b} located in the same place?", "Do {a} and {b} have the same home town?")),)
 _SAME_REGION = (Alike("region", ("Do {a} and {b} belong to the same territory?",)),)
 
 ALIKE: dict[str, tuple[Alike, ...]] = {

@@ -84,9 +84,7 @@ def ask(world: SynthWorld, stream: str) -> Iterator[Task]:
         yield _task(world, draft, kind, f"synth-{stream}-{number:06d}")
 
 
-def _fresh(
-    world: SynthWorld, rng: random.Random, kind: str, buckets: range, recent: OrderedDict[bytes, None]
-) -> Draft:
+def _fresh(world: SynthWorld, rng: random.Random, kind: str, buckets: range, recent: OrderedDict[bytes, None]) -> Draft:
     for attempt in itertools.count():
         draft = _MAKERS[kind](world, rng)
         if draft is None:
@@ -291,9 +289,7 @@ def _rank(value: Literal) -> int:
     return value.order if isinstance(value.order, int) else value.order[0]
 
 
-def _yes_or_no(
-    world: SynthWorld, rng: random.Random, kind: str, via: tuple[str, ...], alike: Alike
-) -> Draft | None:
+def _yes_or_no(world: SynthWorld, rng: random.Random, kind: str, via: tuple[str, ...], alike: Alike) -> Draft | None:
     wanted = rng.random() < 0.5
     pairs = (_pair(world, rng, kind, (*via, alike.relation)) for _ in range(_TRIES))
     pair = next((pair for pair in pairs if pair and _same(pair) == wanted), None)

@@ -278,9 +278,7 @@ def _before(world: SynthWorld, ref: Ref, rule: Rule, dice: Dice) -> Value | None
     ago = rule.low + (rule.high - rule.low) * dice.roll(1000) / 1000
     index = int((ref.number / world.counts[ref.kind] - ago) * world.counts[rule.target]) - 1
     if rule.target == "work":
-        index = (
-            -1 if ref.number % 5 == 0 else index - index % 5
-        )  # novels are what the other works are adapted from
+        index = -1 if ref.number % 5 == 0 else index - index % 5  # novels are what the other works are adapted from
     return Ref(rule.target, index) if index >= 0 else None
 
 
