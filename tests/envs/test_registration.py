@@ -74,7 +74,7 @@ def test_a_card_of_ones_own_becomes_an_environment_in_both_ways(tmp_path):
 
 
 def test_a_card_whose_name_is_no_id_is_refused(tmp_path):
-    card = write_towns(tmp_path).rename(tmp_path / "Towns-v1.5.toml")
+    card = write_towns(tmp_path).rename(tmp_path / "My+Towns.toml")
     with pytest.raises(CardError, match="no environment id"):
         raggym_env.register_card(card)
 
