@@ -3,14 +3,21 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: demo test check format clean
+.PHONY: demo test test-server check format clean
 
 demo: $(VENV)/installed
+	-$(BIN)/raggym models get smollm2
 	$(BIN)/python benchmarks/leaderboard.py --demo
 
 test: $(VENV)/installed
 	$(BIN)/python -m coverage erase
 	$(BIN)/python -m pytest --cov --cov-report=term:skip-covered
+
+# Needs a few more packages: an OpenAI-compatible server that is not ours, serving the small model.
+test-server: $(VENV)/installed
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt 'transformers[serving]'
+	$(BIN)/raggym models get smollm2
+	HF_HUB_OFFLINE=1 $(BIN)/python -m pytest -m server tests/llm/test_real_server.py
 
 check: $(VENV)/installed
 	$(BIN)/ruff check .
@@ -27,5 +34,5 @@ clean:
 $(VENV)/installed: pyproject.toml constraints.txt
 	@$(PYTHON) -c 'import sys; sys.exit(0 if sys.version_info >= (3, 11) else "raggym-env needs Python 3.11 or newer; $(PYTHON) is " + sys.version.split()[0] + ". Try: make PYTHON=python3.12 $(MAKECMDGOALS)")'
 	$(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[dev]'
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[dev,llm,openai]'
 	@touch $@

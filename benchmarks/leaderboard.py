@@ -1,9 +1,10 @@
 """Policies on environments, and the leaderboard at the end.
 
     python benchmarks/leaderboard.py                 every shipped policy on every environment whose data is there
-    python benchmarks/leaderboard.py --demo          the synthetic world only: no download, well under a minute
+    python benchmarks/leaderboard.py --demo          the synthetic world only, with a small language model too
     python benchmarks/leaderboard.py --limit 200 --env RAGGym-HotpotQA-v0 --policy lexical --policy single_search
 
+Policies that prompt a language model run with `--llm SPEC`, and are left out without it.
 Each pair is a run folder below --out. Killed and started again, it goes on where it was; finished pairs are not
 run again. `gold_chain`, which reads the gold facts, shows the ceiling that retrieval leaves.
 """
@@ -11,6 +12,7 @@ run again. `gold_chain`, which reads the gold facts, shows the ceiling that retr
 from __future__ import annotations
 
 import argparse
+import shutil
 import sys
 import time
 from pathlib import Path
@@ -21,7 +23,8 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 from gold_chain import GoldChain
 from raggym_env import data
-from raggym_env.errors import DataNotFound, RAGGymError
+from raggym_env.cards import policy_card
+from raggym_env.errors import DataNotFound, LLMError, MissingExtra, RAGGymError
 from raggym_env.evaluation import build_leaderboard, evaluate
 from raggym_env.paths import card_names
 from raggym_env.policies.base import Policy
@@ -39,13 +42,21 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--out", type=Path, default=Path("runs/leaderboard"), help="folder of the run folders")
     parser.add_argument("--published", action="store_true", help="show the paper's results beside, as cited")
-    parser.add_argument("--demo", action="store_true", help="RAGGym-Synth-v0, 500 questions")
+    parser.add_argument("--llm", help="language model of the policies that prompt one, e.g. hf:smollm2")
+    parser.add_argument("--fresh", action="store_true", help="run again what was run before")
+    parser.add_argument("--demo", action="store_true", help="RAGGym-Synth-v0: 500 questions, 12 with hf:smollm2")
     options = parser.parse_args()
-    if options.demo:
-        options.env, options.limit, options.out = ["RAGGym-Synth-v0"], options.limit or 500, Path("runs/demo")
     options.env = options.env or card_names("envs")
-    options.policy = options.policy or [*card_names("policies"), CEILING]
+    if options.policy is None:
+        prompting = options.llm is not None
+        options.policy = [name for name in card_names("policies") if prompting or not prompts(name)]
+        options.policy += [CEILING]
     return options
+
+
+def prompts(name: str) -> bool:
+    """Whether a policy needs a language model."""
+    return name != CEILING and policy_card(name).policy == "prompt"
 
 
 def run_all(options: argparse.Namespace) -> list[Path]:
@@ -68,6 +79,8 @@ def run_all(options: argparse.Namespace) -> list[Path]:
 
 def run_one(env: str, policy: str | Policy, name: str, options: argparse.Namespace) -> Path:
     folder = options.out / "_".join(str(part) for part in (env, options.split, options.limit or "all", name))
+    if options.fresh and (folder / "run.json").exists():
+        shutil.rmtree(folder)
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
     with Progress(*columns, console=Console(stderr=True)) as bar:
         task = bar.add_task(f"{env} {name}", total=None)
@@ -75,21 +88,36 @@ def run_one(env: str, policy: str | Policy, name: str, options: argparse.Namespa
         def progress(done: int, total: int, record: dict[str, Any]) -> None:
             bar.update(task, completed=done, total=total)
 
+        settings = {"policy.options.llm": options.llm} if prompts(name) else {}
         shared = {"split": options.split, "limit": options.limit, "seed": options.seed, "out": folder}
-        evaluate(env, policy, progress=progress, **shared)
+        evaluate(env, policy, progress=progress, settings=settings, **shared)
     return folder
+
+
+def demo(options: argparse.Namespace) -> list[Path]:
+    """The policies without a model on 500 questions, then three that prompt a small one on a few."""
+    shared = {"env": ["RAGGym-Synth-v0"], "split": "test", "seed": 0, "out": Path("runs/demo"), "fresh": True}
+    plain = [name for name in card_names("policies") if not prompts(name)]
+    everyone = argparse.Namespace(**shared, policy=[*plain, CEILING], limit=options.limit or 500, llm=None)
+    folders = run_all(everyone)
+    few = argparse.Namespace(**shared, policy=["direct", "rag", "re2search"], limit=12, llm="hf:smollm2")
+    try:
+        return folders + run_all(few)
+    except (LLMError, MissingExtra) as error:
+        print(f"no language model in this demo: {error}", file=sys.stderr)
+        return folders
 
 
 def main() -> None:
     options = arguments()
     started = time.perf_counter()
     try:
-        folders = run_all(options)
+        folders = demo(options) if options.demo else run_all(options)
         board = build_leaderboard(folders, published=PUBLISHED if options.published else None)
     except RAGGymError as error:
         sys.exit(f"leaderboard: {error}")
     print(board.to_markdown())
-    print(f"\n{len(folders)} runs in {time.perf_counter() - started:.1f} s; run folders: {options.out}/")
+    print(f"\n{len(folders)} runs in {time.perf_counter() - started:.1f} s; run folders in {folders[0].parent}/")
 
 
 if __name__ == "__main__":

@@ -8,7 +8,7 @@ from typing import Any
 import typer
 from typer.core import TyperGroup
 
-from raggym_env.cli import cards, data, evaluate, leaderboard, play
+from raggym_env.cli import cards, data, evaluate, leaderboard, models, play
 from raggym_env.errors import RAGGymError
 
 __all__ = ["app"]
@@ -42,3 +42,4 @@ app.command("play")(play.play)
 app.command("eval")(evaluate.evaluate)
 app.command("leaderboard")(leaderboard.leaderboard)
 app.add_typer(data.app, name="data")
+app.add_typer(models.app, name="models")

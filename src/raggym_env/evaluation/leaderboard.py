@@ -174,11 +174,12 @@ def _label(run: Run) -> str:
 
 
 def _options(policy: Mapping[str, Any]) -> list[str]:
-    """The model, and the options that are not those of the shipped card of that name."""
+    """The model, and the options in which a run of a shipped card differs from that card."""
     options = dict(policy.get("options", {}))
-    usual = policy_card(policy["name"]).options if policy["name"] in card_names("policies") else {}
     llm = options.pop("llm", None)
-    changed = [f"{key}={value}" for key, value in options.items() if value != usual.get(key) and key != "prompts"]
+    shipped = policy["name"] in card_names("policies")
+    usual = policy_card(policy["name"]).options if shipped else options
+    changed = [f"{key}={value!s:.40}" for key, value in options.items() if value != usual.get(key)]
     return [*([str(llm)] if llm else []), *changed]
 
 
