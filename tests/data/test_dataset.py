@@ -65,9 +65,7 @@ def ids(card: EnvCard, split: str, root: Path | None = None) -> list[str]:
         (6, ["q0", "q1"], ["q2", "q3", "q4", "q5"]),
     ],
 )
-def test_first_and_last_rows_of_one_file_never_overlap_and_the_last_are_whole(
-    tmp_path, make_card, rows, train, test
-):
+def test_first_and_last_rows_of_one_file_never_overlap_and_the_last_are_whole(tmp_path, make_card, rows, train, test):
     card = make_card(FIRST_AND_LAST)
     write_questions(tmp_path, rows)
     write_corpus(tmp_path)
@@ -146,9 +144,7 @@ def test_a_source_that_is_there_and_malformed_is_not_skipped(tmp_path, make_card
         data.load_tasks(make_card({"test": sources}), root=tmp_path)
 
 
-def test_when_nothing_has_the_data_one_error_says_what_was_looked_for_where_and_how_to_get_it(
-    tmp_path, monkeypatch
-):
+def test_when_nothing_has_the_data_one_error_says_what_was_looked_for_where_and_how_to_get_it(tmp_path, monkeypatch):
     monkeypatch.setenv("RAGGYM_DATA", str(tmp_path / "user"))
     monkeypatch.setenv("HF_ENDPOINT", "http://127.0.0.1:9")
     monkeypatch.delenv("HF_HUB_OFFLINE", raising=False)
@@ -163,9 +159,7 @@ def test_when_nothing_has_the_data_one_error_says_what_was_looked_for_where_and_
 
 
 def test_an_unknown_split_is_named_with_the_known_ones(make_card):
-    with pytest.raises(
-        UnknownName, match=r"No split of Mine named 'tset'. Did you mean 'test'\? Known: test, train"
-    ):
+    with pytest.raises(UnknownName, match=r"No split of Mine named 'tset'. Did you mean 'test'\? Known: test, train"):
         data.load_tasks(make_card(FIRST_AND_LAST), "tset")
 
 

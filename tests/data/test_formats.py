@@ -116,9 +116,7 @@ def test_aliases_and_demonyms_of_the_answer_count_where_their_file_is_beside_the
 
 def test_bamboogle_reads_its_named_columns_and_nothing_of_the_canary(tmp_path):
     path = tmp_path / "sheet.tsv"
-    path.write_bytes(
-        b"Question\t\tAnswer\tAnswer 2\tcanary: 26b5\r\nQ one?\t\tA1\t\t\r\n\r\nQ two?\t\tB1\tB2\tc\r\n"
-    )
+    path.write_bytes(b"Question\t\tAnswer\tAnswer 2\tcanary: 26b5\r\nQ one?\t\tA1\t\t\r\n\r\nQ two?\t\tB1\tB2\tc\r\n")
     tasks = read_tasks(path, "bamboogle")
     assert [(task.id, task.question.text, task.answers) for task in tasks] == [
         ("bamboogle-000", "Q one?", ("A1",)),
@@ -129,9 +127,7 @@ def test_bamboogle_reads_its_named_columns_and_nothing_of_the_canary(tmp_path):
 def test_a_bamboogle_sheet_without_its_columns_is_refused(tmp_path):
     path = tmp_path / "sheet.tsv"
     path.write_bytes(b"Frage\tAntwort\nQ?\tA\n")
-    with pytest.raises(
-        MalformedData, match=r"line 2: field 'Answer' is missing|line 2: field 'Question' is missing"
-    ):
+    with pytest.raises(MalformedData, match=r"line 2: field 'Answer' is missing|line 2: field 'Question' is missing"):
         read_tasks(path, "bamboogle")
 
 

@@ -7,9 +7,7 @@ from raggym_env.policies.single_search import SingleSearchPolicy
 from raggym_env.testing import check_policy
 
 QUESTION = Question("q", "When was Ada Lovelace born?")
-ADA = Passage(
-    "1", "Ada Lovelace", "Ada Lovelace (10 December 1815 – 27 November 1852) was an English mathematician."
-)
+ADA = Passage("1", "Ada Lovelace", "Ada Lovelace (10 December 1815 – 27 November 1852) was an English mathematician.")
 
 
 def test_it_searches_once_for_the_question_and_then_answers() -> None:

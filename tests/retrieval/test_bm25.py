@@ -70,9 +70,7 @@ def test_a_title_is_searched_too():
     assert ids(retriever.search(["rome"], 2)[0]) == ["1"]
 
 
-words = st.lists(st.sampled_from(["ant", "bee", "cat", "dog", "elk", "fox", "gnu", "hen"]), max_size=8).map(
-    " ".join
-)
+words = st.lists(st.sampled_from(["ant", "bee", "cat", "dog", "elk", "fox", "gnu", "hen"]), max_size=8).map(" ".join)
 
 
 @settings(max_examples=60, deadline=None)
@@ -199,9 +197,7 @@ def test_a_corpus_without_words_is_refused(corpus, tmp_path):
     assert list(tmp_path.glob("bm25-*/")) == []
 
 
-@pytest.mark.parametrize(
-    "option", [{"k1": -1}, {"k1": "high"}, {"b": 1.5}, {"b": float("nan")}, {"title_weight": 0.5}]
-)
+@pytest.mark.parametrize("option", [{"k1": -1}, {"k1": "high"}, {"b": 1.5}, {"b": float("nan")}, {"title_weight": 0.5}])
 def test_parameters_out_of_range_are_refused_by_name(option):
     with pytest.raises(RetrievalError, match=next(iter(option))):
         memory(ANIMALS, **option)

@@ -54,9 +54,7 @@ def test_a_batch_gives_what_single_calls_give():
     assert list(Analyzer().batch(texts)) == [Analyzer()(text) for text in texts]
 
 
-@pytest.mark.parametrize(
-    ("weight", "terms"), [(0, ["city"]), (1, ["rome", "city"]), (2, ["rome", "rome", "city"])]
-)
+@pytest.mark.parametrize(("weight", "terms"), [(0, ["city"]), (1, ["rome", "city"]), (2, ["rome", "rome", "city"])])
 def test_a_title_counts_as_often_as_its_weight_says(weight, terms):
     assert list(Analyzer(stemmer="none").passages([Passage("1", "Rome", "a city")], weight)) == [terms]
 

@@ -23,14 +23,10 @@ def evaluate(
     split: Annotated[str, typer.Option(help="Split of the environment.")] = "test",
     limit: Annotated[int | None, typer.Option(min=1, help="Take the first N questions only.")] = None,
     seed: Annotated[int, typer.Option(help="Seed of the policy.")] = 0,
-    out: Annotated[
-        Path | None, typer.Option(help="Run folder. Default: below runs/, named after the run.")
-    ] = None,
+    out: Annotated[Path | None, typer.Option(help="Run folder. Default: below runs/, named after the run.")] = None,
     settings: Annotated[
         list[str] | None,
-        typer.Option(
-            "--set", metavar="KEY=VALUE", help="Change a card, e.g. retrieval.k=10 or policy.options.x=1."
-        ),
+        typer.Option("--set", metavar="KEY=VALUE", help="Change a card, e.g. retrieval.k=10 or policy.options.x=1."),
     ] = None,
     llm: Annotated[str | None, typer.Option(help="Language model, e.g. hf:smollm2 or openai:MODEL@URL.")] = None,
     best_of: Annotated[int | None, typer.Option(min=1, help="Sample N actions; the critic chooses.")] = None,

@@ -6,6 +6,7 @@ Adding a back end is adding a file and a name to `BACKENDS`.
 from __future__ import annotations
 
 import importlib
+import inspect
 from typing import Any
 
 from raggym_env.errors import LLMError, UnknownName
@@ -41,5 +42,13 @@ def make(spec: str, **options: Any) -> LLM:
     if backend not in BACKENDS:
         raise UnknownName("language-model back end", backend, BACKENDS)
     module, _, attribute = BACKENDS[backend].partition(":")
-    model: LLM = getattr(importlib.import_module(module), attribute)(name, **options)
+    build = getattr(importlib.import_module(module), attribute)
+    try:
+        inspect.signature(build).bind(name, **options)
+    except TypeError as error:
+        known = [
+            each for each, about in inspect.signature(build).parameters.items() if about.kind is about.KEYWORD_ONLY
+        ]
+        raise LLMError(f"The back end {backend!r}: {error}. Its options: {', '.join(known)}.") from error
+    model: LLM = build(name, **options)
     return model

@@ -57,6 +57,9 @@ class Completion:
     once counts its prompt tokens once."""
     failure: str | None = None
     """Why there is no completion, once retries are used up; then `text` is empty."""
+    outage: bool = False
+    """Whether the same prompt may be completed another time: the server did not answer. False if it never will be:
+    the prompt is too long, or was refused."""
 
 
 @runtime_checkable

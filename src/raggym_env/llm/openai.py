@@ -211,7 +211,7 @@ class _Session:
     async def _single(self, prompt: Messages, params: Sampling, i: int) -> Completion:
         reply, usage = await self._ask(self._body(prompt, replace(params, n=1, seed=params.seed + i)), params)
         if isinstance(reply, Trouble):
-            return Completion("", usage=usage, failure=reply.message)
+            return Completion("", usage=usage, failure=reply.message, outage=reply.retry)
         return replace(reply.completions[0], usage=usage)
 
     async def _together(self, prompt: Messages, params: Sampling) -> list[Completion]:
@@ -223,7 +223,7 @@ class _Session:
                 self._no_more_than_one()
                 found += await self._singles(prompt, params, len(found))
             return found
-        failures = _charge([Completion("", failure=reply.message)] * params.n, usage)
+        failures = _charge([Completion("", failure=reply.message, outage=reply.retry)] * params.n, usage)
         if self.server.n_supported != "auto" or reply.status not in (400, 422):
             return failures
         # Either `n` is refused or the prompt is: asking for one tells.

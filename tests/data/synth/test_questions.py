@@ -119,9 +119,7 @@ def _years(world, tasks):
 def test_the_elder_person_is_the_one_born_in_the_earlier_year(world, tasks):
     found = list(_years(world, tasks))
     for task, best in found:
-        years = {
-            evidence.subject: int(evidence.object.replace(",", "").split()[-1]) for evidence in task.evidences
-        }
+        years = {evidence.subject: int(evidence.object.replace(",", "").split()[-1]) for evidence in task.evidences}
         assert best(years, key=years.__getitem__) in task.answers
     assert found
 

@@ -14,9 +14,7 @@ from raggym_env.policies.lexical import LexicalPolicy
 from raggym_env.process import Process
 from raggym_env.testing import ScriptedRetriever, check_policy
 
-FILM = Passage(
-    "1", "Red Harbour", "Red Harbour is a 1962 drama film directed by Ilse Brandt and starring Tom Reed."
-)
+FILM = Passage("1", "Red Harbour", "Red Harbour is a 1962 drama film directed by Ilse Brandt and starring Tom Reed.")
 ILSE = Passage(
     "2",
     "Ilse Brandt",
@@ -142,9 +140,7 @@ def test_an_instruction_inside_a_passage_is_only_text() -> None:
     assert action == Answer("Ilse Brandt")
 
 
-WEIRD = st.text(max_size=40) | st.sampled_from(
-    ["", "A or B?", "Are A and B?", "Who, X or or Y?", "What", "\ud800"]
-)
+WEIRD = st.text(max_size=40) | st.sampled_from(["", "A or B?", "Are A and B?", "Who, X or or Y?", "What", "\ud800"])
 
 
 @given(WEIRD, st.lists(st.builds(Passage, st.just("i"), WEIRD, WEIRD), max_size=4), st.integers(0, 2))

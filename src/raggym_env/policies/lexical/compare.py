@@ -63,9 +63,7 @@ def _told(reading: Reading, page: Passage) -> float:
 
 def _named_first(page: Passage) -> set[str]:
     """Names in the first sentence of a page."""
-    return {
-        span.key for sentence in read(page)[:1] for span in sentence.spans if span.kind in ("entity", "nation")
-    }
+    return {span.key for sentence in read(page)[:1] for span in sentence.spans if span.kind in ("entity", "nation")}
 
 
 def _nations(page: Passage) -> set[str]:

@@ -42,9 +42,7 @@ class LexicalPolicy(BasePolicy):
         ValueError: An option is out of range.
     """
 
-    def __init__(
-        self, *, seed: int = 0, searches: int = 6, enough: float = 0.35, temperature: float = 0.5
-    ) -> None:
+    def __init__(self, *, seed: int = 0, searches: int = 6, enough: float = 0.35, temperature: float = 0.5) -> None:
         if searches < 0:
             raise ValueError(f"searches must be 0 or more, got {searches}.")
         if temperature < 0:

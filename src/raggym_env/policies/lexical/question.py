@@ -30,9 +30,7 @@ _AUXILIARY = frozenset(
     )
 )
 _PLACES = "city|town|county|state|village|location|continent|region|province|island"
-_PEOPLE = (
-    "actor|actress|singer|author|director|player|writer|president|politician|man|woman|king|queen|composer|person"
-)
+_PEOPLE = "actor|actress|singer|author|director|player|writer|president|politician|man|woman|king|queen|composer|person"
 _KINDS = {
     "nation": r"\b(?:nationality|what country|which country|citizenship)\b",
     "year": r"\b(?:what|which) year\b",
@@ -197,9 +195,7 @@ def _head(text: str) -> str:
 
 
 _OR = re.compile(r"^(?P<before>.*\S),?\s+or\s+(?P<after>.+?)\s*\??\s*$")
-_BETWEEN = re.compile(
-    r"\bbetween\s+(?P<a>.+?)\s+and\s+(?P<b>[^,?]+?)(?:,|\s+(?:which|who|what)\b|\?|$)", re.IGNORECASE
-)
+_BETWEEN = re.compile(r"\bbetween\s+(?P<a>.+?)\s+and\s+(?P<b>[^,?]+?)(?:,|\s+(?:which|who|what)\b|\?|$)", re.IGNORECASE)
 _EITHER = re.compile(r"^(?P<a>[^,?]+?)\s+or\s+(?P<b>[^,?]+?),?\s+(?:which|who|what)\b", re.IGNORECASE)
 
 

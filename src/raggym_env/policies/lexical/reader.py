@@ -76,8 +76,7 @@ class Reading:
         self._chain = self._reachable(mentions)
         self._reached = {page.title for name in self.bridges() if (page := self.passage_of(name))}
         self._strengths = [
-            self.evidence(sentence) * (1.0 if sentence.title in self._chain else _STRAY)
-            for sentence in self.sentences
+            self.evidence(sentence) * (1.0 if sentence.title in self._chain else _STRAY) for sentence in self.sentences
         ]
 
     def _rarities(self) -> dict[str, float]:
@@ -113,9 +112,7 @@ class Reading:
 
     def _reachable(self, mentions: Sequence[tuple[str, Sentence]]) -> set[str]:
         """Titles in the question, those mentioned on their pages, and so on; all titles if it has none."""
-        reached = {
-            passage.title for name, passage in self.titles.items() if name in self.asked.key and len(name) > 4
-        }
+        reached = {passage.title for name, passage in self.titles.items() if name in self.asked.key and len(name) > 4}
         frontier = reached
         while frontier:
             frontier = {title for title, sentence in mentions if sentence.title in frontier} - reached

@@ -82,9 +82,7 @@ Hong Kong:Hong Kong"""
 COUNTRIES = dict(pair.strip().split(":") for pair in _DEMONYMS.replace("\n", "").split("|"))
 """Demonym -> country, for the commoner ones."""
 _NATIONS = {**COUNTRIES, **{country: country for country in COUNTRIES.values()}, "U.S.": "United States"}
-_NATION = re.compile(
-    r"(?<!\w)(?:" + "|".join(map(re.escape, sorted(_NATIONS, key=len, reverse=True))) + r")(?!\w)"
-)
+_NATION = re.compile(r"(?<!\w)(?:" + "|".join(map(re.escape, sorted(_NATIONS, key=len, reverse=True))) + r")(?!\w)")
 
 
 class Span(NamedTuple):
@@ -182,9 +180,7 @@ def _spans(text: str) -> list[Span]:
     def add(found: str, kind: str, start: int) -> None:
         if found and not any(a < start + len(found) and start < b for a, b in taken):
             taken.append((start, start + len(found)))
-            spans.append(
-                Span(found, kind, start, _role(text, start, kind, cues), _before(text, start), key(found))
-            )
+            spans.append(Span(found, kind, start, _role(text, start, kind, cues), _before(text, start), key(found)))
 
     for kind, pattern in (("date", _DATE), ("year", _YEAR)):
         for match in pattern.finditer(text):
@@ -205,9 +201,7 @@ def _before(text: str, start: int) -> str:
 
 
 def _cues(text: str) -> list[tuple[int, str]]:
-    return [
-        (match.start(), "birth" if match[0].lower().startswith("b") else "death") for match in _CUE.finditer(text)
-    ]
+    return [(match.start(), "birth" if match[0].lower().startswith("b") else "death") for match in _CUE.finditer(text)]
 
 
 _LIFE = re.compile(r"\(([^()]*?\d{3,4}[^()]*?)\s*[–—-]+\s*([^()]*?\d{3,4}[^()]*?)\)")
@@ -253,12 +247,7 @@ def _name_end(text: str, tokens: list[re.Match[str]], at: int) -> int:
     end = at + 1
     while end < len(tokens):
         ahead = end
-        while (
-            ahead < len(tokens)
-            and ahead - end < 2
-            and tokens[ahead][0] in _JOINERS
-            and _joined(text, tokens, ahead)
-        ):
+        while ahead < len(tokens) and ahead - end < 2 and tokens[ahead][0] in _JOINERS and _joined(text, tokens, ahead):
             ahead += 1
         if ahead >= len(tokens) or not _joined(text, tokens, ahead):
             break

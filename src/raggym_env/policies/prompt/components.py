@@ -1,0 +1,40 @@
+"""What the agents are made of: arXiv 2502.13957, table 1. All of them generate answers."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+__all__ = ["COMPONENTS", "Components"]
+
+
+@dataclass(frozen=True, slots=True)
+class Components:
+    """Which parts an agent has."""
+
+    reasoning: bool = False
+    """Question reasoning: it thinks before it acts. A matter of the prompts alone."""
+    retrieval: bool = False
+    """Retrieval augmentation: it sees passages. Without `queries` it searches once, for the question itself."""
+    queries: bool = False
+    """Query generation: it writes its own queries and decides when to answer."""
+    summaries: bool = False
+    """Document summarisation: it sees a note on each search in place of the passages."""
+    reflection: bool = False
+    """Reasoning reflection: it answers, looks for claims without support and searches for one of them. A search of
+    its own always carries that answer as its draft."""
+
+    def __post_init__(self) -> None:
+        for part, needed in (("queries", "retrieval"), ("summaries", "retrieval"), ("reflection", "queries")):
+            if getattr(self, part) and not getattr(self, needed):
+                raise ValueError(f"{part} = true needs {needed} = true.")
+
+
+COMPONENTS = {
+    "direct": Components(),
+    "cot": Components(reasoning=True),
+    "rag": Components(reasoning=True, retrieval=True),
+    "react": Components(reasoning=True, retrieval=True, queries=True),
+    "search_o1": Components(reasoning=True, retrieval=True, queries=True, summaries=True),
+    "re2search": Components(reasoning=True, retrieval=True, queries=True, summaries=True, reflection=True),
+}
+"""The rows of the table. The cards of these names say the same."""

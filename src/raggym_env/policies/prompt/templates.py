@@ -1,0 +1,220 @@
+"""The prompts of a card: Jinja templates over a state, rendered to chat messages.
+
+A template sees these variables; every text in them is data made safe by `text.as_data`:
+
+    question        the question and its lettered options, in a `<question>` section
+    history         the past searches, oldest first, each in a `<passages>` or `<note>` section; "" if none
+    searches_left   an integer, 0 or more
+    can_search      whether the agent may answer this prompt with a search
+    turns           the same history as a list of `query`, `passages` (each `title`, `text`) and `note` (or None)
+    query           in the note prompts only: the query whose passages are summarised
+    problem         in the retry prompt only: why the last reply could not be read
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from jinja2 import StrictUndefined, TemplateError
+from jinja2.sandbox import ImmutableSandboxedEnvironment
+
+from raggym_env.core import Passage, Question, State, Turn, option_letter
+from raggym_env.errors import PolicyError
+from raggym_env.llm.base import Messages
+from raggym_env.policies.prompt.text import as_data, clipped
+
+__all__ = ["Example", "Prompts", "Shown"]
+
+_NAMES = ("system", "user", "retry", "note_system", "note_user")
+_RETRY = "Your reply could not be used: {{ problem }}. Reply again, and end with one action in the form asked for."
+
+
+@dataclass(frozen=True, slots=True)
+class Shown:
+    """How much of a state a prompt shows."""
+
+    passage_chars: int = 600
+    """Characters of each passage's text."""
+    history_chars: int = 12_000
+    """Characters of all past searches together. The passages or notes of the oldest searches are left out first,
+    their queries stay; the newest search is always shown."""
+
+
+@dataclass(frozen=True, slots=True)
+class Example:
+    """One shown step: a state, rendered by the card's own `user` template, and the reply to it."""
+
+    state: State
+    notes: tuple[str, ...]
+    reply: str
+
+    @classmethod
+    def from_card(cls, content: Mapping[str, Any]) -> Example:
+        """Read `question`, `reply` and, where wanted, `options`, `searches_left` and `history`.
+
+        A search of the history has a `query` and `passages` (`[title, text]`) or a `note`.
+
+        Raises:
+            ValueError: Something else is there, or something is missing.
+        """
+        known = {"question", "reply", "options", "searches_left", "history"}
+        if unknown := content.keys() - known:
+            raise ValueError(f"an example has no {sorted(unknown)}; it has {sorted(known)}")
+        try:
+            turns = content.get("history", ())
+            history = tuple(
+                Turn(turn["query"], tuple(Passage("", *passage) for passage in turn.get("passages", ())))
+                for turn in turns
+            )
+            question = Question("", content["question"], tuple(content.get("options", ())))
+            state = State(question, history, content.get("searches_left", 1))
+            return cls(state, tuple(turn.get("note", "") for turn in turns), content["reply"].strip())
+        except (KeyError, TypeError, AttributeError) as error:
+            raise ValueError(f"an example cannot be read ({error!r}): {dict(content)!r:.200}") from error
+
+
+class Prompts:
+    """The compiled templates of one card.
+
+    Args:
+        templates: `system` and `user`; for notes `note_system` and `note_user`; optionally `retry`.
+        examples: Steps shown as earlier turns of the chat, before the state asked about.
+        shown: How much of a state is shown.
+
+    Raises:
+        ValueError: A prompt is missing, unknown or no template, or uses a variable that there is not.
+    """
+
+    def __init__(
+        self, templates: Mapping[str, str], examples: Sequence[Example] = (), shown: Shown | None = None
+    ) -> None:
+        self._shown = shown or Shown()
+        if unknown := templates.keys() - set(_NAMES):
+            raise ValueError(f"there is no prompt {sorted(unknown)}; a card has {list(_NAMES)}")
+        if missing := {"system", "user"} - templates.keys():
+            raise ValueError(f"the prompt {sorted(missing)} is missing from the card's options.prompts")
+        environment = ImmutableSandboxedEnvironment(
+            undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True, autoescape=False
+        )
+        self._templates = {}
+        for name, text in {"retry": _RETRY, **templates}.items():
+            try:
+                self._templates[name] = environment.from_string(text)
+            except TemplateError as error:
+                raise ValueError(f"the prompt {name} is no Jinja template: {error}") from error
+        self._examples: list[Mapping[str, str]] = []
+        self._check()
+        for example in examples:
+            self._examples += [
+                {"role": "user", "content": self._user(example.state, example.notes, can_search=True)},
+                {"role": "assistant", "content": example.reply},
+            ]
+
+    def messages(self, state: State, notes: Sequence[str] | None, *, can_search: bool) -> Messages:
+        """The chat that asks for the next action. `notes` has one per past search; None shows the passages."""
+        return [
+            *self._opening(can_search),
+            {"role": "user", "content": self._user(state, notes, can_search=can_search)},
+        ]
+
+    def again(self, messages: Messages, reply: str, problem: str) -> Messages:
+        """The chat that shows the model its reply and what is wrong with it."""
+        said = {"role": "assistant", "content": clipped(reply, 2_000)}
+        return [*messages, said, {"role": "user", "content": self._render("retry", problem=problem)}]
+
+    def note_messages(self, question: Question, turn: Turn) -> Messages:
+        """The chat that asks for a note on what one search found."""
+        values = {
+            "question": _question(question),
+            "history": _section(turn, None, self._shown.passage_chars),
+            "query": as_data(turn.query),
+        }
+        return [
+            {"role": "system", "content": self._render("note_system", **values)},
+            {"role": "user", "content": self._render("note_user", **values)},
+        ]
+
+    @property
+    def summarises(self) -> bool:
+        """Whether there are prompts for notes."""
+        return {"note_system", "note_user"} <= self._templates.keys()
+
+    def _opening(self, can_search: bool) -> list[Mapping[str, str]]:
+        return [{"role": "system", "content": self._render("system", can_search=can_search)}, *self._examples]
+
+    def _user(self, state: State, notes: Sequence[str] | None, *, can_search: bool) -> str:
+        return self._render(
+            "user",
+            question=_question(state.question),
+            history=_history(state.history, notes, self._shown),
+            searches_left=state.searches_left,
+            can_search=can_search,
+            turns=_turns(state.history, notes, self._shown.passage_chars),
+        )
+
+    def _render(self, name: str, **values: object) -> str:
+        try:
+            return self._templates[name].render(**values).strip()
+        except (TemplateError, TypeError, ArithmeticError, LookupError) as error:
+            raise PolicyError(f"The prompt {name} cannot be rendered: {error}") from error
+
+    def _check(self) -> None:
+        """Render everything once, so that a misspelt variable is found before a run."""
+        turn = Turn("query", (Passage("", "Title", "Text"),))
+        try:
+            for state in (State(Question("", "Q?"), (), 1), State(Question("", "Q?", ("a", "b")), (turn,))):
+                self.messages(state, ["note"] * len(state.history), can_search=state.searches_left > 0)
+            self._render("retry", problem="problem")
+            if self.summarises:
+                self.note_messages(Question("", "Q?"), turn)
+        except PolicyError as error:
+            raise ValueError(str(error)) from error
+
+
+def _question(question: Question) -> str:
+    options = [f"{option_letter(index)}. {as_data(text)}" for index, text in enumerate(question.options)]
+    return "\n".join(("<question>", as_data(question.text), *options, "</question>"))
+
+
+def _history(history: Sequence[Turn], notes: Sequence[str] | None, shown: Shown) -> str:
+    """The sections, oldest first. Those that do not fit any more are shown without what was found."""
+    room = shown.history_chars
+    sections: list[str] = []
+    for index in reversed(range(len(history))):
+        section = _section(history[index], None if notes is None else notes[index], shown.passage_chars)
+        if sections and len(section) > room:
+            room = 0
+            section = f'<passages query="{_attribute(history[index].query)}">left out</passages>'
+        room -= len(section)
+        sections.append(section)
+    return "\n".join(reversed(sections))
+
+
+def _section(turn: Turn, note: str | None, length: int) -> str:
+    if note is not None:
+        return f'<note query="{_attribute(turn.query)}">\n{as_data(note) or "nothing"}\n</note>'
+    lines = [
+        f"[{number}] {as_data(passage.title)}: {clipped(as_data(passage.text), length)}"
+        for number, passage in enumerate(turn.passages, 1)
+    ]
+    return "\n".join((f'<passages query="{_attribute(turn.query)}">', *(lines or ["nothing"]), "</passages>"))
+
+
+def _attribute(text: str) -> str:
+    return clipped(as_data(text), 300).replace('"', "'")
+
+
+def _turns(history: Sequence[Turn], notes: Sequence[str] | None, length: int) -> list[dict[str, Any]]:
+    return [
+        {
+            "query": as_data(turn.query),
+            "passages": [
+                {"title": as_data(passage.title), "text": clipped(as_data(passage.text), length)}
+                for passage in turn.passages
+            ],
+            "note": None if notes is None else as_data(notes[index]),
+        }
+        for index, turn in enumerate(history)
+    ]
