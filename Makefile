@@ -5,11 +5,13 @@ BIN := $(VENV)/bin
 
 .PHONY: demo test test-server check format clean
 
+# Without a network the small language model cannot be had; then demo and test go on without it, and say so.
 demo: $(VENV)/installed
 	-$(BIN)/raggym models get smollm2
 	$(BIN)/python benchmarks/leaderboard.py --demo
 
 test: $(VENV)/installed
+	-$(BIN)/raggym models get smollm2
 	$(BIN)/python -m coverage erase
 	$(BIN)/python -m pytest --cov --cov-report=term:skip-covered
 

@@ -63,7 +63,7 @@ def test_the_leaderboard_shows_the_model_its_tokens_and_its_cost(tmp_path):
         folder, scores = run(towns, server, tmp_path / "run", **{"policy.price": {"prompt": 100, "completion": 200}})
     assert scores.cost == pytest.approx(12 * (10 * 100 + 2 * 200) / 1e6)
     text = build_leaderboard([folder.path]).to_markdown()
-    assert f"| 1 | direct (openai:model@{server.url}, llm_options=" in text
+    assert f"| 1 | direct (openai:model@{server.url}, llm_options changed) |" in text
     assert "| 144 | 0.0168 |" in text
 
 

@@ -179,7 +179,11 @@ def _options(policy: Mapping[str, Any]) -> list[str]:
     llm = options.pop("llm", None)
     shipped = policy["name"] in card_names("policies")
     usual = policy_card(policy["name"]).options if shipped else options
-    changed = [f"{key}={value!s:.40}" for key, value in options.items() if value != usual.get(key)]
+    changed = [
+        f"{key} changed" if isinstance(value, dict | list) else f"{key}={value}"
+        for key, value in options.items()
+        if value != usual.get(key)
+    ]
     return [*([str(llm)] if llm else []), *changed]
 
 

@@ -201,7 +201,9 @@ class PromptAgent(BasePolicy):
     def _retry(self, failed: Sequence[_Draft]) -> None:
         for draft in failed:
             problem = draft.outcome.detail if isinstance(draft.outcome, Failure) else ""
-            draft.messages = self.prompts.again(draft.messages, draft.reply, problem)
+            draft.messages = self.prompts.again(
+                draft.messages, draft.reply, problem, can_search=self._can_search(draft.state)
+            )
         replies = self._generate([draft.messages for draft in failed], self._greedy)
         for draft, completions in zip(failed, replies, strict=True):
             self._read(draft, completions[0])

@@ -5,7 +5,7 @@ A template sees these variables; every text in them is data made safe by `text.a
     question        the question and its lettered options, in a `<question>` section
     history         the past searches, oldest first, each in a `<passages>` or `<note>` section; "" if none
     searches_left   an integer, 0 or more
-    can_search      whether the agent may answer this prompt with a search
+    can_search      whether the agent may answer this prompt with a search; also in the system and retry prompts
     turns           the same history as a list of `query`, `passages` (each `title`, `text`) and `note` (or None)
     query           in the note prompts only: the query whose passages are summarised
     problem         in the retry prompt only: why the last reply could not be read
@@ -119,10 +119,11 @@ class Prompts:
             {"role": "user", "content": self._user(state, notes, can_search=can_search)},
         ]
 
-    def again(self, messages: Messages, reply: str, problem: str) -> Messages:
+    def again(self, messages: Messages, reply: str, problem: str, *, can_search: bool) -> Messages:
         """The chat that shows the model its reply and what is wrong with it."""
         said = {"role": "assistant", "content": clipped(reply, 2_000)}
-        return [*messages, said, {"role": "user", "content": self._render("retry", problem=problem)}]
+        asked = self._render("retry", problem=problem, can_search=can_search)
+        return [*messages, said, {"role": "user", "content": asked}]
 
     def note_messages(self, question: Question, turn: Turn) -> Messages:
         """The chat that asks for a note on what one search found."""
@@ -166,7 +167,7 @@ class Prompts:
         try:
             for state in (State(Question("", "Q?"), (), 1), State(Question("", "Q?", ("a", "b")), (turn,))):
                 self.messages(state, ["note"] * len(state.history), can_search=state.searches_left > 0)
-            self._render("retry", problem="problem")
+            self._render("retry", problem="problem", can_search=True)
             if self.summarises:
                 self.note_messages(Question("", "Q?"), turn)
         except PolicyError as error:

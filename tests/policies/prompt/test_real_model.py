@@ -1,0 +1,52 @@
+"""Every agent on a real model, a few questions each. Needs `raggym models get smollm2`."""
+
+import pytest
+
+torch = pytest.importorskip("torch")
+pytest.importorskip("transformers")
+
+from raggym_env import policies  # noqa: E402
+from raggym_env.llm import models  # noqa: E402
+from raggym_env.mdp import load_mdp  # noqa: E402
+from raggym_env.policies.prompt import COMPONENTS  # noqa: E402
+from raggym_env.rewards.evidence import EvidenceReward  # noqa: E402
+from raggym_env.rollout import rollout  # noqa: E402
+
+# Looked up while tests are collected, before a fixture gives the session a cache of its own. Only read.
+FOLDER = models.folder("smollm2")
+
+
+@pytest.fixture(scope="module")
+def llm():
+    if FOLDER is None:
+        pytest.skip("needs the small model: raggym models get smollm2")
+    from raggym_env.llm.hf import load
+
+    torch.set_num_threads(1)
+    return load(str(FOLDER), device="cpu")
+
+
+@pytest.fixture(scope="module")
+def mdp():
+    return load_mdp("RAGGym-Synth-v0", "train", k=2, max_searches=1)
+
+
+def short(llm, name, **options):
+    return policies.make(name, llm=llm, max_tokens=32, note_tokens=24, passage_chars=200, **options)
+
+
+@pytest.mark.parametrize("name", COMPONENTS)
+def test_every_agent_ends_its_episodes_and_counts_what_they_cost(llm, mdp, name):
+    episodes = list(rollout(short(llm, name), mdp.tasks[:2], mdp.process, mdp.reward))
+    assert [episode.error for episode in episodes] == [None, None]
+    assert {episode.stop for episode in episodes} <= {"answer", "search_budget", "no_action"}
+    assert all(episode.usage.prompt_tokens > 0 and episode.usage.completion_tokens > 0 for episode in episodes)
+
+
+def test_a_critic_chooses_between_a_real_models_samples(llm, mdp):
+    critic = EvidenceReward(mdp.tasks, mdp.process)
+    policy = short(llm, "react", best_of=3, critic=critic)
+    ((proposal, *_),) = policy.propose([mdp.process.start(mdp.tasks[0].question)])
+    scores = [candidate.score for candidate in proposal.candidates]
+    assert scores == sorted(scores, reverse=True)
+    assert proposal.usage.completion_tokens > 0
