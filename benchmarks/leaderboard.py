@@ -44,7 +44,7 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--published", action="store_true", help="show the paper's results beside, as cited")
     parser.add_argument("--llm", help="language model of the policies that prompt one, e.g. hf:smollm2")
     parser.add_argument("--fresh", action="store_true", help="run again what was run before")
-    parser.add_argument("--demo", action="store_true", help="RAGGym-Synth-v0: 500 questions, 12 with hf:smollm2")
+    parser.add_argument("--demo", action="store_true", help="RAGGym-Synth-v0: 500 questions, 8 with hf:smollm2")
     options = parser.parse_args()
     options.env = options.env or card_names("envs")
     if options.policy is None:
@@ -95,12 +95,12 @@ def run_one(env: str, policy: str | Policy, name: str, options: argparse.Namespa
 
 
 def demo(options: argparse.Namespace) -> list[Path]:
-    """The policies without a model on 500 questions, then three that prompt a small one on a few."""
+    """The policies without a model on 500 questions, then two that prompt a small one on a few."""
     shared = {"env": ["RAGGym-Synth-v0"], "split": "test", "seed": 0, "out": Path("runs/demo"), "fresh": True}
     plain = [name for name in card_names("policies") if not prompts(name)]
     everyone = argparse.Namespace(**shared, policy=[*plain, CEILING], limit=options.limit or 500, llm=None)
     folders = run_all(everyone)
-    few = argparse.Namespace(**shared, policy=["direct", "rag", "re2search"], limit=12, llm="hf:smollm2")
+    few = argparse.Namespace(**shared, policy=["direct", "rag"], limit=8, llm="hf:smollm2")
     try:
         return folders + run_all(few)
     except (LLMError, MissingExtra) as error:

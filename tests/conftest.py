@@ -8,7 +8,11 @@ from pathlib import Path
 import pytest
 from hypothesis import settings
 
+from raggym_env.llm import models
+
 REPOSITORY = Path(__file__).parents[1]
+# Looked up before the session gets a cache of its own. Only read.
+SMALL_MODEL = models.folder("smollm2")
 
 
 # The same examples every time: a change is blamed for what it broke, not for what chance found.
@@ -28,3 +32,14 @@ def real_data() -> Path:
         if folder and (path := Path(folder).expanduser()).is_dir():
             return path
     pytest.skip("needs the real data sets: set RAGGYM_DATA to their folder")
+
+
+@pytest.fixture(scope="session")
+def small_model() -> Path:
+    """The folder of SmolLM2-135M-Instruct in the user's cache. Skips without it, or without torch."""
+    torch = pytest.importorskip("torch")
+    pytest.importorskip("transformers")
+    if SMALL_MODEL is None:
+        pytest.skip("needs the small model: raggym models get smollm2")
+    torch.set_num_threads(1)  # with more threads than idle cores it is many times slower
+    return SMALL_MODEL

@@ -4,23 +4,14 @@ import json
 
 import pytest
 
-torch = pytest.importorskip("torch")
-pytest.importorskip("transformers")
-
-from raggym_env.llm import Sampling, models  # noqa: E402
-
-# Looked up while tests are collected, before a fixture gives the session a cache of its own. Only read.
-FOLDER = models.folder("smollm2")
+from raggym_env.llm import Sampling
 
 
 @pytest.fixture(scope="module")
-def llm():
-    if FOLDER is None:
-        pytest.skip("needs the small model: raggym models get smollm2")
+def llm(small_model):
     from raggym_env.llm.hf import load
 
-    torch.set_num_threads(1)
-    return load(str(FOLDER), device="cpu", dtype="float32")
+    return load(str(small_model), device="cpu", dtype="float32")
 
 
 @pytest.fixture(scope="module")
@@ -36,6 +27,7 @@ def prompts(real_data):
 
 
 def test_greedy_tokens_on_real_prompts_are_those_of_generate(llm, prompts):
+    torch = pytest.importorskip("torch")
     completions = llm.generate(prompts, Sampling(max_tokens=8))
 
     for prompt, (completion,) in zip(prompts, completions, strict=True):

@@ -2,28 +2,18 @@
 
 import pytest
 
-torch = pytest.importorskip("torch")
-pytest.importorskip("transformers")
-
-from raggym_env import policies  # noqa: E402
-from raggym_env.llm import models  # noqa: E402
-from raggym_env.mdp import load_mdp  # noqa: E402
-from raggym_env.policies.prompt import COMPONENTS  # noqa: E402
-from raggym_env.rewards.evidence import EvidenceReward  # noqa: E402
-from raggym_env.rollout import rollout  # noqa: E402
-
-# Looked up while tests are collected, before a fixture gives the session a cache of its own. Only read.
-FOLDER = models.folder("smollm2")
+from raggym_env import policies
+from raggym_env.mdp import load_mdp
+from raggym_env.policies.prompt import COMPONENTS
+from raggym_env.rewards.evidence import EvidenceReward
+from raggym_env.rollout import rollout
 
 
 @pytest.fixture(scope="module")
-def llm():
-    if FOLDER is None:
-        pytest.skip("needs the small model: raggym models get smollm2")
+def llm(small_model):
     from raggym_env.llm.hf import load
 
-    torch.set_num_threads(1)
-    return load(str(FOLDER), device="cpu")
+    return load(str(small_model), device="cpu")
 
 
 @pytest.fixture(scope="module")
