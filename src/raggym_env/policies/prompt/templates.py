@@ -121,8 +121,10 @@ class Prompts:
 
     def again(self, messages: Messages, reply: str, problem: str, *, can_search: bool) -> Messages:
         """The chat that shows the model its reply and what is wrong with it."""
-        said = {"role": "assistant", "content": clipped(reply, 2_000)}
-        asked = self._render("retry", problem=problem, can_search=can_search)
+        # A reply may repeat what a passage says, control tokens of the chat included.
+        shown = "\n".join(as_data(line) for line in clipped(reply, 2_000).splitlines())
+        said = {"role": "assistant", "content": shown}
+        asked = self._render("retry", problem=as_data(problem), can_search=can_search)
         return [*messages, said, {"role": "user", "content": asked}]
 
     def note_messages(self, question: Question, turn: Turn) -> Messages:
