@@ -43,9 +43,7 @@ class Bare(gym.Env[dict[str, Any], str]):
     observation_space = gym.spaces.Dict()
     action_space = gym.spaces.Text(100)
 
-    def reset(
-        self, *, seed: int | None = None, options: dict[str, Any] | None = None
-    ) -> tuple[dict[str, Any], Any]:
+    def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[dict[str, Any], Any]:
         super().reset(seed=seed)
         self.history: list[Any] = []
         return self.observe(), {}
@@ -115,9 +113,7 @@ def rounds(steps: int) -> int:
 def single_actions(steps: int) -> Iterator[Any]:
     """An answer after every `SEARCHES` searches."""
     texts = iter(queries(steps, seed=1))
-    return iter(
-        [Answer("an answer") if (i + 1) % (SEARCHES + 1) == 0 else Search(next(texts)) for i in range(steps)]
-    )
+    return iter([Answer("an answer") if (i + 1) % (SEARCHES + 1) == 0 else Search(next(texts)) for i in range(steps)])
 
 
 def vector_actions(count: int) -> Iterator[list[Any]]:
@@ -146,9 +142,7 @@ def measure(retriever: Retriever, steps: int) -> tuple[float, float]:
 
 def step_table(steps: int, sizes: Sequence[int]) -> Table:
     bare = best(lambda: single_rate(Bare(), itertools.repeat("a query"), steps))
-    table = Table(
-        "retriever", "RAGEnv steps/s", f"RAGVectorEnv({BATCH}) steps/s", "vector / single", "single / bare"
-    )
+    table = Table("retriever", "RAGEnv steps/s", f"RAGVectorEnv({BATCH}) steps/s", "vector / single", "single / bare")
     table.add_row("(bare gymnasium.Env)", f"{bare:,.0f}", "", "", "1.00")
     cases: list[tuple[str, Retriever, int]] = [("stub", Stub(), steps)]
     for size in sizes:
@@ -195,9 +189,7 @@ def start_table() -> Table:
         imports[module] = statistics.median(float(seconds) for seconds, _ in runs)
         memory = statistics.median(float(mebibytes) for _, mebibytes in runs)
         table.add_row(f"import {module}", f"{imports[module] * 1000:.0f} ms", f"peak memory {memory:.0f} MiB")
-    table.add_row(
-        "import raggym_env / import gymnasium", f"{imports['raggym_env'] / imports['gymnasium']:.2f}", ""
-    )
+    table.add_row("import raggym_env / import gymnasium", f"{imports['raggym_env'] / imports['gymnasium']:.2f}", "")
     runs = [in_fresh_process(_MAKE).split() for _ in range(6)][1:]
     first = statistics.median(float(seconds) for seconds, _ in runs)
     found = statistics.median(float(seconds) for _, seconds in runs)
