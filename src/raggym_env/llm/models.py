@@ -193,6 +193,8 @@ def _convert(model: KnownModel, gguf: Path, made: Path) -> dict[str, str]:
     if found != model.sha256:
         raise LLMError(f"{gguf.name} has SHA-256 {found}, not {model.sha256}: it is another file, or damaged")
     try:
+        import accelerate  # noqa: F401  # transformers needs both to read GGUF files
+        import gguf as _  # noqa: F401
         import torch
         import transformers
     except ImportError as error:
