@@ -40,7 +40,8 @@ class Proposal:
             InvalidAction: It is blank, or no action at all.
         """
         if self.action is None:
-            raise PolicyError(f"{self.failure or 'no action'}; the policy's output was {self.text!r:.500}")
+            output = f"; the policy's output was {self.text!r:.500}" if self.text else ""
+            raise PolicyError(f"{self.failure or 'no action'}{output}")
         return as_action(self.action)
 
 
