@@ -87,7 +87,8 @@ def test_sampling_depends_on_seed_and_state_but_not_on_the_question_id():
 
 
 def test_lone_surrogates_in_a_query_do_not_break_sampling():
-    state_rng(0, State(Question("1", "q?"), (Turn("\ud800", ()),)))
+    odd, plain = State(Question("1", "q?"), (Turn("\ud800", ()),)), State(Question("1", "q?"), (Turn("x", ()),))
+    assert state_rng(0, odd).random() != state_rng(0, plain).random()
 
 
 def test_gold_titles_are_unique_and_in_order():
