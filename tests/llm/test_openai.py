@@ -186,6 +186,34 @@ def test_waiting_grows_with_each_try(connect):
     assert [wait >= least for wait, least in zip(waits, (0.05, 0.1, 0.2), strict=True)] == [True] * 3
 
 
+def test_a_server_that_does_not_keep_up_is_asked_for_less_at_a_time_until_it_does(connect):
+    one_by_one = threading.Lock()
+
+    def in_turn(handler, body):
+        with one_by_one:  # and to the end, whether or not the client still waits
+            time.sleep(0.05)
+        replies()(handler, body)
+
+    prompts = ask(*map(str, range(16)))
+    with FakeServer(after=in_turn) as server:
+        model = connect(server, concurrency=16, timeout=0.25, retries=5)
+        rows = model.generate(prompts, Sampling())
+        assert [row[0].failure for row in rows] == [None] * 16
+        tries = len(server.bodies)
+        assert tries > 16
+        model.generate(prompts, Sampling())
+        assert len(server.bodies) < tries + 20
+
+
+def test_after_a_time_out_fast_replies_bring_the_concurrency_back(connect):
+    with FakeServer(replies(seconds=0.6), after=replies(seconds=0.05)) as server:
+        model = connect(server, concurrency=4, timeout=0.5)
+        model.generate(ask("a"), Sampling())
+        server.most_at_once = 0
+        model.generate(ask(*"bcdefghijkl"), Sampling())
+        assert server.most_at_once == 4
+
+
 def test_the_concurrency_limit_is_used_and_kept_over_threads(connect):
     with FakeServer(after=replies(seconds=0.05)) as server:
         model = connect(server, concurrency=3)

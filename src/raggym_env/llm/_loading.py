@@ -1,4 +1,7 @@
-"""Finding and loading transformers models: the cache, a folder, a GGUF file, the hub, in this order."""
+"""Finding and loading transformers models: the cache, a folder, a GGUF file, the hub, in this order.
+
+A name may end in `+ADAPTER`: a LoRA adapter that is merged into the model; see `_adapters`.
+"""
 
 from __future__ import annotations
 
@@ -14,13 +17,20 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from raggym_env.errors import LLMError
 from raggym_env.llm import models
+from raggym_env.llm._adapters import adapter_folder, merged, split_name
 
-__all__ = ["Device", "Dtype", "hub_parts", "load_parts"]
+__all__ = ["Device", "Dtype", "hub_parts", "load_parts", "plain_model", "unquantised"]
 
 Device = str
 Dtype = Literal["auto", "float32", "bfloat16", "float16"]
 
 _HUB_TIMEOUT_S = 10.0
+# `_chat.plain_template` in Jinja, with an end to what the assistant says, which is what a model learns to stop by.
+_PLAIN_TEMPLATE = (
+    "{% for m in messages %}{{ m['role'] | capitalize }}: {{ m['content'] }}"
+    "{% if m['role'] == 'assistant' %}{{ eos_token }}{% endif %}{{ '\n\n' }}{% endfor %}"
+    "{% if add_generation_prompt %}Assistant:{% endif %}"
+)
 # HfHubHTTPError derives from the base error of the HTTP library in use, which differs between its versions.
 _HUB_ERRORS: tuple[type[BaseException], ...] = (OSError, ValueError, *HfHubHTTPError.__bases__)
 
@@ -28,16 +38,84 @@ _HUB_ERRORS: tuple[type[BaseException], ...] = (OSError, ValueError, *HfHubHTTPE
 def load_parts(name: str, device: Device = "auto", dtype: Dtype = "auto") -> tuple[Any, Any]:
     """The model, on its device, and the tokenizer. Arguments and errors as for `hf.load`."""
     where = _device(device)
-    precision = _dtype(dtype, where)
-    path, file = _find(name)
-    try:
-        model, tokenizer = _read(path, file, dtype=precision)
-    except (OSError, ValueError, KeyError, RuntimeError, SafetensorError) as error:
-        raise LLMError(f"The model {name!r}, read from {path}, cannot be loaded: {error}") from error
+    model, tokenizer = _load(name, _dtype(dtype, where))
     try:
         return model.to(where), tokenizer
     except torch.OutOfMemoryError as error:
         raise LLMError(f"The model {name!r} does not fit on {where}: {error}") from error
+
+
+def plain_model(name: str, dtype: Dtype = "float32") -> tuple[Any, Any]:
+    """A model and its tokenizer as trainers want them.
+
+    Args:
+        name: As for `hf.load`. With `+ADAPTER`, training goes on from the merged weights.
+        dtype: Of the weights. Training in less than float32 rounds small updates away, unless a LoRA adapter of
+            float32 is trained on top.
+
+    Returns:
+        model: A causal language model on the CPU, all of its weights trainable, that can be saved and given to PEFT:
+            nothing in it says that it was read from a GGUF file or had an adapter.
+        tokenizer: It has a chat template, the `plain_template` of prompts if it came with none, and a padding token,
+            which is the end token if it came with none.
+
+    Raises:
+        LLMError: The model cannot be had, or its weights are quantised.
+    """
+    precision = _dtype(dtype, torch.device("cpu"))
+    model, tokenizer = _load(name, precision)
+    if getattr(model.config, "quantization_config", None) is not None:
+        if not _is_gguf(model):
+            raise LLMError(f"The weights of {name!r} are quantised and cannot be trained. Take the original ones.")
+        model = unquantised(model, precision)
+    model.requires_grad_(True)
+    model.config.use_cache = True
+    _complete(tokenizer)
+    return model, tokenizer
+
+
+def _is_gguf(model: Any) -> bool:
+    found = model.config.quantization_config
+    method = found.get("quant_method") if isinstance(found, dict) else getattr(found, "quant_method", None)
+    return str(getattr(method, "value", method)).lower() == "gguf"
+
+
+def unquantised(read: Any, dtype: torch.dtype) -> Any:
+    """A plain copy of a model read from a GGUF file, which remembers that it was quantised and refuses to be saved."""
+    config = read.config
+    del config.quantization_config
+    automatic: Any = AutoModelForCausalLM  # its methods are not typed
+    plain = automatic.from_config(config, dtype=dtype)
+    plain.load_state_dict(read.state_dict())
+    plain.generation_config = read.generation_config
+    return plain.eval()
+
+
+def _complete(tokenizer: Any) -> None:
+    if tokenizer.pad_token is None:
+        tokenizer.pad_token = tokenizer.eos_token
+    if not tokenizer.chat_template:
+        starts = tokenizer.bos_token_id in tokenizer("")["input_ids"] and tokenizer.bos_token_id is not None
+        tokenizer.chat_template = ("{{ bos_token }}" if starts else "") + _PLAIN_TEMPLATE
+
+
+def _load(name: str, dtype: torch.dtype) -> tuple[Any, Any]:
+    base, adapter = split_name(name)
+    folder = None if adapter is None else adapter_folder(adapter)
+    path, file = _find(base)
+    try:
+        model, tokenizer = _read(path, file, dtype=dtype if folder is None else torch.float32)
+    except (OSError, ValueError, KeyError, RuntimeError, SafetensorError) as error:
+        raise LLMError(f"The model {base!r}, read from {path}, cannot be loaded: {error}") from error
+    return (model if folder is None else _in(dtype, merged(model, folder, base))), tokenizer
+
+
+def _in(dtype: torch.dtype, model: Any) -> Any:
+    """The model with its weights in a dtype. Buffers, such as rotary frequencies, stay exact, as when it is loaded."""
+    for parameter in model.parameters():
+        parameter.data = parameter.data.to(dtype)
+    model.config.dtype = dtype
+    return model
 
 
 def hub_parts(name: str, dtype: torch.dtype | None = None) -> tuple[Any, Any]:

@@ -1,7 +1,8 @@
-"""Which model behind which server, and how it is asked."""
+"""Which model behind which server, how it is asked, and how much at a time."""
 
 from __future__ import annotations
 
+import asyncio
 import json
 import os
 from collections.abc import Mapping, Sequence
@@ -11,7 +12,7 @@ from urllib.parse import urlsplit
 
 from raggym_env.errors import LLMError
 
-__all__ = ["Server", "split_name"]
+__all__ = ["Server", "Window", "split_name"]
 
 _OFFICIAL = "https://api.openai.com/v1"
 
@@ -24,9 +25,10 @@ class Server:
     url: str
     """Up to and including `/v1`."""
     concurrency: int = 16
-    """Requests under way at any time, over all threads that share the model; at least 1."""
+    """Requests under way at most, over all threads that share the model; at least 1. Fewer after a time-out: see
+    `Window`."""
     timeout: float = 300.0
-    """Seconds that one try may take, connecting and all."""
+    """Seconds that one try may take: connecting, waiting in the server's queue and all."""
     retries: int = 5
     """Tries after the first; 0 or more."""
     backoff: float = 0.5
@@ -70,6 +72,44 @@ class Server:
     def key(self) -> str | None:
         """The key, read from the environment and not kept."""
         return os.environ.get(self.key_env) or None if self.key_env else None
+
+
+class Window:
+    """How many requests may be under way: `most`, or fewer while the server does not keep up.
+
+    Many servers work on one request after the other, and finish those that nobody waits for any more. To send as
+    many again after a time-out only makes their queue longer, until no reply comes in time. So after a try that took
+    all of `timeout` there is one request at a time, and one more with every reply that took less than a quarter of it,
+    like TCP's congestion window in slow start (RFC 5681).
+
+    Used on one event loop only, as `async with window:`.
+    """
+
+    def __init__(self, most: int, timeout: float) -> None:
+        self.most = most
+        self.timeout = timeout
+        self.width = most
+        self._places = most  # those taken and those free
+        self._free = asyncio.Semaphore(most)
+
+    async def __aenter__(self) -> None:
+        await self._free.acquire()
+        while self._places > self.width:  # this one was free when the window narrowed
+            self._places -= 1
+            await self._free.acquire()
+
+    async def __aexit__(self, *_: object) -> None:
+        self._places -= 1
+        while self._places < self.width:
+            self._places += 1
+            self._free.release()
+
+    def learn(self, seconds: float, *, replied: bool) -> None:
+        """Note how long a try took, before its place is left."""
+        if seconds > 0.99 * self.timeout:
+            self.width = 1
+        elif replied and seconds < self.timeout / 4:
+            self.width = min(self.width + 1, self.most)
 
 
 def split_name(name: str) -> tuple[str, str]:

