@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from raggym_env.policies.prompt.text import as_data, clipped, one_line
+from raggym_env.untrusted import as_data, clipped, one_line
 
 
 @pytest.mark.parametrize(

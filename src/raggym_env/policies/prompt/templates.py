@@ -23,7 +23,7 @@ from jinja2.sandbox import ImmutableSandboxedEnvironment
 from raggym_env.core import Passage, Question, State, Turn, option_letter
 from raggym_env.errors import PolicyError
 from raggym_env.llm.base import Messages
-from raggym_env.policies.prompt.text import as_data, clipped
+from raggym_env.untrusted import as_data, clipped
 
 __all__ = ["Example", "Prompts", "Shown"]
 
@@ -47,7 +47,8 @@ class Example:
     """One shown step: a state, rendered by the card's own `user` template, and the reply to it."""
 
     state: State
-    notes: tuple[str, ...]
+    notes: tuple[str, ...] | None
+    """One per past search; None where the example shows passages."""
     reply: str
 
     @classmethod
@@ -70,7 +71,9 @@ class Example:
             )
             question = Question("", content["question"], tuple(content.get("options", ())))
             state = State(question, history, content.get("searches_left", 1))
-            return cls(state, tuple(turn.get("note", "") for turn in turns), content["reply"].strip())
+            noted = any("note" in turn for turn in turns)
+            notes = tuple(turn.get("note", "") for turn in turns) if noted else None
+            return cls(state, notes, content["reply"].strip())
         except (KeyError, TypeError, AttributeError) as error:
             raise ValueError(f"an example cannot be read ({error!r}): {dict(content)!r:.200}") from error
 
