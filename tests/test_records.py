@@ -6,7 +6,7 @@ import pytest
 
 from raggym_env.core import Answer, Passage, Question, Search, State, StopReason, Turn, Usage
 from raggym_env.errors import MalformedData
-from raggym_env.records import Episode, Step, append_record, read_records, repair
+from raggym_env.records import Candidate, Episode, Step, append_record, read_records, repair
 
 START = State(Question("1", "q?"), (), 2)
 FOUND = State(Question("1", "q?"), (Turn("x", (Passage("7", "T", "long text"),)),), 1)
@@ -24,7 +24,7 @@ def test_an_answer_found_nothing_even_after_a_search():
 
 
 def test_candidates_scores_text_and_usage_are_kept():
-    candidates = ((Answer("a"), 0.5, "raw"), (None, None, ""))
+    candidates = (Candidate(Answer("a"), 0.5, "raw"), Candidate(None))
     record = Step(Answer("a"), text="raw", score=0.5, candidates=candidates, usage=Usage(calls=1)).to_json()
     assert record["candidates"] == [{"answer": "a", "score": 0.5, "text": "raw"}, {"score": None}]
     assert (record["text"], record["usage"]["calls"]) == ("raw", 1)
@@ -33,7 +33,7 @@ def test_candidates_scores_text_and_usage_are_kept():
 @pytest.mark.parametrize(("score", "kept"), [(np.float32(0.5), 0.5), (-math.inf, None), (math.nan, None)])
 def test_any_score_can_be_recorded(tmp_path, score, kept):
     append_record(
-        tmp_path / "e.jsonl", Step(Answer("a"), score=score, candidates=((Answer("a"), score, ""),)).to_json()
+        tmp_path / "e.jsonl", Step(Answer("a"), score=score, candidates=(Candidate(Answer("a"), score),)).to_json()
     )
     (record,) = read_records(tmp_path / "e.jsonl")
     assert record["score"] == record["candidates"][0]["score"] == kept

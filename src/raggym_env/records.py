@@ -8,14 +8,38 @@ import os
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
-from raggym_env.core import Action, Answer, Search, State, Usage
+from raggym_env.core import Action, Answer, Passage, Search, State, Usage
 from raggym_env.errors import MalformedData
 
-__all__ = ["Episode", "Step", "action_to_json", "append_record", "check_episode", "read_records", "repair"]
+__all__ = [
+    "Candidate",
+    "Episode",
+    "Step",
+    "action_from_json",
+    "action_to_json",
+    "append_record",
+    "check_episode",
+    "read_records",
+    "repair",
+]
 
 Json = dict[str, Any]
+
+
+class Candidate(NamedTuple):
+    """One of the actions that a step was chosen from."""
+
+    action: Action | None
+    """None if the output was no action."""
+    score: float | None = None
+    text: str = ""
+    """The raw output it was parsed from."""
+
+    def to_json(self) -> Json:
+        record = {**action_to_json(self.action), "score": None if self.score is None else _finite(self.score)}
+        return {**record, "text": self.text} if self.text else record
 
 
 @dataclass(frozen=True, slots=True)
@@ -23,34 +47,37 @@ class Step:
     """One action, what it found and how it was rewarded."""
 
     action: Action
-    passages: tuple[tuple[str, str], ...] = ()
-    """Id and title of each passage found, best first."""
+    passages: tuple[Passage, ...] = ()
+    """What it found, best first."""
     outcome: float = 0.0
     process: float = 0.0
     text: str = ""
     """The raw output the action was parsed from."""
     score: float | None = None
     """What ranked the action, where something did."""
-    candidates: tuple[tuple[Action | None, float | None, str], ...] = ()
-    """What the action was chosen from, with their scores and raw outputs."""
+    candidates: tuple[Candidate, ...] = ()
+    """What the action was chosen from, best first."""
+    messages: tuple[Mapping[str, str], ...] = ()
+    """The prompt that the action was the reply to, where there was one. Too long for the record of a run."""
     usage: Usage = field(default_factory=Usage)
 
     @classmethod
     def of(cls, before: State, action: Action, after: State, outcome: float, process: float, **rest: Any) -> Step:
         """The record of taking `action` in `before`, which led to `after`."""
         found = after.history[-1].passages if len(after.history) > len(before.history) else ()
-        return cls(action, tuple((p.id, p.title) for p in found), outcome, process, **rest)
+        return cls(action, found, outcome, process, **rest)
 
     def to_json(self) -> Json:
+        """The record of a run: of passages only their ids and titles, of the prompt nothing."""
         record: Json = {**action_to_json(self.action), "outcome": self.outcome, "process": self.process}
         if self.passages:
-            record["passages"] = [list(passage) for passage in self.passages]
+            record["passages"] = [[passage.id, passage.title] for passage in self.passages]
         if self.text:
             record["text"] = self.text
         if self.score is not None:
             record["score"] = _finite(self.score)
         if self.candidates:
-            record["candidates"] = [_candidate(*candidate) for candidate in self.candidates]
+            record["candidates"] = [candidate.to_json() for candidate in self.candidates]
         if self.usage != Usage():
             record["usage"] = asdict(self.usage)
         return record
@@ -96,11 +123,6 @@ class Episode:
         }
 
 
-def _candidate(action: Action | None, score: float | None, text: str) -> Json:
-    record = {**action_to_json(action), "score": None if score is None else _finite(score)}
-    return {**record, "text": text} if text else record
-
-
 def _finite(value: float) -> float | None:
     """As JSON can hold it: a score that is infinite or no number is recorded as none."""
     number = float(value)  # a NumPy scalar is no JSON
@@ -117,6 +139,13 @@ def action_to_json(action: Action | None) -> Json:
         case Answer(text):
             return {"answer": text}
     return {}
+
+
+def action_from_json(record: Mapping[str, Any]) -> Action | None:
+    """The action of a record made by `action_to_json`, whatever else is in it; None if it holds none."""
+    if "search" in record:
+        return Search(record["search"], record.get("draft"))
+    return Answer(record["answer"]) if "answer" in record else None
 
 
 def append_record(path: Path, record: Mapping[str, Any]) -> None:
@@ -153,7 +182,8 @@ def _is_step(step: Any) -> bool:
         return False
     passages = step.get("passages", [])
     return isinstance(passages, list) and all(
-        isinstance(each, list) and len(each) == 2 and all(isinstance(part, str) for part in each) for each in passages
+        isinstance(each, list) and len(each) in (2, 3) and all(isinstance(part, str) for part in each)
+        for each in passages
     )
 
 

@@ -12,10 +12,10 @@ from raggym_env.core import Action, State, StopReason, Task, Usage
 from raggym_env.errors import InvalidAction, LLMError, PolicyError, RAGGymError
 from raggym_env.policies.base import Policy, Proposal
 from raggym_env.process import Process
-from raggym_env.records import Episode, Step
+from raggym_env.records import Candidate, Episode, Step
 from raggym_env.rewards.step import StepReward
 
-__all__ = ["rollout"]
+__all__ = ["complete", "rollout"]
 
 T = TypeVar("T")
 
@@ -69,16 +69,48 @@ def rollout(
     """
     if in_flight < 1:
         raise ValueError(f"in_flight must be at least 1, got {in_flight}.")
-    reward = reward or StepReward()
-    waiting = iter(tasks)
+    starting = (_Running(task, process.start(task.question)) for task in tasks)
+    for ended in _run(starting, policy, process, reward or StepReward(), in_flight):
+        yield from [episode.record() for episode in ended]
+
+
+def complete(
+    policy: Policy,
+    tasks: Sequence[Task],
+    states: Sequence[State],
+    process: Process,
+    reward: StepReward | None = None,
+) -> list[Episode]:
+    """Run the policy from given states to the end, all side by side. Failures are recorded as by `rollout`.
+
+    Args:
+        policy: Proposes one action per state.
+        tasks: `n` tasks, which may repeat.
+        states: `n` states of these tasks' questions; those that have ended stay as they are.
+        process: The transition.
+        reward: How steps are rewarded; by default exact match of the answer.
+
+    Returns:
+        `n` episodes, in the order of the states. Their steps are those taken here.
+    """
+    episodes = [_Running(task, state) for task, state in zip(tasks, states, strict=True)]
+    starting = iter([episode for episode in episodes if not episode.over])
+    for _ in _run(starting, policy, process, reward or StepReward(), max(1, len(episodes))):
+        pass
+    return [episode.record() for episode in episodes]
+
+
+def _run(
+    waiting: Iterator[_Running], policy: Policy, process: Process, reward: StepReward, in_flight: int
+) -> Iterator[list[_Running]]:
+    """Run episodes, at most `in_flight` at a time, and yield after each step those that ended."""
     running: list[_Running] = []
     while True:
-        new = islice(waiting, in_flight - len(running))
-        running += [_Running(task, process.start(task.question)) for task in new]
+        running += islice(waiting, in_flight - len(running))
         if not running:
             return
         _advance(running, policy, process, reward)
-        yield from [episode.record() for episode in running if episode.over]
+        yield [episode for episode in running if episode.over]
         running = [episode for episode in running if not episode.over]
 
 
@@ -149,6 +181,7 @@ def _provenance(proposal: Proposal) -> dict[str, object]:
     return {
         "text": proposal.text,
         "score": proposal.score,
-        "candidates": tuple((c.action, c.score, c.text) for c in proposal.candidates),
+        "candidates": tuple(Candidate(c.action, c.score, c.text) for c in proposal.candidates),
+        "messages": proposal.messages,
         "usage": proposal.usage,
     }

@@ -27,10 +27,10 @@ from raggym_env.errors import RunError
 from raggym_env.evaluation.scores import Scores, score_records
 from raggym_env.mdp import MDP, load_mdp
 from raggym_env.policies.base import Policy
-from raggym_env.records import append_record, check_episode, read_records, repair
+from raggym_env.records import Episode, append_record, check_episode, read_records, repair
 from raggym_env.rollout import rollout
 
-__all__ = ["Run", "evaluate"]
+__all__ = ["Plan", "Run", "carry_out", "evaluate", "plan"]
 
 _FORMAT = 1
 _CONFIG = {"environment", "policy", "split", "limit", "seed", "dataset", "corpus", "retriever", "version"}
@@ -160,12 +160,37 @@ def evaluate(
     Raises:
         RunError: `out` holds something else, or another process is writing to it.
     """
+    planned = plan(card, policy, split=split, limit=limit, seed=seed, settings=settings)
+    run = carry_out(planned, out, in_flight=in_flight, progress=progress)
+    return run, score_records(run.records(), planned.tasks, run.price)
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """What a run is to do, made from cards before anything is written."""
+
+    mdp: MDP
+    agent: Policy
+    tasks: Sequence[Task]
+    config: Json
+    price: PriceCard | None = None
+
+
+def plan(
+    card: str | Path | EnvCard,
+    policy: str | Path | PolicyCard | Policy,
+    *,
+    split: str = "test",
+    limit: int | None = None,
+    seed: int = 0,
+    settings: Mapping[str, Any] | None = None,
+) -> Plan:
+    """Load what a run needs. Arguments and errors as for `evaluate`."""
     settings = settings or {}
     of_policy = {key.removeprefix("policy."): settings[key] for key in settings if key.startswith("policy.")}
     card = override(env_card(card), {key: settings[key] for key in settings if not key.startswith("policy.")})
     mdp = load_mdp(card, split)
     agent, identity, price = _agent(policy, seed, of_policy, mdp)
-    tasks = _first(mdp.tasks, limit)
     config = {
         "environment": _identity(card),
         "policy": identity,
@@ -177,22 +202,47 @@ def evaluate(
         "retriever": getattr(mdp.process.retriever, "fingerprint", None),
         "version": _version("raggym-env"),
     }
-    run = _open(Path(out) if out is not None else _default_folder(config), config, str(card.path))
-    run = replace(run, price=price or run.price)
+    return Plan(mdp, agent, _first(mdp.tasks, limit), config, price)
+
+
+def carry_out(
+    plan: Plan,
+    out: str | Path | None = None,
+    *,
+    record: Callable[[Episode, Task], Json] = lambda episode, task: episode.to_json(),
+    in_flight: int = 32,
+    progress: Progress | None = None,
+) -> Run:
+    """Run what is planned in a run folder, or go on with it where it was cut off.
+
+    Args:
+        plan: What to run.
+        out: Run folder; by default one below `runs/`, named after what is run.
+        record: Makes the record of an ended episode: that of a run, or one with more in it.
+        in_flight: Episodes that run side by side.
+        progress: As for `evaluate`.
+
+    Raises:
+        RunError: `out` holds something else, or another process is writing to it.
+    """
+    card_path = str(plan.mdp.card.path)
+    run = _open(Path(out) if out is not None else _default_folder(plan.config), plan.config, card_path)
+    run = replace(run, price=plan.price or run.price)
+    tasks = {task.id: task for task in plan.tasks}
     with _lock(run.path):
         repair(run.episodes_file)
-        done = {record["id"] for record in run.records() if record["error"] is None}
+        done = {written["id"] for written in run.records() if written["error"] is None}
         run.write("running")
-        todo = [task for task in tasks if task.id not in done]
-        episodes = rollout(agent, todo, mdp.process, mdp.reward, in_flight=in_flight)
+        todo = [task for task in plan.tasks if task.id not in done]
+        episodes = rollout(plan.agent, todo, plan.mdp.process, plan.mdp.reward, in_flight=in_flight)
         for number, episode in enumerate(episodes, len(done) + 1):
-            record = episode.to_json()
-            append_record(run.episodes_file, record)
+            written = record(episode, tasks[episode.id])
+            append_record(run.episodes_file, written)
             if progress is not None:
-                progress(number, len(tasks), record)
-        scores = score_records(run.records(), tasks, run.price)
+                progress(number, len(plan.tasks), written)
+        scores = score_records(run.records(), plan.tasks, run.price)
         run.write("complete" if scores.complete else "incomplete", scores)
-    return run, scores
+    return run
 
 
 def _agent(

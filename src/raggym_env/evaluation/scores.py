@@ -133,7 +133,7 @@ def _cost(usage: Usage, price: PriceCard) -> float:
 def _score(record: Mapping[str, Any], task: Task) -> dict[str, float]:
     scores = dict(all_scores(record["prediction"] if "prediction" in record else record["answer"], task))
     if "steps" in record:
-        titles = (title for step in record["steps"] for _, title in step.get("passages", ()))
+        titles = (title for step in record["steps"] for _, title, *_ in step.get("passages", ()))
         if (recall := evidence_recall(task, titles)) is not None:
             scores["recall"] = recall
     return scores
