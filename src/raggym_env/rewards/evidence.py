@@ -12,8 +12,9 @@ from numpy.typing import NDArray
 from raggym_env.core import Action, Passage, Search, State, Task
 from raggym_env.errors import RewardError
 from raggym_env.process import Process
+from raggym_env.rewards.metrics import score
 
-__all__ = ["EvidenceReward", "evidence_recall", "title_key"]
+__all__ = ["EvidenceReward", "EvidenceValue", "evidence_recall", "title_key"]
 
 _SPACE = re.compile(r"\s+")
 
@@ -79,6 +80,14 @@ class EvidenceReward:
             scores[row][column] = gained - self.search_cost
         return scores
 
+    def found(self, state: State) -> float:
+        """Share in [0, 1] of the supporting passages that a state's history holds.
+
+        Raises:
+            RewardError: Its question has no supporting facts, or is not one of the tasks.
+        """
+        return self._found(state, state.passages)
+
     def _found(self, state: State, passages: Iterable[Passage]) -> float:
         gold = self._by_id.get(state.question.id) or self._by_text.get(state.question.text)
         if not gold:
@@ -87,3 +96,69 @@ class EvidenceReward:
                 f"{state.question.text!r:.100}. Use it on a data set that has them, or another process reward."
             )
         return len(gold & {title_key(passage.title) for passage in passages}) / len(gold)
+
+
+class EvidenceValue:
+    """What an action is worth in [0, 1], by how much evidence is at hand then and how right the answer is.
+
+    With `found(s)` the share of the supporting passages in the history of `s`, `w` the weight of the evidence and
+    `right(a)` the score of an answer by the metric:
+
+    - an answer is worth `w * found(s) + (1 - w) * right(a)`;
+    - a search is worth `w * found(s') + (1 - w) * hope(found(s'))`, where `s'` is the state it leads to and `hope`
+      is how right an answer may yet become, linear between what it is with no evidence and with all of it;
+    - a search beyond the budget is worth what its draft is as an answer, and without one `w * found(s)`.
+
+    A search is thus worth more than an answer until an answer at hand is as right as can be hoped for. This is what
+    the `mini` reward is trained to foresee. It reads gold facts and answers and runs the candidate searches: for
+    training sets only.
+
+    Args:
+        tasks: The tasks whose states it scores.
+        process: The process the states belong to.
+        metric: Scores answers; by default F1, or accuracy for questions with options.
+        weight: `w`, in [0, 1].
+        hope: `hope` with no evidence and with all of it, each in [0, 1].
+    """
+
+    def __init__(
+        self,
+        tasks: Iterable[Task],
+        process: Process,
+        *,
+        metric: str | None = None,
+        weight: float = 0.5,
+        hope: tuple[float, float] = (0.2, 1.0),
+    ) -> None:
+        tasks = list(tasks)
+        if not all(0 <= value <= 1 for value in (weight, *hope)):
+            raise ValueError(f"weight and hope must be in [0, 1], got {weight} and {hope}.")
+        self._gains = EvidenceReward(tasks, process, search_cost=0.0)
+        self._tasks = {task.id: task for task in tasks}
+        self.metric = metric
+        self.weight = weight
+        self.hope = hope
+
+    def score(self, states: Sequence[State], actions: Sequence[Sequence[Action]]) -> list[NDArray[np.float32]]:
+        """One value in [0, 1] per candidate; see `ProcessReward.score`. Raises as `EvidenceReward.score` does."""
+        gains = self._gains.score(states, actions)
+        return [
+            np.array([self._value(state, action, gain) for action, gain in zip(row, mine, strict=True)], np.float32)
+            for state, row, mine in zip(states, actions, gains, strict=True)
+        ]
+
+    def _value(self, state: State, action: Action, gain: float) -> float:
+        low, high = self.hope
+        if isinstance(action, Search) and state.searches_left > 0:
+            found = self._gains.found(state) + gain
+            return float(self.weight * found + (1 - self.weight) * (low + (high - low) * found))
+        answer = action.draft if isinstance(action, Search) else action.text
+        return float(self.weight * (1 + gain) + (1 - self.weight) * self._right(state, answer))
+
+    def _right(self, state: State, answer: str | None) -> float:
+        task = self._tasks.get(state.question.id)
+        if task is None:
+            raise RewardError(
+                f"The evidence value knows no answer to {state.question.text!r:.100}: not one of its tasks."
+            )
+        return score(self.metric or ("accuracy" if task.question.options else "f1"), answer, task)

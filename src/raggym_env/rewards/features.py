@@ -1,0 +1,360 @@
+"""What can be said of a candidate action by looking at it and at what was found: the input of the `mini` reward.
+
+Everything here is computed from the question, the history and the action: no gold answer, no supporting fact, no
+look at what a search would find. All values are finite and lie in [-1, 1]. Words are compared by their stems. What
+is *covered* is a share of the question's weight, in which a word weighs the more the fewer found sentences have it.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Iterable, Sequence
+from functools import lru_cache
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from raggym_env.core import Action, Answer, Search, State
+from raggym_env.reading.answers import answers, reading_of
+from raggym_env.reading.question import Asked
+from raggym_env.reading.reader import FITS, ORGANISATION
+from raggym_env.reading.text import COUNTRIES, WORD, Page, Sentence, Span, entities, key, terms
+
+__all__ = ["FEATURES", "features"]
+
+_STATE = (
+    "searches_done",       # share of the episode's searches that are spent
+    "none_left",           # whether no search is left
+    "first",               # whether nothing was searched for yet
+    "covered",             # by all found passages together
+    "covered_by_one",      # by the passage that covers most
+    "names_known",         # share of the names in the question that are the title of a found passage
+    "names_seen",          # share of them that a found passage mentions
+    "asks_choice",         # the question offers two things to choose from
+    "asks_verdict",        # the question wants yes or no
+    "asks_agent",          # the question reaches one name through another ("the director of ...")
+    "bridged",             # whether such a name was found
+    "bridge_known",        # whether it is the title of a found passage
+    "last_was_new",        # share of the last search's passages that no search before it had found
+    "last_was_title",      # whether the last query is the title of a found passage
+    "best_answer",         # how sure the classical reader is of its best answer
+    "answer_margin",       # by how much it prefers that to its second
+)  # fmt: skip
+_SEARCH = (
+    "search",              # whether the action is a search
+    "query_words",         # its number of words, over 20
+    "query_repeats",       # its likeness (Jaccard) to the most similar past query
+    "query_again",         # whether the same query was made before: it cannot find anything new
+    "query_is_question",   # share of the question's words in it
+    "query_in_question",   # share of its words in the question
+    "query_in_found",      # share of its words in found passages
+    "query_unheard",       # share of its words in neither
+    "query_asks",          # share of its words that are what the question asks about its names
+    "query_is_name",       # whether it is a name in the question
+    "query_has_name",      # share of the question's names in it
+    "query_new_name",      # ... of those that are no title of a found passage
+    "query_is_title",      # whether it is the title of a found passage
+    "query_title_share",   # its likeness (Jaccard) to the most similar title found
+    "query_has_bridge",    # whether it has a name that the question reaches through another
+    "query_capital",       # share of its words that begin with a capital
+    # Of the query, or of the name in it that is best spoken of:
+    "query_mentions",      # log of the number of found passages that have it
+    "query_best",          # of the sentence that speaks best of it: support and nearness together
+    "query_support",       # how good evidence that sentence is
+    "query_near",          # how near it stands there to what the question asks about its names
+    "query_chain",         # whether the names in the question lead to that page
+    "query_early",         # whether that sentence is the first of its page
+    "query_rank",          # how early among all found passages the first one that has it stands
+    "query_last",          # whether the last search found a passage that has it, and none before did
+    "query_page",          # how much of the question that whole page covers
+    "query_page_named",    # whether the question names that page
+    "query_page_known",    # whether the name in the query is itself the title of a found passage
+    "query_nation",        # whether it is a country or a nationality
+    "query_bare",          # whether it is a name and nothing else
+)  # fmt: skip
+_ANSWER = (
+    "answer",              # whether the action is an answer
+    "answer_words",        # its number of words, over 10
+    "answer_read",         # what the classical reader makes of it, relative to its best answer
+    "answer_is_read",      # whether it is that best answer
+    "answer_weighed",      # what the reader makes of it, in its own units over 4
+    "answer_fits",         # how well it is of the type that the question asks for
+    "answer_in_question",  # whether the question contains it
+    "answer_is_choice",    # whether it is one of the things to choose from
+    "answer_is_yes",
+    "answer_is_verdict",   # whether it is yes or no
+    "answer_is_title",     # whether it is the title of a found passage
+    "answer_headed",       # whether it has the noun after "which", or its page's first sentence has
+    "answer_capital",
+    "answer_mentions",     # as for queries, here and below
+    "answer_best",
+    "answer_support",
+    "answer_near",
+    "answer_chain",
+    "answer_early",
+    "answer_rank",
+    "answer_last",
+    "answer_second",       # the best of another page that has it
+    "answer_place",        # whether "in", "at", "near" or the like stands before it there
+)  # fmt: skip
+FEATURES: tuple[str, ...] = (*_STATE, *_SEARCH, *_ANSWER)
+"""Names of the features, in the order of the columns."""
+
+_LONGEST = 2_000  # characters of an action's text that are read
+_PLACES = frozenset(("in", "at", "near", "from", "to", "into", "around"))
+_NATIONS = frozenset((*map(str.lower, COUNTRIES), *map(str.lower, COUNTRIES.values())))
+_YEAR = re.compile(r"(?:1[0-9]|20)\d\d")
+_MONTH = re.compile(r"\b(?:january|february|march|april|may|june|july|august|september|october|november|december)\b")
+
+
+class _Text(NamedTuple):
+    """The text of an action, read."""
+
+    text: str
+    key: str
+    """Its words in lower case between single spaces, one at each end."""
+    terms: frozenset[str]
+    kind: str
+    """As `Span.kind`, or "verdict"."""
+    capital: float
+    words: int
+    names: tuple[tuple[str, str], ...]
+    """The names in it, as text and key."""
+
+
+@lru_cache(maxsize=16_384)
+def _read(text: str) -> _Text:
+    text = text[:_LONGEST].strip()
+    found = WORD.findall(text)
+    capitals = sum(word[0].isupper() for word in found)
+    share = capitals / len(found) if found else 0.0
+    names = tuple((name, f" {key(name)} ") for _, name in entities(text) if name != text)
+    return _Text(text, f" {key(text)} ", frozenset(terms(text)), _kind(text), share, len(found), names)
+
+
+def _kind(text: str) -> str:
+    lower = text.lower()
+    if lower in ("yes", "no"):
+        return "verdict"
+    if lower in _NATIONS:
+        return "nation"
+    if any(map(str.isdigit, lower)) and len(lower) < 25:
+        return "date" if _MONTH.search(lower) else "year" if _YEAR.fullmatch(lower) else "number"
+    return "entity" if text[:1].isupper() else "definition"
+
+
+class _Mention(NamedTuple):
+    """How the found passages speak of a text: the best of its occurrences, and how many pages have one."""
+
+    best: float = 0.0
+    support: float = 0.0
+    near: float = 0.0
+    chain: float = 0.0
+    early: float = 0.0
+    place: float = 0.0
+    rank: float = 0.0
+    last: float = 0.0
+    second: float = 0.0
+    pages: int = 0
+    page: Page | None = None
+    key: str = ""
+
+
+_NOWHERE = _Mention()
+
+
+class _View:
+    """A state, read once for all its candidates."""
+
+    def __init__(self, state: State) -> None:
+        self.state = state
+        self.reading = reading_of(state)
+        self.asked: Asked = self.reading.asked
+        self.titles = {page.name: page for page in reversed(self.reading.pages)}
+        self.found = frozenset().union(*(page.terms for page in self.reading.pages))
+        self.names = [f" {key(name)} " for name in dict.fromkeys((*self.asked.choices, *self.asked.names))]
+        self.bridges = [f" {key(name)} " for name in self.reading.bridged]
+        self.past = [_read(turn.query) for turn in state.history]
+        self.before_last = len({passage for turn in state.history[:-1] for passage in turn.passages})
+        self.ranked = answers(state)
+        self.answers = {key(text): (rank, score) for rank, (text, score) in reversed(list(enumerate(self.ranked)))}
+        self.row = self._row()
+
+    def _row(self) -> list[float]:
+        state, history, pages = self.state, self.state.history, self.reading.pages
+        budget = len(history) + state.searches_left
+        best, second = self.ranked[0].score, self.ranked[1].score if len(self.ranked) > 1 else 0.0
+        last = len(history[-1].passages) if history else 0
+        return [
+            len(history) / budget if budget else 1.0,
+            float(state.searches_left == 0),
+            float(not history),
+            self.reading.covered(self.found),
+            max((self.reading.covered(page.terms) for page in pages), default=0.0),
+            _share(sum(name in self.titles for name in self.names), self.names),
+            _share(
+                sum(any(name in page.key or name == page.name for page in pages) for name in self.names), self.names
+            ),
+            float(self.asked.kind == "choice"),
+            float(self.asked.kind == "verdict"),
+            float(bool(self.asked.agents)),
+            float(bool(self.bridges)),
+            float(any(name in self.titles for name in self.bridges)),
+            (len(pages) - self.before_last) / last if last else 0.0,
+            float(bool(self.past) and self.past[-1].key in self.titles),
+            min(best / 4, 1.0),
+            (best - second) / best if best else 0.0,
+        ]
+
+    def mention(self, text: str, name: str, kind: str) -> _Mention:
+        """How the found passages speak of a text, given with its key and its kind."""
+        best, second, numbers = _NOWHERE, 0.0, []
+        for number, page in enumerate(self.reading.pages):
+            if len(name) > 2 and (name in page.key or name == page.name):
+                numbers.append(number)
+                found = self._in_page(page, text, name, kind)
+                second = max(second, min(found.best, best.best))
+                best = found if found.best > best.best or best is _NOWHERE else best
+        if not numbers:
+            return _NOWHERE
+        last = float(numbers[0] >= self.before_last)
+        return best._replace(rank=1 / (1 + numbers[0]), last=last, second=second, pages=len(numbers), key=name)
+
+    def _in_page(self, page: Page, text: str, name: str, kind: str) -> _Mention:
+        best = _Mention(page=page)
+        for sentence in page.sentences:
+            if name in sentence.key or (name == page.name and sentence.number == 0):
+                support = min(self.reading.strength(sentence), 1.0)
+                start = sentence.text.find(text)
+                span = Span(text, kind, start, "", "", name)
+                near = self.reading.nearness(sentence, span) if start >= 0 else 0.0
+                joint = support * (0.6 + 0.4 * near)
+                if joint > best.best:
+                    chain, early = float(page.title in self.reading.chain), float(sentence.number == 0)
+                    best = _Mention(joint, support, near, chain, early, _before(sentence, start), page=page)
+        return best
+
+
+def _before(sentence: Sentence, start: int) -> float:
+    """Whether a word that stands before places stands before what begins at a character of the sentence."""
+    return float(sentence.text[: max(start, 0)].rstrip().rsplit(" ", 1)[-1].lower() in _PLACES)
+
+
+def _share(part: float, whole: Sequence[object] | frozenset[str]) -> float:
+    return part / len(whole) if whole else 0.0
+
+
+def _jaccard(left: frozenset[str], right: frozenset[str]) -> float:
+    shared = len(left & right)
+    return shared / (len(left) + len(right) - shared) if shared else 0.0
+
+
+def _of_search(view: _View, action: Search) -> list[float]:
+    query, asked = _read(action.query), view.asked
+    mention = view.mention(query.text, query.key, query.kind)
+    for name, name_key in query.names:
+        mention = max(mention, view.mention(name, name_key, "entity"), key=lambda found: found.best)
+    named = [name for name in view.names if name in query.key]
+    return [
+        1.0,
+        min(query.words / 20, 1.0),
+        max((_jaccard(query.terms, past.terms) for past in view.past), default=0.0),
+        float(any(query.key == past.key for past in view.past)),
+        _share(len(query.terms & asked.terms), asked.terms),
+        _share(len(query.terms & asked.terms), query.terms),
+        _share(len(query.terms & view.found), query.terms),
+        _share(len(query.terms - view.found - asked.terms), query.terms),
+        _share(len(query.terms & asked.relation), query.terms),
+        float(query.key in view.names),
+        _share(len(named), view.names),
+        _share(sum(name not in view.titles for name in named), view.names),
+        float(query.key in view.titles),
+        max((_jaccard(query.terms, page.title_terms) for page in view.reading.pages), default=0.0),
+        float(any(name in query.key for name in view.bridges)),
+        query.capital,
+        min(math.log1p(mention.pages) / 4, 1.0),
+        mention.best,
+        mention.support,
+        mention.near,
+        mention.chain,
+        mention.early,
+        mention.rank,
+        mention.last,
+        view.reading.covered(mention.page.terms) if mention.page else 0.0,
+        float(mention.page is not None and mention.page.name in asked.key),
+        float(mention.key in view.titles),
+        float(query.kind == "nation"),
+        float(query.kind == "entity" and not query.names and query.capital > 0.5),
+    ]
+
+
+def _of_answer(view: _View, action: Answer) -> list[float]:
+    answer, asked = _read(action.text), view.asked
+    mention = view.mention(answer.text, answer.key, answer.kind)
+    page = view.titles.get(answer.key)
+    rank, score = view.answers.get(answer.key.strip(), (-1, 0.0))
+    top = view.ranked[0].score
+    return [
+        1.0,
+        min(answer.words / 10, 1.0),
+        min(score / top, 1.0) if top else float(rank == 0),
+        float(rank == 0),
+        min(score / 4, 1.0),
+        _fit(asked, answer),
+        float(answer.key in asked.key),
+        float(any(answer.key == f" {key(choice)} " for choice in asked.choices)),
+        float(answer.key == " yes "),
+        float(answer.kind == "verdict"),
+        float(page is not None),
+        float(bool(asked.head) and _headed(asked.head, answer, page)),
+        answer.capital,
+        min(math.log1p(mention.pages) / 4, 1.0),
+        mention.best,
+        mention.support,
+        mention.near,
+        mention.chain,
+        mention.early,
+        mention.rank,
+        mention.last,
+        mention.second,
+        mention.place,
+    ]
+
+
+def _fit(asked: Asked, answer: _Text) -> float:
+    if asked.kind in ("verdict", "choice"):
+        return float((asked.kind == "verdict") == (answer.kind == "verdict"))
+    fit = FITS[asked.kind].get(answer.kind, 0.0)
+    return fit * 0.5 if asked.kind == "person" and ORGANISATION.search(answer.text) else fit
+
+
+def _headed(head: str, answer: _Text, page: Page | None) -> bool:
+    return head in answer.terms or (page is not None and bool(page.sentences) and head in page.sentences[0].terms)
+
+
+_NO_SEARCH, _NO_ANSWER = [0.0] * len(_SEARCH), [0.0] * len(_ANSWER)
+
+
+def features(state: State, actions: Sequence[Action]) -> NDArray[np.float32]:
+    """The features of the candidate actions of a state.
+
+    Args:
+        state: A running state.
+        actions: `n` actions; 0 or more.
+
+    Returns:
+        float32 array of shape `(n, len(FEATURES))`, with values in [-1, 1]. A row depends on the state and on its
+        own action alone.
+    """
+    if not actions:
+        return np.zeros((0, len(FEATURES)), np.float32)
+    view = _View(state)
+    rows: Iterable[list[float]] = (
+        [*view.row, *_of_search(view, action), *_NO_ANSWER]
+        if isinstance(action, Search)
+        else [*view.row, *_NO_SEARCH, *_of_answer(view, action)]
+        for action in actions
+    )
+    return np.array(list(rows), np.float32)
