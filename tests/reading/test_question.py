@@ -5,9 +5,9 @@ from __future__ import annotations
 import pytest
 
 from raggym_env.core import Passage
-from raggym_env.policies.lexical.compare import as_number
-from raggym_env.policies.lexical.question import analyse
-from raggym_env.policies.lexical.text import entities, key, read
+from raggym_env.reading.compare import as_number
+from raggym_env.reading.question import analyse
+from raggym_env.reading.text import entities, key, read
 
 
 @pytest.mark.parametrize(

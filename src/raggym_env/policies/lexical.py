@@ -8,10 +8,10 @@ from collections.abc import Iterable, Sequence
 
 from raggym_env.core import Answer, Search, State, state_rng
 from raggym_env.policies.base import BasePolicy, Proposal
-from raggym_env.policies.lexical.answers import answers, answers_from, reading_of
-from raggym_env.policies.lexical.options import option_queries
-from raggym_env.policies.lexical.reader import Candidate, Reading
-from raggym_env.policies.lexical.text import COUNTRIES, key, terms, words
+from raggym_env.reading.answers import answers, answers_from, reading_of
+from raggym_env.reading.options import option_queries
+from raggym_env.reading.reader import Candidate, Reading
+from raggym_env.reading.text import COUNTRIES, key, terms, words
 
 __all__ = ["LexicalPolicy"]
 
@@ -120,5 +120,5 @@ def _named(reading: Reading) -> list[Candidate]:
 def _leads(reading: Reading, state: State) -> list[Candidate]:
     """Names that the found pages give: those the question asks through first, then the others."""
     searched = [turn.query for turn in state.history]
-    through = [Candidate(name, 0.8) for name in reading.bridges() if reading.is_new(key(name), searched)]
+    through = [Candidate(name, 0.8) for name in reading.bridged if reading.is_new(key(name), searched)]
     return through + reading.leads(searched)[:_MOST]

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from raggym_env.core import Answer, Search, State
 from raggym_env.policies.base import BasePolicy, Proposal
-from raggym_env.policies.lexical.answers import answers
+from raggym_env.reading.answers import answers
 
 __all__ = ["SingleSearchPolicy"]
 

@@ -2,18 +2,25 @@
 
 from __future__ import annotations
 
-from raggym_env.core import State
-from raggym_env.policies.lexical.compare import choose, judge
-from raggym_env.policies.lexical.options import rank
-from raggym_env.policies.lexical.question import analyse
-from raggym_env.policies.lexical.reader import Candidate, Reading
+from functools import lru_cache
+
+from raggym_env.core import Passage, State
+from raggym_env.reading.compare import choose, judge
+from raggym_env.reading.options import rank
+from raggym_env.reading.question import analyse
+from raggym_env.reading.reader import Candidate, Reading
 
 __all__ = ["answers", "answers_from", "reading_of"]
 
 
 def reading_of(state: State) -> Reading:
-    """The state's passages, read for its question."""
-    return Reading(analyse(state.question.text), state.passages)
+    """The state's passages, read for its question. The last ones are kept: policy and critic read the same state."""
+    return _reading(state.question.text, state.passages)
+
+
+@lru_cache(maxsize=64)
+def _reading(question: str, passages: tuple[Passage, ...]) -> Reading:
+    return Reading(analyse(question), passages)
 
 
 def answers(state: State) -> list[Candidate]:
@@ -25,11 +32,14 @@ def answers(state: State) -> list[Candidate]:
 
 def answers_from(reading: Reading) -> list[Candidate]:
     """Possible answers to a question without options, best first; at least one."""
-    if reading.asked.kind == "verdict":
-        return judge(reading)
-    if reading.asked.kind == "choice":
-        return choose(reading)
-    return reading.answers() or [Candidate(_fallback(reading), 0.0)]
+    if reading.answered is None:
+        if reading.asked.kind == "verdict":
+            reading.answered = judge(reading)
+        elif reading.asked.kind == "choice":
+            reading.answered = choose(reading)
+        else:
+            reading.answered = reading.answers() or [Candidate(_fallback(reading), 0.0)]
+    return reading.answered
 
 
 def _fallback(reading: Reading) -> str:

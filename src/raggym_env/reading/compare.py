@@ -6,8 +6,8 @@ import re
 from datetime import date
 
 from raggym_env.core import Passage
-from raggym_env.policies.lexical.reader import Candidate, Reading
-from raggym_env.policies.lexical.text import MONTHS, Span, countries_in, key, read, terms
+from raggym_env.reading.reader import Candidate, Reading
+from raggym_env.reading.text import MONTHS, Span, countries_in, key, read, terms
 
 __all__ = ["choose", "judge"]
 

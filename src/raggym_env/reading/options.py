@@ -7,8 +7,8 @@ from collections import Counter
 from collections.abc import Sequence
 
 from raggym_env.core import Passage, Question
-from raggym_env.policies.lexical.reader import Candidate
-from raggym_env.policies.lexical.text import terms, words
+from raggym_env.reading.reader import Candidate
+from raggym_env.reading.text import terms, words
 
 __all__ = ["option_queries", "rank"]
 

@@ -6,7 +6,7 @@ import re
 from dataclasses import dataclass
 from functools import lru_cache
 
-from raggym_env.policies.lexical.text import COUNTRIES, STOP, entities, key, stem, terms, words
+from raggym_env.reading.text import COUNTRIES, STOP, entities, key, stem, terms, words
 
 __all__ = ["Asked", "analyse"]
 

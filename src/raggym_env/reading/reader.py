@@ -11,12 +11,12 @@ from collections.abc import Iterable, Sequence
 from typing import NamedTuple
 
 from raggym_env.core import Passage
-from raggym_env.policies.lexical.question import Asked
-from raggym_env.policies.lexical.text import Sentence, Span, key, read, terms
+from raggym_env.reading.question import Asked
+from raggym_env.reading.text import Sentence, Span, key, page_of, read
 
-__all__ = ["Candidate", "Reading"]
+__all__ = ["FITS", "ORGANISATION", "Candidate", "Reading"]
 
-_FITS: dict[str, dict[str, float]] = {
+FITS: dict[str, dict[str, float]] = {
     "date": {"date": 1.0, "year": 0.6},
     "year": {"year": 1.0, "date": 0.5},
     "number": {"number": 1.0, "year": 0.1},
@@ -46,7 +46,7 @@ _AGAIN = 0.12  # share of its score that a span found once more adds
 _TITLE, _TITLE_HEAD, _TITLE_LATER = 1.1, 0.3, 0.4  # a page's title as answer; headed so; for a later sentence
 
 
-_ORGANISATION = re.compile(
+ORGANISATION = re.compile(
     r"\b(?:University|College|School|Orchestra|Band|Company|Records|Department|Center|Centre|Club|League|Award|Awards|"
     r"Series|Museum|County|River|City|Theatre|Theater|Church|Festival|Association|Party|Army|Press|Prize|Studios|"
     r"Entertainment|Pictures|Television|Network|Cup|Championship|War|Street|Park|Island|Islands|Act|Group|Inc)\b"
@@ -66,23 +66,32 @@ class Reading:
     def __init__(self, asked: Asked, passages: Sequence[Passage]) -> None:
         self.asked = asked
         self.passages = passages
-        self.titles = {f" {key(passage.title)} ": passage for passage in reversed(passages)}
-        self.sentences = [sentence for passage in passages for sentence in read(passage)]
-        self._title_terms = {passage.title: terms(passage.title) for passage in passages}
+        self.answered: list[Candidate] | None = None
+        """The possible answers, once somebody has asked for them."""
+        self.pages = [page_of(passage) for passage in passages]
+        self.titles = {
+            page.name: passage for page, passage in zip(reversed(self.pages), reversed(passages), strict=True)
+        }
+        self.sentences = [sentence for page in self.pages for sentence in page.sentences]
+        self._title_terms = {page.title: page.title_terms for page in self.pages}
         self._rarity = self._rarities()
         self.total = math.fsum(self._rarity.values()) or 1.0
         mentions = self._mentions()
         self._links = self._best_links(mentions)
-        self._chain = self._reachable(mentions)
-        self._reached = {page.title for name in self.bridges() if (page := self.passage_of(name))}
-        self._strengths = [
-            self.evidence(sentence) * (1.0 if sentence.title in self._chain else _STRAY) for sentence in self.sentences
-        ]
+        self.chain = self._reachable(mentions)
+        """Titles that the names in the question lead to, by way of who mentions whom."""
+        self.bridged = self.bridges()
+        self._reached = {page.title for name in self.bridged if (page := self.passage_of(name))}
+        self._strengths: dict[Sentence, float] = {}
+        self._relations: dict[Sentence, list[tuple[int, float]]] = {}
 
     def _rarities(self) -> dict[str, float]:
-        found = [sentence.terms.keys() | self._title_terms[sentence.title].keys() for sentence in self.sentences]
-        counts = Counter(term for held in found for term in self.asked.terms & held)
-        return {term: math.log(1 + len(found) / count) for term, count in counts.items()}
+        counts: Counter[str] = Counter()
+        for page in self.pages:
+            for term in self.asked.terms & page.terms:
+                titled = term in page.title_terms
+                counts[term] += sum(titled or term in sentence.terms for sentence in page.sentences)
+        return {term: math.log(1 + len(self.sentences) / count) for term, count in counts.items() if count}
 
     def _weight(self, held: Iterable[str]) -> float:
         # fsum, here and below: sets have no order, and a plain sum would depend on it in its last bits.
@@ -96,9 +105,11 @@ class Reading:
         titles = [(name, passage.title) for name, passage in self.titles.items() if len(name) > 4]
         return [
             (title, sentence)
-            for sentence in self.sentences
             for name, title in titles
-            if name in sentence.key and title != sentence.title
+            for page in self.pages
+            if title != page.title and name in page.key
+            for sentence in page.sentences
+            if name in sentence.key
         ]
 
     def _best_links(self, mentions: Sequence[tuple[str, Sentence]]) -> dict[str, set[str]]:
@@ -146,23 +157,45 @@ class Reading:
         """Share in [0, 1] of the question's weight that a sentence and the one that leads to it cover."""
         return self._weight(self._matched(sentence) | self._links.get(sentence.title, set())) / self.total
 
+    def strength(self, sentence: Sentence) -> float:
+        """A sentence's evidence, less where nothing leads from the question to its page."""
+        known = self._strengths.get(sentence)
+        if known is None:
+            known = self.evidence(sentence) * (1.0 if sentence.title in self.chain else _STRAY)
+            self._strengths[sentence] = known
+        return known
+
+    def covered(self, held: Iterable[str]) -> float:
+        """Share in [0, 1] of the question's weight that some terms make up."""
+        return self._weight(held) / self.total
+
     def nearness(self, sentence: Sentence, span: Span, wanted: Iterable[str] | None = None) -> float:
         """How close in [0, 1] a span stands to what the question asks: the weighted mean over matched terms."""
+        start, end = span.start, span.start + len(span.text)
         near, weight = [], []
-        for term in self.asked.relation if wanted is None else wanted:
-            at = sentence.terms.get(term)
-            if at is not None and not span.start <= at < span.start + len(span.text):
-                rarity = self._rarity.get(term, 1.0)
-                distance = span.start - at if at < span.start else at - span.start - len(span.text)
+        for at, rarity in self._asked_in(sentence) if wanted is None else self._placed(sentence, wanted):
+            if not start <= at < end:
+                distance = start - at if at < start else at - end
                 near.append(rarity / (1 + abs(distance) / _NEAR))
                 weight.append(rarity)
         return math.fsum(near) / math.fsum(weight) if weight else 0.0
 
+    def _asked_in(self, sentence: Sentence) -> list[tuple[int, float]]:
+        known = self._relations.get(sentence)
+        if known is None:
+            known = self._relations[sentence] = self._placed(sentence, self.asked.relation)
+        return known
+
+    def _placed(self, sentence: Sentence, wanted: Iterable[str]) -> list[tuple[int, float]]:
+        """Where a sentence has some terms, and how rare each is."""
+        held = sentence.terms
+        return [(held[term], self._rarity.get(term, 1.0)) for term in wanted if term in held]
+
     def answers(self) -> list[Candidate]:
         """Possible answers, best first, each once."""
         scores: dict[str, tuple[float, str]] = {}
-        for sentence, strength in zip(self.sentences, self._strengths, strict=True):
-            for text, score in self._candidates(sentence, strength):
+        for sentence in self.sentences:
+            for text, score in self._candidates(sentence, self.strength(sentence)):
                 name = key(text)
                 best, kept = scores.get(name, (0.0, text))
                 # A span found again is a little likelier.
@@ -171,7 +204,7 @@ class Reading:
         return [Candidate(text, score) for score, text in ranked if score > 0]
 
     def _candidates(self, sentence: Sentence, strength: float) -> Iterable[tuple[str, float]]:
-        fits = _FITS[self.asked.kind]
+        fits = FITS[self.asked.kind]
         for span in sentence.spans:
             fit = fits.get(span.kind, 0.0)
             if fit and not self._in_question(span.key):
@@ -206,7 +239,7 @@ class Reading:
 
     def _human(self, name: str) -> float:
         """How a name looks as that of a person: by its words, and by its page if that was found."""
-        if _ORGANISATION.search(name):
+        if ORGANISATION.search(name):
             return _NOT_HUMAN
         page = self.titles.get(f" {key(name)} ")
         if page is None:
@@ -223,11 +256,12 @@ class Reading:
     def leads(self, searched: Sequence[str]) -> list[Candidate]:
         """Names in good sentences that are not in the question, no found title, not searched for; best first."""
         scores: dict[str, tuple[float, str]] = {}
-        for sentence, strength in zip(self.sentences, self._strengths, strict=True):
+        for sentence in self.sentences:
+            strength = self.strength(sentence)
             for span in sentence.spans:
                 if span.kind == "entity" and self.is_new(span.key, searched):
                     score = strength * (0.4 + 0.6 * self.nearness(sentence, span))
-                    if sentence.title in self._chain:
+                    if sentence.title in self.chain:
                         score = max(score, _ANCHORED)
                     scores[span.key] = max(scores.get(span.key, (0.0, "")), (score, span.text))
         ranked = sorted(scores.values(), key=lambda pair: (-pair[0], pair[1]))

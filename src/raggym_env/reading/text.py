@@ -100,18 +100,43 @@ class Span(NamedTuple):
     key: str
 
 
-class Sentence(NamedTuple):
+class Sentence:
     """One sentence of a passage, with what can be found in it."""
 
+    __slots__ = ("_spans", "key", "number", "terms", "text", "title")
+
+    def __init__(self, title: str, text: str, number: int) -> None:
+        self.title = title
+        self.text = text
+        self.number = number
+        """Position in the passage: 0 is the first."""
+        self.terms = terms(text)
+        """Term -> character offset of its first occurrence in the sentence."""
+        self.key = f" {key(text + ' .')} "
+        """The sentence as `key` gives it, between spaces: a title is mentioned if its own key, so padded, is in it."""
+        self._spans: tuple[Span, ...] | None = None
+
+    @property
+    def spans(self) -> tuple[Span, ...]:
+        """Its spans; found when first asked for, as most sentences are never asked."""
+        if self._spans is None:
+            self._spans = tuple(_spans(self.text))
+        return self._spans
+
+
+class Page(NamedTuple):
+    """A passage, read."""
+
     title: str
-    text: str
-    number: int
-    """Position in the passage: 0 is the first."""
-    terms: dict[str, int]
-    """Term -> character offset of its first occurrence in the sentence."""
-    spans: tuple[Span, ...]
+    """As written."""
+    name: str
+    """The title's key between spaces."""
+    title_terms: frozenset[str]
+    sentences: tuple[Sentence, ...]
     key: str
-    """The sentence as `key` gives it, between spaces: a title is mentioned if its own key, so padded, is in it."""
+    """The keys of all sentences: what no part of it contains, no sentence contains."""
+    terms: frozenset[str]
+    """Of the title and all sentences."""
 
 
 def stem(word: str) -> str:
@@ -149,9 +174,18 @@ def countries_in(text: str) -> set[str]:
 
 
 @lru_cache(maxsize=20_000)
+def page_of(passage: Passage) -> Page:
+    """A passage, read. Cached: a passage is read at every turn of the episode that found it."""
+    sentences = tuple(Sentence(passage.title, text, index) for index, text in enumerate(_split(passage.text)))
+    title_terms = frozenset(terms(passage.title))
+    held = title_terms.union(*(sentence.terms for sentence in sentences))
+    whole = "|".join(sentence.key for sentence in sentences)
+    return Page(passage.title, f" {key(passage.title)} ", title_terms, sentences, whole, held)
+
+
 def read(passage: Passage) -> tuple[Sentence, ...]:
-    """The sentences of a passage. Cached: a policy reads each passage once per turn of the episode."""
-    return tuple(_sentence(passage.title, text, index) for index, text in enumerate(_split(passage.text)))
+    """The sentences of a passage."""
+    return page_of(passage).sentences
 
 
 def _split(text: str) -> list[str]:
@@ -166,10 +200,6 @@ def _split(text: str) -> list[str]:
 
 def _pieces(text: str) -> list[str]:
     return [text[at : at + _LONGEST_SENTENCE] for at in range(0, len(text), _LONGEST_SENTENCE)]
-
-
-def _sentence(title: str, text: str, index: int) -> Sentence:
-    return Sentence(title, text, index, terms(text), tuple(_spans(text)), f" {key(text + ' .')} ")
 
 
 def _spans(text: str) -> list[Span]:
