@@ -44,8 +44,9 @@ class Source(_Card):
     `format = "synth"`, the name of a question stream."""
     corpus: str = "contexts"
     """Corpus file name inside the folder, or "contexts": the paragraphs that the questions file itself holds."""
-    rows: Annotated[str, Field(pattern=r"^(all|(first|last) [1-9][0-9]*)$")] = "all"
-    """"all", "first N" or "last N" rows of the file, in its own order. A shorter file is used whole."""
+    rows: Annotated[str, Field(pattern=r"^(all|(first|last|after) [1-9][0-9]*)$")] = "all"
+    """"all", "first N" or "last N" rows of the file, in its own order, or those "after N", the first N left out. A
+    shorter file is used whole."""
 
 
 class DatasetCard(_Card):

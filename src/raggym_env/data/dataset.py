@@ -163,6 +163,8 @@ def _rows(tasks: Sequence[Task], rows: str, reserved: int) -> Sequence[Task]:
         return tasks
     if rows.startswith("last "):
         return tasks[-_count(rows) :]
+    if rows.startswith("after "):
+        return tasks[_count(rows) :]
     return tasks[: max(0, min(_count(rows), len(tasks) - reserved))]
 
 

@@ -124,9 +124,12 @@ class _Text(NamedTuple):
     """The names in it, as text and key."""
 
 
-@lru_cache(maxsize=16_384)
 def _read(text: str) -> _Text:
-    text = text[:_LONGEST].strip()
+    return _read_short(text[:_LONGEST].strip())
+
+
+@lru_cache(maxsize=16_384)
+def _read_short(text: str) -> _Text:
     found = WORD.findall(text)
     capitals = sum(word[0].isupper() for word in found)
     share = capitals / len(found) if found else 0.0

@@ -3,19 +3,21 @@
 from __future__ import annotations
 
 import json
+import math
 from collections import OrderedDict
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from raggym_env.core import Action, Search, State
+from raggym_env.core import Action, Answer, Passage, Search, State
 from raggym_env.errors import RewardError
 from raggym_env.rewards.features import FEATURES, features
 
-__all__ = ["WEIGHTS", "MiniReward", "load_weights"]
+__all__ = ["WEIGHTS", "MiniReward", "inputs", "load_weights"]
 
 WEIGHTS = Path(__file__).parent / "weights" / "mini.safetensors"
 """The weights that ship with the package."""
@@ -35,9 +37,15 @@ class MiniReward:
         r_t = q(s_t, a_t) - q(s_{t-1}, a_{t-1}) - search_cost * [a_t is a search]
 
     with `start`, a constant, in the place of the past value at the first step. So the rewards of an episode add up
-    to `q` of its last action, less `start` and the costs, whatever the network believes on the way: an episode
-    that is padded with searches ends with about the same last value, and each of them costs. Centring the scores
-    of a state's candidates would not do: an environment scores the one action that was taken.
+    to `q` of its last action, less `start` and the costs, whatever the network believes on the way. Two rules keep
+    that last value from rising by padding:
+
+    - an answer is valued in the state without its idle searches, those that found nothing new, as if they had not
+      been made. So making a query again, or any other that finds what was found before, costs and gains nothing;
+    - a search beyond the budget, which is not run and ends the episode, is valued as its draft is as an answer, or 0
+      without a draft.
+
+    Centring the scores of a state's candidates would not do: an environment scores the one action that was taken.
 
     Within a state the scores rank candidates as `q` does, less the cost of a search. They compare across states.
 
@@ -50,23 +58,27 @@ class MiniReward:
     """
 
     def __init__(self, weights: str | Path | None = None, *, search_cost: float = 0.02) -> None:
-        if search_cost < 0:
+        if not 0 <= search_cost < math.inf:
             raise ValueError(f"search_cost must be 0 or more, got {search_cost}.")
         self.search_cost = search_cost
-        self._weights, self.start = load_weights(Path(weights) if weights is not None else WEIGHTS)
-        # Values of the searches that the newest states came from, so that an episode computes each once.
-        self._known: OrderedDict[object, float] = OrderedDict()
+        loaded, self.start = load_weights(Path(weights) if weights is not None else WEIGHTS)
+        self._weights = {name: tensor.astype(np.float64) for name, tensor in loaded.items()}
+        # Values of the searches in the states scored last, so that an episode computes each once.
+        self._known: OrderedDict[State, dict[str, float]] = OrderedDict()
 
     def values(self, states: Sequence[State], actions: Sequence[Sequence[Action]]) -> list[NDArray[np.float32]]:
         """`q` in [0, 1] of every candidate of every state, with shapes as for `score`."""
-        rows = [features(state, candidates) for state, candidates in zip(states, actions, strict=True)]
-        weights = self._weights
-        hidden = np.tanh(np.concatenate(rows) @ weights["hidden.weight"].T + weights["hidden.bias"]) if rows else None
-        if hidden is None:
+        rows = [inputs(state, candidates) for state, candidates in zip(states, actions, strict=True)]
+        if not rows:
             return []
-        values = 1 / (1 + np.exp(-(hidden @ weights["output.weight"] + weights["output.bias"])))
+        # In float64 and rounded: a product of matrices depends in its last bits on how many rows it has.
+        hidden = np.tanh(np.concatenate(rows) @ self._weights["hidden.weight"].T + self._weights["hidden.bias"])
+        values = 1 / (1 + np.exp(-(hidden @ self._weights["output.weight"] + self._weights["output.bias"])))
         ends = np.cumsum([len(row) for row in rows])[:-1]
-        return [part.astype(np.float32, copy=False) for part in np.split(values, ends)]
+        parts = [part.astype(np.float32) for part in np.split(values.round(6), ends)]
+        for state, candidates, part in zip(states, actions, parts, strict=True):
+            part[np.array([_ends_without_answer(state, action) for action in candidates], np.bool_)] = 0.0
+        return parts
 
     def score(self, states: Sequence[State], actions: Sequence[Sequence[Action]]) -> list[NDArray[np.float32]]:
         """One score in [-1 - search_cost, 1] per candidate; see `ProcessReward.score`."""
@@ -75,9 +87,7 @@ class MiniReward:
         for state, candidates, value in zip(states, actions, values, strict=True):
             costs = [self.search_cost if isinstance(action, Search) else 0.0 for action in candidates]
             scores.append((value - self._before(state) - np.array(costs, np.float32)).astype(np.float32, copy=False))
-            for action, each in zip(candidates, value, strict=True):
-                if isinstance(action, Search):
-                    self._remember((state.question.text, state.history, action.query), float(each))
+            self._remember(state, candidates, value)
         return scores
 
     def _before(self, state: State) -> float:
@@ -85,18 +95,60 @@ class MiniReward:
         if not state.history:
             return self.start
         *past, last = state.history
-        known = self._known.get((state.question.text, tuple(past), last.query))
-        if known is not None:
-            return known
-        before = State(state.question, tuple(past), state.searches_left + 1)
-        value = float(self.values([before], [[Search(last.query)]])[0][0])
-        self._remember((state.question.text, tuple(past), last.query), value)
-        return value
+        before = replace(state, history=tuple(past), searches_left=state.searches_left + 1)
+        known = self._known.get(_without_id(before), {})
+        if last.query not in known:
+            search = [Search(last.query)]
+            known = self._remember(before, search, self.values([before], [search])[0])
+        return known[last.query]
 
-    def _remember(self, search: object, value: float) -> None:
-        self._known[search] = value
+    def _remember(self, state: State, actions: Sequence[Action], values: NDArray[np.float32]) -> dict[str, float]:
+        known = self._known.setdefault(_without_id(state), {})
+        known.update({a.query: float(q) for a, q in zip(actions, values, strict=True) if isinstance(a, Search)})
         if len(self._known) > _KNOWN:
             self._known.popitem(last=False)
+        return known
+
+
+def inputs(state: State, actions: Sequence[Action]) -> NDArray[np.float32]:
+    """The features of each action in the state that it is valued in, as the network is trained on them and used.
+
+    Args:
+        state: A running state.
+        actions: `n` actions.
+
+    Returns:
+        float32 array of shape `(n, len(FEATURES))`.
+    """
+    if not state.searches_left:
+        actions = [Answer(action.draft or "") if isinstance(action, Search) else action for action in actions]
+    active = _without_idle(state)
+    rows = features(state, actions)
+    if active is state:
+        return rows
+    answers = np.array([isinstance(action, Answer) for action in actions], np.bool_)
+    return np.where(answers[:, None], features(active, actions), rows)
+
+
+def _ends_without_answer(state: State, action: Action) -> bool:
+    return isinstance(action, Search) and not state.searches_left and action.draft is None
+
+
+def _without_idle(state: State) -> State:
+    """The state as it would be without the searches that found nothing new, which are given back to the budget."""
+    found: set[Passage] = set()
+    active = []
+    for turn in state.history:
+        if not found.issuperset(turn.passages):
+            active.append(turn)
+            found.update(turn.passages)
+    idle = len(state.history) - len(active)
+    return replace(state, history=tuple(active), searches_left=state.searches_left + idle) if idle else state
+
+
+def _without_id(state: State) -> State:
+    """A state read from an observation names no question; it is the same state."""
+    return replace(state, question=replace(state.question, id=""))
 
 
 def load_weights(path: Path) -> tuple[Weights, float]:
@@ -107,24 +159,32 @@ def load_weights(path: Path) -> tuple[Weights, float]:
     """
     from safetensors import SafetensorError, safe_open
 
+    if not path.is_file():
+        raise RewardError(f"No weights at {path}. `raggym train mini` makes such a file.")
     try:
         with safe_open(path, framework="numpy") as file:
-            about: dict[str, Any] = json.loads((file.metadata() or {}).get("mini", "{}"))
-            weights = {name: file.get_tensor(name).astype(np.float32) for name in file.keys()}  # noqa: SIM118
-    except FileNotFoundError as error:
-        raise RewardError(f"No weights at {path}. `raggym train mini` makes such a file.") from error
-    except (SafetensorError, ValueError) as error:
+            about: Any = json.loads((file.metadata() or {}).get("mini", "{}"))
+            weights = {name: np.asarray(file.get_tensor(name), np.float32) for name in file.keys()}  # noqa: SIM118
+    # TypeError: NumPy lacks one of the types that a safetensors file can have.
+    except (SafetensorError, OSError, ValueError, TypeError) as error:
         raise RewardError(f"{path} is no safetensors file of a mini reward: {error}") from error
-    if about.get("features") != list(FEATURES) or not isinstance(about.get("start"), float):
+    if not isinstance(about, dict) or about.get("features") != list(FEATURES):
         raise RewardError(
             f"{path} was not trained on the {len(FEATURES)} features that this version computes. Train it again "
             "with `raggym train mini`, or use the weights that ship with the package."
         )
-    hidden = weights["hidden.bias"].shape[0] if "hidden.bias" in weights else 0
+    hidden = weights["hidden.bias"].size if "hidden.bias" in weights else 0
     shapes = {
         "hidden.weight": (hidden, len(FEATURES)), "hidden.bias": (hidden,),
         "output.weight": (hidden,), "output.bias": (),
     }  # fmt: skip
     if {name: tensor.shape for name, tensor in weights.items()} != shapes:
         raise RewardError(f"{path} holds tensors of other shapes than a mini reward's: {sorted(weights)}.")
-    return weights, about["start"]
+    start = about.get("start")
+    if not isinstance(start, float) or not 0 <= start <= 1 or not all(map(_finite, weights.values())):
+        raise RewardError(f"{path} holds values that are no finite numbers, or starts at {start!r}, not in [0, 1].")
+    return weights, start
+
+
+def _finite(tensor: NDArray[np.float32]) -> bool:
+    return bool(np.isfinite(tensor).all())

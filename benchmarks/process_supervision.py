@@ -1,0 +1,264 @@
+"""The findings of the RAG-Gym paper (arXiv:2502.13957) in small, on our own numbers.
+
+    python benchmarks/process_supervision.py                    the `lexical` actor, full size: about half an hour
+    python benchmarks/process_supervision.py --small            the same on the synthetic world alone, in a minute
+    python benchmarks/process_supervision.py --llm smollm2 --zero-shot ... see below
+
+Critics are `mini` rewards trained on HotpotQA training questions and tested on its held-out ones and on
+2WikiMultihopQA, which they never see, as in the paper. Parts, each of which prints its table:
+
+    best_of   best-of-n with the critic, n = 1, 2, 4, 8, 16; n = 1 is the policy by itself          (figure 3)
+    sources   critics trained on labels from different sources, on the same trajectories            (table 4)
+    size      critics trained on 250, 500 and 1,000 questions                                       (figure 4)
+    actors    with --adapter NAME=FOLDER (repeated): a language model by itself and with LoRA adapters made by `raggym
+              train`, greedy and best-of-n with a critic trained on the data of `lexical` (table 2, section 4.3)
+
+Results go to --out: results.json, table.md and pictures. Runs are run folders below it, so that a run that was
+killed goes on.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from raggym_env.errors import DataNotFound
+from raggym_env.evaluation import Scores, evaluate
+from raggym_env.mdp import load_mdp
+from raggym_env.training.collect import collect
+from raggym_env.training.mini import MiniSettings, train_mini
+from raggym_env.training.trajectories import Collection
+
+PARTS = ("best_of", "sources", "size", "actors")
+METRICS = ("em", "f1", "recall")
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What is run at which size."""
+
+    out: Path
+    train_on: str
+    test_on: tuple[str, ...]
+    sizes: tuple[int, ...]
+    sources_size: int
+    test_limit: int | None
+    """Test questions of the parts sources and size; best_of takes all."""
+    networks: int = 2
+    ns: tuple[int, ...] = (1, 2, 4, 8, 16)
+    best_of: int = 8
+    small: bool = False
+
+
+def full(out: Path) -> Plan:
+    tests = ("RAGGym-HotpotQA-v0", "RAGGym-2WikiMultihopQA-v0", "RAGGym-Synth-v0")
+    return Plan(out, "RAGGym-HotpotQA-v0", tests, (250, 500, 1000), 300, 500)
+
+
+def small(out: Path) -> Plan:
+    return Plan(out, "RAGGym-Synth-v0", ("RAGGym-Synth-v0",), (40, 80), 40, 60, ns=(1, 4, 8), small=True)
+
+
+Row = dict[str, Any]
+
+
+def row(part: str, name: str, env: str, scores: Scores, **more: Any) -> Row:
+    metrics = {metric: list(scores.metrics[metric]) for metric in METRICS if metric in scores.metrics}
+    return {"part": part, "name": name, "env": env, "questions": scores.questions, **metrics,
+            "searches": scores.searches, **more}  # fmt: skip
+
+
+def run(
+    plan: Plan,
+    env: str,
+    name: str,
+    settings: dict[str, Any],
+    policy: str = "lexical",
+    limit: int | None = None,
+    split: str = "test",
+) -> Scores:
+    folder = plan.out / "runs" / f"{env}_{name}"
+    settings = {"reward.process": "none", **settings}
+    scores: Scores = evaluate(env, policy, split=split, limit=limit, out=folder, settings=settings)[1]
+    return scores
+
+
+def critic(weights: Path | None, n: int) -> dict[str, Any]:
+    options = {} if weights is None else {"policy.search.critic_options": {"weights": str(weights)}}
+    return {"policy.search.best_of": n, "policy.search.critic": "mini", **options}
+
+
+def collected(plan: Plan, scorer: str, limit: int, n: int, options: dict[str, Any] | None = None) -> Collection:
+    """Trajectories of `lexical`, the same whatever the scorer, since the policy's own choices are executed."""
+    settings = {"episode.metric": "f1", "reward.process": "none"}
+    if options:
+        settings["policy.search.critic_options"] = options
+    return collect(
+        plan.train_on, "lexical", scorer=scorer, n=n, limit=limit, keep="all", execute="own", explore=0.15,
+        out=plan.out / "data" / f"{scorer}-{limit}-{n}", settings=settings,
+    )  # fmt: skip
+
+
+def trained(plan: Plan, name: str, data: Collection, labels: str = "score") -> tuple[Path, dict[str, Any]]:
+    weights = plan.out / "critics" / f"{name}.safetensors"
+    if weights.exists():
+        return weights, json.loads(weights.with_suffix(".json").read_text())
+    return weights, train_mini([data], weights, MiniSettings(networks=plan.networks), labels=labels)  # type: ignore[arg-type]
+
+
+def best_of(plan: Plan) -> Iterator[Row]:
+    """The critic that ships, more and more candidates."""
+    for env in plan.test_on:
+        for n in plan.ns:
+            settings = {} if n == 1 else critic(None, n)
+            split = "held_out" if "HotpotQA" in env else "test"
+            limit = plan.test_limit if plan.small else None
+            scores = run(plan, env, f"best_of_{n}", settings, limit=limit, split=split)
+            yield row("best_of", "greedy" if n == 1 else f"best of {n}", env, scores, n=n)
+
+
+def sources(plan: Plan) -> Iterator[Row]:
+    """The same trajectories with labels from different sources."""
+    from mini_reward import agreements
+
+    limit, n = plan.sources_size, plan.best_of
+    evidence = collected(plan, "evidence_value", limit, n)
+    data = {
+        "outcome only": (evidence, "outcome"),
+        "random": (collected(plan, "random", limit, n), "score"),
+        "rollout": (collected(plan, "rollout", limit, n, {"advantage": False, "m": 2}), "score"),
+        "evidence": (evidence, "score"),
+    }
+    for env in plan.test_on:
+        yield row("sources", "none (greedy)", env, run(plan, env, "greedy", {}, limit=plan.test_limit))
+        for name, (collection, labels) in data.items():
+            weights, _ = trained(plan, f"sources-{name.replace(' ', '-')}", collection, labels)
+            scores = run(plan, env, f"sources_{name.replace(' ', '-')}", critic(weights, n), limit=plan.test_limit)
+            agreed = agreements(env, weights, plan.test_limit or 300)
+            yield row("sources", name, env, scores, agreement=agreed)
+
+
+def size(plan: Plan) -> Iterator[Row]:
+    """More and more training questions."""
+    for limit in plan.sizes:
+        weights, recipe = trained(plan, f"size-{limit}", collected(plan, "evidence_value", limit, 24))
+        for env in plan.test_on:
+            scores = run(plan, env, f"size_{limit}", critic(weights, plan.best_of), limit=plan.test_limit)
+            yield row("size", f"{limit} questions", env, scores, states=recipe["states"])
+
+
+def actors(plan: Plan, llm: str, adapters: dict[str, str], card: str, limit: int, n: int) -> Iterator[Row]:
+    """A language model by itself and tuned, greedy and with a critic trained on another actor's data."""
+    for env in plan.test_on[:2]:
+        for name, adapter in {"zero-shot": "", **adapters}.items():
+            spec = {"policy.options.llm": f"hf:{llm}+{adapter}" if adapter else f"hf:{llm}"}
+            yield row("actors", name, env, run(plan, env, f"actor_{name}", spec, card, limit))
+            if n > 1 and adapter:
+                scores = run(plan, env, f"actor_{name}_best_of_{n}", {**spec, **critic(None, n)}, card, limit)
+                yield row("actors", f"{name}, best of {n} with mini", env, scores)
+
+
+def table(rows: list[Row]) -> str:
+    lines = []
+    for part in dict.fromkeys(each["part"] for each in rows):
+        lines += [
+            f"\n### {part}\n",
+            "| | environment | EM | F1 | gold passages found | searches | |",
+            "|---|---|---|---|---|---|---|",
+        ]
+        for each in (each for each in rows if each["part"] == part):
+            cells = [_interval(each.get(metric)) for metric in METRICS]
+            more = ""
+            if "agreement" in each:
+                more = "agreement with gold evidence {:.3f}".format(each["agreement"])
+            lines.append(f"| {each['name']} | {each['env']} | {' | '.join(cells)} | {each['searches']:.2f} | {more} |")
+    return "\n".join(lines) + "\n"
+
+
+def _interval(estimate: list[float] | None) -> str:
+    return "-" if estimate is None else "{:.3f} [{:.3f}, {:.3f}]".format(*estimate)
+
+
+def picture(rows: list[Row], part: str, by: str, label: str, out: Path) -> None:
+    """F1 and evidence recall of a part's rows over a number, with 95 % intervals."""
+    import matplotlib
+
+    matplotlib.use("Agg")
+    from matplotlib import pyplot
+
+    found = [each for each in rows if each["part"] == part]
+    environments = list(dict.fromkeys(each["env"] for each in found))
+    figure, axes = pyplot.subplots(1, 2, figsize=(9, 3.4))
+    for axis, metric, title in zip(axes, ("f1", "recall"), ("answer F1", "gold passages found"), strict=True):
+        for env in environments:
+            mine = [each for each in found if each["env"] == env and metric in each]
+            if not mine:
+                continue
+            means = [each[metric][0] for each in mine]
+            errors = [[m - each[metric][1] for m, each in zip(means, mine, strict=True)],
+                      [each[metric][2] - m for m, each in zip(means, mine, strict=True)]]  # fmt: skip
+            axis.errorbar([each[by] for each in mine], means, errors, marker="o", capsize=3, label=env.split("-")[1])
+        axis.set_xscale("log", base=2)
+        axis.set_xticks(sorted({each[by] for each in found}), [str(x) for x in sorted({each[by] for each in found})])
+        axis.set_xlabel(label)
+        axis.set_title(title)
+        axis.grid(alpha=0.3)
+    axes[0].legend()
+    figure.tight_layout()
+    figure.savefig(out, dpi=110)
+    pyplot.close(figure)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--small", action="store_true", help="synthetic world only, few questions")
+    parser.add_argument("--part", action="append", choices=PARTS, help="may be repeated (default: all but actors)")
+    parser.add_argument("--out", type=Path, default=None, help="default: runs/process_supervision[_small]")
+    parser.add_argument("--llm", default="smollm2", help="model of the actors part")
+    parser.add_argument("--adapter", action="append", default=[], metavar="NAME=FOLDER", help="tuned actors, in order")
+    parser.add_argument("--card", default="react", help="policy card of the actors")
+    parser.add_argument("--actor-limit", type=int, default=100, help="test questions of the actors part")
+    parser.add_argument("--actor-n", type=int, default=1, help="with more than 1, tuned actors also with a critic")
+    options = parser.parse_args()
+    out = options.out or Path("runs/process_supervision" + ("_small" if options.small else ""))
+    plan = small(out) if options.small else full(out)
+    try:
+        for env in plan.test_on:
+            load_mdp(env, "test", process_reward="none")
+    except DataNotFound as error:
+        sys.exit(f"{error}\nWithout it, --small runs on the synthetic world.")
+    adapters = dict(each.split("=", 1) for each in options.adapter)
+    made = {"best_of": best_of, "sources": sources, "size": size}
+    out.mkdir(parents=True, exist_ok=True)
+    results = out / "results.json"
+    kept = json.loads(results.read_text()) if results.exists() else []
+    for part in options.part or PARTS[:3]:
+        rows = (
+            actors(plan, options.llm, adapters, options.card, options.actor_limit, options.actor_n)
+            if part == "actors"
+            else made[part](plan)
+        )
+        found = []
+        for each in rows:
+            found.append(each)
+            print(table([each]).splitlines()[-1], flush=True)
+        kept = [each for each in kept if each["part"] != part] + found
+        results.write_text(json.dumps(kept, indent=1) + "\n")
+    (out / "table.md").write_text(table(kept))
+    print(table(kept))
+    if any(each["part"] == "best_of" for each in kept):
+        picture(kept, "best_of", "n", "candidates per step (1 = greedy)", out / "best_of_n.png")
+    if any(each["part"] == "size" for each in kept):
+        for each in kept:
+            each["size"] = int(each["name"].split()[0]) if each["part"] == "size" else 0
+        picture(kept, "size", "size", "training questions", out / "training_size.png")
+    print(f"Written to {out}: results.json, table.md, pictures.")
+
+
+if __name__ == "__main__":
+    main()
