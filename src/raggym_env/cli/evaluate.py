@@ -2,16 +2,13 @@
 
 from __future__ import annotations
 
-import time
 import tomllib
-from collections import Counter
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
-from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
+from raggym_env.cli._progress import EpisodeBar
 from raggym_env.errors import CardError
 
 __all__ = ["evaluate", "parse_settings"]
@@ -41,22 +38,7 @@ def evaluate(
     """Evaluate a policy. Killed and started again with the same words, it goes on where it was."""
     from raggym_env.evaluation import evaluate as run_evaluation
 
-    console = Console(stderr=True)
-    with _progress(console) as bar:
-        task = bar.add_task("loading", total=None, rate="", score="")
-        outcomes: list[float] = []
-        errors: Counter[str] = Counter()
-        started = time.perf_counter()
-
-        def on_episode(done: int, total: int, record: dict[str, Any]) -> None:
-            if record["error"] is None:
-                outcomes.append(record["steps"][-1]["outcome"] if record["stop"] != "no_action" else 0.0)
-            else:
-                errors[record["error"]] += 1
-            rate = f"{len(outcomes) / (time.perf_counter() - started):.1f}/s"
-            score = f"score {sum(outcomes) / len(outcomes):.3f}" if outcomes else ""
-            bar.update(task, description=policy, completed=done, total=total, rate=rate, score=score)
-
+    with EpisodeBar(policy) as bar:
         run, scores = run_evaluation(
             env,
             policy,
@@ -70,28 +52,12 @@ def evaluate(
                 **_price(price),
             },
             in_flight=in_flight,
-            progress=on_episode,
+            progress=bar,
         )
     for name, estimate in scores.metrics.items():
         typer.echo(f"{name:10} {estimate.mean:.3f}  95 % interval [{estimate.low:.3f}, {estimate.high:.3f}]")
     typer.echo(f"{scores.scored} of {scores.questions} questions scored; run folder: {run.path}")
-    if not scores.complete:
-        typer.echo(f"{scores.failed} episodes failed: the same command tries them again. Most often:", err=True)
-        for error, count in errors.most_common(3):
-            typer.echo(f"  {count} x {error}", err=True)
-        raise typer.Exit(2)
-
-
-def _progress(console: Console) -> Progress:
-    return Progress(
-        TextColumn("{task.description}"),
-        BarColumn(),
-        MofNCompleteColumn(),
-        TextColumn("{task.fields[rate]}"),
-        TextColumn("{task.fields[score]}"),
-        TimeRemainingColumn(),
-        console=console,
-    )
+    bar.exit_if_failed(scores.failed)
 
 
 def _inference(

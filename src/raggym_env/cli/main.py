@@ -8,7 +8,7 @@ from typing import Any
 import typer
 from typer.core import TyperGroup
 
-from raggym_env.cli import cards, data, evaluate, leaderboard, models, play
+from raggym_env.cli import cards, collect, data, evaluate, leaderboard, models, play, train
 from raggym_env.errors import RAGGymError
 
 __all__ = ["app"]
@@ -40,6 +40,8 @@ app.command("envs")(cards.envs)
 app.command("policies")(cards.policies)
 app.command("play")(play.play)
 app.command("eval")(evaluate.evaluate)
+app.command("collect")(collect.collect)
 app.command("leaderboard")(leaderboard.leaderboard)
 app.add_typer(data.app, name="data")
 app.add_typer(models.app, name="models")
+app.add_typer(train.app, name="train")

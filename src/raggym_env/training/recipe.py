@@ -1,0 +1,112 @@
+"""Folders of trained models: what was trained, on what, how it went, and what it scores.
+
+recipe.json                                        all of that; the same recipe goes on where it was cut off
+adapter_config.json, adapter_model.safetensors     the trained LoRA adapter, or
+config.json, model.safetensors                     the whole model, where all of its weights were trained
+before/, after/                                    run folders of the evaluations, if any
+tensorboard/                                       losses and metrics of every step
+checkpoints/                                       until training has ended
+"""
+
+from __future__ import annotations
+
+import json
+import platform
+import sys
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from raggym_env.errors import RunError
+from raggym_env.evaluation.run import _differences, _lock, _version
+
+__all__ = ["Recipe"]
+
+_FORMAT = 1
+_OURS = {".lock", "recipe.json.tmp"}  # what a training killed at its very start leaves
+_PACKAGES = ("raggym-env", "torch", "transformers", "trl", "peft", "datasets", "accelerate", "numpy")
+
+Json = dict[str, Any]
+
+
+@dataclass(slots=True)
+class Recipe:
+    """The folder of one training."""
+
+    path: Path
+    config: Json = field(repr=False)
+    """What is trained: two trainings with the same config are the same training."""
+    status: str = "running"
+    """"running" until the weights are written, then "trained"."""
+    report: Json = field(default_factory=dict, repr=False)
+    """How it went: rows, parameters, losses, seconds, evaluations. For people; nothing depends on it."""
+
+    @classmethod
+    def read(cls, path: str | Path) -> Recipe:
+        """Open a folder made by `raggym train`.
+
+        Raises:
+            RunError: It is none, or one of another format.
+        """
+        path = Path(path)
+        try:
+            record = json.loads((path / "recipe.json").read_bytes())
+        except FileNotFoundError as error:
+            raise RunError(f"{path} holds nothing trained: it has no recipe.json. `raggym train` makes one.") from error
+        except ValueError as error:
+            raise RunError(f"{path / 'recipe.json'} is not JSON ({error}).") from error
+        if not isinstance(record, dict) or record.get("format") != _FORMAT:
+            raise RunError(f"{path / 'recipe.json'} is not of format {_FORMAT}, which this version reads.")
+        if not isinstance(record.get("config"), dict) or not isinstance(record.get("report"), dict):
+            raise RunError(f"{path / 'recipe.json'} was changed by hand: it is incomplete.")
+        return cls(path, record["config"], str(record.get("status")), record["report"])
+
+    @classmethod
+    def open(cls, path: str | Path, config: Json) -> Recipe:
+        """Begin a training in a folder, or go on with the one that is there.
+
+        Raises:
+            RunError: The folder holds something else; the message says what differs.
+        """
+        path, config = Path(path), json.loads(json.dumps(config))
+        if not (path / "recipe.json").exists():
+            if path.exists() and (not path.is_dir() or {each.name for each in path.iterdir()} - _OURS):
+                raise RunError(f"{path} exists and holds nothing trained. Choose another --out.")
+            path.mkdir(parents=True, exist_ok=True)
+            return cls(path, config)
+        recipe = cls.read(path)
+        if different := _differences(recipe.config, config):
+            raise RunError(
+                f"{path} holds another training: {'; '.join(different)}. Choose another --out, or delete that folder."
+            )
+        return recipe
+
+    @property
+    def checkpoints(self) -> Path:
+        return self.path / "checkpoints"
+
+    def lock(self) -> Any:
+        """A context in which no other process writes to the folder.
+
+        Raises:
+            RunError: One does already.
+        """
+        return _lock(self.path)
+
+    def write(self) -> None:
+        """Write `recipe.json`, whole or not at all."""
+        record = {
+            "format": _FORMAT,
+            "status": self.status,
+            "config": self.config,
+            "report": self.report,
+            "command": sys.argv,
+            "written": datetime.now(UTC).isoformat(timespec="seconds"),
+            "python": platform.python_version(),
+            "platform": platform.platform(),
+            "packages": {name: _version(name) for name in _PACKAGES},
+        }
+        temporary = self.path / "recipe.json.tmp"
+        temporary.write_text(json.dumps(record, indent=2) + "\n", encoding="utf-8")
+        temporary.replace(self.path / "recipe.json")

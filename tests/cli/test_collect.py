@@ -1,0 +1,112 @@
+import json
+
+import pytest
+from typer.testing import CliRunner
+
+from raggym_env.cli import app
+from raggym_env.policies import POLICIES
+from towns import Reader, write_towns
+
+
+def raggym(*arguments):
+    return CliRunner().invoke(app, [str(argument) for argument in arguments])
+
+
+@pytest.fixture
+def towns(tmp_path):
+    return write_towns(tmp_path / "towns")
+
+
+@pytest.fixture
+def folder(towns, tmp_path):
+    options = ["--scorer", "evidence", "--n", 4, "--out", tmp_path / "run"]
+    done = raggym("collect", towns, "--policy", "lexical", *options)
+    assert done.exit_code == 0, done.output
+    return tmp_path / "run"
+
+
+def test_collect_prints_what_was_collected_and_where(towns, tmp_path, folder):
+    options = ["--scorer", "evidence", "--n", 4, "--out", folder]
+    done = raggym("collect", towns, "--policy", "lexical", *options)
+    figures = dict(line.split(maxsplit=1) for line in done.stdout.splitlines())
+    assert figures["trajectories"] == figures["kept"] == "12"
+    assert figures["candidates"].endswith("per state")
+    assert figures["folder"] == str(folder)
+
+
+def test_settings_and_options_reach_the_record(towns, tmp_path):
+    done = raggym(
+        *("collect", towns, "--policy", "lexical", "--scorer", "random", "--n", 3, "--keep", "all", "--explore", 0.2),
+        *("--limit", 5, "--seed", 7, "--out", tmp_path / "run", "--set", "policy.search.critic_options.seed=9"),
+    )
+    assert done.exit_code == 0, done.output
+    config = json.loads((tmp_path / "run" / "run.json").read_text())["config"]
+    how = {"n": 3, "scorer": "random", "keep": "all", "execute": "best", "explore": 0.2, "metric": "em"}
+    assert config["collect"] == how
+    assert (config["limit"], config["seed"], config["split"]) == (5, 7, "train")
+    assert config["policy"]["search"]["critic_options"] == {"seed": 9}
+
+
+def test_inspect_shows_a_few_trajectories(folder):
+    done = raggym("collect", "--inspect", folder, "--show", 2)
+    assert done.exit_code == 0, done.output
+    assert done.stdout.count("On which river does") >= 2
+    assert done.stdout.count("Answered 'River") == 2
+    assert "▶" in done.stdout
+
+
+@pytest.mark.parametrize("to", ["sft", "preference", "reward"])
+def test_export_writes_rows_for_trl(folder, tmp_path, to):
+    datasets = pytest.importorskip("datasets")
+    done = raggym("collect", "--export", folder, "--to", to, "--as", "react", "--out", tmp_path / "rows")
+    assert done.exit_code == 0, done.output
+    loaded = datasets.load_from_disk(str(tmp_path / "rows"))
+    assert f"{len(loaded)} {to} rows of 12 trajectories" in done.stdout
+
+
+def test_export_takes_margin_pairs_and_the_weight_of_outcomes(folder, tmp_path):
+    pytest.importorskip("datasets")
+    options = ["--to", "reward", "--margin", 0.2, "--pairs", 2, "--outcome-weight", 0.5, "--keep", "all"]
+    done = raggym("collect", "--export", folder, *options, "--out", tmp_path / "rows")
+    assert done.exit_code == 0, done.output
+    provenance = json.loads((tmp_path / "rows" / "provenance.json").read_text())
+    assert provenance["options"] == {"seed": 0, "margin": 0.2, "pairs": 2}
+    assert (provenance["outcome_weight"], provenance["kept"], provenance["render"]) == (0.5, False, None)
+
+
+def test_failed_questions_give_exit_code_two_and_a_way_on(towns, tmp_path, monkeypatch):
+    monkeypatch.setitem(POLICIES, "reader", lambda: Reader(fails={"q1"}))
+    (tmp_path / "reader.toml").write_text('policy = "reader"\n')
+    options = ["--policy", tmp_path / "reader.toml", "--scorer", "random", "--n", 1, "--out", tmp_path / "run"]
+    done = raggym("collect", towns, *options)
+    assert done.exit_code == 2, done.output
+    assert "11 (1 failed)" in done.stdout
+    assert "1 episodes failed: the same command tries them again" in done.stderr
+    assert "the server is down" in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        ([], "Name one of"),
+        (["RAGGym-Synth-v0", "--inspect", "x"], "Name one of"),
+        (["RAGGym-Synth-v0"], "--policy NAME"),
+        (["RAGGym-Synth-v0", "--policy", "lexical", "--split", "test"], "splits named train"),
+        (["RAGGym-Synth-v0", "--policy", "lexical", "--scorer", "rendom"], "Did you mean 'random'"),
+        (["--inspect", "nowhere"], "holds no process data"),
+        (["--export", "nowhere"], "--export needs --out"),
+        (["--export", "nowhere", "--out", "x"], "holds no process data"),
+    ],
+)
+def test_a_users_mistake_is_one_line_without_a_traceback(arguments, said):
+    done = raggym("collect", *arguments)
+    assert done.exit_code == 1
+    assert said in done.stderr
+    assert done.stderr.strip().splitlines()[-1].startswith("raggym: ")
+
+
+def test_an_agent_that_cannot_be_rendered_is_named(folder, tmp_path):
+    for agent, said in (("lexical", "no prompt agent"), ("search_o1", "reads notes")):
+        done = raggym("collect", "--export", folder, "--to", "sft", "--as", agent, "--out", tmp_path / "rows")
+        assert (done.exit_code, said in done.stderr) == (1, True)
+    assert not (tmp_path / "rows").exists()

@@ -1,0 +1,233 @@
+import json
+import sys
+from dataclasses import replace
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+
+from raggym_env.core import Answer, Passage, Question, Search, State, Turn
+from raggym_env.errors import MissingExtra, RunError
+from raggym_env.rewards.features import FEATURES
+from raggym_env.rewards.mini import MiniReward, inputs, load_weights
+from raggym_env.training.collect import collect
+from raggym_env.training.mini import Example, MiniSettings, _fit, _held_out, agreement, examples, train_mini
+from raggym_env.training.trajectories import Choice, Labelled, Trajectory
+from towns import write_towns
+
+WORLD = """
+title = "Small world"
+
+[dataset]
+format = "synth"
+default_split = "train"
+options = { passages = 200, seed = 0 }
+
+[[dataset.splits.train]]
+questions = "train"
+rows = "first 150"
+"""
+QUICK = MiniSettings(networks=1, hidden=32, epochs=20, batch=16, held_out=0.25)
+
+
+@pytest.fixture(scope="module")
+def collection(tmp_path_factory):
+    """A few hundred states of a small synthetic world, their candidates scored by what they are worth."""
+    folder = tmp_path_factory.mktemp("small")
+    (folder / "Small-v0.toml").write_text(WORLD, encoding="utf-8")
+    way = {"scorer": "evidence_value", "n": 10, "keep": "all", "execute": "own", "explore": 0.2}
+    return collect(folder / "Small-v0.toml", "lexical", out=folder / "run", **way)
+
+
+@pytest.fixture(scope="module")
+def data(collection):
+    return examples(collection)
+
+
+@pytest.fixture(scope="module")
+def trained(collection, tmp_path_factory):
+    pytest.importorskip("torch").set_num_threads(1)
+    out = tmp_path_factory.mktemp("trained") / "mini.safetensors"
+    return out, train_mini([collection], out, QUICK)
+
+
+def test_it_ranks_candidates_of_questions_that_it_was_not_trained_on(trained):
+    _, recipe = trained
+    assert recipe["held_out"]["agreement"] > 0.72  # measured: 0.80; chance is 0.5
+    assert recipe["held_out"]["states"] > 20
+
+
+def test_the_level_of_the_values_is_learnt_too(data, trained):
+    reward, held = MiniReward(trained[0]), [each for each in data if _held_out(each.question, 0.25)]
+    guessed = np.concatenate([computed(reward._weights, example) for example in held])
+    worth = np.concatenate([example.values for example in held])
+    assert np.square(guessed - worth).mean() < 0.9 * worth.var()  # measured: 0.78
+    assert abs(reward.start - worth.mean()) < 0.1
+
+
+def computed(weights, example):
+    """The values that a network gives an example, written out."""
+    hidden = np.tanh(example.features @ weights["hidden.weight"].T + weights["hidden.bias"])
+    return 1 / (1 + np.exp(-(hidden @ weights["output.weight"] + weights["output.bias"])))
+
+
+def test_scores_that_say_nothing_teach_nothing(data):
+    """The agreement that is reported is of questions held out, or it would be high here."""
+    shuffled = [
+        example._replace(values=np.random.default_rng(number).permutation(example.values))
+        for number, example in enumerate(data)
+    ]
+    pytest.importorskip("torch")
+    weights = _fit(shuffled[::2], QUICK, None)
+    assert 0.4 < agreement(shuffled[1::2], weights) < 0.6
+
+
+def test_the_weights_load_and_compute_what_was_trained(collection, data, trained):
+    out, recipe = trained
+    weights, start = load_weights(out)
+    choice = next(iter(collection.trajectories(kept=False))).choices[0]
+    (values,) = MiniReward(out).values([choice.state], [[each.action for each in choice.candidates]])
+    np.testing.assert_allclose(values, computed(weights, data[0]), atol=1e-5)
+    assert 0 < start < 1
+    assert recipe["states"] + recipe["held_out"]["states"] == len(data)
+
+
+def test_the_recipe_says_how_to_make_the_weights_again(collection, trained):
+    out, recipe = trained
+    assert json.loads(out.with_suffix(".json").read_text()) == json.loads(json.dumps(recipe))
+    assert recipe["settings"]["epochs"] == 20
+    (source,) = recipe["data"]
+    assert (source["environment"], source["policy"], source["split"]) == ("Small-v0", "lexical", "train")
+    assert (source["collect"]["scorer"], source["collect"]["explore"]) == ("evidence_value", 0.2)
+    assert {"seed", "limit", "dataset", "corpus", "version"} < source.keys()
+    assert len(source["sha256"]) == 64
+    assert recipe["candidates"] > recipe["states"] > 50
+
+
+def test_the_same_seed_gives_the_same_weights_and_another_does_not(data):
+    pytest.importorskip("torch")
+    settings = replace(QUICK, epochs=2)
+    first, again, other = (_fit(data[:60], replace(settings, seed=seed), None) for seed in (5, 5, 6))
+    assert all(np.array_equal(first[name], again[name]) for name in first)
+    assert not any(np.array_equal(first[name], other[name]) for name in first)
+
+
+def test_several_networks_are_one_that_gives_their_mean(data):
+    pytest.importorskip("torch")
+    data, settings = data[:40], replace(QUICK, epochs=1)
+
+    def logits(settings):
+        values = computed(_fit(data, settings, None), data[0])
+        return np.log(values / (1 - values))
+
+    alone = [logits(replace(settings, seed=seed)) for seed in (3, 4)]
+    both = logits(replace(settings, seed=3, networks=2))
+    np.testing.assert_allclose(both, np.mean(alone, axis=0), atol=1e-4)
+    assert np.abs(alone[0] - alone[1]).max() > 0.01
+
+
+def test_progress_is_told_after_each_epoch(data):
+    pytest.importorskip("torch")
+    told = []
+    _fit(data[:20], replace(QUICK, networks=2, epochs=2), lambda *each: told.append(each))
+    assert [each[:2] for each in told] == [(number, 4) for number in range(1, 5)]
+    assert all(np.isfinite(loss) for *_, loss in told)
+
+
+class Collected:
+    """As much of a collection as `examples` looks at."""
+
+    def __init__(self, *choices):
+        self.choices = choices
+        self.settings = {"scorer": "evidence_value"}
+        self.run = SimpleNamespace(path="runs/hand-made")
+
+    def trajectories(self, *, kept=True):
+        assert not kept
+        yield Trajectory(QUESTION, self.choices, "x", 1.0)
+
+
+QUESTION = Question("q", "Where did the director of the film Red Harbour die?")
+START = State(QUESTION, (), 2)
+PAGE = Passage("1", "Red Harbour", "Red Harbour is a film directed by Ilse Brandt.")
+ONCE = State(QUESTION, (Turn("Red Harbour", (PAGE,)),), 1)
+SPENT = State(QUESTION, (*ONCE.history, Turn("Ilse Brandt", ())), 0)
+FIRST = Choice(START, (Labelled(Search("Red Harbour"), 0.6), Labelled(Answer("x"), 0.1)), Search("Red Harbour"))
+THEN = Choice(ONCE, (Labelled(Search("Ilse Brandt"), 0.9), Labelled(Answer("x"), 0.2)), Search("Ilse Brandt"))
+LAST = Choice(SPENT, (Labelled(Answer("Lisbon"), 0.7), Labelled(Search("Lisbon"), 0.4)), Answer("Lisbon"))
+
+
+def test_a_search_made_again_is_worth_what_the_search_that_led_there_was_worth():
+    first, then, _ = examples(Collected(FIRST, THEN, LAST))
+    assert first.values.tolist() == pytest.approx([0.6, 0.1])
+    assert then.values.tolist() == pytest.approx([0.9, 0.2, 0.6])
+    assert then.searches.tolist() == [True, False, True]
+    again = inputs(ONCE, [Search("Red Harbour")])
+    np.testing.assert_array_equal(then.features[2:], again)
+    assert len(examples(Collected(FIRST, THEN), repeats=0)[1].values) == 2
+
+
+def test_where_no_search_is_left_only_answers_are_learnt_from():
+    *_, last = examples(Collected(FIRST, THEN, LAST))
+    assert (last.values.tolist(), last.searches.tolist()) == (pytest.approx([0.7]), [False])
+
+
+def test_outcomes_label_the_executed_actions_alone():
+    found = examples(Collected(FIRST, THEN, LAST), labels="outcome")
+    assert [each.values.tolist() for each in found] == [[1.0], [1.0], [1.0]]
+    np.testing.assert_array_equal(found[0].features, inputs(START, [Search("Red Harbour")]))
+
+
+@pytest.mark.parametrize("score", [-0.1, 1.1, float("nan")])
+def test_scores_that_are_no_values_are_refused(score):
+    wrong = FIRST._replace(candidates=(Labelled(Answer("x"), 0.5), Labelled(Answer("y"), score)))
+    with pytest.raises(RunError, match=r"no values in \[0, 1\].*--scorer evidence_value"):
+        examples(Collected(wrong))
+
+
+def test_rewards_that_are_no_values_are_refused(tmp_path):
+    card = write_towns(tmp_path / "towns", questions=4)
+    gains = collect(card, "lexical", scorer="evidence", n=3, out=tmp_path / "run")
+    with pytest.raises(RunError, match="the scores of 'evidence' are no values"):
+        train_mini([gains], tmp_path / "w")
+    assert not (tmp_path / "w").exists()
+
+
+def test_without_candidates_or_with_all_questions_held_out_there_is_nothing_to_train_on(collection, tmp_path):
+    with pytest.raises(RunError, match="holds no scored candidates"):
+        examples(Collected(FIRST._replace(candidates=())))
+    with pytest.raises(RunError, match="none to train on"):
+        train_mini([collection], tmp_path / "w", replace(QUICK, held_out=1.0))
+
+
+def test_questions_are_held_out_whole_and_by_their_id_alone():
+    held = [_held_out(f"question {number}", 0.1) for number in range(2_000)]
+    assert 0.07 < np.mean(held) < 0.13
+    assert not any(_held_out(f"question {number}", 0.0) for number in range(100))
+
+
+def test_agreement_counts_pairs_of_different_values_that_are_ranked_as_they_are():
+    rows = np.zeros((3, len(FEATURES)), np.float32)
+    rows[:, 0] = [0.1, 0.2, 0.3]
+    weights = {
+        "hidden.weight": np.eye(1, len(FEATURES), dtype=np.float32),
+        "hidden.bias": np.zeros(1, np.float32),
+        "output.weight": np.ones(1, np.float32),
+        "output.bias": np.zeros((), np.float32),
+    }
+
+    def agreed(*values):
+        return agreement([Example(rows, np.array(values, np.float32), np.zeros(3, bool), "q")], weights)
+
+    assert agreed(0.1, 0.5, 0.9) == 1.0
+    assert agreed(0.9, 0.5, 0.1) == 0.0
+    assert agreed(0.5, 0.1, 0.9) == pytest.approx(2 / 3)
+    assert agreed(0.5, 0.51, 0.9) == 1.0
+    assert np.isnan(agreed(0.5, 0.5, 0.5))
+
+
+def test_without_torch_the_error_names_the_extra(collection, tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, "torch", None)
+    with pytest.raises(MissingExtra, match=r"raggym-env\[train\]"):
+        train_mini([collection], tmp_path / "w", QUICK)
+    assert not (tmp_path / "w").exists()
