@@ -117,7 +117,7 @@ class Run:
             "written": datetime.now(UTC).isoformat(timespec="seconds"),
             "python": platform.python_version(),
             "platform": platform.platform(),
-            "packages": {name: _version(name) for name in _PACKAGES},
+            "packages": {name: installed(name) for name in _PACKAGES},
         }
         if scores is not None:
             record["scores"] = {name: list(estimate) for name, estimate in scores.metrics.items()}
@@ -192,7 +192,7 @@ def plan(
     mdp = load_mdp(card, split)
     agent, identity, price = _agent(policy, seed, of_policy, mdp)
     config = {
-        "environment": _identity(card),
+        "environment": identity_of(card),
         "policy": identity,
         "split": mdp.split,
         "limit": limit,
@@ -200,7 +200,7 @@ def plan(
         "dataset": mdp.dataset.fingerprint,
         "corpus": mdp.dataset.corpus.fingerprint,
         "retriever": getattr(mdp.process.retriever, "fingerprint", None),
-        "version": _version("raggym-env"),
+        "version": installed("raggym-env"),
     }
     return Plan(mdp, agent, _first(mdp.tasks, limit), config, price)
 
@@ -229,7 +229,7 @@ def carry_out(
     run = _open(Path(out) if out is not None else _default_folder(plan.config), plan.config, card_path)
     run = replace(run, price=plan.price or run.price)
     tasks = {task.id: task for task in plan.tasks}
-    with _lock(run.path):
+    with locked(run.path):
         repair(run.episodes_file)
         done = {written["id"] for written in run.records() if written["error"] is None}
         run.write("running")
@@ -264,10 +264,10 @@ def _agent(
     card = override(policy_card(policy), changes)
     way = card.search
     critic = way.critic and rewards.make(way.critic, mdp.tasks, mdp.process, mdp.split, **way.critic_options)
-    return policies.make(card, seed=seed, critic=critic, process=mdp.process), _identity(card), card.price
+    return policies.make(card, seed=seed, critic=critic, process=mdp.process), identity_of(card), card.price
 
 
-def _identity(card: EnvCard | PolicyCard) -> Json:
+def identity_of(card: EnvCard | PolicyCard) -> Json:
     """The card without where it lies, which differs between machines, and what it costs, which may be learnt later."""
     content: Json = card.model_dump(mode="json", exclude={"path", "price"})
     return content
@@ -297,25 +297,25 @@ def _open(path: Path, config: Json, card_path: str) -> Run:
             f"{path} holds a run already, and the policy object has no `fingerprint` to tell whether it is the same "
             "policy. Give it one, choose another out, or delete that folder."
         )
-    if different := _differences(run.config, config):
+    if different := differences(run.config, config):
         raise RunError(
             f"{path} holds another run: {'; '.join(different)}. Choose another --out, or delete that folder."
         )
     return run
 
 
-def _differences(old: Json, new: Json, prefix: str = "") -> list[str]:
+def differences(old: Json, new: Json, prefix: str = "") -> list[str]:
     found = []
     for key in sorted(old.keys() | new.keys()):
         before, after = old.get(key), new.get(key)
         if isinstance(before, dict) and isinstance(after, dict):
-            found += _differences(before, after, f"{prefix}{key}.")
+            found += differences(before, after, f"{prefix}{key}.")
         elif before != after:
             found.append(f"{prefix}{key} is {before!r} there and {after!r} here")
     return found
 
 
-def _lock(path: Path) -> Any:
+def locked(path: Path) -> Any:
     from filelock import FileLock, Timeout
 
     lock = FileLock(path / ".lock", timeout=0)
@@ -325,7 +325,7 @@ def _lock(path: Path) -> Any:
         raise RunError(f"Another process is writing to {path}. Wait for it, or choose another --out.") from error
 
 
-def _version(name: str) -> str | None:
+def installed(name: str) -> str | None:
     try:
         return version(name)
     except PackageNotFoundError:

@@ -56,7 +56,7 @@ class Chat:
         except TemplateError:
             pass
         try:
-            return self._templated(_without_system(clean))
+            return self._templated(without_system(clean))
         except TemplateError as error:
             raise PromptError(f"the model's chat template refuses the prompt: {error}") from error
 
@@ -107,7 +107,7 @@ def plain_template(messages: Messages) -> str:
     return "".join(turns) + "Assistant:"
 
 
-def _without_system(messages: Sequence[Mapping[str, str]]) -> list[Mapping[str, str]]:
+def without_system(messages: Sequence[Mapping[str, str]]) -> list[Mapping[str, str]]:
     said = [message["content"] for message in messages if message["role"] == "system"]
     others = [message for message in messages if message["role"] != "system"]
     if not said or not others:

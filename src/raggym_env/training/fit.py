@@ -13,7 +13,7 @@ from typing import Any
 
 from raggym_env.cards import PolicyCard
 from raggym_env.errors import MissingExtra, RunError
-from raggym_env.evaluation.run import _identity, evaluate
+from raggym_env.evaluation.run import evaluate, identity_of
 from raggym_env.training.lm import Base, Chats, quiet, save
 from raggym_env.training.options import Exam, Options
 from raggym_env.training.recipe import Recipe
@@ -95,7 +95,7 @@ def agent_job(
     def with_model(name: str) -> Json:
         return {"policy.options.llm": f"hf:{name}", "policy.options.llm_options": llm_options}
 
-    config = {**config, "agent": _identity(card), "model": base.identity(), "options": options.identity()}
+    config = {**config, "agent": identity_of(card), "model": base.identity(), "options": options.identity()}
     return Job(config, base, trainer, rows, card, with_model(options.model), with_model)
 
 

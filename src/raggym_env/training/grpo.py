@@ -21,7 +21,7 @@ import numpy as np
 from raggym_env.cards import PolicyCard, SearchCard, env_card, override, policy_card
 from raggym_env.core import Action, Answer, State, Task
 from raggym_env.errors import RAGGymError, RewardError, RunError
-from raggym_env.evaluation.run import _identity
+from raggym_env.evaluation.run import identity_of
 from raggym_env.llm.scripted import ScriptedLLM
 from raggym_env.mdp import MDP, load_mdp
 from raggym_env.policies import make
@@ -269,7 +269,7 @@ def _states(data: str | Path, limit: int | None, scoring: Scoring) -> tuple[MDP,
         return mdp, [choice for each in source.trajectories for choice in each.choices], source.identity
     mdp = load_mdp(override(env_card(data), changes), "train")
     states = [mdp.process.start(task.question) for task in mdp.tasks[:limit]]
-    identity = {"environment": _identity(mdp.card), "dataset": mdp.dataset.fingerprint, "limit": limit}
+    identity = {"environment": identity_of(mdp.card), "dataset": mdp.dataset.fingerprint, "limit": limit}
     return mdp, [Choice(state, (), Answer("?")) for state in states], identity
 
 

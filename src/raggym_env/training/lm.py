@@ -25,7 +25,7 @@ try:
     from transformers.utils import logging as _logging
 
     from raggym_env.llm._adapters import adapter_folder, split_name
-    from raggym_env.llm._chat import Chat, _without_system
+    from raggym_env.llm._chat import Chat, without_system
     from raggym_env.llm._loading import plain_model
 except ImportError as error:
     raise MissingExtra("Training a language model", "train") from error
@@ -69,7 +69,7 @@ class Base:
         try:
             self.tokenizer.apply_chat_template(clean)
         except TemplateError:
-            return [dict(message) for message in _without_system(clean)]
+            return [dict(message) for message in without_system(clean)]
         return clean
 
     def row(self, row: Chats) -> dict[str, list[dict[str, str]]]:

@@ -195,9 +195,11 @@ def _fit(
 ) -> dict[str, NDArray[np.float32]]:
     """Networks side by side as one: their hidden units together, their outputs averaged."""
     try:
-        tensors = _padded(data)
+        import torch
     except ImportError as error:
         raise MissingExtra("Training the mini reward", "train") from error
+
+    tensors = _padded(data)
     parts = []
     for number in range(settings.networks):
 
@@ -205,7 +207,8 @@ def _fit(
             if progress is not None:
                 progress(done * epochs + epoch, settings.networks * epochs, loss)
 
-        parts.append(_network(tensors, settings, settings.seed + number, told))
+        with torch.random.fork_rng(devices=[]):
+            parts.append(_network(tensors, settings, settings.seed + number, told))
     return {
         "hidden.weight": np.concatenate([part["hidden.weight"] for part in parts]),
         "hidden.bias": np.concatenate([part["hidden.bias"] for part in parts]),
@@ -221,18 +224,15 @@ def _network(
 
     torch.manual_seed(seed)
     inputs, values, searches, there = tensors
-    network = torch.nn.Sequential(
-        torch.nn.Linear(len(FEATURES), settings.hidden),
-        torch.nn.Tanh(),
-        torch.nn.Dropout(settings.dropout),
-        torch.nn.Linear(settings.hidden, 1),
-    )
+    hidden, output = torch.nn.Linear(len(FEATURES), settings.hidden), torch.nn.Linear(settings.hidden, 1)
+    network = torch.nn.Sequential(hidden, torch.nn.Tanh(), torch.nn.Dropout(settings.dropout), output)
     steps = settings.epochs * -(-len(inputs) // settings.batch)
     optimizer = torch.optim.AdamW(network.parameters(), settings.learning_rate, weight_decay=settings.weight_decay)
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, settings.learning_rate, total_steps=steps)
     for epoch in range(1, settings.epochs + 1):
         losses = []
-        for batch in torch.randperm(len(inputs)).split(settings.batch):
+        order: Any = torch.randperm(len(inputs))
+        for batch in order.split(settings.batch):
             logits = network(inputs[batch]).squeeze(-1)
             loss = _loss(logits, values[batch], searches[batch], there[batch], settings.ranking)
             optimizer.zero_grad()
@@ -241,7 +241,6 @@ def _network(
             schedule.step()
             losses.append(float(loss.detach()))
         progress(epoch, settings.epochs, float(np.mean(losses)))
-    hidden, output = network[0], network[3]
     found = {
         "hidden.weight": hidden.weight, "hidden.bias": hidden.bias,
         "output.weight": output.weight[0], "output.bias": output.bias[0],

@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from raggym_env.errors import RunError
-from raggym_env.evaluation.run import _differences, _lock, _version
+from raggym_env.evaluation.run import differences, installed, locked
 
 __all__ = ["Recipe"]
 
@@ -76,7 +76,7 @@ class Recipe:
             path.mkdir(parents=True, exist_ok=True)
             return cls(path, config)
         recipe = cls.read(path)
-        if different := _differences(recipe.config, config):
+        if different := differences(recipe.config, config):
             raise RunError(
                 f"{path} holds another training: {'; '.join(different)}. Choose another --out, or delete that folder."
             )
@@ -92,7 +92,7 @@ class Recipe:
         Raises:
             RunError: One does already.
         """
-        return _lock(self.path)
+        return locked(self.path)
 
     def write(self) -> None:
         """Write `recipe.json`, whole or not at all."""
@@ -105,7 +105,7 @@ class Recipe:
             "written": datetime.now(UTC).isoformat(timespec="seconds"),
             "python": platform.python_version(),
             "platform": platform.platform(),
-            "packages": {name: _version(name) for name in _PACKAGES},
+            "packages": {name: installed(name) for name in _PACKAGES},
         }
         temporary = self.path / "recipe.json.tmp"
         temporary.write_text(json.dumps(record, indent=2) + "\n", encoding="utf-8")
