@@ -36,7 +36,7 @@ def test_an_episode_records_its_steps_rewards_and_answer():
     (episode,) = rollout(Follow(GOOD), [FILM], steps)
     assert [step.action for step in episode.steps] == GOOD["film"]
     assert [step.outcome for step in episode.steps] == [0.0, 0.0, 1.0]
-    assert episode.steps[0].passages == (("Dawn", "Dawn"), ("Dawn (song)", "Dawn (song)"))
+    assert [passage.title for passage in episode.steps[0].passages] == ["Dawn", "Dawn (song)"]
     assert (episode.answer, episode.stop, episode.error, episode.steps[0].score) == ("Oslo", "answer", None, 0.5)
 
 

@@ -1,9 +1,10 @@
 import numpy as np
 import pytest
 
+from raggym_env import rewards
 from raggym_env.core import Answer, Fact, Question, Search, State, Task
-from raggym_env.errors import RewardError
-from raggym_env.rewards.evidence import EvidenceReward, evidence_recall
+from raggym_env.errors import CardError, RewardError
+from raggym_env.rewards.evidence import EvidenceReward, EvidenceValue, evidence_recall
 from raggym_env.testing import check_process_reward
 from worlds import BOTH, FILM, PILL, process
 
@@ -87,3 +88,101 @@ def test_questions_of_equal_text_are_told_apart_by_id_and_refused_without():
     assert [row[0] for row in reward.score(states, [[Search("Dawn")]] * 2)] == [1.0, 0.0]
     with pytest.raises(RewardError, match="knows no supporting facts"):
         reward.score([State(Question("", "W?"), (), 1)], [[Search("Dawn")]])
+
+
+def test_the_share_found_is_told_of_a_state_and_refused_of_a_question_without_facts():
+    steps, reward = setup()
+    start = steps.start(FILM.question)
+    found = [reward.found(after(steps, start, *queries)) for queries in ((), ("Dawn",), ("Dawn", "Dawn"))]
+    assert [*found, reward.found(after(steps, start, "Dawn", "Ada Berg"))] == [0.0, 0.5, 0.5, 1.0]
+    with pytest.raises(RewardError, match="knows no supporting facts"):
+        reward.found(steps.start(PILL.question))
+
+
+def value(max_searches=3, tasks=(FILM, BOTH), **options):
+    steps, _ = process(max_searches)
+    return steps, EvidenceValue(tasks, steps, **options)
+
+
+def test_an_answer_is_worth_the_evidence_at_hand_and_how_right_it_is():
+    steps, reward = value()
+    start = steps.start(FILM.question)
+    for queries, found in (((), 0.0), (("Dawn",), 0.5), (("Dawn", "Ada Berg"), 1.0)):
+        (scores,) = reward.score([after(steps, start, *queries)], [[Answer("Oslo"), Answer("Rome"), Answer("in Oslo")]])
+        np.testing.assert_allclose(scores, 0.5 * found + 0.5 * np.array([1.0, 0.0, 2 / 3]), rtol=1e-6)
+
+
+def test_a_search_is_worth_the_evidence_it_leads_to_and_what_may_then_be_hoped_for():
+    steps, reward = value()
+    half = after(steps, steps.start(FILM.question), "Dawn")
+    (scores,) = reward.score([half], [[Search("Ada Berg"), Search("Dusk"), Search("Dawn", draft="Oslo")]])
+    np.testing.assert_allclose(scores, [0.5 + 0.5 * 1.0, 0.25 + 0.5 * 0.6, 0.25 + 0.5 * 0.6], rtol=1e-6)
+    (scores,) = reward.score([steps.start(FILM.question)], [[Search("Dusk"), Search("Dawn")]])
+    np.testing.assert_allclose(scores, [0.5 * 0.2, 0.25 + 0.5 * 0.6], rtol=1e-6)
+
+
+def test_a_search_beyond_the_budget_is_worth_its_draft_or_only_the_evidence():
+    steps, reward = value(max_searches=1)
+    spent = after(steps, steps.start(FILM.question), "Dawn")
+    candidates = [
+        Search("Ada Berg", draft="Oslo"),
+        Search("Ada Berg", draft="Rome"),
+        Search("Ada Berg"),
+        Answer("Oslo"),
+    ]
+    np.testing.assert_allclose(reward.score([spent], [candidates])[0], [0.75, 0.25, 0.25, 0.75], rtol=1e-6)
+
+
+def test_weight_hope_and_metric_are_those_asked_for():
+    steps, reward = value(weight=0.2, hope=(0.1, 0.5), metric="em")
+    half = after(steps, steps.start(FILM.question), "Dawn")
+    (scores,) = reward.score([half], [[Answer("Oslo"), Answer("in Oslo"), Search("Dusk"), Search("Ada Berg")]])
+    expected = [0.1 + 0.8, 0.1, 0.1 + 0.8 * 0.3, 0.2 + 0.8 * 0.5]
+    np.testing.assert_allclose(scores, expected, rtol=1e-6)
+
+
+def test_an_option_is_right_or_wrong():
+    task = Task(PILL.question, PILL.answers, PILL.correct, supporting=(Fact("Dawn"),))
+    steps, reward = value(tasks=[task])
+    (scores,) = reward.score([steps.start(task.question)], [[Answer("B"), Answer("ibuprofen"), Answer("A")]])
+    np.testing.assert_allclose(scores, [0.5, 0.5, 0.0])
+
+
+def test_values_keep_the_contract_and_stay_in_range():
+    steps, reward = value(max_searches=2)
+    states = [steps.start(FILM.question), after(steps, steps.start(BOTH.question), "Dusk", "Dawn")]
+    candidates = [[Search("Dawn"), Answer("Oslo"), Search("nothing")], [Search("x", draft="yes"), Answer("no")]]
+    check_process_reward(reward, states, candidates)
+    assert all(((row >= 0) & (row <= 1)).all() for row in reward.score(states, candidates))
+
+
+@pytest.mark.parametrize(
+    "options", [{"weight": 1.5}, {"weight": float("nan")}, {"hope": (0.0, 1.5)}, {"hope": (-1, 0)}]
+)
+def test_shares_out_of_range_are_refused(options):
+    steps, _ = process()
+    with pytest.raises(ValueError, match=r"weight and hope must be in \[0, 1\]"):
+        EvidenceValue([FILM], steps, **options)
+    with pytest.raises(CardError, match=r"weight and hope must be in \[0, 1\]"):
+        rewards.make("evidence_value", [FILM], steps, "train", **options)
+
+
+def test_values_of_a_question_that_is_none_of_the_tasks_or_names_no_facts_are_an_error():
+    _, reward = value()
+    with pytest.raises(RewardError, match="Who"):
+        reward.score([State(Question("x", "Who?"), (), 1)], [[Search("Dawn")]])
+    nameless = State(Question("", FILM.question.text), (), 1)
+    with pytest.raises(RewardError, match="not one of its tasks"):
+        reward.score([nameless], [[Answer("Oslo")]])
+
+
+def test_gold_facts_and_answers_are_read_on_training_splits_only():
+    steps, _ = process()
+    assert isinstance(rewards.make("evidence_value", [FILM], steps, "train"), EvidenceValue)
+    for split in ("test", "dev"):
+        with pytest.raises(RewardError, match="splits named train"):
+            rewards.make("evidence_value", [FILM], steps, split)
+    with pytest.raises(RewardError, match="1 of 2 questions name none"):
+        rewards.make("evidence_value", [FILM, PILL], steps, "train")
+    with pytest.raises(RewardError, match="needs the tasks and the process"):
+        rewards.make("evidence_value", [], None, "train")

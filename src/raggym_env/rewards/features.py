@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import math
 import re
+import string
 from collections.abc import Iterable, Sequence
 from functools import lru_cache
 from typing import NamedTuple
@@ -24,12 +25,17 @@ from raggym_env.reading.text import COUNTRIES, WORD, Page, Sentence, Span, entit
 
 __all__ = ["FEATURES", "features"]
 
-_STATE = (
+# How the episode came to be where it is. Of an answer they are 0: it is worth no more for what was done before it,
+# so that an episode gains nothing by being drawn out.
+_CLOCK = (
     "searches_done",       # share of the episode's searches that are spent
     "none_left",           # whether no search is left
+    "last_was_new",        # share of the last search's passages that no search before it had found
+    "last_was_title",      # whether the last query is the title of a found passage
+)  # fmt: skip
+_STATE = (
     "first",               # whether nothing was searched for yet
-    "covered",             # by all found passages together
-    "covered_by_one",      # by the passage that covers most
+    "covered_by_one",      # most of the question that a found passage covers
     "names_known",         # share of the names in the question that are the title of a found passage
     "names_seen",          # share of them that a found passage mentions
     "asks_choice",         # the question offers two things to choose from
@@ -37,8 +43,6 @@ _STATE = (
     "asks_agent",          # the question reaches one name through another ("the director of ...")
     "bridged",             # whether such a name was found
     "bridge_known",        # whether it is the title of a found passage
-    "last_was_new",        # share of the last search's passages that no search before it had found
-    "last_was_title",      # whether the last query is the title of a found passage
     "best_answer",         # how sure the classical reader is of its best answer
     "answer_margin",       # by how much it prefers that to its second
 )  # fmt: skip
@@ -95,11 +99,10 @@ _ANSWER = (
     "answer_chain",
     "answer_early",
     "answer_rank",
-    "answer_last",
     "answer_second",       # the best of another page that has it
     "answer_place",        # whether "in", "at", "near" or the like stands before it there
 )  # fmt: skip
-FEATURES: tuple[str, ...] = (*_STATE, *_SEARCH, *_ANSWER)
+FEATURES: tuple[str, ...] = (*_CLOCK, *_STATE, *_SEARCH, *_ANSWER)
 """Names of the features, in the order of the columns."""
 
 _LONGEST = 2_000  # characters of an action's text that are read
@@ -183,18 +186,25 @@ class _View:
         self.before_last = len({passage for turn in state.history[:-1] for passage in turn.passages})
         self.ranked = answers(state)
         self.answers = {key(text): (rank, score) for rank, (text, score) in reversed(list(enumerate(self.ranked)))}
+        self.clock = self._clock()
         self.row = self._row()
 
-    def _row(self) -> list[float]:
-        state, history, pages = self.state, self.state.history, self.reading.pages
+    def _clock(self) -> list[float]:
+        state, history = self.state, self.state.history
         budget = len(history) + state.searches_left
-        best, second = self.ranked[0].score, self.ranked[1].score if len(self.ranked) > 1 else 0.0
         last = len(history[-1].passages) if history else 0
         return [
             len(history) / budget if budget else 1.0,
             float(state.searches_left == 0),
-            float(not history),
-            self.reading.covered(self.found),
+            (len(self.reading.pages) - self.before_last) / last if last else 0.0,
+            float(bool(self.past) and self.past[-1].key in self.titles),
+        ]
+
+    def _row(self) -> list[float]:
+        pages = self.reading.pages
+        best, second = self.ranked[0].score, self.ranked[1].score if len(self.ranked) > 1 else 0.0
+        return [
+            float(not self.state.history),
             max((self.reading.covered(page.terms) for page in pages), default=0.0),
             _share(sum(name in self.titles for name in self.names), self.names),
             _share(
@@ -205,8 +215,6 @@ class _View:
             float(bool(self.asked.agents)),
             float(bool(self.bridges)),
             float(any(name in self.titles for name in self.bridges)),
-            (len(pages) - self.before_last) / last if last else 0.0,
-            float(bool(self.past) and self.past[-1].key in self.titles),
             min(best / 4, 1.0),
             (best - second) / best if best else 0.0,
         ]
@@ -294,7 +302,7 @@ def _of_search(view: _View, action: Search) -> list[float]:
 
 
 def _of_answer(view: _View, action: Answer) -> list[float]:
-    answer, asked = _read(action.text), view.asked
+    answer, asked = _read(_said(view.state.question.options, action.text)), view.asked
     mention = view.mention(answer.text, answer.key, answer.kind)
     page = view.titles.get(answer.key)
     rank, score = view.answers.get(answer.key.strip(), (-1, 0.0))
@@ -320,10 +328,16 @@ def _of_answer(view: _View, action: Answer) -> list[float]:
         mention.chain,
         mention.early,
         mention.rank,
-        mention.last,
         mention.second,
         mention.place,
     ]
+
+
+def _said(options: tuple[str, ...], text: str) -> str:
+    """What an answer says: of an option's letter, the option."""
+    letter = text.strip().upper()
+    index = string.ascii_uppercase.find(letter) if len(letter) == 1 else -1
+    return options[index] if 0 <= index < len(options) else text
 
 
 def _fit(asked: Asked, answer: _Text) -> float:
@@ -337,7 +351,7 @@ def _headed(head: str, answer: _Text, page: Page | None) -> bool:
     return head in answer.terms or (page is not None and bool(page.sentences) and head in page.sentences[0].terms)
 
 
-_NO_SEARCH, _NO_ANSWER = [0.0] * len(_SEARCH), [0.0] * len(_ANSWER)
+_NO_CLOCK, _NO_SEARCH, _NO_ANSWER = [0.0] * len(_CLOCK), [0.0] * len(_SEARCH), [0.0] * len(_ANSWER)
 
 
 def features(state: State, actions: Sequence[Action]) -> NDArray[np.float32]:
@@ -355,9 +369,9 @@ def features(state: State, actions: Sequence[Action]) -> NDArray[np.float32]:
         return np.zeros((0, len(FEATURES)), np.float32)
     view = _View(state)
     rows: Iterable[list[float]] = (
-        [*view.row, *_of_search(view, action), *_NO_ANSWER]
+        [*view.clock, *view.row, *_of_search(view, action), *_NO_ANSWER]
         if isinstance(action, Search)
-        else [*view.row, *_NO_SEARCH, *_of_answer(view, action)]
+        else [*_NO_CLOCK, *view.row, *_NO_SEARCH, *_of_answer(view, action)]
         for action in actions
     )
     return np.array(list(rows), np.float32)

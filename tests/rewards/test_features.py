@@ -1,0 +1,184 @@
+import itertools
+import time
+from dataclasses import replace
+
+import numpy as np
+import pytest
+from hypothesis import example, given
+from hypothesis import strategies as st
+
+from raggym_env import retrieval
+from raggym_env.core import Answer, Passage, Question, Search, State, Turn
+from raggym_env.data.synth import SynthWorld
+from raggym_env.policies.lexical import LexicalPolicy
+from raggym_env.process import Process
+from raggym_env.rewards.features import FEATURES, features
+
+FILM = Passage("1", "Red Harbour", "Red Harbour is a 1962 drama film directed by Ilse Brandt and starring Tom Reed.")
+ILSE = Passage("2", "Ilse Brandt", "Ilse Brandt (3 May 1920 – 7 June 1991) was a German director. She died in Lisbon.")
+NOISE = Passage("3", "Harbour", "A harbour is a sheltered body of water where ships are docked.")
+ASKED = "Where did the director of the film Red Harbour die?"
+
+
+def state(text=ASKED, *turns, left=3, options=()):
+    history = tuple(Turn(query, tuple(passages)) for query, *passages in turns)
+    return State(Question("q", text, options), history, left)
+
+
+ONCE = state(ASKED, ("Red Harbour", FILM, NOISE))
+TWICE = state(ASKED, ("Red Harbour", FILM, NOISE), ("Ilse Brandt", ILSE, FILM))
+
+
+def of(running, action):
+    """The features by name."""
+    (row,) = features(running, [action])
+    return dict(zip(FEATURES, row.tolist(), strict=True))
+
+
+def test_every_feature_has_a_name_of_its_own_and_a_column():
+    assert len(set(FEATURES)) == len(FEATURES)
+    found = features(ONCE, [Search("Ilse Brandt"), Answer("Lisbon")])
+    assert (found.shape, found.dtype) == ((2, len(FEATURES)), np.float32)
+    assert features(ONCE, []).shape == (0, len(FEATURES))
+
+
+@pytest.mark.parametrize(
+    ("running", "expected"),
+    [
+        (state(), {"first": 1, "searches_done": 0, "names_known": 0, "covered": 0, "bridged": 0, "last_was_new": 0}),
+        (state(left=0), {"first": 1, "searches_done": 1, "none_left": 1}),
+        (ONCE, {"first": 0, "searches_done": 0.25, "names_known": 1, "names_seen": 1, "bridged": 1, "bridge_known": 0}),
+        (ONCE, {"last_was_new": 1, "last_was_title": 1, "asks_agent": 1, "asks_choice": 0, "asks_verdict": 0}),
+        (TWICE, {"searches_done": 0.4, "bridge_known": 1, "last_was_new": 0.5, "last_was_title": 1, "none_left": 0}),
+        (state("Is Ada or Bea older?"), {"asks_choice": 1, "asks_verdict": 0, "asks_agent": 0}),
+        (state("Are Ada and Bea both singers?"), {"asks_choice": 0, "asks_verdict": 1}),
+        (state(ASKED, ("nothing",)), {"first": 0, "last_was_new": 0, "last_was_title": 0, "names_known": 0}),
+    ],
+)
+def test_what_is_said_of_a_state(running, expected):
+    for action in (Search("x"), Answer("x")):
+        found = of(running, action)
+        assert {name: found[name] for name in expected} == pytest.approx(expected)
+
+
+@pytest.mark.parametrize(
+    ("query", "expected"),
+    [
+        (ASKED, {"query_is_question": 1, "query_in_question": 1, "query_has_name": 1, "query_unheard": 0}),
+        ("Red Harbour", {"query_again": 1, "query_repeats": 1, "query_is_name": 1, "query_is_title": 1}),
+        ("red harbour?", {"query_again": 1, "query_repeats": 1, "query_capital": 0}),
+        ("harbour Red", {"query_again": 0, "query_repeats": 1, "query_is_title": 0}),
+        ("Ilse Brandt", {"query_has_bridge": 1, "query_bare": 1, "query_page_named": 1, "query_chain": 1}),
+        ("Ilse Brandt", {"query_in_found": 1, "query_in_question": 0, "query_rank": 1, "query_last": 1}),
+        ("Ilse Brandt", {"query_again": 0, "query_early": 1, "query_words": 0.1, "query_nation": 0}),
+        ("Zorblax Quux", {"query_unheard": 1, "query_in_found": 0, "query_mentions": 0, "query_best": 0}),
+        ("German", {"query_nation": 1, "query_bare": 0}),
+    ],
+)
+def test_what_is_said_of_a_search(query, expected):
+    found = of(ONCE, Search(query))
+    assert {name: found[name] for name in expected} == pytest.approx(expected)
+    assert not any(value for name, value in found.items() if name.startswith("answer_") and name != "answer_margin")
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("Lisbon", {"answer_is_read": 1, "answer_read": 1, "answer_place": 1, "answer_last": 1, "answer_rank": 1 / 3}),
+        ("Lisbon", {"answer_in_question": 0, "answer_is_title": 0, "answer_words": 0.1, "answer_capital": 1}),
+        ("Ilse Brandt", {"answer_is_read": 0, "answer_is_title": 1, "answer_last": 0, "answer_rank": 1}),
+        ("Red Harbour", {"answer_in_question": 1, "answer_read": 0, "answer_fits": 0.8}),
+        ("7 June 1991", {"answer_fits": 0, "answer_place": 0}),
+        ("yes", {"answer_is_yes": 1, "answer_is_verdict": 1, "answer_mentions": 0}),
+        ("no", {"answer_is_yes": 0, "answer_is_verdict": 1}),
+        ("somewhere else", {"answer_mentions": 0, "answer_best": 0, "answer_read": 0, "answer_rank": 0}),
+    ],
+)
+def test_what_is_said_of_an_answer(text, expected):
+    found = of(TWICE, Answer(text))
+    assert {name: found[name] for name in expected} == pytest.approx(expected)
+    assert not any(value for name, value in found.items() if name.startswith("query_"))
+
+
+def test_a_verdict_fits_a_question_for_one_and_a_name_does_not():
+    running = state("Are Ilse Brandt and Tom Reed of the same nationality?", ("Ilse Brandt", ILSE))
+    assert [of(running, Answer(text))["answer_fits"] for text in ("yes", "no", "Lisbon")] == [1, 1, 0]
+
+
+def test_neither_the_id_of_the_question_nor_a_draft_nor_a_passage_id_is_looked_at():
+    other = replace(TWICE, question=replace(TWICE.question, id="gold: Lisbon"))
+    turns = tuple(
+        Turn(turn.query, tuple(passage._replace(id=f"gold {passage.id}") for passage in turn.passages))
+        for turn in other.history
+    )
+    actions = [Search("Ilse Brandt"), Answer("Lisbon")]
+    drafted = [Search("Ilse Brandt", draft="Lisbon"), Answer("Lisbon")]
+    np.testing.assert_array_equal(features(TWICE, actions), features(replace(other, history=turns), drafted))
+
+
+WEIRD = st.text(max_size=40) | st.sampled_from(
+    ["", " ", "?!…", "\ud800", "¹²", "٣", "Ⅻ", "A or B?", "Are A and B?", "Who, X or or Y?", "When did A die? (b. 19)"]
+)
+PASSAGES = st.builds(Passage, st.sampled_from("abc"), WEIRD, WEIRD) | st.sampled_from([FILM, ILSE, NOISE])
+TURNS = st.builds(Turn, WEIRD, st.lists(PASSAGES, max_size=4).map(tuple))
+QUESTIONS = st.builds(Question, st.just("q"), WEIRD | st.just(ASKED), st.lists(WEIRD, max_size=3).map(tuple))
+STATES = st.builds(State, QUESTIONS, st.lists(TURNS, max_size=3).map(tuple), st.integers(0, 3))
+TEXTS = WEIRD | st.sampled_from(["Lisbon", "Ilse Brandt", "yes", "1962", "Portugal", ASKED, "x" * 5_000])
+ACTIONS = st.builds(Search, TEXTS) | st.builds(Answer, TEXTS)
+
+
+@given(STATES, st.lists(ACTIONS, min_size=1, max_size=4))
+@example(state("?", left=0), [Search("?!"), Answer("\ud800")])
+def test_any_state_and_action_have_finite_features_in_range(running, actions):
+    found = features(running, actions)
+    assert found.shape == (len(actions), len(FEATURES))
+    assert np.isfinite(found).all()
+    assert -1 <= found.min() <= found.max() <= 1
+
+
+@given(STATES, st.lists(ACTIONS, min_size=2, max_size=5), st.randoms())
+def test_a_row_depends_on_its_own_action_alone(running, actions, random):
+    order = random.sample(range(len(actions)), len(actions))
+    together = features(running, actions)
+    np.testing.assert_array_equal(features(running, [actions[index] for index in order]), together[order])
+    np.testing.assert_array_equal(features(running, actions[:1]), together[:1])
+
+
+HUGE = ["Aa " * 330_000, "(1" * 500_000, "is a " * 200_000, '"' * 1_000_000, "A. " * 330_000, "\ud800" * 1_000_000]
+
+
+@pytest.mark.parametrize("text", HUGE, ids=lambda text: ascii(text[:4]))
+def test_a_text_of_a_megabyte_is_read_in_time_wherever_it_stands(text):
+    start = time.perf_counter()
+    features(
+        state(ASKED, (text, Passage("1", "Red Harbour", text), Passage("2", text, "x"))), [Search(text), Answer(text)]
+    )
+    assert time.perf_counter() - start < 10  # measured: 0.5 s
+
+
+def test_a_thousand_passages_are_read_in_time():
+    many = [Passage(str(i), f"Film {i}", f"Film {i} is a film by Ada {i}, born in Oslo.") for i in range(1_000)]
+    start = time.perf_counter()
+    features(state(ASKED, ("x", *many)), [Search("Ada 7"), Answer("Oslo")])
+    assert time.perf_counter() - start < 10  # measured: 0.2 s
+
+
+def walked(questions):
+    """States of a synthetic world with the candidates of the lexical policy, and some that it would not think of."""
+    world = SynthWorld(passages=300)
+    process = Process(retrieval.make("rank-bm25", tuple(world.passages())), k=5, max_searches=4)
+    policy = LexicalPolicy()
+    for task in itertools.islice(world.tasks("train"), questions):
+        running = process.start(task.question)
+        while running.stop is None:
+            actions = [proposal.chosen() for proposal in policy.propose([running], 16)[0]]
+            yield running, actions
+            (running,) = process.transition([running], actions[:1])
+
+
+def test_no_feature_is_the_same_for_all_states_and_actions():
+    rows = [features(running, actions) for running, actions in walked(40)]
+    others = [Search("Red Harbour"), Search("German"), Search("what else?"), Search("Ilse Brandt"), Answer("Lisbon")]
+    rows += [features(running, others) for running in (state(), state(left=0), ONCE, TWICE)]
+    spread = np.ptp(np.concatenate(rows), axis=0)
+    assert [name for name, width in zip(FEATURES, spread, strict=True) if width < 0.05] == []

@@ -1,0 +1,346 @@
+import copy
+import itertools
+import json
+import subprocess
+import sys
+from dataclasses import replace
+
+import gymnasium as gym
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from safetensors.numpy import save_file
+
+from raggym_env import retrieval, rewards
+from raggym_env.core import Answer, Passage, Question, Search, State, Turn
+from raggym_env.data.synth import SynthWorld
+from raggym_env.envs.env import RAGEnv
+from raggym_env.errors import CardError, RewardError
+from raggym_env.policies.lexical import LexicalPolicy
+from raggym_env.process import Process
+from raggym_env.rewards import StepReward, mini
+from raggym_env.rewards.features import FEATURES
+from raggym_env.rewards.mini import MiniReward, load_weights
+from raggym_env.testing import check_process_reward
+from worlds import FILM, process
+
+COST = 0.02
+JUNK = ["lorem ipsum", "Zorblax Quintarion", "asdf qwer", "???", "what is the weather tomorrow"]
+
+
+@pytest.fixture(scope="module")
+def world():
+    synth = SynthWorld(passages=400)
+    return Process(retrieval.make("rank-bm25", tuple(synth.passages())), k=5, max_searches=8), synth
+
+
+@pytest.fixture(scope="module")
+def episodes(world):
+    """The actions of `lexical` on 60 questions that nothing was trained on."""
+    steps, synth = world
+    tasks = itertools.islice(synth.tasks("test"), 60)
+    return [(task.question, taken(steps, task.question, LexicalPolicy())) for task in tasks]
+
+
+def taken(steps, question, policy):
+    running, actions = steps.start(question), []
+    while running.stop is None:
+        actions.append(policy.act(running))
+        (running,) = steps.transition([running], actions[-1:])
+    return actions
+
+
+def walk(steps, question, actions):
+    """The states that the actions are taken in."""
+    states = [steps.start(question)]
+    for action in actions[:-1]:
+        states += steps.transition(states[-1:], [action])
+    return states
+
+
+def total(reward, steps, question, actions):
+    """The return of an episode."""
+    scores = reward.score(walk(steps, question, actions), [[action] for action in actions])
+    return float(np.sum(scores, dtype=np.float64))
+
+
+def padded(actions, extra):
+    return [*actions[:-1], *extra, actions[-1]]
+
+
+def gains(world, episodes, extra):
+    """What each episode gains by searches before its answer, where the budget allows for them."""
+    steps, reward = world[0], MiniReward(search_cost=COST)
+    made = [(question, actions, padded(actions, extra(actions))) for question, actions in episodes]
+    fits = [each for each in made if len(each[2]) <= steps.max_searches + 1]
+    assert len(fits) > len(episodes) / 2
+    return np.array([total(reward, steps, q, long) - total(reward, steps, q, plain) for q, plain, long in fits])
+
+
+def test_the_contract_holds_for_uneven_and_empty_candidates():
+    steps, _ = process()
+    start = steps.start(FILM.question)
+    (half,) = steps.transition([start], [Search("Dawn")])
+    spent = replace(half, searches_left=0)
+    some = [Search("Dawn"), Answer("Oslo"), Search("Ada Berg", draft="Oslo")]
+    check_process_reward(MiniReward(), [start, half, spent, start], [some, some[:1], some, []])
+
+
+def test_the_rewards_of_an_episode_add_up_to_its_last_value_less_the_start_and_the_costs(world):
+    steps, synth = world
+    reward = MiniReward(search_cost=0.07)
+    for seed, task in enumerate(itertools.islice(synth.tasks("test"), 30)):
+        policy, rng = LexicalPolicy(seed=seed), np.random.default_rng(seed)
+        running, actions = steps.start(task.question), []
+        while running.stop is None:
+            candidates = [proposal.chosen() for proposal in policy.propose([running], 8)[0]]
+            actions.append(candidates[rng.integers(len(candidates))])
+            (running,) = steps.transition([running], actions[-1:])
+        last = walk(steps, task.question, actions)[-1]
+        searches = sum(isinstance(action, Search) for action in actions)
+        expected = reward.values([last], [actions[-1:]])[0][0] - reward.start - 0.07 * searches
+        assert total(reward, steps, task.question, actions) == pytest.approx(expected, abs=1e-5)
+
+
+@pytest.mark.parametrize("times", [1, 2])
+def test_an_episode_that_repeats_a_query_loses_what_the_repeats_cost(world, episodes, times):
+    repeated = gains(world, episodes, lambda actions: [actions[0]] * times)
+    np.testing.assert_allclose(repeated, -COST * times, atol=1e-5)
+    repeated = gains(world, episodes, lambda actions: actions[-2:-1] * times)
+    np.testing.assert_allclose(repeated, -COST * times, atol=1e-5)
+
+
+def test_spelling_a_query_otherwise_is_repeating_it(world, episodes):
+    shouted = gains(world, episodes, lambda actions: [Search(f"  {actions[-2].query.upper()}?!")])
+    np.testing.assert_allclose(shouted, -COST, atol=1e-5)
+
+
+@pytest.mark.parametrize("times", [1, 2])
+def test_padding_with_searches_for_junk_does_not_pay(world, episodes, times):
+    gained = gains(world, episodes, lambda actions: [Search(query) for query in JUNK[:times]])
+    assert gained.mean() < 0
+    # What junk finds is new, so an answer's value may rise or fall a little by it.
+    assert (gained > 0).mean() < 0.25
+    assert gained.max() < 0.25
+
+
+def test_spending_the_budget_instead_of_answering_does_not_pay(world, episodes):
+    steps, reward = world[0], MiniReward()
+    for question, actions in episodes:
+        repeats = actions[:1] * (steps.max_searches - len(actions) + 1)
+        for beyond in (Search("a name of promise"), Search(question.text, draft=actions[-1].text), actions[0]):
+            wasted = total(reward, steps, question, [*actions[:-1], *repeats, beyond])
+            assert wasted < total(reward, steps, question, actions)
+
+
+def test_a_search_beyond_the_budget_is_worth_its_draft_as_an_answer_or_nothing():
+    steps, _ = process(max_searches=1)
+    (spent,) = steps.transition([steps.start(FILM.question)], [Search("Dawn")])
+    answered, drafted, bare = MiniReward().values([spent], [[Answer("Oslo"), Search("x", draft="Oslo"), Search("x")]])[
+        0
+    ]
+    assert answered == drafted > bare == 0
+    scores = MiniReward(search_cost=COST).score([spent], [[Answer("Oslo"), Search("x", draft="Oslo")]])[0]
+    assert scores[0] - scores[1] == pytest.approx(COST, abs=1e-6)
+
+
+def test_within_a_state_candidates_rank_by_their_values_less_the_cost_of_a_search(world, episodes):
+    steps, reward = world[0], MiniReward(search_cost=COST)
+    question, actions = episodes[0]
+    last = walk(steps, question, actions)[-1]
+    candidates = [proposal.chosen() for proposal in LexicalPolicy().propose([last], 12)[0]]
+    (values,), (scores,) = reward.values([last], [candidates]), reward.score([last], [candidates])
+    costs = np.array([COST * isinstance(action, Search) for action in candidates])
+    np.testing.assert_allclose(scores - scores[0], (values - costs) - (values - costs)[0], atol=1e-6)
+    assert np.ptp(values) > 0.05
+
+
+def test_the_step_that_answers_right_earns_more_than_one_that_answers_wrong(world, episodes):
+    steps, reward = world[0], MiniReward()
+    higher = [
+        total(reward, steps, question, actions) > total(reward, steps, question, [*actions[:-1], Answer("Zorblax")])
+        for question, actions in episodes
+    ]
+    assert np.mean(higher) > 0.9
+
+
+@pytest.fixture(scope="module")
+def visited(world, episodes):
+    """States with an action each, in the order of their episodes, and their scores."""
+    found = [
+        (state, action)
+        for question, actions in episodes[:8]
+        for state, action in zip(walk(world[0], question, actions), actions, strict=True)
+    ]
+    return found, [float(MiniReward().score([state], [[action]])[0][0]) for state, action in found]
+
+
+@given(st.data())
+def test_scores_depend_neither_on_order_nor_on_batches_nor_on_what_was_scored_before(visited, data):
+    found, expected = visited
+    order = data.draw(st.permutations(range(len(found))))
+    size = data.draw(st.integers(1, len(found)))
+    reward = MiniReward()
+    for at in range(0, len(order), size):
+        batch = order[at : at + size]
+        scores = reward.score([found[i][0] for i in batch], [[found[i][1]] for i in batch])
+        np.testing.assert_allclose([row[0] for row in scores], [expected[i] for i in batch], atol=1e-5)
+
+
+def variants():
+    """States that differ from one another in one thing that the value of the last search depends on."""
+    page = Passage("1", "Red Harbour", "Red Harbour is a film directed by Ilse Brandt.")
+    question = Question("q", "Where did the director of the film Red Harbour die?")
+    turns = (Turn("Red Harbour", (page,)), Turn("Ilse Brandt", (page._replace(title="Ilse Brandt"),)))
+    base = State(question, turns, 1)
+    other = Turn("Red Harbour", (page._replace(text="Ilse Brandt wrote of a Red Harbour."),))
+    return [
+        base,
+        replace(base, searches_left=6),
+        replace(base, question=replace(question, options=("Lisbon", "Oslo"))),
+        replace(base, question=replace(question, text="Who directed the film Red Harbour?")),
+        replace(base, history=(other, turns[1])),
+        replace(base, history=(*turns[:1], turns[1]._replace(query="Red Harbour film"))),
+    ]
+
+
+@given(st.permutations(variants()))
+def test_environments_that_share_the_object_do_not_mix_up(states):
+    """Other budgets, options, questions and indexes: what one remembers is not taken for the other's."""
+    shared, action = MiniReward(), [Answer("Lisbon")]
+    for state in states:
+        assert shared.score([state], [action])[0][0] == pytest.approx(
+            MiniReward().score([state], [action])[0][0], abs=1e-6
+        )
+    assert len({shared._before(state) for state in states}) == len(states)
+
+
+def test_a_state_read_from_an_observation_scores_as_the_state_it_shows():
+    state = variants()[0]
+    nameless = replace(state, question=replace(state.question, id=""))
+    assert MiniReward().score([state], [[Answer("x")]]) == MiniReward().score([nameless], [[Answer("x")]])
+
+
+def test_what_is_remembered_is_bounded(monkeypatch):
+    monkeypatch.setattr(mini, "_KNOWN", 10)
+    reward, state = MiniReward(), variants()[0]
+    for number in range(50):
+        question = Question("", f"Who is {number}?")
+        reward.score([replace(state, question=question)], [[Search("a"), Search("b"), Answer("c")]])
+    assert len(reward._known) == 10
+
+
+def test_the_first_step_is_rewarded_against_a_constant():
+    reward, start = MiniReward(), State(FILM.question, (), 2)
+    (value,), (score,) = reward.values([start], [[Answer("x")]])[0], reward.score([start], [[Answer("x")]])[0]
+    assert score == pytest.approx(value - reward.start, abs=1e-6)
+
+
+@pytest.mark.parametrize("cost", [-0.01, float("nan"), float("inf")])
+def test_a_cost_that_is_none_is_refused(cost):
+    with pytest.raises(ValueError, match="search_cost must be 0 or more"):
+        MiniReward(search_cost=cost)
+    with pytest.raises(CardError, match=r"mini.*search_cost must be 0 or more"):
+        rewards.make("mini", (), None, "test", search_cost=cost)
+
+
+def test_it_is_made_by_name_for_any_split_and_a_wrong_option_is_refused():
+    made = rewards.make("mini", (), None, "test", search_cost=0.5)
+    assert isinstance(made, MiniReward)
+    assert made.search_cost == 0.5
+    with pytest.raises(CardError, match="does not take"):
+        rewards.make("mini", (), None, "test", cost=0.5)
+    with pytest.raises(RewardError, match="No weights at nowhere"):
+        rewards.make("mini", (), None, "test", weights="nowhere")
+
+
+def write(path, about=None, **tensors):
+    """The shipped weights with something changed; None leaves a tensor out."""
+    weights, start = load_weights(mini.WEIGHTS)
+    kept = {name: tensor for name, tensor in {**weights, **tensors}.items() if tensor is not None}
+    about = {"features": list(FEATURES), "start": start} if about is None else about
+    save_file(kept, path, {"mini": about if isinstance(about, str) else json.dumps(about)})
+    return path
+
+
+def test_weights_that_were_written_are_loaded(tmp_path):
+    weights, start = load_weights(write(tmp_path / "w"))
+    shipped, at = load_weights(mini.WEIGHTS)
+    assert start == at
+    assert all(np.array_equal(weights[name], shipped[name]) for name in shipped)
+
+
+ABOUT = {"features": list(FEATURES), "start": 0.5}
+WRONG = {
+    "no features": ({"about": {}}, "was not trained on"),
+    "a list": ({"about": []}, "was not trained on"),
+    "no JSON": ({"about": "{"}, "no safetensors file of a mini reward"),
+    "others": ({"about": {**ABOUT, "features": list(FEATURES)[::-1]}}, "was not trained on"),
+    "fewer": ({"about": {**ABOUT, "features": list(FEATURES)[1:]}}, "was not trained on"),
+    "start": ({"about": {**ABOUT, "start": 2.0}}, r"starts at 2\.0"),
+    "no start": ({"about": {"features": list(FEATURES)}}, "starts at None"),
+    "NaN start": ({"about": {**ABOUT, "start": float("nan")}}, "starts at nan"),
+    "lacking": ({"output.bias": None}, "other shapes"),
+    "more": ({"more": np.zeros(2, np.float32)}, "other shapes"),
+    "shape": ({"hidden.bias": np.zeros(3, np.float32)}, "other shapes"),
+    "scalar": ({"hidden.bias": np.zeros((), np.float32)}, "other shapes"),
+    "NaN": ({"output.bias": np.full((), np.nan, np.float32)}, "no finite numbers"),
+}
+
+
+@pytest.mark.parametrize("wrong", WRONG)
+def test_weights_of_another_kind_are_refused_with_the_reason(tmp_path, wrong):
+    changes, said = WRONG[wrong]
+    with pytest.raises(RewardError, match=said):
+        MiniReward(write(tmp_path / "w", **changes))
+
+
+def test_files_that_are_no_weights_are_refused(tmp_path):
+    (tmp_path / "text").write_text("hello")
+    (tmp_path / "cut").write_bytes(mini.WEIGHTS.read_bytes()[:500])
+    save_file({"hidden.bias": np.zeros(2, np.float32)}, tmp_path / "plain")
+    for name, said in (("text", "no safetensors"), ("cut", "no safetensors"), ("plain", "was not trained on")):
+        with pytest.raises(RewardError, match=said):
+            MiniReward(tmp_path / name)
+    for path in (tmp_path, tmp_path / "missing"):
+        with pytest.raises(RewardError, match="No weights at"):
+            MiniReward(path)
+
+
+BLOCKED = """
+import sys
+sys.modules["torch"] = sys.modules["transformers"] = None
+from raggym_env.core import Answer, Question, Search, State
+from raggym_env.rewards.mini import MiniReward
+(scores,) = MiniReward().score([State(Question("q", "Who?"), (), 2)], [[Search("Who?"), Answer("Ada")]])
+print(scores.shape)
+"""
+
+
+def test_it_needs_no_torch():
+    ran = subprocess.run([sys.executable, "-c", BLOCKED], capture_output=True, text=True, check=True)
+    assert ran.stdout == "(2,)\n"
+
+
+def test_an_environment_that_it_rewards_can_be_copied_and_the_copy_goes_its_own_way():
+    steps, _ = process()
+    env = RAGEnv([FILM], steps, StepReward(process=MiniReward()))
+    env.reset(seed=0)
+    env.step(Search("Dawn"))
+    twin = copy.deepcopy(env)
+    assert env.step(Answer("Oslo"))[1] == twin.step(Answer("Oslo"))[1]
+    reward = MiniReward()
+    assert copy.deepcopy(reward)._known is not reward._known
+
+
+def test_gymnasium_makes_an_environment_with_it_by_name_and_by_object():
+    options = {"retriever": process()[1], "process_reward": "mini"}
+    by_name = gym.make("RAGGym-Synth-v0", **options)
+    by_object = gym.make("RAGGym-Synth-v0", **{**options, "process_reward": MiniReward()})
+    earned = []
+    for env in (by_name, by_object):
+        env.reset(seed=3)
+        earned.append([env.step(action)[1] for action in ((0, "Dawn"), (1, "Oslo"))])
+    assert earned[0] == earned[1]
+    assert all(earned[0])
