@@ -10,6 +10,7 @@ import pytest
 
 from raggym_env.core import Answer, Question, Search, State
 from raggym_env.errors import CardError, RewardError, RunError, UnknownName
+from raggym_env.evaluation import build_leaderboard
 from raggym_env.policies import POLICIES
 from raggym_env.policies.base import BasePolicy, Proposal
 from raggym_env.policies.best_of import BestOf
@@ -218,3 +219,9 @@ def test_a_collection_killed_at_random_moments_ends_with_the_same_trajectories(t
     assert contents(killed) == contents(undisturbed)
     assert list(killed.trajectories()) == list(undisturbed.trajectories())
     assert Answer in {type(t.choices[-1].action) for t in killed.trajectories()}
+
+
+def test_process_data_is_not_ranked(towns, tmp_path):
+    collect(towns, "lexical", scorer="evidence", n=2, limit=2, out=tmp_path / "run")
+    with pytest.raises(RunError, match="is process data of `raggym collect`, no evaluation"):
+        build_leaderboard([tmp_path / "run"])

@@ -145,6 +145,10 @@ def _entry(source: Path, card: str | Path | EnvCard | None, split: str, load_tas
 
 
 def _run_entry(run: Run, load_tasks: LoadTasks) -> _Entry:
+    if "collect" in run.config:
+        raise RunError(
+            f"{run.path} is process data of `raggym collect`, no evaluation. `--inspect` shows what is in it."
+        )
     card, split = run.card, run.config["split"]
     taskset = load_tasks(card, split)
     if taskset.fingerprint != run.config["dataset"]:

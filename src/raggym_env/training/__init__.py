@@ -1,11 +1,11 @@
 """Training: process data, and the bridges to TRL and Stable-Baselines3. No algorithm of its own.
 
-trajectories.py   process data as it is read and written
 collect.py        policy, scorer and environment to process data
-sb3.py            learning to choose among candidates, with Stable-Baselines3
-sft.py, dpo.py    an agent's model learns from process data, with TRL and PEFT
-prm.py            a classifier learns to score steps: the reward "model"
-grpo.py           an agent's model learns from the process reward of its own steps (GRPO, RLOO)
-environment.py    the same from whole episodes, for a trainer of one's own
-recipe.py         folders of trained models; options.py, fit.py, lm.py are what the four share
+trajectories.py   process data as it is written and read
+inspect.py        a look at it
+rows.py           process data to TRL's rows, prompted as an agent is (render.py)
+sft.py dpo.py prm.py grpo.py   one file per trainer; what they share is in options, recipe, lm and fit
+mini.py           the small process reward
+environment.py    whole episodes for TRL's GRPOTrainer (_writer.py writes the turns)
+sb3.py            networks and policies for Stable-Baselines3 over `envs.CandidateActions`
 """
