@@ -42,10 +42,13 @@ def test_every_feature_has_a_name_of_its_own_and_a_column():
     assert features(ONCE, []).shape == (0, len(FEATURES))
 
 
+CLOCK = ("searches_done", "none_left", "last_was_new", "last_was_title")
+
+
 @pytest.mark.parametrize(
     ("running", "expected"),
     [
-        (state(), {"first": 1, "searches_done": 0, "names_known": 0, "covered": 0, "bridged": 0, "last_was_new": 0}),
+        (state(), {"first": 1, "searches_done": 0, "names_known": 0, "bridged": 0, "last_was_new": 0}),
         (state(left=0), {"first": 1, "searches_done": 1, "none_left": 1}),
         (ONCE, {"first": 0, "searches_done": 0.25, "names_known": 1, "names_seen": 1, "bridged": 1, "bridge_known": 0}),
         (ONCE, {"last_was_new": 1, "last_was_title": 1, "asks_agent": 1, "asks_choice": 0, "asks_verdict": 0}),
@@ -56,9 +59,13 @@ def test_every_feature_has_a_name_of_its_own_and_a_column():
     ],
 )
 def test_what_is_said_of_a_state(running, expected):
-    for action in (Search("x"), Answer("x")):
-        found = of(running, action)
-        assert {name: found[name] for name in expected} == pytest.approx(expected)
+    found = of(running, Search("x"))
+    assert {name: found[name] for name in expected} == pytest.approx(expected)
+    answered = of(running, Answer("x"))
+    assert {name: answered[name] for name in expected if name not in CLOCK} == pytest.approx(
+        {name: value for name, value in expected.items() if name not in CLOCK}
+    )
+    assert not any(answered[name] for name in CLOCK)
 
 
 @pytest.mark.parametrize(
@@ -84,9 +91,9 @@ def test_what_is_said_of_a_search(query, expected):
 @pytest.mark.parametrize(
     ("text", "expected"),
     [
-        ("Lisbon", {"answer_is_read": 1, "answer_read": 1, "answer_place": 1, "answer_last": 1, "answer_rank": 1 / 3}),
+        ("Lisbon", {"answer_is_read": 1, "answer_read": 1, "answer_place": 1, "answer_rank": 1 / 3}),
         ("Lisbon", {"answer_in_question": 0, "answer_is_title": 0, "answer_words": 0.1, "answer_capital": 1}),
-        ("Ilse Brandt", {"answer_is_read": 0, "answer_is_title": 1, "answer_last": 0, "answer_rank": 1}),
+        ("Ilse Brandt", {"answer_is_read": 0, "answer_is_title": 1, "answer_rank": 1}),
         ("Red Harbour", {"answer_in_question": 1, "answer_read": 0, "answer_fits": 0.8}),
         ("7 June 1991", {"answer_fits": 0, "answer_place": 0}),
         ("yes", {"answer_is_yes": 1, "answer_is_verdict": 1, "answer_mentions": 0}),
@@ -98,6 +105,15 @@ def test_what_is_said_of_an_answer(text, expected):
     found = of(TWICE, Answer(text))
     assert {name: found[name] for name in expected} == pytest.approx(expected)
     assert not any(value for name, value in found.items() if name.startswith("query_"))
+
+
+def test_the_letter_of_an_option_is_read_as_the_option():
+    asked = State(Question("q", "What treats a fever?", ("Aspirin", "Iron")), (), 2)
+    found = features(asked, [Answer("b"), Answer("Iron"), Answer("A")])
+    np.testing.assert_array_equal(found[0], found[1])
+    assert (found[0] != found[2]).any()
+    # Without options a letter is a letter.
+    assert of(TWICE, Answer("B"))["answer_words"] == pytest.approx(0.1)
 
 
 def test_a_verdict_fits_a_question_for_one_and_a_name_does_not():

@@ -121,8 +121,8 @@ def test_padding_with_searches_for_junk_does_not_pay(world, episodes, times):
     gained = gains(world, episodes, lambda actions: [Search(query) for query in JUNK[:times]])
     assert gained.mean() < 0
     # What junk finds is new, so an answer's value may rise or fall a little by it.
-    assert (gained > 0).mean() < 0.25
-    assert gained.max() < 0.25
+    assert (gained > 0).mean() < 0.05
+    assert gained.max() < 0.1
 
 
 def test_spending_the_budget_instead_of_answering_does_not_pay(world, episodes):
