@@ -3,12 +3,16 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: demo test test-server check format clean
+.PHONY: demo findings test test-server check format clean
 
 # Without a network the small language model cannot be had; then demo and test go on without it, and say so.
 demo: $(VENV)/installed
 	-$(BIN)/raggym models get smollm2
 	$(BIN)/python benchmarks/leaderboard.py --demo
+
+# The paper's findings in small, on the synthetic world.
+findings: $(VENV)/installed
+	$(BIN)/python benchmarks/process_supervision.py --small
 
 test: $(VENV)/installed
 	-$(BIN)/raggym models get smollm2

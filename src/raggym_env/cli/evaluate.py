@@ -25,9 +25,7 @@ def evaluate(
         list[str] | None,
         typer.Option("--set", metavar="KEY=VALUE", help="Change a card, e.g. retrieval.k=10 or policy.options.x=1."),
     ] = None,
-    llm: Annotated[
-        str | None, typer.Option(help="Model: hf:smollm2, hf:smollm2+ADAPTER or openai:MODEL@URL.")
-    ] = None,
+    llm: Annotated[str | None, typer.Option(help="Model: hf:smollm2, hf:smollm2+ADAPTER or openai:MODEL@URL.")] = None,
     best_of: Annotated[int | None, typer.Option(min=1, help="Sample N actions; the critic chooses.")] = None,
     vote: Annotated[int | None, typer.Option(min=1, help="Sample N actions; their answers vote.")] = None,
     tree: Annotated[str | None, typer.Option(metavar="WxD", help="Beam search of width W and depth D.")] = None,
