@@ -27,8 +27,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from raggym_env.data import load_tasks
 from raggym_env.errors import DataNotFound
-from raggym_env.evaluation import Scores, evaluate
+from raggym_env.evaluation import Run, Scores, bootstrap, evaluate
+from raggym_env.evaluation.scores import score_record
 from raggym_env.mdp import load_mdp
 from raggym_env.training.collect import collect
 from raggym_env.training.mini import MiniSettings, train_mini
@@ -88,6 +90,21 @@ def run(
     return scores
 
 
+def gain(plan: Plan, env: str, name: str, baseline: str) -> dict[str, list[float]]:
+    """What a run scores more than another on the same questions, with the 95 % interval of the paired difference."""
+    columns = []
+    for each in (baseline, name):
+        made = Run.read(plan.out / "runs" / f"{env}_{each}")
+        tasks = {task.id: task for task in load_tasks(made.card, made.config["split"]).tasks}
+        columns.append({record["id"]: score_record(record, tasks[record["id"]]) for record in made.records()})
+    before, after = columns
+    return {
+        metric: list(bootstrap([after[key][metric] - before[key][metric] for key in before]))
+        for metric in METRICS
+        if all(metric in scores for scores in before.values())
+    }
+
+
 def critic(weights: Path | None, n: int) -> dict[str, Any]:
     options = {} if weights is None else {"policy.search.critic_options": {"weights": str(weights)}}
     return {"policy.search.best_of": n, "policy.search.critic": "mini", **options}
@@ -119,7 +136,8 @@ def best_of(plan: Plan) -> Iterator[Row]:
             split = "held_out" if "HotpotQA" in env else "test"
             limit = plan.test_limit if plan.small else None
             scores = run(plan, env, f"best_of_{n}", settings, limit=limit, split=split)
-            yield row("best_of", "greedy" if n == 1 else f"best of {n}", env, scores, n=n)
+            more = {} if n == 1 else {"gain": gain(plan, env, f"best_of_{n}", "best_of_1")}
+            yield row("best_of", "greedy" if n == 1 else f"best of {n}", env, scores, n=n, **more)
 
 
 def sources(plan: Plan) -> Iterator[Row]:
@@ -168,12 +186,13 @@ def table(rows: list[Row]) -> str:
     for part in dict.fromkeys(each["part"] for each in rows):
         lines += [
             f"\n### {part}\n",
-            "| | environment | EM | F1 | gold passages found | searches | |",
+            "| | environment | EM | F1 | gold passages found | searches | difference to greedy, paired |",
             "|---|---|---|---|---|---|---|",
         ]
         for each in (each for each in rows if each["part"] == part):
             cells = [_interval(each.get(metric)) for metric in METRICS]
-            more = ""
+            gains = each.get("gain", {}).items()
+            more = "; ".join(f"{metric} {mean:+.3f} [{low:+.3f}, {high:+.3f}]" for metric, (mean, low, high) in gains)
             if "agreement" in each:
                 more = "agreement with gold evidence {:.3f}".format(each["agreement"])
             lines.append(f"| {each['name']} | {each['env']} | {' | '.join(cells)} | {each['searches']:.2f} | {more} |")

@@ -13,7 +13,7 @@ from raggym_env.core import StopReason, Task, Usage
 from raggym_env.rewards.evidence import evidence_recall
 from raggym_env.rewards.metrics import all_scores
 
-__all__ = ["Estimate", "Scores", "bootstrap", "score_records"]
+__all__ = ["Estimate", "Scores", "bootstrap", "score_record", "score_records"]
 
 _RESAMPLES = 2000
 
@@ -106,7 +106,7 @@ def score_records(
     done = [(record, task) for record, task in found if record.get("error") is None]
     values: dict[str, list[float]] = {}
     for record, task in done:
-        for name, value in _score(record, task).items():
+        for name, value in score_record(record, task).items():
             values.setdefault(name, []).append(value)
     searches = [_searches(record) for record, _ in done if "steps" in record]
     asked = {task.id for task in tasks}
@@ -130,7 +130,8 @@ def _cost(usage: Usage, price: PriceCard) -> float:
     return (prompt + usage.completion_tokens * price.completion) / 1e6
 
 
-def _score(record: Mapping[str, Any], task: Task) -> dict[str, float]:
+def score_record(record: Mapping[str, Any], task: Task) -> dict[str, float]:
+    """The scores in [0, 1] of one ended episode, or of one prediction, by metric; `recall` where there is evidence."""
     scores = dict(all_scores(record["prediction"] if "prediction" in record else record["answer"], task))
     if "steps" in record:
         titles = (title for step in record["steps"] for _, title, *_ in step.get("passages", ()))
