@@ -9,6 +9,25 @@ tested on the whole test split, where `evidence` cannot be used and nothing is l
 proposer's ranking of the answers, in a measure (ANSWER_PRIOR); everything else is learnt from nothing. The settings
 were chosen by training on the train splits without their last 300 questions, and testing on those.
 
+To expect with the default settings (half an hour on two busy cores; one model alone takes two to three minutes). The
+mean over three seeds, the range of the seeds' F1, and the paired difference of F1 to the greedy ranking, with its 95 %
+interval over 1,000 questions:
+
+                                   EM     F1     seeds F1        F1 - greedy              recall  searches
+    Synth     lexical, greedy      0.310  0.319                                           0.773       6.00
+              lexical, 8 searches  0.314  0.323                  +0.004 [-0.001, +0.010]  0.786       8.00
+              random of 16         0.184  0.195  0.187 to 0.202  -0.124 [-0.147, -0.100]  0.368       2.10
+              PPO of 16            0.363  0.373  0.367 to 0.385  +0.054 [+0.040, +0.068]  0.892       7.91
+              DQN of 16            0.383  0.391  0.383 to 0.405  +0.072 [+0.056, +0.087]  0.866       6.73
+    HotpotQA  lexical, greedy      0.257  0.344                                           0.899       5.88
+              lexical, 8 searches  0.259  0.350                  +0.005 [-0.002, +0.014]  0.911       7.70
+              random of 16         0.092  0.126  0.123 to 0.127  -0.219 [-0.243, -0.192]  0.423       1.81
+              PPO of 16            0.264  0.353  0.350 to 0.359  +0.009 [+0.001, +0.018]  0.918       7.73
+              DQN of 16            0.255  0.343  0.336 to 0.347  -0.002 [-0.019, +0.017]  0.903       5.87
+
+On HotpotQA much of PPO's gain is that it searches on: over `lexical` with as many searches it gains +0.004 [-0.005,
++0.011] in F1 and +0.007 [+0.002, +0.013] in recall. DQN gains nothing there.
+
 Written to --out: the models, `results.json`, and the learning curves as `curves.png`. Started again with the same
 settings and --out, it goes on where it was; after a change of the code, start with another --out.
 """
@@ -240,19 +259,21 @@ def baselines(options: argparse.Namespace, env: str) -> dict[str, list[Table]]:
 
 def report(env: str, rows: dict[str, list[Table]]) -> list[dict[str, Any]]:
     """Print one environment's rows; intervals are over questions, of the mean over seeds."""
-    greedy = next(iter(rows.values()))[0]
+    greedy, longer = (tables[0] for tables in list(rows.values())[:2])
     print(f"\n{env}, test split, {len(greedy)} questions")
-    print(f"{'':22}{'EM':>7}  {'F1':22}{'seeds F1':18}{'F1 - greedy':26}{'recall':22}{'searches':>8}")
+    gains = f"{'F1 - greedy':25}{'F1 - 8 searches':25}"
+    print(f"{'':22}{'EM':>7}  {'F1':22}{'seeds F1':18}{gains}{'recall':22}{'searches':>8}")
     results = []
     for name, tables in rows.items():
         mean = np.mean(tables, axis=0)
-        f1, gain, recall = bootstrap(mean[:, 1]), bootstrap(mean[:, 1] - greedy[:, 1]), bootstrap(mean[:, 2])
+        f1, recall = bootstrap(mean[:, 1]), bootstrap(mean[:, 2])
+        more = [bootstrap(mean[:, 1] - other[:, 1]) for other in (greedy, longer)]
         seeds = [table[:, 1].mean() for table in tables]
         print(
-            f"{name:22}{mean[:, 0].mean():7.3f}  {interval(f1):22}{spread(seeds):18}{interval(gain, '+'):26}"
-            f"{interval(recall):22}{mean[:, 3].mean():8.2f}"
+            f"{name:22}{mean[:, 0].mean():7.3f}  {interval(f1):22}{spread(seeds):18}"
+            f"{interval(more[0], '+'):25}{interval(more[1], '+'):25}{interval(recall):22}{mean[:, 3].mean():8.2f}"
         )
-        result = {"env": env, "policy": name, "f1": f1, "f1_gain": gain, "recall": recall, "f1_of_seeds": seeds}
+        result = {"env": env, "policy": name, "f1": f1, "f1_gains": more, "recall": recall, "f1_of_seeds": seeds}
         results.append({**result, **dict(zip(("em", *COLUMNS[3:]), mean[:, [0, 3]].mean(axis=0), strict=True))})
     return results
 
