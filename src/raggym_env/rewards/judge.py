@@ -8,15 +8,15 @@ from dataclasses import dataclass
 from typing import Any, Literal, get_args
 
 import numpy as np
-from jinja2 import StrictUndefined, TemplateError
-from jinja2.sandbox import ImmutableSandboxedEnvironment
+from jinja2 import TemplateError
 from numpy.typing import NDArray
 
-from raggym_env.core import Action, Answer, Passage, Question, Search, State, Turn, Usage, option_letter, state_rng
+from raggym_env.core import Action, Answer, Passage, Question, Search, State, Turn, Usage, state_rng
 from raggym_env.errors import RewardError
 from raggym_env.llm import LLM, make
 from raggym_env.llm.base import Completion, Messages, Sampling
-from raggym_env.untrusted import as_data, clipped
+from raggym_env.sections import history_sections, question_section, shown_again, template_environment
+from raggym_env.untrusted import as_data
 
 __all__ = ["PROMPTS", "JudgeReward", "Mode"]
 
@@ -263,9 +263,7 @@ class _Prompts:
             raise ValueError(f"there is no prompt {sorted(unknown)}; a judge has {sorted(PROMPTS)}.")
         self._passage_chars = passage_chars
         self._history_chars = history_chars
-        environment = ImmutableSandboxedEnvironment(
-            undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True, autoescape=False
-        )
+        environment = template_environment()
         try:
             merged = {**PROMPTS, **templates}
             self._templates = {name: environment.from_string(text) for name, text in merged.items()}
@@ -276,8 +274,8 @@ class _Prompts:
     def messages(self, case: _Case) -> Messages:
         asked = self._render(
             case.mode,
-            question=_question(case.state.question),
-            history=self._history(case.state.history),
+            question=question_section(case.state.question),
+            history=self._history(case.state) or "No search was made yet.",
             searches_left=case.state.searches_left,
             candidates=_candidates(case.shown),
             n=len(case.shown),
@@ -285,43 +283,23 @@ class _Prompts:
         return [{"role": "system", "content": self._render("system")}, {"role": "user", "content": asked}]
 
     def again(self, messages: Messages, reply: str, problem: str) -> Messages:
-        # A reply may repeat what a passage says, control tokens of the chat included.
-        said = "\n".join(as_data(line) for line in clipped(reply, 2_000).splitlines())
         asked = self._render("retry", problem=as_data(problem))
-        return [*messages, {"role": "assistant", "content": said}, {"role": "user", "content": asked}]
+        return [*messages, {"role": "assistant", "content": shown_again(reply)}, {"role": "user", "content": asked}]
+
+    def _history(self, state: State) -> str:
+        # Without numbers, which are those of the candidates.
+        return history_sections(
+            state.history, passage_chars=self._passage_chars, history_chars=self._history_chars, numbered=False
+        )
 
     def _render(self, name: str, **values: object) -> str:
         return self._templates[name].render(**values).strip()
-
-    def _history(self, history: Sequence[Turn]) -> str:
-        """The searches, oldest first. Those that do not fit any more are shown without what they found."""
-        room, sections = self._history_chars, list[str]()
-        for turn in reversed(history):
-            section = _section(turn, self._passage_chars)
-            if sections and len(section) > room:
-                room, section = 0, _section(turn, None)
-            room -= len(section)
-            sections.append(section)
-        return "\n".join(reversed(sections)) or "No search was made yet."
 
     def _check(self) -> None:
         """Render everything once, so that a misspelt variable is found at once."""
         state = State(Question("", "Q?", ("a", "b")), (Turn("q", (Passage("", "Title", "Text"),)),), 1)
         for mode in get_args(Mode):
             self.again(self.messages(_Case(state, (Search("q", "d"), Answer("a")), mode)), "reply", "problem")
-
-
-def _question(question: Question) -> str:
-    options = [f"{option_letter(index)}. {as_data(text)}" for index, text in enumerate(question.options)]
-    return "\n".join(("<question>", as_data(question.text), *options, "</question>"))
-
-
-def _section(turn: Turn, chars: int | None) -> str:
-    query = clipped(as_data(turn.query), 300).replace('"', "'")
-    if chars is None:
-        return f'<passages query="{query}">left out</passages>'
-    found = [f"- {as_data(passage.title)}: {clipped(as_data(passage.text), chars)}" for passage in turn.passages]
-    return "\n".join((f'<passages query="{query}">', *(found or ["nothing"]), "</passages>"))
 
 
 def _candidates(actions: Sequence[Action]) -> str:

@@ -14,15 +14,15 @@ A template sees these variables; every text in them is data made safe by `text.a
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import Any
 
-from jinja2 import StrictUndefined, TemplateError
-from jinja2.sandbox import ImmutableSandboxedEnvironment
+from jinja2 import TemplateError
 
-from raggym_env.core import Passage, Question, State, Turn, option_letter
+from raggym_env.core import Passage, Question, State, Turn
 from raggym_env.errors import PolicyError
 from raggym_env.llm.base import Messages
+from raggym_env.sections import history_sections, question_section, shown_again, template_environment
 from raggym_env.untrusted import as_data, clipped
 
 __all__ = ["Example", "Prompts", "Shown"]
@@ -98,9 +98,7 @@ class Prompts:
             raise ValueError(f"there is no prompt {sorted(unknown)}; a card has {list(_NAMES)}")
         if missing := {"system", "user"} - templates.keys():
             raise ValueError(f"the prompt {sorted(missing)} is missing from the card's options.prompts")
-        environment = ImmutableSandboxedEnvironment(
-            undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True, autoescape=False
-        )
+        environment = template_environment()
         self._templates = {}
         for name, text in {"retry": _RETRY, **templates}.items():
             try:
@@ -124,17 +122,15 @@ class Prompts:
 
     def again(self, messages: Messages, reply: str, problem: str, *, can_search: bool) -> Messages:
         """The chat that shows the model its reply and what is wrong with it."""
-        # A reply may repeat what a passage says, control tokens of the chat included.
-        shown = "\n".join(as_data(line) for line in clipped(reply, 2_000).splitlines())
-        said = {"role": "assistant", "content": shown}
+        said = {"role": "assistant", "content": shown_again(reply)}
         asked = self._render("retry", problem=as_data(problem), can_search=can_search)
         return [*messages, said, {"role": "user", "content": asked}]
 
     def note_messages(self, question: Question, turn: Turn) -> Messages:
         """The chat that asks for a note on what one search found."""
         values = {
-            "question": _question(question),
-            "history": _section(turn, None, self._shown.passage_chars),
+            "question": question_section(question),
+            "history": self._history((turn,), None),
             "query": as_data(turn.query),
         }
         return [
@@ -153,12 +149,15 @@ class Prompts:
     def _user(self, state: State, notes: Sequence[str] | None, *, can_search: bool) -> str:
         return self._render(
             "user",
-            question=_question(state.question),
-            history=_history(state.history, notes, self._shown),
+            question=question_section(state.question),
+            history=self._history(state.history, notes),
             searches_left=state.searches_left,
             can_search=can_search,
             turns=_turns(state.history, notes, self._shown.passage_chars),
         )
+
+    def _history(self, history: Sequence[Turn], notes: Sequence[str] | None) -> str:
+        return history_sections(history, notes, **asdict(self._shown))
 
     def _render(self, name: str, **values: object) -> str:
         try:
@@ -177,39 +176,6 @@ class Prompts:
                 self.note_messages(Question("", "Q?"), turn)
         except PolicyError as error:
             raise ValueError(str(error)) from error
-
-
-def _question(question: Question) -> str:
-    options = [f"{option_letter(index)}. {as_data(text)}" for index, text in enumerate(question.options)]
-    return "\n".join(("<question>", as_data(question.text), *options, "</question>"))
-
-
-def _history(history: Sequence[Turn], notes: Sequence[str] | None, shown: Shown) -> str:
-    """The sections, oldest first. Those that do not fit any more are shown without what was found."""
-    room = shown.history_chars
-    sections: list[str] = []
-    for index in reversed(range(len(history))):
-        section = _section(history[index], None if notes is None else notes[index], shown.passage_chars)
-        if sections and len(section) > room:
-            room = 0
-            section = f'<passages query="{_attribute(history[index].query)}">left out</passages>'
-        room -= len(section)
-        sections.append(section)
-    return "\n".join(reversed(sections))
-
-
-def _section(turn: Turn, note: str | None, length: int) -> str:
-    if note is not None:
-        return f'<note query="{_attribute(turn.query)}">\n{as_data(note) or "nothing"}\n</note>'
-    lines = [
-        f"[{number}] {as_data(passage.title)}: {clipped(as_data(passage.text), length)}"
-        for number, passage in enumerate(turn.passages, 1)
-    ]
-    return "\n".join((f'<passages query="{_attribute(turn.query)}">', *(lines or ["nothing"]), "</passages>"))
-
-
-def _attribute(text: str) -> str:
-    return clipped(as_data(text), 300).replace('"', "'")
 
 
 def _turns(history: Sequence[Turn], notes: Sequence[str] | None, length: int) -> list[dict[str, Any]]:
