@@ -8,14 +8,14 @@ from dataclasses import dataclass, field, replace
 from itertools import islice
 from typing import NamedTuple, TypeVar
 
-from raggym_env.core import Action, State, StopReason, Task, Usage
+from raggym_env.core import Action, Question, State, StopReason, Task, Usage
 from raggym_env.errors import InvalidAction, LLMError, PolicyError, RAGGymError
 from raggym_env.policies.base import Policy, Proposal
 from raggym_env.process import Process
 from raggym_env.records import Candidate, Episode, Step
 from raggym_env.rewards.step import StepReward
 
-__all__ = ["complete", "rollout"]
+__all__ = ["Numbered", "complete", "numbered", "rollout"]
 
 T = TypeVar("T")
 
@@ -72,6 +72,19 @@ def rollout(
     starting = (_Running(task, process.start(task.question)) for task in tasks)
     for ended in _run(starting, policy, process, reward or StepReward(), in_flight):
         yield from [episode.record() for episode in ended]
+
+
+@dataclass(frozen=True, slots=True)
+class Numbered(Question):
+    """The question of one of several episodes on it. It lasts from state to state, so a policy can tell them apart."""
+
+    number: int = 0
+
+
+def numbered(state: State, number: int) -> State:
+    """The state as that of one of several episodes on its question."""
+    asked = state.question
+    return replace(state, question=Numbered(asked.id, asked.text, asked.options, number))
 
 
 def complete(

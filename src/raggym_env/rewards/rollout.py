@@ -3,18 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
 import numpy as np
 from numpy.typing import NDArray
 
-from raggym_env import policies
 from raggym_env.core import Action, Question, State, Task, Usage, state_rng
 from raggym_env.errors import RewardError
+from raggym_env.policies.base import BasePolicy, Policy, Proposal
 from raggym_env.process import Process
 from raggym_env.records import Episode
 from raggym_env.rewards.metrics import METRICS, score
-from raggym_env.rollout import complete
+from raggym_env.rollout import Numbered, complete, numbered
 
 __all__ = ["RolloutReward"]
 
@@ -53,7 +53,7 @@ class RolloutReward:
 
     def __init__(
         self,
-        policy: policies.Policy,
+        policy: Policy,
         process: Process,
         tasks: Sequence[Task],
         *,
@@ -121,8 +121,7 @@ class RolloutReward:
 
     def _numbered(self, state: State, number: int) -> State:
         left = state.searches_left if self.max_searches is None else min(state.searches_left, self.max_searches)
-        asked = state.question
-        return replace(state, question=_Numbered(asked.id, asked.text, asked.options, number), searches_left=left)
+        return numbered(replace(state, searches_left=left), number)
 
     def _grade(self, task: Task, episode: Episode) -> float:
         if episode.error is not None:
@@ -142,24 +141,17 @@ class RolloutReward:
         return named[0]
 
 
-@dataclass(frozen=True, slots=True)
-class _Numbered(Question):
-    """The question of one completion. It lasts from state to state, so each completion can draw by its number."""
-
-    number: int = 0
-
-
-class _Sampler(policies.BasePolicy):
+class _Sampler(BasePolicy):
     """Acts as a policy, but draws differently in each completion."""
 
-    def __init__(self, policy: policies.Policy, width: int, explore: float, seed: int) -> None:
+    def __init__(self, policy: Policy, width: int, explore: float, seed: int) -> None:
         self.policy = policy
         self.width = width
         self.explore = explore
         self.seed = seed
         self.usage = Usage()
 
-    def propose(self, states: Sequence[State], n: int = 1) -> list[list[policies.Proposal]]:
+    def propose(self, states: Sequence[State], n: int = 1) -> list[list[Proposal]]:
         """What each completion does next. Completions that are in the same state share the policy's proposals."""
         plain = [_plain(state) for state in states]
         distinct = list(dict.fromkeys(plain))
@@ -168,8 +160,8 @@ class _Sampler(policies.BasePolicy):
         rows = [(state, proposed[seen]) for state, seen in zip(states, plain, strict=True)]
         return [[self._pick(state, row)] if row else [] for state, row in rows]
 
-    def _pick(self, state: State, proposals: Sequence[policies.Proposal]) -> policies.Proposal:
-        number = state.question.number if isinstance(state.question, _Numbered) else 0
+    def _pick(self, state: State, proposals: Sequence[Proposal]) -> Proposal:
+        number = state.question.number if isinstance(state.question, Numbered) else 0
         rng = state_rng(self.seed, state, "rollout", number)
         sampled = any(proposal.score is None for proposal in proposals)
         if sampled or (len(proposals) > 1 and rng.random() < self.explore):

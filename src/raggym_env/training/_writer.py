@@ -3,18 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import Any
 
-from raggym_env.core import State, Task
+from raggym_env.core import State
 from raggym_env.errors import InvalidAction, LLMError
 from raggym_env.llm._chat import Chat, PromptError
 from raggym_env.llm.base import Messages
 from raggym_env.policies.base import BasePolicy, Proposal
+from raggym_env.rollout import Numbered
 from raggym_env.tagged import parse_tagged
 from raggym_env.untrusted import as_data, clipped
 
-__all__ = ["Generate", "Writer", "Written", "found_text", "numbered", "rollout_number"]
+__all__ = ["Generate", "Writer", "Written", "found_text"]
 
 Generate = Callable[[Any, list[list[int]]], tuple[list[list[int]], list[list[float]] | None]]
 """The trainer and the tokens so far of each rollout, to the tokens of a reply to each, and the log-probability of
@@ -46,7 +47,7 @@ class Written:
 
 
 class Writer(BasePolicy):
-    """The model as a policy that remembers the tokens of every rollout. States name theirs by a `numbered` question.
+    """The model as a policy that remembers the tokens of every rollout. States are `numbered`.
 
     Args:
         prompts: What each rollout begins with.
@@ -81,7 +82,7 @@ class Writer(BasePolicy):
             raise LLMError(str(error)) from error
 
     def propose(self, states: Sequence[State], n: int = 1) -> list[list[Proposal]]:
-        rollouts = [self.written[rollout_number(state.question.id)] for state in states]
+        rollouts = [self.written[_number(state)] for state in states]
         for written, state in zip(rollouts, states, strict=True):
             self._open_turn(written, state)
         going_on = [written for written in rollouts if written.failure is None]
@@ -154,23 +155,7 @@ def found_text(state: State, length: int) -> str:
     return f"<information>\n{found}\n</information>\nSearches left: {state.searches_left}"
 
 
-class _RolloutId(str):
-    """A question's id that also says whose rollout it is: several rollouts of a batch are on the same question.
-
-    It is equal to the id, as process rewards may know their questions by it.
-    """
-
-    number: int
-
-
-def numbered(task: Task, number: int) -> Task:
-    """The task as that of a rollout."""
-    marked = _RolloutId(task.id)
-    marked.number = number
-    return replace(task, question=replace(task.question, id=marked))
-
-
-def rollout_number(question_id: str) -> int:
-    """The rollout that an episode or a state belongs to, by the id of its question."""
-    assert isinstance(question_id, _RolloutId)  # noqa: S101  # the rollout loop keeps a task's question
-    return question_id.number
+def _number(state: State) -> int:
+    """Which rollout a state belongs to."""
+    assert isinstance(state.question, Numbered)  # noqa: S101  # a transition keeps a state's question
+    return state.question.number

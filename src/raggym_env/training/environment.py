@@ -30,9 +30,9 @@ from raggym_env.envs.episodes import Episodes
 from raggym_env.errors import MissingExtra, RewardError
 from raggym_env.llm.base import Messages
 from raggym_env.records import Episode
-from raggym_env.rollout import rollout
+from raggym_env.rollout import complete, numbered
 from raggym_env.tagged import tagged_text
-from raggym_env.training._writer import Generate, Writer, Written, found_text, numbered, rollout_number
+from raggym_env.training._writer import Generate, Writer, Written, found_text
 
 __all__ = ["SYSTEM", "EpisodeRollouts", "Generate", "episode_examples", "episode_prompts", "episode_return"]
 
@@ -185,12 +185,10 @@ class EpisodeRollouts:
         """
         indices = [self._index(prompt) for prompt in prompts]
         writer = Writer(prompts, trainer, self.generate, max_tokens=self.max_tokens, passage_chars=self.passage_chars)
-        tasks = [numbered(self.episodes.tasks[index], number) for number, index in enumerate(indices)]
-        columns: list[dict[str, Any]] = [{} for _ in tasks]
-        ended = rollout(writer, tasks, self.episodes.process, self.episodes.reward, in_flight=max(1, len(tasks)))
-        for episode in ended:
-            number = rollout_number(episode.id)
-            columns[number] = self._columns(episode, indices[number], writer.written[number])
+        process, tasks = self.episodes.process, [self.episodes.tasks[index] for index in indices]
+        starts = [numbered(process.start(task.question), number) for number, task in enumerate(tasks)]
+        ended = complete(writer, tasks, starts, process, self.episodes.reward)
+        columns = [self._columns(*each) for each in zip(ended, indices, writer.written, strict=True)]
         return {**writer.tokens(), **{name: [row[name] for row in columns] for name in columns[0]}}
 
     def _index(self, prompt: Messages) -> int:
