@@ -9,7 +9,7 @@ from collections.abc import Iterable, Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from raggym_env.core import Action, Passage, Search, State, Task
+from raggym_env.core import Action, Search, State, Task
 from raggym_env.errors import RewardError
 from raggym_env.process import Process
 from raggym_env.rewards.metrics import score
@@ -64,7 +64,7 @@ class EvidenceReward:
             RewardError: A question has no supporting facts, or is not one of the tasks.
             RetrievalError: A candidate search failed.
         """
-        known = [self._found(state, (p for turn in state.history for p in turn.passages)) for state in states]
+        known = [self.found(state) for state in states]
         searches = [
             (row, column, state, action)
             for row, (state, candidates) in enumerate(zip(states, actions, strict=True))
@@ -76,7 +76,7 @@ class EvidenceReward:
         ]
         after = self._process.transition([state for _, _, state, _ in searches], [action for *_, action in searches])
         for (row, column, _, _), state in zip(searches, after, strict=True):
-            gained = self._found(state, state.passages) - known[row] if state.stop is None else known[row] - 1
+            gained = self.found(state) - known[row] if state.stop is None else known[row] - 1
             scores[row][column] = gained - self.search_cost
         return scores
 
@@ -86,16 +86,14 @@ class EvidenceReward:
         Raises:
             RewardError: Its question has no supporting facts, or is not one of the tasks.
         """
-        return self._found(state, state.passages)
-
-    def _found(self, state: State, passages: Iterable[Passage]) -> float:
         gold = self._by_id.get(state.question.id) or self._by_text.get(state.question.text)
         if not gold:
             raise RewardError(
                 "The evidence reward knows no supporting facts for "
                 f"{state.question.text!r:.100}. Use it on a data set that has them, or another process reward."
             )
-        return len(gold & {title_key(passage.title) for passage in passages}) / len(gold)
+        titles = {passage.title for turn in state.history for passage in turn.passages}
+        return len(gold & set(map(title_key, titles))) / len(gold)
 
 
 class EvidenceValue:

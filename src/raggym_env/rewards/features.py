@@ -21,7 +21,7 @@ from raggym_env.core import Action, Answer, Search, State
 from raggym_env.reading.answers import answers, reading_of
 from raggym_env.reading.question import Asked
 from raggym_env.reading.reader import FITS, ORGANISATION
-from raggym_env.reading.text import COUNTRIES, WORD, Page, Sentence, Span, entities, key, terms
+from raggym_env.reading.text import COUNTRIES, MONTHS, WORD, Page, Sentence, Span, entities, key, terms
 
 __all__ = ["FEATURES", "features"]
 
@@ -109,7 +109,7 @@ _LONGEST = 2_000  # characters of an action's text that are read
 _PLACES = frozenset(("in", "at", "near", "from", "to", "into", "around"))
 _NATIONS = frozenset((*map(str.lower, COUNTRIES), *map(str.lower, COUNTRIES.values())))
 _YEAR = re.compile(r"(?:1[0-9]|20)\d\d")
-_MONTH = re.compile(r"\b(?:january|february|march|april|may|june|july|august|september|october|november|december)\b")
+_MONTH = re.compile(rf"\b(?:{'|'.join(MONTHS).lower()})\b")
 
 
 class _Text(NamedTuple):
@@ -166,6 +166,11 @@ class _Mention(NamedTuple):
     pages: int = 0
     page: Page | None = None
     key: str = ""
+
+    def row(self) -> tuple[float, ...]:
+        """The columns from "mentions" to "rank"."""
+        pages = min(math.log1p(self.pages) / 4, 1.0)
+        return (pages, self.best, self.support, self.near, self.chain, self.early, self.rank)
 
 
 _NOWHERE = _Mention()
@@ -285,13 +290,7 @@ def _of_search(view: _View, action: Search) -> list[float]:
         max((_jaccard(query.terms, page.title_terms) for page in view.reading.pages), default=0.0),
         float(any(name in query.key for name in view.bridges)),
         query.capital,
-        min(math.log1p(mention.pages) / 4, 1.0),
-        mention.best,
-        mention.support,
-        mention.near,
-        mention.chain,
-        mention.early,
-        mention.rank,
+        *mention.row(),
         mention.last,
         view.reading.covered(mention.page.terms) if mention.page else 0.0,
         float(mention.page is not None and mention.page.name in asked.key),
@@ -321,13 +320,7 @@ def _of_answer(view: _View, action: Answer) -> list[float]:
         float(page is not None),
         float(bool(asked.head) and _headed(asked.head, answer, page)),
         answer.capital,
-        min(math.log1p(mention.pages) / 4, 1.0),
-        mention.best,
-        mention.support,
-        mention.near,
-        mention.chain,
-        mention.early,
-        mention.rank,
+        *mention.row(),
         mention.second,
         mention.place,
     ]

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import math
 from collections import OrderedDict
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -17,7 +17,7 @@ from raggym_env.core import Action, Answer, Passage, Search, State
 from raggym_env.errors import RewardError
 from raggym_env.rewards.features import FEATURES, features
 
-__all__ = ["WEIGHTS", "MiniReward", "inputs", "load_weights"]
+__all__ = ["WEIGHTS", "MiniReward", "inputs", "load_weights", "logits"]
 
 WEIGHTS = Path(__file__).parent / "weights" / "mini.safetensors"
 """The weights that ship with the package."""
@@ -72,8 +72,7 @@ class MiniReward:
         if not rows:
             return []
         # In float64 and rounded: a product of matrices depends in its last bits on how many rows it has.
-        hidden = np.tanh(np.concatenate(rows) @ self._weights["hidden.weight"].T + self._weights["hidden.bias"])
-        values = 1 / (1 + np.exp(-(hidden @ self._weights["output.weight"] + self._weights["output.bias"])))
+        values = 1 / (1 + np.exp(-logits(self._weights, np.concatenate(rows))))
         ends = np.cumsum([len(row) for row in rows])[:-1]
         parts = [part.astype(np.float32) for part in np.split(values.round(6), ends)]
         for state, candidates, part in zip(states, actions, parts, strict=True):
@@ -108,6 +107,13 @@ class MiniReward:
         if len(self._known) > _KNOWN:
             self._known.popitem(last=False)
         return known
+
+
+def logits(weights: Mapping[str, NDArray[Any]], rows: NDArray[np.float32]) -> NDArray[Any]:
+    """The network's output before the logistic function, for each row of features."""
+    hidden = np.tanh(rows @ weights["hidden.weight"].T + weights["hidden.bias"])
+    output: NDArray[Any] = hidden @ weights["output.weight"] + weights["output.bias"]
+    return output
 
 
 def inputs(state: State, actions: Sequence[Action]) -> NDArray[np.float32]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import random
 import shutil
 import time
@@ -62,8 +61,8 @@ class ProcessData:
                 f"{path} holds no trajectory to train on: of {seen} episodes none ended as keep="
                 f"{collection.settings['keep']!r} asks for. Collect more, or with --keep all."
             )
-        digest = hashlib.sha256(collection.run.episodes_file.read_bytes()).hexdigest()
-        identity = {"episodes_sha256": digest, "collect": collection.settings, "outcome_weight": outcome_weight}
+        made_from = {"episodes_sha256": collection.sha256, "collect": collection.settings}
+        identity = {**made_from, "outcome_weight": outcome_weight}
         return cls(collection, list(graded(trajectories[:limit], outcome_weight)), identity)
 
 

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from raggym_env.core import Answer, Search
 from raggym_env.errors import MissingExtra, RunError
 from raggym_env.rewards.features import FEATURES
-from raggym_env.rewards.mini import inputs
+from raggym_env.rewards.mini import inputs, logits
 from raggym_env.training.trajectories import Choice, Collection, Labelled
 
 __all__ = ["Example", "Labels", "MiniSettings", "agreement", "examples", "train_mini"]
@@ -171,8 +171,7 @@ def agreement(data: Sequence[Example], weights: dict[str, NDArray[np.float32]], 
     """
     right = pairs = 0
     for example in data:
-        hidden = np.tanh(example.features @ weights["hidden.weight"].T + weights["hidden.bias"])
-        scores = hidden @ weights["output.weight"]
+        scores = logits(weights, example.features)
         better = example.values[:, None] - example.values[None, :] > margin
         pairs += int(better.sum())
         right += int((better & (scores[:, None] > scores[None, :])).sum())
@@ -185,9 +184,13 @@ def _held_out(question: str, share: float) -> bool:
 
 def _provenance(collection: Collection) -> dict[str, Any]:
     config = collection.run.config
-    digest = hashlib.sha256(collection.run.episodes_file.read_bytes()).hexdigest()
     named = {name: config[name] for name in ("split", "limit", "seed", "dataset", "corpus", "version", "collect")}
-    return {"environment": config["environment"]["name"], "policy": config["policy"]["name"], **named, "sha256": digest}
+    return {
+        "environment": config["environment"]["name"],
+        "policy": config["policy"]["name"],
+        **named,
+        "sha256": collection.sha256,
+    }
 
 
 def _fit(

@@ -11,7 +11,6 @@ rows there are; they are never part of one.
 
 from __future__ import annotations
 
-import hashlib
 import json
 import tempfile
 from collections.abc import Callable, Iterable, Iterator
@@ -190,7 +189,7 @@ def export(
     out = Path(out)
     if out.exists():
         raise RunError(f"{out} exists. Choose another folder to export to, or delete that one.")
-    digest = _sha256(collection)
+    digest = collection.sha256
     trajectories = list(collection.trajectories(kept=kept))
     rows = list(rows_of(kind, graded(trajectories, outcome_weight), render, **options))
     if not rows:
@@ -198,7 +197,7 @@ def export(
             f"{collection.run.path} gives no {kind} rows: {len(trajectories)} trajectories were kept. Collect more "
             "questions or candidates, keep all of them, or lower the margin."
         )
-    if _sha256(collection) != digest:
+    if collection.sha256 != digest:
         raise RunError(f"{collection.run.path} is just being written to. Wait until `raggym collect` is done.")
     provenance = {
         "kind": kind,
@@ -212,11 +211,6 @@ def export(
     }
     _save(rows, provenance, out)
     return provenance
-
-
-def _sha256(collection: Collection) -> str:
-    file = collection.run.episodes_file
-    return hashlib.sha256(file.read_bytes() if file.exists() else b"").hexdigest()
 
 
 def _save(rows: list[Row], provenance: Json, out: Path) -> None:

@@ -7,6 +7,7 @@ the environment. States are not written out; they follow from the question and t
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -144,6 +145,12 @@ class Collection:
         """How it was collected: `n`, `scorer`, `keep`, `explore`, `metric`."""
         settings: Json = self.run.config["collect"]
         return settings
+
+    @property
+    def sha256(self) -> str:
+        """Of the records as they are now."""
+        file = self.run.episodes_file
+        return hashlib.sha256(file.read_bytes() if file.exists() else b"").hexdigest()
 
     def trajectories(self, *, kept: bool = True) -> Iterator[Trajectory]:
         """The trajectories that ended, ordered by the id of the question; of `keep = "correct"`, the right ones only.
