@@ -8,13 +8,9 @@ from __future__ import annotations
 
 import hashlib
 import json
-import platform
 import re
-import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from datetime import UTC, datetime
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +21,7 @@ from raggym_env.cards import EnvCard, PolicyCard, PriceCard, env_card, override,
 from raggym_env.core import Task
 from raggym_env.errors import RunError
 from raggym_env.evaluation.scores import Scores, score_records
+from raggym_env.folders import FolderKind, installed, locked
 from raggym_env.mdp import MDP, load_mdp
 from raggym_env.policies.base import Policy
 from raggym_env.records import Episode, append_record, check_episode, read_records, repair
@@ -32,10 +29,9 @@ from raggym_env.rollout import rollout
 
 __all__ = ["Plan", "Run", "carry_out", "evaluate", "plan"]
 
-_FORMAT = 1
 _CONFIG = {"environment", "policy", "split", "limit", "seed", "dataset", "corpus", "retriever", "version"}
-_OURS = {".lock", "run.json.tmp"}  # what a run killed at its very start leaves
 _PACKAGES = ("raggym-env", "gymnasium", "numpy", "bm25s", "rank-bm25", "PyStemmer", "pyarrow")
+_RUN = FolderKind("run.json", "run", "is no run folder", "raggym eval", _PACKAGES)
 
 Json = dict[str, Any]
 Progress = Callable[[int, int, Json], None]
@@ -65,14 +61,7 @@ class Run:
             RunError: The folder holds no run, or one of another format.
         """
         path = Path(path)
-        try:
-            record = json.loads((path / "run.json").read_bytes())
-        except FileNotFoundError as error:
-            raise RunError(f"{path} is no run folder: it has no run.json. `raggym eval` makes one.") from error
-        except ValueError as error:
-            raise RunError(f"{path / 'run.json'} is not JSON ({error}).") from error
-        if not isinstance(record, dict) or record.get("format") != _FORMAT:
-            raise RunError(f"{path / 'run.json'} is not of format {_FORMAT}, which this version reads.")
+        record = _RUN.read(path)
         config, card_path = record.get("config"), record.get("card_path")
         if not isinstance(config, dict) or not isinstance(card_path, str) or not config.keys() >= _CONFIG:
             raise RunError(f"{path / 'run.json'} was changed by hand: its config is incomplete.")
@@ -107,23 +96,15 @@ class Run:
             status: "running", "incomplete" (some episodes failed) or "complete".
             scores: Kept for people who look into the folder; the leaderboard computes its own.
         """
-        record: Json = {
-            "format": _FORMAT,
+        content: Json = {
             "status": status,
             "config": self.config,
             "card_path": self.card_path,
             "price": self.price and self.price.model_dump(),
-            "command": sys.argv,
-            "written": datetime.now(UTC).isoformat(timespec="seconds"),
-            "python": platform.python_version(),
-            "platform": platform.platform(),
-            "packages": {name: installed(name) for name in _PACKAGES},
         }
         if scores is not None:
-            record["scores"] = {name: list(estimate) for name, estimate in scores.metrics.items()}
-        temporary = self.path / "run.json.tmp"
-        temporary.write_text(json.dumps(record, indent=2, ensure_ascii=True) + "\n", encoding="utf-8")
-        temporary.replace(self.path / "run.json")
+            content["scores"] = {name: list(estimate) for name, estimate in scores.metrics.items()}
+        _RUN.write(self.path, content)
 
 
 def evaluate(
@@ -286,10 +267,7 @@ def _first(tasks: Sequence[Task], limit: int | None) -> Sequence[Task]:
 
 
 def _open(path: Path, config: Json, card_path: str) -> Run:
-    if not (path / "run.json").exists():
-        if path.exists() and (not path.is_dir() or {each.name for each in path.iterdir()} - _OURS):
-            raise RunError(f"{path} exists and is no run folder. Choose another --out.")
-        path.mkdir(parents=True, exist_ok=True)
+    if not _RUN.begun(path):
         return Run(path, config, card_path)
     run = Run.read(path)
     if "fingerprint" in config["policy"] and config["policy"]["fingerprint"] is None:
@@ -297,36 +275,5 @@ def _open(path: Path, config: Json, card_path: str) -> Run:
             f"{path} holds a run already, and the policy object has no `fingerprint` to tell whether it is the same "
             "policy. Give it one, choose another out, or delete that folder."
         )
-    if different := differences(run.config, config):
-        raise RunError(
-            f"{path} holds another run: {'; '.join(different)}. Choose another --out, or delete that folder."
-        )
+    _RUN.require_same(path, run.config, config)
     return run
-
-
-def differences(old: Json, new: Json, prefix: str = "") -> list[str]:
-    found = []
-    for key in sorted(old.keys() | new.keys()):
-        before, after = old.get(key), new.get(key)
-        if isinstance(before, dict) and isinstance(after, dict):
-            found += differences(before, after, f"{prefix}{key}.")
-        elif before != after:
-            found.append(f"{prefix}{key} is {before!r} there and {after!r} here")
-    return found
-
-
-def locked(path: Path) -> Any:
-    from filelock import FileLock, Timeout
-
-    lock = FileLock(path / ".lock", timeout=0)
-    try:
-        return lock.acquire()
-    except Timeout as error:
-        raise RunError(f"Another process is writing to {path}. Wait for it, or choose another --out.") from error
-
-
-def installed(name: str) -> str | None:
-    try:
-        return version(name)
-    except PackageNotFoundError:
-        return None

@@ -11,21 +11,17 @@ checkpoints/                                       until training has ended
 from __future__ import annotations
 
 import json
-import platform
-import sys
 from dataclasses import dataclass, field
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 from raggym_env.errors import RunError
-from raggym_env.evaluation.run import differences, installed, locked
+from raggym_env.folders import FolderKind, locked
 
 __all__ = ["Recipe"]
 
-_FORMAT = 1
-_OURS = {".lock", "recipe.json.tmp"}  # what a training killed at its very start leaves
 _PACKAGES = ("raggym-env", "torch", "transformers", "trl", "peft", "datasets", "accelerate", "numpy")
+_TRAINING = FolderKind("recipe.json", "training", "holds nothing trained", "raggym train", _PACKAGES)
 
 Json = dict[str, Any]
 
@@ -50,14 +46,7 @@ class Recipe:
             RunError: It is none, or one of another format.
         """
         path = Path(path)
-        try:
-            record = json.loads((path / "recipe.json").read_bytes())
-        except FileNotFoundError as error:
-            raise RunError(f"{path} holds nothing trained: it has no recipe.json. `raggym train` makes one.") from error
-        except ValueError as error:
-            raise RunError(f"{path / 'recipe.json'} is not JSON ({error}).") from error
-        if not isinstance(record, dict) or record.get("format") != _FORMAT:
-            raise RunError(f"{path / 'recipe.json'} is not of format {_FORMAT}, which this version reads.")
+        record = _TRAINING.read(path)
         if not isinstance(record.get("config"), dict) or not isinstance(record.get("report"), dict):
             raise RunError(f"{path / 'recipe.json'} was changed by hand: it is incomplete.")
         return cls(path, record["config"], str(record.get("status")), record["report"])
@@ -70,16 +59,10 @@ class Recipe:
             RunError: The folder holds something else; the message says what differs.
         """
         path, config = Path(path), json.loads(json.dumps(config))
-        if not (path / "recipe.json").exists():
-            if path.exists() and (not path.is_dir() or {each.name for each in path.iterdir()} - _OURS):
-                raise RunError(f"{path} exists and holds nothing trained. Choose another --out.")
-            path.mkdir(parents=True, exist_ok=True)
+        if not _TRAINING.begun(path):
             return cls(path, config)
         recipe = cls.read(path)
-        if different := differences(recipe.config, config):
-            raise RunError(
-                f"{path} holds another training: {'; '.join(different)}. Choose another --out, or delete that folder."
-            )
+        _TRAINING.require_same(path, recipe.config, config)
         return recipe
 
     @property
@@ -96,17 +79,4 @@ class Recipe:
 
     def write(self) -> None:
         """Write `recipe.json`, whole or not at all."""
-        record = {
-            "format": _FORMAT,
-            "status": self.status,
-            "config": self.config,
-            "report": self.report,
-            "command": sys.argv,
-            "written": datetime.now(UTC).isoformat(timespec="seconds"),
-            "python": platform.python_version(),
-            "platform": platform.platform(),
-            "packages": {name: installed(name) for name in _PACKAGES},
-        }
-        temporary = self.path / "recipe.json.tmp"
-        temporary.write_text(json.dumps(record, indent=2) + "\n", encoding="utf-8")
-        temporary.replace(self.path / "recipe.json")
+        _TRAINING.write(self.path, {"status": self.status, "config": self.config, "report": self.report})
