@@ -58,7 +58,7 @@ def test_inspect_shows_a_few_trajectories(folder):
 @pytest.mark.parametrize("to", ["sft", "preference", "reward"])
 def test_export_writes_rows_for_trl(folder, tmp_path, to):
     datasets = pytest.importorskip("datasets")
-    done = raggym("collect", "--export", folder, "--to", to, "--as", "react", "--out", tmp_path / "rows")
+    done = raggym("export", folder, "--to", to, "--as", "react", "--out", tmp_path / "rows")
     assert done.exit_code == 0, done.output
     loaded = datasets.load_from_disk(str(tmp_path / "rows"))
     assert f"{len(loaded)} {to} rows of 12 trajectories" in done.stdout
@@ -66,8 +66,8 @@ def test_export_writes_rows_for_trl(folder, tmp_path, to):
 
 def test_export_takes_margin_pairs_and_the_weight_of_outcomes(folder, tmp_path):
     pytest.importorskip("datasets")
-    options = ["--to", "reward", "--margin", 0.2, "--pairs", 2, "--outcome-weight", 0.5, "--keep", "all"]
-    done = raggym("collect", "--export", folder, *options, "--out", tmp_path / "rows")
+    options = ["--to", "reward", "--margin", 0.2, "--pairs", 2, "--outcome-weight", 0.5, "--all"]
+    done = raggym("export", folder, *options, "--out", tmp_path / "rows")
     assert done.exit_code == 0, done.output
     provenance = json.loads((tmp_path / "rows" / "provenance.json").read_text())
     assert provenance["options"] == {"seed": 0, "margin": 0.2, "pairs": 2}
@@ -88,14 +88,12 @@ def test_failed_questions_give_exit_code_two_and_a_way_on(towns, tmp_path, monke
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [
-        ([], "Name one of"),
-        (["RAGGym-Synth-v0", "--inspect", "x"], "Name one of"),
+        ([], "Name an environment"),
+        (["RAGGym-Synth-v0", "--inspect", "x"], "Name an environment"),
         (["RAGGym-Synth-v0"], "--policy NAME"),
         (["RAGGym-Synth-v0", "--policy", "lexical", "--split", "test"], "splits named train"),
         (["RAGGym-Synth-v0", "--policy", "lexical", "--scorer", "rendom"], "Did you mean 'random'"),
         (["--inspect", "nowhere"], "holds no process data"),
-        (["--export", "nowhere"], "--export needs --out"),
-        (["--export", "nowhere", "--out", "x"], "holds no process data"),
     ],
 )
 def test_a_users_mistake_is_one_line_without_a_traceback(arguments, said):
@@ -107,6 +105,6 @@ def test_a_users_mistake_is_one_line_without_a_traceback(arguments, said):
 
 def test_an_agent_that_cannot_be_rendered_is_named(folder, tmp_path):
     for agent, said in (("lexical", "no prompt agent"), ("search_o1", "reads notes")):
-        done = raggym("collect", "--export", folder, "--to", "sft", "--as", agent, "--out", tmp_path / "rows")
+        done = raggym("export", folder, "--to", "sft", "--as", agent, "--out", tmp_path / "rows")
         assert (done.exit_code, said in done.stderr) == (1, True)
     assert not (tmp_path / "rows").exists()

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import time
 from collections import Counter
-from types import TracebackType
-from typing import Any, Self
+from typing import Any
 
 import typer
 from rich.console import Console
@@ -14,34 +13,33 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 __all__ = ["EpisodeBar"]
 
 
-class EpisodeBar:
+class EpisodeBar(Progress):
     """Called with each ended episode: how many are done, of how many, and its record."""
 
     def __init__(self, name: str) -> None:
+        super().__init__(
+            TextColumn("{task.description}"),
+            BarColumn(),
+            MofNCompleteColumn(),
+            TextColumn("{task.fields[rate]}"),
+            TextColumn("{task.fields[score]}"),
+            TimeRemainingColumn(),
+            console=Console(stderr=True),
+        )
         self._name = name
         self._outcomes: list[float] = []
         self._errors: Counter[str] = Counter()
-        self._bar = _progress(Console(stderr=True))
-        self._task = self._bar.add_task("loading", total=None, rate="", score="")
-        self._started = time.perf_counter()
-
-    def __enter__(self) -> Self:
-        self._bar.start()
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self._bar.stop()
+        self._row = self.add_task("loading", total=None, rate="", score="")
+        self._since = time.perf_counter()
 
     def __call__(self, done: int, total: int, record: dict[str, Any]) -> None:
         if record["error"] is None:
             self._outcomes.append(record["steps"][-1]["outcome"] if record["stop"] != "no_action" else 0.0)
         else:
             self._errors[record["error"]] += 1
-        rate = f"{len(self._outcomes) / (time.perf_counter() - self._started):.1f}/s"
+        rate = f"{len(self._outcomes) / (time.perf_counter() - self._since):.1f}/s"
         score = f"score {sum(self._outcomes) / len(self._outcomes):.3f}" if self._outcomes else ""
-        self._bar.update(self._task, description=self._name, completed=done, total=total, rate=rate, score=score)
+        self.update(self._row, description=self._name, completed=done, total=total, rate=rate, score=score)
 
     def exit_if_failed(self, failed: int) -> None:
         """Where episodes failed, say so with the commonest reasons, and leave with exit code 2."""
@@ -51,15 +49,3 @@ class EpisodeBar:
         for error, count in self._errors.most_common(3):
             typer.echo(f"  {count} x {error}", err=True)
         raise typer.Exit(2)
-
-
-def _progress(console: Console) -> Progress:
-    return Progress(
-        TextColumn("{task.description}"),
-        BarColumn(),
-        MofNCompleteColumn(),
-        TextColumn("{task.fields[rate]}"),
-        TextColumn("{task.fields[score]}"),
-        TimeRemainingColumn(),
-        console=console,
-    )

@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import enum
 import inspect
 from collections.abc import Callable
 from dataclasses import fields
 from pathlib import Path
-from types import TracebackType
-from typing import Annotated, Any, Self
+from typing import Annotated, Any, Literal
 
 import typer
 from rich.console import Console
@@ -32,22 +30,6 @@ Agent = Annotated[str, typer.Option("--as", metavar="POLICY", help="Prompt agent
 Margin = Annotated[float, typer.Option(min=0.001, help="Least difference of scores in a pair.")]
 Pairs = Annotated[int, typer.Option(min=1, help="Pairs per state.")]
 OutcomeWeight = Annotated[float, typer.Option(help="Weight of an answer's outcome, added to its score.")]
-
-
-class Best(enum.StrEnum):
-    executed = "executed"
-    top = "top"
-
-
-class Algorithm(enum.StrEnum):
-    grpo = "grpo"
-    rloo = "rloo"
-
-
-class Dtype(enum.StrEnum):
-    auto = "auto"
-    float32 = "float32"
-    bfloat16 = "bfloat16"
 
 
 def _shared(
@@ -76,8 +58,9 @@ def _shared(
     save_every: Annotated[int, typer.Option(min=1, help="Steps between checkpoints.", rich_help_panel=_HOW)] = 50,
     cpu: Annotated[bool, typer.Option("--cpu", help="Leave the GPU alone.", rich_help_panel=_HOW)] = False,
     dtype: Annotated[
-        Dtype, typer.Option(help="What is computed in; auto is bfloat16 on a GPU.", rich_help_panel=_HOW)
-    ] = Dtype.auto,
+        Literal["auto", "float32", "bfloat16"],
+        typer.Option(help="What is computed in; auto is bfloat16 on a GPU.", rich_help_panel=_HOW),
+    ] = "auto",
     env: Annotated[
         str | None, typer.Option("--eval", metavar="ENV", help="An id or a card's path.", rich_help_panel=_EXAM)
     ] = None,
@@ -100,7 +83,7 @@ def _how(given: dict[str, Any]) -> dict[str, Any]:
     shared = {name: given.pop(name) for name in inspect.signature(_shared).parameters}
     named = {each.name: shared[each.name] for each in fields(Options) if each.name in shared}
     try:
-        options = Options(**{**named, "device": "cpu" if shared["cpu"] else "auto", "dtype": shared["dtype"].value})
+        options = Options(**named, device="cpu" if shared["cpu"] else "auto")
     except ValueError as error:
         raise RunError(str(error)) from error
     settings = parse_settings(shared["eval_set"] or [])
@@ -132,15 +115,16 @@ def sft(
     out: Out,
     agent: Agent = "react",
     best: Annotated[
-        Best, typer.Option(help="Learn what was executed, or the best-scored candidate of each state.")
-    ] = Best.executed,
+        Literal["executed", "top"],
+        typer.Option(help="Learn what was executed, or the best-scored candidate of each state."),
+    ] = "executed",
     outcome_weight: OutcomeWeight = 0.0,
     **how: Any,
 ) -> Any:
     """Fine-tune an agent's model on the good actions."""
     from raggym_env.training.sft import train
 
-    return train(data, agent, out, best=best.value, outcome_weight=outcome_weight, **how)
+    return train(data, agent, out, best=best, outcome_weight=outcome_weight, **how)
 
 
 @_training
@@ -198,7 +182,7 @@ def grpo(
         list[str] | None, typer.Option(metavar="KEY=VALUE", help="Option of it, e.g. path=runs/prm.")
     ] = None,
     outcome_weight: OutcomeWeight = 0.0,
-    algorithm: Annotated[Algorithm, typer.Option(help="How advantages are computed.")] = Algorithm.grpo,
+    algorithm: Annotated[Literal["grpo", "rloo"], typer.Option(help="How advantages are computed.")] = "grpo",
     generations: Annotated[int, typer.Option(min=2, help="Replies per state.")] = 4,
     max_tokens: Annotated[int, typer.Option(min=1, help="Tokens of a reply.")] = 96,
     temperature: Annotated[float, typer.Option(min=0.01, help="Of the replies.")] = 1.0,
@@ -213,7 +197,7 @@ def grpo(
 
     scoring = Scoring(reward, parse_settings(reward_set or []), outcome_weight, penalty)
     replies = Replies(generations, max_tokens, temperature)
-    return train(data, agent, out, scoring=scoring, replies=replies, algorithm=algorithm.value, beta=beta, **how)
+    return train(data, agent, out, scoring=scoring, replies=replies, algorithm=algorithm, beta=beta, **how)
 
 
 @app.command()
@@ -244,13 +228,13 @@ def mini(
     typer.echo(f"result      {out}")
 
 
-class _Bar:
+class _Bar(Progress):
     """One line for each stage: the evaluation before, the training, the evaluation after."""
 
     _NAMES = {"before": "evaluating", "train": "training", "after": "evaluating"}  # noqa: RUF012
 
     def __init__(self) -> None:
-        self._bar = Progress(
+        super().__init__(
             TextColumn("{task.description}"),
             BarColumn(),
             MofNCompleteColumn(),
@@ -258,24 +242,15 @@ class _Bar:
             TimeRemainingColumn(),
             console=Console(stderr=True),
         )
-        self._tasks: dict[str, Any] = {}
-        self._loading = self._bar.add_task("loading", total=None, said="")
-
-    def __enter__(self) -> Self:
-        self._bar.start()
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self._bar.stop()
+        self._stages: dict[str, Any] = {}
+        self._loading = self.add_task("loading", total=None, said="")
 
     def __call__(self, stage: str, done: int, total: int, news: dict[str, Any]) -> None:
-        if stage not in self._tasks:
-            self._bar.update(self._loading, visible=False)
-            self._tasks[stage] = self._bar.add_task(self._NAMES[stage], total=total, said="")
+        if stage not in self._stages:
+            self.update(self._loading, visible=False)
+            self._stages[stage] = self.add_task(self._NAMES[stage], total=total, said="")
         said = "  ".join(f"{name} {news[name]:.4g}" for name in ("loss", "accuracy", "reward") if name in news)
-        self._bar.update(self._tasks[stage], completed=done, total=total, said=said if stage == "train" else "")
+        self.update(self._stages[stage], completed=done, total=total, said=said if stage == "train" else "")
 
 
 def _summarise(recipe: Any) -> None:
