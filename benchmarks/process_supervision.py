@@ -2,16 +2,16 @@
 
     python benchmarks/process_supervision.py                    the `lexical` actor, full size: about half an hour
     python benchmarks/process_supervision.py --small            the same on the synthetic world alone, in a minute
-    python benchmarks/process_supervision.py --llm smollm2 --zero-shot ... see below
+    python benchmarks/process_supervision.py --part actors --card compact --adapter sft=runs/sft --adapter dpo=runs/dpo
 
-Critics are `mini` rewards trained on HotpotQA training questions and tested on its held-out ones and on
-2WikiMultihopQA, which they never see, as in the paper. Parts, each of which prints its table:
+Critics are `mini` rewards. Those of the parts sources and size are trained on HotpotQA training questions alone and
+tested on its held-out ones, and on 2WikiMultihopQA and the synthetic world, which they never see. Parts, each of which prints its table:
 
-    best_of   best-of-n with the critic, n = 1, 2, 4, 8, 16; n = 1 is the policy by itself          (figure 3)
-    sources   critics trained on labels from different sources, on the same trajectories            (table 4)
-    size      critics trained on 250, 500 and 1,000 questions                                       (figure 4)
-    actors    with --adapter NAME=FOLDER (repeated): a language model by itself and with LoRA adapters made by `raggym
-              train`, greedy and best-of-n with a critic trained on the data of `lexical` (table 2, section 4.3)
+    best_of   best-of-n with the critic that ships, n = 1, 2, 4, 8, 16; n = 1 is the policy by itself
+    sources   critics trained on labels from different sources, on the same trajectories (as in the paper's table 4)
+    size      critics trained on 250, 500 and 1,000 questions
+    actors    a language model by itself and with LoRA adapters made by `raggym train`; with --actor-n, also best-of-n
+              with the critic that ships, which was trained on the data of `lexical`
 
 Results go to --out: results.json, table.md and pictures. Runs are run folders below it, so that a run that was
 killed goes on.

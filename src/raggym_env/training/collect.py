@@ -1,4 +1,4 @@
-"""Collecting process data: sample candidates in each state, score them, execute one (arXiv:2502.13957, section 3.1)."""
+"""Collecting process data: sample candidates in each state, score them, execute one (arXiv:2502.13957)."""
 
 from __future__ import annotations
 

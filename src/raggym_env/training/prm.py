@@ -1,4 +1,4 @@
-"""Process reward models: a classifier learns to rank the candidates of a state (arXiv:2502.13957, section 3.3, eq. 1).
+"""Process reward models: a classifier learns to rank the candidates of a state (arXiv:2502.13957, eq. 1).
 
     raggym train prm DATA --model smollm2 --out DIR
     raggym eval ENV --policy lexical --best-of 8 --critic model --set policy.search.critic_options.path='"DIR"'

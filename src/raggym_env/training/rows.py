@@ -1,6 +1,6 @@
 """Process data as rows in TRL's conversational formats: plain dictionaries, without TRL.
 
-    kind          columns                       for                            paper (arXiv:2502.13957, section 3)
+    kind          columns                       for                            what it teaches (arXiv:2502.13957)
     sft           prompt, completion            `SFTTrainer`                   the kept actions of the actor
     preference    prompt, chosen, rejected      `DPOTrainer`                   pairs of one state's candidates
     reward        chosen, rejected              `RewardTrainer`                eq. 1: pairs that a critic has to rank

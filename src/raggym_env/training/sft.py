@@ -1,4 +1,4 @@
-"""Supervised fine-tuning: an agent learns to act as in the trajectories (arXiv:2502.13957, section 3.2).
+"""Supervised fine-tuning: an agent learns to act as in the trajectories (arXiv:2502.13957).
 
     raggym train sft DATA --model smollm2 --as react --out DIR
 
