@@ -5,7 +5,8 @@
     python benchmarks/process_supervision.py --part actors --card compact --adapter sft=runs/sft --adapter dpo=runs/dpo
 
 Critics are `mini` rewards. Those of the parts sources and size are trained on HotpotQA training questions alone and
-tested on its held-out ones, and on 2WikiMultihopQA and the synthetic world, which they never see. Parts, each of which prints its table:
+tested on its held-out ones, and on 2WikiMultihopQA and the synthetic world, which they never see. Parts, each of
+which prints its table:
 
     best_of   best-of-n with the critic that ships, n = 1, 2, 4, 8, 16; n = 1 is the policy by itself
     sources   critics trained on labels from different sources, on the same trajectories (as in the paper's table 4)
