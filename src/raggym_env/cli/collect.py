@@ -9,7 +9,7 @@ import typer
 from rich.console import Console
 
 from raggym_env.cli._progress import EpisodeBar
-from raggym_env.cli.evaluate import parse_settings
+from raggym_env.cli.evaluate import RayOption, WorkerGPUsOption, WorkersOption, parse_settings, ray_workers
 from raggym_env.errors import RunError
 
 __all__ = ["collect"]
@@ -42,7 +42,10 @@ def collect(
         list[str] | None,
         typer.Option("--set", metavar="KEY=VALUE", help="Change a card, e.g. policy.search.critic_options.seed=1."),
     ] = None,
-    in_flight: Annotated[int, typer.Option(min=1, help="Episodes that run side by side.")] = 32,
+    in_flight: Annotated[int, typer.Option(min=1, help="Episodes that run side by side, in each worker.")] = 32,
+    ray: RayOption = None,
+    workers: WorkersOption = None,
+    worker_gpus: WorkerGPUsOption = None,
     inspect: Annotated[
         Path | None, typer.Option(metavar="FOLDER", help="Print some of its trajectories instead.")
     ] = None,
@@ -61,7 +64,7 @@ def collect(
     changes = {**parse_settings(settings or []), **({} if llm is None else {"policy.options.llm": llm})}
     how = {"scorer": scorer, "n": n, "split": split, "keep": keep, "execute": execute, "explore": explore}
     rest = {"limit": limit, "seed": seed, "out": out, "settings": changes, "in_flight": in_flight}
-    _collect(env or "", policy, {**how, **rest})
+    _collect(env or "", policy, {**how, **rest, "workers": ray_workers(ray, workers, worker_gpus)})
 
 
 def _collect(env: str, policy: str | None, options: dict[str, Any]) -> None:

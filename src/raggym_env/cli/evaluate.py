@@ -4,14 +4,33 @@ from __future__ import annotations
 
 import tomllib
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from raggym_env.cli._progress import EpisodeBar
-from raggym_env.errors import CardError
+from raggym_env.errors import CardError, RunError
 
-__all__ = ["evaluate", "parse_settings"]
+if TYPE_CHECKING:
+    from raggym_env.evaluation.distributed import Workers
+
+__all__ = ["RayOption", "WorkerGPUsOption", "WorkersOption", "evaluate", "parse_settings", "ray_workers"]
+
+RayOption = Annotated[
+    str | None,
+    typer.Option(
+        "--ray",
+        metavar="ADDRESS|local",
+        help="Run the episodes on Ray: local, HOST:PORT or auto on a machine of a cluster, or ray://HOST:PORT. Who "
+        "can reach a cluster can run code on it: join those that you trust only.",
+    ),
+]
+WorkersOption = Annotated[
+    int | None, typer.Option("--workers", min=1, help="Ray workers, of one CPU each. Default: as many as fit.")
+]
+WorkerGPUsOption = Annotated[
+    float | None, typer.Option("--worker-gpus", min=0, help="GPUs of each Ray worker, e.g. 1 or 0.5. Default: none.")
+]
 
 
 def evaluate(
@@ -33,7 +52,10 @@ def evaluate(
     price: Annotated[
         str | None, typer.Option(metavar="P,C", help="US dollars per million prompt and completion tokens.")
     ] = None,
-    in_flight: Annotated[int, typer.Option(min=1, help="Episodes that run side by side.")] = 32,
+    in_flight: Annotated[int, typer.Option(min=1, help="Episodes that run side by side, in each worker.")] = 32,
+    ray: RayOption = None,
+    workers: WorkersOption = None,
+    worker_gpus: WorkerGPUsOption = None,
 ) -> None:
     """Evaluate a policy. Killed and started again with the same words, it goes on where it was."""
     from raggym_env.evaluation import evaluate as run_evaluation
@@ -52,12 +74,24 @@ def evaluate(
                 **_price(price),
             },
             in_flight=in_flight,
+            workers=ray_workers(ray, workers, worker_gpus),
             progress=bar,
         )
     for name, estimate in scores.metrics.items():
         typer.echo(f"{name:10} {estimate.mean:.3f}  95 % interval [{estimate.low:.3f}, {estimate.high:.3f}]")
     typer.echo(f"{scores.scored} of {scores.questions} questions scored; run folder: {run.path}")
     bar.exit_if_failed(scores.failed)
+
+
+def ray_workers(ray: str | None, workers: int | None, gpus: float | None) -> Workers | None:
+    """What the options about Ray say; None for none of it."""
+    if ray is not None:
+        from raggym_env.evaluation.distributed import Workers
+
+        return Workers(ray, workers, gpus or 0.0)
+    if workers is not None or gpus is not None:
+        raise RunError("--workers and --worker-gpus are of Ray: add --ray local, or --ray ADDRESS of a cluster.")
+    return None
 
 
 def _inference(

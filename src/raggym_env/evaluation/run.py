@@ -9,8 +9,10 @@ from __future__ import annotations
 import hashlib
 import json
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +22,7 @@ from raggym_env import policies, rewards
 from raggym_env.cards import EnvCard, PolicyCard, PriceCard, env_card, override, policy_card
 from raggym_env.core import Task
 from raggym_env.errors import RunError
+from raggym_env.evaluation.distributed import Workers, spread
 from raggym_env.evaluation.scores import Scores, score_records
 from raggym_env.folders import FolderKind, installed, locked
 from raggym_env.mdp import MDP, load_mdp
@@ -27,7 +30,7 @@ from raggym_env.policies.base import Policy
 from raggym_env.records import Episode, append_record, check_episode, read_records, repair
 from raggym_env.rollout import rollout
 
-__all__ = ["Plan", "Run", "carry_out", "evaluate", "plan"]
+__all__ = ["Plan", "Play", "Run", "carry_out", "evaluate", "plan", "player"]
 
 _CONFIG = {"environment", "policy", "split", "limit", "seed", "dataset", "corpus", "retriever", "version"}
 _PACKAGES = ("raggym-env", "gymnasium", "numpy", "bm25s", "rank-bm25", "PyStemmer", "pyarrow")
@@ -35,6 +38,8 @@ _RUN = FolderKind("run.json", "run", "is no run folder", "raggym eval", _PACKAGE
 
 Json = dict[str, Any]
 Progress = Callable[[int, int, Json], None]
+Play = Callable[[Sequence[Task]], AbstractContextManager[Iterator[Json]]]
+"""A context in which the tasks' episodes are run; it gives their records as they end."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -117,6 +122,7 @@ def evaluate(
     out: str | Path | None = None,
     settings: Mapping[str, Any] | None = None,
     in_flight: int = 32,
+    workers: Workers | None = None,
     progress: Progress | None = None,
 ) -> tuple[Run, Scores]:
     """Evaluate a policy on a split, or go on with an evaluation that was cut off.
@@ -132,17 +138,25 @@ def evaluate(
         out: Run folder. By default one below `runs/`, named after what is run, so that the same call goes on with
             the same folder.
         settings: Changes to the cards by dotted key: `retrieval.k`, `policy.options.x`.
-        in_flight: Episodes that run side by side.
+        in_flight: Episodes that run side by side, in each worker if there are workers.
+        workers: Ray workers to run the episodes on, instead of this process; see `evaluation.distributed`. The run
+            is the same: begun without them, it can be gone on with on them, and the other way round.
         progress: Called as each episode ends with the number done, the number of all and the episode's record.
 
     Returns:
         The run and its scores. Failed episodes are counted apart; calling again tries them again.
 
     Raises:
-        RunError: `out` holds something else, or another process is writing to it.
+        RunError: `out` holds something else, or another process is writing to it; or workers are asked for and the
+            policy is an object, or they fail as `evaluation.distributed.spread` says.
     """
-    planned = plan(card, policy, split=split, limit=limit, seed=seed, settings=settings)
-    run = carry_out(planned, out, in_flight=in_flight, progress=progress)
+    if isinstance(policy, str | Path):
+        policy = policy_card(policy)
+    elif workers is not None and not isinstance(policy, PolicyCard):
+        raise RunError(f"Workers make the policy themselves: name a policy or a card, not an object: {policy!r:.100}.")
+    make = partial(plan, env_card(card), policy, split=split, limit=limit, seed=seed, settings=settings)
+    planned = make()
+    run = carry_out(planned, player(make, planned, in_flight, workers), out, progress=progress)
     return run, score_records(run.records(), planned.tasks, run.price)
 
 
@@ -151,10 +165,19 @@ class Plan:
     """What a run is to do, made from cards before anything is written."""
 
     mdp: MDP
-    agent: Policy
+    make_agent: Callable[[], Policy]
+    """Makes the policy, which may load a model: only where the episodes are run."""
     tasks: Sequence[Task]
     config: Json
     price: PriceCard | None = None
+    record: Callable[[Episode, Task], Json] = lambda episode, task: episode.to_json()
+    """Makes the record of an ended episode: that of a run, or one with more in it."""
+
+    def play(self, agent: Policy, tasks: Iterable[Task], in_flight: int) -> Iterator[Json]:
+        """Run episodes on some of the tasks and yield the record of each as it ends."""
+        known = {task.id: task for task in self.tasks}
+        for episode in rollout(agent, tasks, self.mdp.process, self.mdp.reward, in_flight=in_flight):
+            yield self.record(episode, known[episode.id])
 
 
 def plan(
@@ -171,7 +194,7 @@ def plan(
     of_policy = {key.removeprefix("policy."): settings[key] for key in settings if key.startswith("policy.")}
     card = override(env_card(card), {key: settings[key] for key in settings if not key.startswith("policy.")})
     mdp = load_mdp(card, split)
-    agent, identity, price = _agent(policy, seed, of_policy, mdp)
+    make_agent, identity, price = _agent(policy, seed, of_policy, mdp)
     config = {
         "environment": identity_of(card),
         "policy": identity,
@@ -183,24 +206,30 @@ def plan(
         "retriever": getattr(mdp.process.retriever, "fingerprint", None),
         "version": installed("raggym-env"),
     }
-    return Plan(mdp, agent, _first(mdp.tasks, limit), config, price)
+    return Plan(mdp, make_agent, _first(mdp.tasks, limit), config, price)
+
+
+def player(make: Callable[[], Plan], plan: Plan, in_flight: int, workers: Workers | None) -> Play:
+    """What runs a plan's episodes: this process, or workers that make the plan again."""
+    if workers is not None:
+        return partial(spread, workers, make, plan, in_flight)
+    agent = plan.make_agent()
+    return lambda tasks: nullcontext(plan.play(agent, tasks, in_flight))
 
 
 def carry_out(
     plan: Plan,
+    play: Play,
     out: str | Path | None = None,
     *,
-    record: Callable[[Episode, Task], Json] = lambda episode, task: episode.to_json(),
-    in_flight: int = 32,
     progress: Progress | None = None,
 ) -> Run:
     """Run what is planned in a run folder, or go on with it where it was cut off.
 
     Args:
         plan: What to run.
+        play: What runs its episodes; see `player`.
         out: Run folder; by default one below `runs/`, named after what is run.
-        record: Makes the record of an ended episode: that of a run, or one with more in it.
-        in_flight: Episodes that run side by side.
         progress: As for `evaluate`.
 
     Raises:
@@ -209,18 +238,16 @@ def carry_out(
     card_path = str(plan.mdp.card.path)
     run = _open(Path(out) if out is not None else _default_folder(plan.config), plan.config, card_path)
     run = replace(run, price=plan.price or run.price)
-    tasks = {task.id: task for task in plan.tasks}
     with locked(run.path):
         repair(run.episodes_file)
         done = {written["id"] for written in run.records() if written["error"] is None}
-        run.write("running")
         todo = [task for task in plan.tasks if task.id not in done]
-        episodes = rollout(plan.agent, todo, plan.mdp.process, plan.mdp.reward, in_flight=in_flight)
-        for number, episode in enumerate(episodes, len(done) + 1):
-            written = record(episode, tasks[episode.id])
-            append_record(run.episodes_file, written)
-            if progress is not None:
-                progress(number, len(plan.tasks), written)
+        with play(todo) if todo else nullcontext(iter(())) as records:  # what is wrong comes out before it is begun
+            run.write("running")
+            for number, written in enumerate(records, len(done) + 1):
+                append_record(run.episodes_file, written)
+                if progress is not None:
+                    progress(number, len(plan.tasks), written)
         scores = score_records(run.records(), plan.tasks, run.price)
         run.write("complete" if scores.complete else "incomplete", scores)
     return run
@@ -228,8 +255,8 @@ def carry_out(
 
 def _agent(
     policy: str | Path | PolicyCard | Policy, seed: int, changes: Mapping[str, Any], mdp: MDP
-) -> tuple[Policy, Json, PriceCard | None]:
-    """The policy, what identifies it, and what its model costs."""
+) -> tuple[Callable[[], Policy], Json, PriceCard | None]:
+    """What makes the policy, what identifies it, and what its model costs."""
     if not isinstance(policy, str | Path | PolicyCard):
         if isinstance(policy, type) or not hasattr(policy, "propose"):
             raise TypeError(f"policy must be a name, a path, a card or an object with propose, got {policy!r:.100}.")
@@ -241,11 +268,15 @@ def _agent(
             "policy": f"{kind.__module__}.{kind.__qualname__}",
             "fingerprint": getattr(policy, "fingerprint", None),
         }
-        return policy, identity, None
+        return lambda: policy, identity, None
     card = override(policy_card(policy), changes)
-    way = card.search
-    critic = way.critic and rewards.make(way.critic, mdp.tasks, mdp.process, mdp.split, **way.critic_options)
-    return policies.make(card, seed=seed, critic=critic, process=mdp.process), identity_of(card), card.price
+
+    def make() -> Policy:
+        way = card.search
+        critic = way.critic and rewards.make(way.critic, mdp.tasks, mdp.process, mdp.split, **way.critic_options)
+        return policies.make(card, seed=seed, critic=critic, process=mdp.process)
+
+    return make, identity_of(card), card.price
 
 
 def identity_of(card: EnvCard | PolicyCard) -> Json:

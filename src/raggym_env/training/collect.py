@@ -4,13 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal, get_args
 
-from raggym_env.cards import EnvCard, PolicyCard
+from raggym_env.cards import EnvCard, PolicyCard, env_card, policy_card
 from raggym_env.core import State, state_rng
 from raggym_env.errors import RunError
-from raggym_env.evaluation.run import Progress, carry_out, plan
+from raggym_env.evaluation.distributed import Workers
+from raggym_env.evaluation.run import Plan, Progress, carry_out, plan, player
 from raggym_env.policies.base import BasePolicy, Proposal
 from raggym_env.policies.best_of import BestOf
 from raggym_env.training.trajectories import Collection, trajectory_to_json
@@ -36,10 +38,7 @@ class Behaviour(BasePolicy):
     """
 
     def __init__(self, chooser: BestOf, execute: Execute = "best", explore: float = 0.0, seed: int = 0) -> None:
-        if execute not in get_args(Execute):
-            raise ValueError(f"execute must be one of {get_args(Execute)}, got {execute!r}.")
-        if not 0 <= explore <= 1:
-            raise ValueError(f"explore must be in [0, 1], got {explore}.")
+        _check(execute, explore)
         self.chooser = chooser
         self.execute = execute
         self.explore = explore
@@ -60,6 +59,13 @@ class Behaviour(BasePolicy):
         return replace(taken, candidates=best.candidates, usage=usage)
 
 
+def _check(execute: str, explore: float) -> None:
+    if execute not in get_args(Execute):
+        raise ValueError(f"execute must be one of {get_args(Execute)}, got {execute!r}.")
+    if not 0 <= explore <= 1:
+        raise ValueError(f"explore must be in [0, 1], got {explore}.")
+
+
 def collect(
     card: str | Path | EnvCard,
     policy: str | Path | PolicyCard,
@@ -75,6 +81,7 @@ def collect(
     out: str | Path | None = None,
     settings: Mapping[str, Any] | None = None,
     in_flight: int = 32,
+    workers: Workers | None = None,
     progress: Progress | None = None,
 ) -> Collection:
     """Collect process data, or go on with a collection that was cut off.
@@ -96,7 +103,8 @@ def collect(
         seed: Seed of the policy and of what is explored.
         out: Folder. By default one below `runs/`, named after what is collected, so that the same call goes on.
         settings: Changes to the cards by dotted key, as for `evaluate`.
-        in_flight: Episodes that run side by side.
+        in_flight: As for `evaluate`.
+        workers: As for `evaluate`.
         progress: As for `evaluate`.
 
     Raises:
@@ -108,23 +116,32 @@ def collect(
         raise RunError(f"Process data is for training: it is collected on splits named train..., not on {split!r}.")
     if keep not in get_args(Keep):
         raise ValueError(f"keep must be one of {get_args(Keep)}, got {keep!r}.")
+    _check(execute, explore)
     settings = settings or {}
     way = {"policy.search.best_of": n, "policy.search.critic": scorer}
     if said := sorted(key for key in settings if key == "policy.search" or key in way):
         raise RunError(f"Candidates and scorer are the arguments n and scorer; remove the settings {said}.")
-    planned = plan(card, policy, split=split, limit=limit, seed=seed, settings={**settings, **way})
+    how = {"n": n, "scorer": scorer, "keep": keep, "execute": execute, "explore": explore}
+    options = {"split": split, "limit": limit, "seed": seed, "settings": {**settings, **way}}
+    make = partial(_plan, env_card(card), policy_card(policy), how, options)
+    planned = make()
+    return Collection(carry_out(planned, player(make, planned, in_flight, workers), out, progress=progress))
+
+
+def _plan(card: EnvCard, policy: PolicyCard, how: Mapping[str, Any], options: Mapping[str, Any]) -> Plan:
+    """The plan of a run whose policy is a `Behaviour` and whose records are trajectories."""
+    planned = plan(card, policy, **options)
     metric = planned.mdp.reward.metric
-    how = {"n": n, "scorer": scorer, "keep": keep, "execute": execute, "explore": explore, "metric": metric}
-    assert isinstance(planned.agent, BestOf)  # noqa: S101  of the settings above
-    agent = Behaviour(planned.agent, execute, explore, seed)
-    planned = replace(planned, agent=agent, config={**planned.config, "collect": how})
     budget = planned.mdp.process.max_searches
-    return Collection(
-        carry_out(
-            planned,
-            out,
-            record=lambda episode, task: trajectory_to_json(episode, task, budget, metric),
-            in_flight=in_flight,
-            progress=progress,
-        )
+
+    def agent() -> Behaviour:
+        chooser = planned.make_agent()
+        assert isinstance(chooser, BestOf)  # noqa: S101  of the settings of `collect`
+        return Behaviour(chooser, how["execute"], how["explore"], options["seed"])
+
+    return replace(
+        planned,
+        make_agent=agent,
+        config={**planned.config, "collect": {**how, "metric": metric}},
+        record=lambda episode, task: trajectory_to_json(episode, task, budget, metric),
     )
