@@ -16,6 +16,7 @@ findings: $(VENV)/installed
 
 test: $(VENV)/installed
 	-$(BIN)/raggym models get smollm2
+	-$(BIN)/raggym models get minilm
 	$(BIN)/python -m coverage erase
 	$(BIN)/python -m pytest --cov --cov-report=term:skip-covered
 

@@ -13,6 +13,7 @@ from raggym_env.llm import models
 REPOSITORY = Path(__file__).parents[1]
 # Looked up before the session gets a cache of its own. Only read.
 SMALL_MODEL = models.folder("smollm2")
+SMALL_ENCODER = models.folder("minilm")
 
 
 # The same examples every time: a change is blamed for what it broke, not for what chance found.
@@ -43,3 +44,14 @@ def small_model() -> Path:
         pytest.skip("needs the small model: raggym models get smollm2")
     torch.set_num_threads(1)  # with more threads than idle cores it is many times slower
     return SMALL_MODEL
+
+
+@pytest.fixture(scope="session")
+def small_encoder() -> Path:
+    """The folder of all-MiniLM-L6-v2 in the user's cache. Skips without it, or without sentence-transformers."""
+    torch = pytest.importorskip("torch")
+    pytest.importorskip("sentence_transformers")
+    if SMALL_ENCODER is None:
+        pytest.skip("needs the small encoder: raggym models get minilm")
+    torch.set_num_threads(1)
+    return SMALL_ENCODER

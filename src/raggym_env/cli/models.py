@@ -1,4 +1,4 @@
-"""`raggym models`: the small language models that anybody can have."""
+"""`raggym models`: the small language models and encoders that anybody can have."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from raggym_env.llm import models
 
 __all__ = ["app"]
 
-app = typer.Typer(help="List and get small language models.", no_args_is_help=True)
+app = typer.Typer(help="List and get small language models and sentence encoders.", no_args_is_help=True)
 
 Name = Annotated[str, typer.Argument(help="A name of `raggym models list`.")]
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON for programs.")]
