@@ -1,0 +1,74 @@
+"""Counters in the Prometheus text format (version 0.0.4)."""
+
+from __future__ import annotations
+
+import time
+from bisect import bisect_left
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+
+__all__ = ["Histogram", "Metrics"]
+
+_SECONDS = (0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0, 2.0, 5.0, 10.0, 30.0)
+_QUERIES = (1, 2, 4, 8, 16, 32, 64, 128, 256, 512)
+
+
+class Histogram:
+    """How many values fell up to each bound."""
+
+    def __init__(self, bounds: Sequence[float]) -> None:
+        self.bounds = bounds
+        self.counts = [0] * (len(bounds) + 1)
+        self.sum = 0.0
+
+    def observe(self, value: float) -> None:
+        self.counts[bisect_left(self.bounds, value)] += 1
+        self.sum += value
+
+    def lines(self, name: str) -> Iterator[str]:
+        total = 0
+        for bound, count in zip((*self.bounds, "+Inf"), self.counts, strict=True):
+            total += count
+            yield f'{name}_bucket{{le="{bound}"}} {total}'
+        yield f"{name}_sum {self.sum:.6f}"
+        yield f"{name}_count {total}"
+
+
+class Metrics:
+    """What a server did since it started. Used on one event loop only."""
+
+    def __init__(self) -> None:
+        self.requests: Counter[int] = Counter()
+        """Requests for /retrieve by the status they were answered with. 499: the client went away first."""
+        self.queries = 0
+        """Queries of the requests that were accepted."""
+        self.in_flight = 0
+        """Requests for /retrieve that are not answered yet."""
+        self.seconds = Histogram(_SECONDS)
+        """From the head of a request to its answer."""
+        self.batches = Histogram(_QUERIES)
+        """Queries in a search."""
+
+    def text(self, gauges: Mapping[str, int]) -> str:
+        """The page that Prometheus reads, with the given gauges added."""
+        return "\n".join(self._lines(gauges)) + "\n"
+
+    def _lines(self, gauges: Mapping[str, int]) -> Iterator[str]:
+        yield "# HELP raggym_requests_total Requests for /retrieve, by status."
+        yield "# TYPE raggym_requests_total counter"
+        for status, count in sorted(self.requests.items()):
+            yield f'raggym_requests_total{{status="{status}"}} {count}'
+        yield "# HELP raggym_queries_total Queries of accepted requests."
+        yield "# TYPE raggym_queries_total counter"
+        yield f"raggym_queries_total {self.queries}"
+        yield "# HELP raggym_request_seconds Time from the head of a request to its answer."
+        yield "# TYPE raggym_request_seconds histogram"
+        yield from self.seconds.lines("raggym_request_seconds")
+        yield "# HELP raggym_batch_queries Queries in one search."
+        yield "# TYPE raggym_batch_queries histogram"
+        yield from self.batches.lines("raggym_batch_queries")
+        yield "# TYPE process_cpu_seconds_total counter"
+        yield f"process_cpu_seconds_total {time.process_time():.3f}"
+        for name, value in {"in_flight": self.in_flight, **gauges}.items():
+            yield f"# TYPE raggym_{name} gauge"
+            yield f"raggym_{name} {value}"

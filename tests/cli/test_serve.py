@@ -1,0 +1,121 @@
+from __future__ import annotations
+
+import json
+import re
+import signal
+import socket
+import subprocess
+import sys
+from contextlib import contextmanager
+
+import httpx
+import pytest
+from typer.testing import CliRunner
+
+from raggym_env.cli import app
+from towns import write_towns
+
+pytest.importorskip("starlette")
+pytest.importorskip("uvicorn")
+
+
+@contextmanager
+def serving(*arguments, env=None):
+    """`raggym serve` in a process of its own: its URL, its first line, and how it ended."""
+    command = [sys.executable, "-m", "raggym_env", "serve", *map(str, arguments), "--port", "0"]
+    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
+    with subprocess.Popen(command, env=env, **pipes) as process:
+        try:
+            line = process.stdout.readline()
+            yield re.search(r"http://\S+", line)[0], line, process
+            process.send_signal(signal.SIGTERM)
+            assert process.wait(20) == 0
+        finally:
+            process.kill()
+
+
+def found(url, **request):
+    reply = httpx.post(url, json=request, trust_env=False, timeout=20)
+    return [[document["title"] for document in row] for row in reply.json()["result"]]
+
+
+def raggym(*arguments):
+    return CliRunner().invoke(app, ["serve", *map(str, arguments)])
+
+
+@pytest.fixture
+def towns(tmp_path):
+    return write_towns(tmp_path / "towns")
+
+
+def test_an_environments_corpus_is_served_by_its_retriever_with_what_was_set(towns):
+    settings = ("--retriever", "rank-bm25", "--set", "retrieval.options.title_weight=1", "--topk", "2")
+    with serving(towns, "--split", "train", *settings) as (url, line, _):
+        health = httpx.get(url.replace("/retrieve", "/health"), trust_env=False).json()
+        assert line == f"Serving rank-bm25 over 12 passages at {url}\n"
+        assert (health["retriever"], health["passages"]) == ("rank-bm25", 12)
+        assert found(url, queries=["Town3", "lies River1"])[0] == ["Town3"]
+        assert len(found(url, query="River1 town lies")[0]) == 2
+
+
+def test_a_corpus_file_is_served_with_no_environment(towns):
+    with serving("--corpus", towns.parent / "corpus.jsonl") as (url, _, _):
+        assert found(url, query="Town7", topk=1) == [["Town7"]]
+
+
+def test_the_token_comes_from_a_file_and_never_from_the_command_line(towns, tmp_path):
+    file = tmp_path / "token"
+    file.write_text("s3cret\n", encoding="utf-8")
+    with serving(towns, "--token-file", file) as (url, _, _):
+        assert httpx.post(url, json={"query": "x"}, trust_env=False).status_code == 401
+        headers = {"Authorization": "Bearer s3cret"}
+        assert httpx.post(url, json={"query": "x"}, headers=headers, trust_env=False).status_code == 200
+    assert "--token " not in raggym("--help").output
+
+
+def test_being_open_to_the_network_without_a_token_is_warned_of(towns):
+    with serving(towns, "--host", "0.0.0.0") as (url, _, process):  # noqa: S104
+        assert url.startswith("http://0.0.0.0:")
+        process.terminate()
+        assert "Warning: whoever can reach 0.0.0.0 may search" in process.stderr.read()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        ([], "Name an environment"),
+        (["--corpus", "none.jsonl"], "none.jsonl"),
+        (["--corpus", "none.jsonl", "--retriever", "bm52"], "none.jsonl"),
+        (["--corpus", "none.jsonl", "--set", "retrieval.j=3"], "retrieval.j"),
+        (["RAGGym-Sinth-v0"], "Did you mean 'RAGGym-Synth-v0'?"),
+        (["RAGGym-Synth-v0", "--token-file", "/dev/null"], "/dev/null holds no token"),
+        (["RAGGym-Synth-v0", "--host", "no.such.host.invalid"], "Cannot serve on no.such.host.invalid port 8000"),
+    ],
+    ids=str,
+)
+def test_a_mistake_is_one_message_and_exit_code_1(arguments, said):
+    result = raggym(*arguments)
+    assert result.exit_code == 1
+    assert said in result.stderr
+    assert "Traceback" not in result.output
+
+
+def test_without_the_extra_the_command_to_install_it_is_given(towns, monkeypatch):
+    monkeypatch.setitem(sys.modules, "uvicorn", None)
+    assert 'pip install "raggym-env[serve]"' in raggym(towns).stderr
+
+
+def test_a_port_that_is_taken_is_found_before_any_index_is_built(towns):
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        result = raggym(towns, "--port", taken.getsockname()[1], "--retriever", "no-such")
+    assert "Address already in use" in result.stderr
+
+
+def test_raggym_itself_searches_a_served_corpus(towns, tmp_path):
+    with serving(towns) as (url, _, _):
+        command = ["eval", str(towns), "--policy", "lexical", "--out", str(tmp_path / "run")]
+        settings = ["--set", "retrieval.name=http", "--set", f"retrieval.options.url={url}"]
+        result = CliRunner().invoke(app, [*command, *settings])
+    assert "12 of 12 questions scored" in result.stdout, result.output
+    steps = json.loads((tmp_path / "run" / "episodes.jsonl").read_text(encoding="utf-8").splitlines()[0])["steps"]
+    assert "River" in json.dumps(steps)

@@ -1,0 +1,307 @@
+from __future__ import annotations
+
+import copy
+import json
+import pickle
+import re
+import time
+from concurrent.futures import ThreadPoolExecutor
+
+import pytest
+
+from fake_server import FakeServer, cut, drip, hang, raw, status
+from raggym_env.cards import env_card, override
+from raggym_env.core import Passage, Search
+from raggym_env.errors import IndexMismatch, RetrievalError
+from raggym_env.mdp import load_mdp
+from raggym_env.retrieval import Hit, make
+from raggym_env.retrieval.http import HTTPRetriever
+from raggym_env.retrieval.serving.wire import read_results, write_results
+from raggym_env.testing import ScriptedRetriever, check_retriever
+from towns import write_towns
+
+ODD = [
+    Passage("1", "Plain", "A plain text."),
+    Passage("2", "", "No title."),
+    Passage("3", "", 'First line\nand "second"'),
+    Passage("4", '"Quoted" and \\ "', ""),
+    Passage("5", "Two\nlines", "\n\nleading\nlines\n"),
+    Passage("6", " spaces  within ", "\ttab"),
+    Passage("7", "Zażółć 日本 \U0001f600", "\x00\u2028\ud800"),
+]
+
+
+@pytest.mark.parametrize("passage", ODD, ids=lambda passage: repr(passage.title))
+@pytest.mark.parametrize("scores", [True, False])
+def test_a_passage_comes_out_as_it_went_in(passage, scores):
+    ((hit,),) = read_results(write_results([[Hit(passage, 0.1)]], scores=scores), 1, 1)
+    assert hit == Hit(passage, 0.1 if scores else 1.0)
+
+
+@pytest.mark.parametrize(
+    ("document", "passage"),
+    [
+        ({"id": "7", "contents": '"Dune"\nA novel.\nBy Herbert.'}, Passage("7", "Dune", "A novel.\nBy Herbert.")),
+        ({"id": 7, "contents": "Dune\nA novel."}, Passage("7", "Dune", "A novel.")),
+        ({"id": "7", "contents": "A novel."}, Passage("7", "", "A novel.")),
+        ({"id": "7", "title": "Dune", "text": "A novel.", "contents": "other"}, Passage("7", "Dune", "A novel.")),
+        ({"id": "7", "title": "Dune", "contents": '"dune"\nA novel.'}, Passage("7", "Dune", "A novel.")),
+    ],
+    ids=str,
+)
+def test_documents_of_other_servers_are_read(document, passage):
+    body = json.dumps({"result": [[{"document": document, "score": 2}], [document]]}).encode()
+    assert read_results(body, 2, 1) == [[Hit(passage, 2.0)], [Hit(passage, 1.0)]]
+
+
+def test_a_document_without_an_id_gets_one_that_depends_on_its_content():
+    """Search-R1's own server gives none for BM25."""
+    rows = [[{"title": "A", "text": text, "contents": ""} for text in ("x", "y", "x")]]
+    ids = [hit.passage.id for hit in read_results(json.dumps({"result": rows}).encode(), 1, 3)[0]]
+    assert ids[0] == ids[2] != ids[1]
+
+
+DOCUMENT = {"id": "1", "contents": "x"}
+
+
+@pytest.mark.parametrize(
+    ("answer", "said"),
+    [
+        (b"<html>", "not JSON"),
+        (b"[" * 100_000, "not JSON"),
+        ([], "no list named result"),
+        ({"result": None}, "no list named result"),
+        ({"result": []}, "0 results for 1 queries"),
+        ({"result": [[], []]}, "2 results for 1 queries"),
+        ({"result": [None]}, "no list"),
+        ({"result": [[DOCUMENT] * 3]}, "3 passages where 2 were asked for"),
+        ({"result": [["x"]]}, "no object"),
+        ({"result": [[{"document": "x", "score": 1}]]}, "no object"),
+        ({"result": [[{"document": DOCUMENT}]]}, "no finite number"),
+        ({"result": [[{"document": DOCUMENT, "score": True}]]}, "no finite number"),
+        (b'{"result": [[{"document": {"id": "1", "contents": "x"}, "score": NaN}]]}', "no finite number"),
+        ({"result": [[{"document": DOCUMENT, "score": s} for s in (1, 2)]]}, "not best first"),
+        ({"result": [[{"contents": "x", "id": 1.5}]]}, "neither a text nor a whole number"),
+        ({"result": [[{"contents": "x", "id": True}]]}, "neither a text nor a whole number"),
+        ({"result": [[{"id": "1"}]]}, "without title and text"),
+    ],
+    ids=str,
+)
+def test_an_answer_that_is_not_as_the_format_says_is_refused(answer, said):
+    with pytest.raises(ValueError, match=re.escape(said)):
+        read_results(answer if isinstance(answer, bytes) else json.dumps(answer).encode(), 1, 2)
+
+
+# From here on, over the wire.
+
+
+def good(handler, body):
+    rows = [[{"document": {"id": q, "contents": f'"{q}"\ntext'}, "score": 1.0}] for q in body["queries"]]
+    handler.send(200, json.dumps({"result": rows}).encode())
+
+
+def client(server, **options):
+    return HTTPRetriever(url=server.url.replace("/v1", "/retrieve"), **{"backoff": 0.0, "timeout": 5, **options})
+
+
+def titles(results):
+    return [[hit.passage.title for hit in hits] for hits in results]
+
+
+def test_a_request_is_search_r1s_and_long_lists_are_sent_in_parts():
+    with FakeServer(after=good) as server:
+        assert titles(client(server, max_queries=2).search(["a", "b", "c"], 4)) == [["a"], ["b"], ["c"]]
+    assert server.bodies == [
+        {"queries": ["a", "b"], "topk": 4, "return_scores": True},
+        {"queries": ["c"], "topk": 4, "return_scores": True},
+    ]
+
+
+def test_no_queries_send_no_request():
+    with FakeServer(after=good) as server:
+        assert client(server).search([], 4) == []
+    assert server.bodies == []
+
+
+def test_half_a_character_is_sent_as_a_replacement():
+    with FakeServer(after=good) as server:
+        client(server).search(["\ud800x \U0001f600"], 1)
+    assert server.bodies[0]["queries"] == ["\ufffdx \U0001f600"]
+
+
+@pytest.mark.parametrize("trouble", [cut, *(status(number) for number in (429, 502, 503, 504))])
+def test_what_may_pass_is_tried_again(trouble):
+    with FakeServer(trouble, trouble, after=good) as server:
+        assert titles(client(server, retries=2).search(["a"], 1)) == [["a"]]
+    assert len(server.bodies) == 3
+
+
+def test_tries_are_bounded_and_the_failure_names_the_url_and_what_came_back():
+    with FakeServer(after=status(503, "full")) as server, pytest.raises(RetrievalError) as failure:
+        client(server, retries=2).search(["a"], 1)
+    assert len(server.bodies) == 3
+    assert all(
+        part in str(failure.value) for part in (server.url.replace("/v1", "/retrieve"), "3 times", "503", "full")
+    )
+
+
+@pytest.mark.parametrize("number", [400, 401, 413, 422, 500, 307])
+def test_what_will_not_pass_is_asked_for_once(number):
+    with FakeServer(after=status(number, "because", {"location": "/elsewhere"})) as server:
+        retriever = client(server)
+        with pytest.raises(RetrievalError, match=f"{number}: .*because"):
+            retriever.search(["a"], 1)
+    assert len(server.bodies) == 1
+
+
+@pytest.mark.parametrize("trouble", [hang, drip])
+def test_a_slow_answer_is_a_failure_after_the_time_out(trouble):
+    with FakeServer(after=trouble) as server:
+        retriever, start = client(server, timeout=0.3), time.monotonic()
+        with pytest.raises(RetrievalError, match=r"did not answer within 0\.3 s"):
+            retriever.search(["a"], 1)
+        assert time.monotonic() - start < 2
+    assert len(server.bodies) == 1
+
+
+def test_retry_after_is_honoured_but_not_for_ever():
+    with FakeServer(status(503, headers={"retry-after": "1"}), after=good) as server:
+        client(server).search(["a"], 1)
+        assert server.times[1] - server.times[0] >= 1
+    with FakeServer(after=status(503, headers={"retry-after": "3600"})) as server:
+        retriever = client(server)
+        with pytest.raises(RetrievalError, match="tried 1 times"):
+            retriever.search(["a"], 1)
+
+
+def test_an_answer_that_is_too_long_is_not_read():
+    with (
+        FakeServer(after=raw(b" " * 100_000)) as server,
+        pytest.raises(RetrievalError, match="longer than 1,000 bytes"),
+    ):
+        client(server, max_bytes=1000).search(["a"], 1)
+
+
+def test_a_malformed_answer_names_the_url():
+    with (
+        FakeServer(after=raw(b"{}")) as server,
+        pytest.raises(RetrievalError, match="/retrieve: the answer has no list"),
+    ):
+        client(server).search(["a"], 1)
+
+
+def test_a_server_that_is_not_there_is_found_missing_at_once():
+    with pytest.raises(RetrievalError, match=r"http://127\.0\.0\.1:9/health cannot be had, tried 2 times"):
+        HTTPRetriever(url="http://127.0.0.1:9", retries=1, backoff=0)
+
+
+def test_the_token_of_the_environment_is_sent(monkeypatch):
+    monkeypatch.setenv("RAGGYM_RETRIEVER_TOKEN", "s3cret")
+    with FakeServer(after=good) as server:
+        client(server).search(["a"], 1)
+    assert server.keys == ["Bearer s3cret"]
+
+
+def test_proxies_are_not_asked_for_this_machine(monkeypatch):
+    for name in ("HTTP_PROXY", "http_proxy", "ALL_PROXY"):
+        monkeypatch.setenv(name, "http://127.0.0.1:9")
+    with FakeServer(after=good) as server:
+        assert titles(client(server).search(["a"], 1)) == [["a"]]
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        ({"url": "ftp://x"}, "url of the 'http' retriever"),
+        ({"url": "http://user:hunter2@x"}, "url of the 'http' retriever"),
+        ({"url": "http://x:port"}, "url of the 'http' retriever"),
+        ({"url": 7}, "url of the 'http' retriever"),
+        ({"token_env": "AWS_SECRET_ACCESS_KEY"}, "starts with RAGGYM_"),
+        ({"timeout": 0}, "timeout"),
+        ({"retries": -1}, "retries"),
+        ({"max_queries": 0}, "max_queries"),
+    ],
+    ids=str,
+)
+def test_options_that_cannot_be_right_are_refused_before_anything_is_sent(options, said):
+    with pytest.raises(RetrievalError, match=said) as failure:
+        HTTPRetriever(**{"url": "http://127.0.0.1:9", **options})
+    assert "hunter2" not in str(failure.value)
+
+
+# Our own server.
+
+server = pytest.importorskip("raggym_env.retrieval.server")
+pytest.importorskip("starlette")
+pytest.importorskip("uvicorn")
+
+
+def test_it_keeps_the_contract_of_a_retriever_and_agrees_with_the_one_served():
+    corpus = [Passage(str(i), f'"Town" {i}\n', f"Town {i}\nlies on the river {i % 5}.") for i in range(50)]
+    local = make("bm25", corpus, store=False)
+    with server.running(local) as url:
+        remote = make("http", corpus, url=url)
+        check_retriever(remote, ["town 7", "river 3", "nothing"])
+        assert remote.search(["town 7", "river"], 9) == local.search(["town 7", "river"], 9)
+        assert remote.fingerprint == local.fingerprint
+
+
+def test_many_threads_share_it():
+    local = ScriptedRetriever({str(i): [f"T{i}"] for i in range(200)})
+    with server.running(local) as url, ThreadPoolExecutor(16) as people:
+        remote = HTTPRetriever(url=url, connections=4)
+        found = list(people.map(lambda i: titles(remote.search([str(i)], 1)), range(200)))
+    assert found == [[[f"T{i}"]] for i in range(200)]
+
+
+def test_a_failure_of_the_served_retriever_is_a_failure_here_and_says_why():
+    with server.running(ScriptedRetriever({}, fails=["bad"], default=["x"])) as url:
+        remote = HTTPRetriever(url=url)
+        with pytest.raises(RetrievalError, match=r"500: Scripted to fail on \['bad'\]"):
+            remote.search(["bad"], 1)
+
+
+def test_another_index_behind_the_url_is_refused():
+    local = ScriptedRetriever({}, default=["x"])
+    listener = server.bind(port=0)
+    port = listener.getsockname()[1]
+    with server.running(local, listener) as url:
+        remote = HTTPRetriever(url=url)
+        remote.search(["a"], 1)
+    local.fingerprint = "other"
+    with (
+        server.running(local, server.bind(port=port)),
+        pytest.raises(IndexMismatch, match="'scripted' before, and now 'other'"),
+    ):
+        remote.search(["a"], 1)
+
+
+def test_of_another_server_the_url_is_the_fingerprint():
+    with FakeServer(after=good) as one, FakeServer(after=good) as two:
+        prints = [client(one).fingerprint, client(one).fingerprint, client(two).fingerprint]
+    assert prints[0] == prints[1] != prints[2]
+
+
+@pytest.mark.parametrize("copied", [copy.copy, lambda retriever: pickle.loads(pickle.dumps(retriever))])  # noqa: S301
+def test_a_copy_opens_its_own_connections(copied):
+    with server.running(ScriptedRetriever({}, default=["x"])) as url:
+        remote = HTTPRetriever(url=url, max_queries=3)
+        other = copied(remote)
+        remote.close()
+        assert titles(other.search(["a"] * 4, 1)) == titles(remote.search(["a"] * 4, 1)) == [["x"]] * 4
+
+
+def test_an_environment_over_a_served_corpus_is_the_environment_over_its_own(tmp_path):
+    card = write_towns(tmp_path / "towns")
+    local = load_mdp(card, "train", process_reward="evidence")
+    with server.running(local.process.retriever) as url:
+        remote = load_mdp(
+            override(env_card(card), {"retrieval.options.url": url}),
+            "train",
+            retriever="http",
+            process_reward="evidence",
+        )
+        state, search = local.process.start(local.tasks[3].question), Search(local.tasks[3].question.text)
+        assert remote.process.transition([state], [search]) == local.process.transition([state], [search])
+        for mdp in (local, remote):
+            assert mdp.reward.process.score([state], [[search]])[0][0] > 0.9
