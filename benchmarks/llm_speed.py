@@ -151,7 +151,7 @@ def library() -> None:
 def prompts(count: int, k: int, folder: Path | None) -> list[Work]:
     places = [folder, os.environ.get("RAGGYM_DATA"), ROOT.parent / "shared" / "data", ROOT / "shared" / "data"]
     found = next((Path(p) for p in places if p and (Path(p) / "hotpotqa" / "corpus.jsonl.gz").is_file()), None)
-    if found and importlib.util.find_spec("bm25s"):
+    if found:
         return hotpotqa(found / "hotpotqa", count, k)
     print("prompts: made up, as there are no data sets here")
     return [made_up(random.Random(seed), k) for seed in range(count)]

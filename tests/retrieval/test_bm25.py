@@ -1,6 +1,8 @@
 from __future__ import annotations
 
+import copy
 import itertools
+import pickle
 import subprocess
 import sys
 from concurrent.futures import ThreadPoolExecutor
@@ -97,7 +99,7 @@ def test_hits_are_the_best_of_all_passages_by_a_full_sort(texts, query, k):
     retriever = memory(corpus)
     index, terms = retriever._index, retriever._analyzer(query)
     sums = np.zeros(len(corpus))
-    for i in index.ids(terms):
+    for i in index.vocabulary.ids(terms):
         span = slice(index.starts[i], index.starts[i + 1])
         sums[index.positions[span]] += index.scores[span]
 
@@ -134,6 +136,19 @@ def test_the_result_of_a_query_does_not_depend_on_its_batch(backend):
     assert retriever.search(queries, 3) == [retriever.search([query], 3)[0] for query in queries]
 
 
+def test_the_kernel_comes_in_once_as_much_was_searched_as_loading_it_costs(monkeypatch):
+    sizes = []
+    search = bm25._search_numba
+    monkeypatch.setattr(bm25, "_search_numba", lambda *request: sizes.append(len(request[1])) or search(*request))
+    monkeypatch.setattr(bm25, "KERNEL_AFTER", 4 * len(ANIMALS))
+    retriever = memory(ANIMALS)
+
+    results = [retriever.search(["dog cat"], 3) for _ in range(6)]
+
+    assert sizes == [1, 1, 1]
+    assert results == results[:1] * 6
+
+
 def test_threads_searching_at_once_get_right_results():
     rng = np.random.default_rng(0)
     corpus = passages(*(" ".join(f"w{i}" for i in rng.integers(0, 60, 12)) for _ in range(400)))
@@ -146,7 +161,7 @@ def test_threads_searching_at_once_get_right_results():
 
 def test_a_stored_index_is_opened_not_built_and_finds_the_same(tmp_path, monkeypatch):
     built = BM25Retriever(ANIMALS, store=tmp_path)
-    monkeypatch.setattr(bm25, "_build", lambda *_: pytest.fail("built again"))
+    monkeypatch.setattr(bm25, "write_index", lambda *_, **__: pytest.fail("built again"))
 
     opened = BM25Retriever(ANIMALS, store=tmp_path)
 
@@ -210,10 +225,39 @@ def test_an_unknown_back_end_is_refused():
 
 def test_unreadable_index_files_are_one_clear_error(tmp_path):
     BM25Retriever(ANIMALS, store=tmp_path)
-    [vocabulary] = tmp_path.glob("bm25-*/vocab.index.json")
-    vocabulary.write_bytes(b"\xff" * vocabulary.stat().st_size)
-    with pytest.raises(RetrievalError, match=f"{vocabulary.parent.name}.*Delete this folder"):
-        BM25Retriever(ANIMALS, store=tmp_path)
+    [folder] = tmp_path.glob("bm25-*/")
+    for file in ("terms.bounds.npy", "data.csc.index.npy", "params.index.json"):
+        intact = (folder / file).read_bytes()
+        (folder / file).write_bytes(b"\xff" * len(intact))
+        with pytest.raises(RetrievalError, match=f"{folder.name}.*Delete this folder"):
+            BM25Retriever(ANIMALS, store=tmp_path)
+        (folder / file).write_bytes(intact)
+
+
+def test_no_room_for_temporary_files_is_one_clear_error(monkeypatch):
+    def full(*_, **__):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(bm25, "write_index", full)
+    with pytest.raises(RetrievalError, match=r"No space left.*TMPDIR"):
+        memory(ANIMALS)
+
+
+@pytest.mark.parametrize("stored", [True, False])
+def test_a_copy_finds_the_same(stored, tmp_path):
+    retriever = BM25Retriever(ANIMALS, store=tmp_path if stored else False)
+    for twin in (copy.deepcopy(retriever), pickle.loads(pickle.dumps(retriever))):  # noqa: S301
+        assert twin.search(["dog cat"], 5) == retriever.search(["dog cat"], 5)
+        assert isinstance(twin._index.scores.base, np.memmap) == stored
+
+
+def test_an_index_of_an_earlier_format_is_built_anew_with_the_same_fingerprint(tmp_path, monkeypatch):
+    monkeypatch.setattr(bm25, "FORMAT", bm25.FORMAT - 1)
+    earlier = BM25Retriever(ANIMALS, store=tmp_path)
+    monkeypatch.undo()
+
+    assert BM25Retriever(ANIMALS, store=tmp_path).fingerprint == earlier.fingerprint
+    assert len(list(tmp_path.glob("bm25-*/"))) == 2
 
 
 def test_without_a_place_for_compiled_code_the_kernel_is_compiled_all_the_same(monkeypatch):

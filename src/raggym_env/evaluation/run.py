@@ -33,7 +33,7 @@ from raggym_env.rollout import rollout
 __all__ = ["Plan", "Play", "Run", "carry_out", "evaluate", "plan", "player"]
 
 _CONFIG = {"environment", "policy", "split", "limit", "seed", "dataset", "corpus", "retriever", "version"}
-_PACKAGES = ("raggym-env", "gymnasium", "numpy", "bm25s", "rank-bm25", "PyStemmer", "pyarrow")
+_PACKAGES = ("raggym-env", "gymnasium", "numpy", "numba", "rank-bm25", "PyStemmer", "pyarrow")
 _RUN = FolderKind("run.json", "run", "is no run folder", "raggym eval", _PACKAGES)
 
 Json = dict[str, Any]

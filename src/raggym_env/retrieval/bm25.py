@@ -1,13 +1,17 @@
-"""BM25 over bm25s: the default search engine.
+"""BM25 as bm25s computes it: the default search engine.
 
-bm25s (arXiv:2407.03618) scores every term of every passage when the index is built, by Lucene's formula, and
-stores the scores by term. A query is then a sum over the postings of its terms. Only that sum and the choice of
-the best are done here, over the passages that hold a term of the query, in two ways:
+As in bm25s (arXiv:2407.03618) every term of every passage is scored when the index is built, by Lucene's formula,
+and the scores are stored by term: see `raggym_env.retrieval.postings`. A query is then a sum over the postings of
+its terms. That sum and the choice of the best are done here, over the passages that hold a term of the query, in
+two ways:
 
 - in NumPy, for a few queries: nothing to import, nothing to compile;
-- in a small numba kernel, for `KERNEL_BATCH` queries or more: see `benchmarks/retrieval.py` for the rates.
+- in a small numba kernel, for `KERNEL_BATCH` queries at once or many in all: see `benchmarks/retrieval.py` for the
+  rates, and `benchmarks/scale.py` for those of large corpora.
 
 Both add the same float32 scores into float64 sums in the order of the query's terms: they agree to the last bit.
+Skipping common terms by their highest scores (MaxScore) was tried in both: at 56 thousand passages in the kernel and
+at a million in NumPy it took longer than adding them.
 
 The defaults are Lucene's own k1 and b, with the title three times: of the 18 combinations that
 `benchmarks/retrieval.py --sweep` tries, the question being the only query, they have the best mean recall@5 over
@@ -28,9 +32,8 @@ They are the best on the first 1,000 questions of HotpotQA too, those to train o
 from __future__ import annotations
 
 import functools
-import json
+import tempfile
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -38,17 +41,20 @@ import numpy as np
 from numpy.typing import NDArray
 
 from raggym_env.core import Passage
-from raggym_env.errors import DataError, RetrievalError, UnknownName
+from raggym_env.errors import RAGGymError, RetrievalError, UnknownName
 from raggym_env.retrieval.base import Hit
+from raggym_env.retrieval.postings import FORMAT, Index, write_index
 from raggym_env.retrieval.store import corpus_key, key_hash, open_or_build
 from raggym_env.retrieval.text import Analyzer, check_request
 
-__all__ = ["K1", "KERNEL_BATCH", "TITLE_WEIGHT", "B", "BM25Retriever"]
+__all__ = ["K1", "KERNEL_AFTER", "KERNEL_BATCH", "TITLE_WEIGHT", "B", "BM25Retriever"]
 
 K1, B, TITLE_WEIGHT = 1.2, 0.75, 3
 
 KERNEL_BATCH = 8
 """Queries in one request from which the numba kernel is used, with `backend="auto"`."""
+KERNEL_AFTER = 100_000_000
+"""Queries times passages after which it is used for all requests: about when NumPy took as long as loading it takes."""
 _KERNEL_K = 256  # the kernel keeps its best by insertion, which is slow for a great many
 
 BACKENDS = ("auto", "numba", "numpy")
@@ -66,9 +72,11 @@ class BM25Retriever:
         stemmer: "english" or "none".
         stop_words: "english" or "none".
         title_weight: How many times a passage's title is put before its text, at least 0.
-        backend: "numpy", "numba", or "auto": numba for requests of `KERNEL_BATCH` queries or more. numba's first
-            request takes about half a second, and two more once per machine and version, to compile.
-        store: The folder of indexes; None or True for the cache's own, False to keep the index in memory only.
+        backend: "numpy", "numba", or "auto": numba for requests of `KERNEL_BATCH` queries or more, and for all once
+            much was searched (`KERNEL_AFTER`). numba's first request takes about half a second, and two more once
+            per machine and version, to compile.
+        store: The folder of indexes; None or True for the cache's own, False to keep the index in memory only (it is
+            built in a temporary folder).
 
     Raises:
         DataError: The corpus holds no word to search for.
@@ -97,6 +105,7 @@ class BM25Retriever:
         self._corpus = corpus
         self._analyzer = Analyzer(stemmer, stop_words)
         self._backend = backend
+        self._searched = 0
         key = {
             "corpus": corpus_key(corpus),
             "analyzer": self._analyzer.params,
@@ -107,34 +116,38 @@ class BM25Retriever:
         }
         self.fingerprint = f"bm25-{key_hash(key)}"
 
-        def build() -> Any:
-            return _build(self._analyzer.passages(corpus, title_weight), k1, b)
+        def write(folder: Path) -> None:
+            write_index(self._analyzer.passages(corpus, title_weight), folder, k1=k1, b=b)
 
         if store is False:
-            self._index = _Index.of(build())
+            self._index = _in_memory(write)
         else:
             folder = open_or_build(
                 "bm25",
-                key,
-                lambda path: build().save(path, show_progress=False),
+                {**key, "format": FORMAT},  # of the files alone: it changes no result, so no fingerprint
+                write,
                 store=None if store is None or store is True else Path(store).expanduser(),
-                libraries=("bm25s", "numpy", "PyStemmer"),
+                libraries=("numpy", "PyStemmer"),
             )
-            self._index = _Index.load(folder)
+            self._index = Index.load(folder)
 
     def search(self, queries: Sequence[str], k: int) -> list[list[Hit]]:
         """As `Retriever.search`; a hit is a passage that holds a term of the query."""
         check_request(queries, k)
-        terms = [self._index.ids(terms) for terms in self._analyzer.batch(queries)]
+        terms = [self._index.vocabulary.ids(terms) for terms in self._analyzer.batch(queries)]
         k = min(k, self._index.passages)
         passage = self._corpus.__getitem__
         return [list(map(Hit, map(passage, positions), sums)) for positions, sums in self._search(terms, k)]
 
     def _search(self, queries: list[list[int]], k: int) -> list[_Found]:
-        wanted = self._backend == "numba" or (self._backend == "auto" and len(queries) >= KERNEL_BATCH)
-        if wanted and k <= _KERNEL_K:
+        if k <= _KERNEL_K and (self._backend == "numba" or (self._backend == "auto" and self._pays(len(queries)))):
             return _search_numba(self._index, queries, k)
         return [_search_numpy(self._index, ids, k) for ids in queries]
+
+    def _pays(self, queries: int) -> bool:
+        """Whether the kernel is worth loading. It makes the same results sooner, so it may come in at any time."""
+        self._searched += queries * self._index.passages  # a count lost to another thread does no harm
+        return queries >= KERNEL_BATCH or self._searched >= KERNEL_AFTER
 
 
 def check_parameters(k1: float, b: float, title_weight: int) -> None:
@@ -151,74 +164,20 @@ def check_parameters(k1: float, b: float, title_weight: int) -> None:
         raise RetrievalError(f"title_weight must be a whole number, at least 0, got {title_weight!r}.")
 
 
-@dataclass(frozen=True)
-class _Index:
-    """A bm25s index: for each term, the passages that hold it in corpus order, and its score in each."""
-
-    vocabulary: dict[str, int]
-    scores: NDArray[np.float32]
-    positions: NDArray[np.int32]
-    starts: NDArray[np.int64]
-    """Term `i` has the postings `starts[i]:starts[i + 1]`."""
-    passages: int
-
-    @classmethod
-    def of(cls, bm25: Any) -> _Index:
-        arrays = bm25.scores
-        return cls(
-            bm25.vocab_dict,
-            _read_only(arrays["data"]),
-            _read_only(arrays["indices"]),
-            _read_only(arrays["indptr"]),
-            int(arrays["num_docs"]),
-        )
-
-    @classmethod
-    def load(cls, folder: Path) -> _Index:
-        """Map what `bm25s.BM25.save` wrote. Importing bm25s to load it would take longer than all the rest."""
-        try:
-            return cls(
-                json.loads((folder / "vocab.index.json").read_bytes()),
-                _mapped(folder / "data.csc.index.npy"),
-                _mapped(folder / "indices.csc.index.npy"),
-                _mapped(folder / "indptr.csc.index.npy"),
-                int(json.loads((folder / "params.index.json").read_bytes())["num_docs"]),
-            )
-        except (OSError, ValueError, KeyError, TypeError) as error:
-            raise RetrievalError(
-                f"The index in {folder} cannot be read: {error!r}. Delete this folder to have it built again."
-            ) from error
-
-    def ids(self, terms: list[str]) -> list[int]:
-        """The terms that the corpus holds, in order, as often as they occur in the query."""
-        vocabulary = self.vocabulary
-        return [vocabulary[term] for term in terms if term in vocabulary]
+def _in_memory(write: Callable[[Path], None]) -> Index:
+    try:
+        with tempfile.TemporaryDirectory(prefix="raggym-bm25-") as folder:
+            write(Path(folder))
+            return Index.load(Path(folder), mapped=False)
+    except RAGGymError:  # some of ours are OSErrors too
+        raise
+    except OSError as error:
+        raise RetrievalError(
+            f"Could not build the index in {tempfile.gettempdir()}: {error}. Free it, or set TMPDIR to another place."
+        ) from error
 
 
-def _build(passages: Any, k1: float, b: float) -> Any:
-    import bm25s
-
-    vocabulary: dict[str, int] = {}
-    number = vocabulary.setdefault
-    ids = [[number(term, len(vocabulary)) for term in terms] for terms in passages]
-    if not vocabulary:
-        raise DataError(f"The corpus of {len(ids)} passages holds no word to search for.")
-    bm25 = bm25s.BM25(k1=float(k1), b=float(b), method="lucene", backend="numpy")
-    bm25.index((ids, vocabulary), create_empty_token=False, show_progress=False)
-    return bm25
-
-
-def _mapped(path: Path) -> Any:
-    # A plain array over the mapped file: slices of numpy.memmap cost several times more.
-    return np.load(path, mmap_mode="r").view(np.ndarray)
-
-
-def _read_only(array: NDArray[Any]) -> NDArray[Any]:
-    array.flags.writeable = False  # as a mapped one is, so that the kernel is compiled for one type only
-    return array
-
-
-def _search_numpy(index: _Index, ids: list[int], k: int) -> _Found:
+def _search_numpy(index: Index, ids: list[int], k: int) -> _Found:
     if not ids:
         return [], []
     spans = [slice(*index.starts[i : i + 2].tolist()) for i in ids]
@@ -238,7 +197,7 @@ def _search_numpy(index: _Index, ids: list[int], k: int) -> _Found:
     return touched[best].tolist(), sums[best].tolist()
 
 
-def _search_numba(index: _Index, queries: list[list[int]], k: int) -> list[_Found]:
+def _search_numba(index: Index, queries: list[list[int]], k: int) -> list[_Found]:
     ids = np.array([i for query in queries for i in query], np.int64)
     ends = np.cumsum([0, *map(len, queries)], dtype=np.int64)
     arrays = _kernel()(ids, ends, index.starts, index.positions, index.scores, index.passages, k)
@@ -270,7 +229,7 @@ def _best(
     Args:
         ids: The terms of all queries.
         ends: Query `q` has the terms `ids[ends[q]:ends[q + 1]]`; shape `(n + 1,)`.
-        starts: As in `_Index`, like `positions` and `scores`.
+        starts: As in `Index`, like `positions` and `scores`.
         positions: See `starts`.
         scores: See `starts`.
         passages: Size of the corpus.
@@ -290,7 +249,6 @@ def _best(
             for j in range(starts[i], starts[i + 1]):
                 sums[positions[j]] += scores[j]
         # A second walk over the same postings takes half the time of noting in the first which passages are new.
-        # Skipping common terms (MaxScore) was tried: its branches cost more than it saves at 56 thousand passages.
         count, least = 0, 0.0
         for i in ids[ends[q] : ends[q + 1]]:
             for j in range(starts[i], starts[i + 1]):
