@@ -195,8 +195,12 @@ def _load(card: str | Path, kind: CardKind, model: type[C]) -> C:
     return _validated({**content, "name": path.stem, "path": path.resolve()}, model, path)
 
 
+# Whose options they are: those of a card's own choice mean nothing to another.
+_OPTIONS_OF = {"retrieval.name": ("retrieval", "options"), "reward.process": ("reward", "options")}
+
+
 def override(card: C, changes: Mapping[str, Any]) -> C:
-    """The card with some values replaced, checked again.
+    """The card with some values replaced, checked again. Another retriever or process reward starts without options.
 
     Args:
         card: An environment or policy card.
@@ -206,6 +210,9 @@ def override(card: C, changes: Mapping[str, Any]) -> C:
         CardError: A key or a value does not fit the card's schema.
     """
     content = card.model_dump()
+    for key, (part, options) in _OPTIONS_OF.items():
+        if key in changes and part in content and content[part][key.split(".")[1]] != changes[key]:
+            content[part][options] = {}
     for key, value in changes.items():
         *parents, last = key.split(".")
         if key in ("name", "path"):

@@ -3,6 +3,7 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -41,6 +42,18 @@ def test_the_manifest_says_what_the_index_was_built_from(tmp_path):
     assert manifest["key"] == {**KEY, "tags": ["a", "b"]}
     assert manifest["files"] == {"deep/data.bin": 5}
     assert {"raggym-env", "python", "numpy"} <= set(manifest["built_with"])
+
+
+def test_the_manifest_says_how_long_the_build_took_and_opening_changes_nothing(tmp_path):
+    def slow(folder: Path) -> None:
+        write(folder)
+        time.sleep(0.05)
+
+    folder = open_or_build("kind", KEY, slow, store=tmp_path)
+    seconds = json.loads((folder / "manifest.json").read_text())["seconds"]
+    assert 0.05 <= seconds < 5
+    open_or_build("kind", KEY, slow, store=tmp_path)
+    assert json.loads((folder / "manifest.json").read_text())["seconds"] == seconds
 
 
 def test_the_default_store_is_in_the_cache(tmp_path, monkeypatch):

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from raggym_env.cards import EnvCard, env_card
 from raggym_env.data.dataset import Found, find
-from raggym_env.data.prepare import prepare_corpus, prepared_corpus
+from raggym_env.data.prepare import prepared_corpus
 from raggym_env.errors import RAGGymError, UnknownName
 from raggym_env.paths import card_names
 
@@ -81,8 +81,7 @@ def _status(card: EnvCard, split: str, *, prepare: bool) -> SplitStatus:
 
 
 def _passages(found: Found, prepare: bool) -> int | None:
-    source = found.corpus_source()
-    corpus = prepare_corpus(source) if prepare else prepared_corpus(source)
+    corpus = found.prepare() if prepare else prepared_corpus(found.corpus_source())
     if corpus is None:
         return None
     with corpus:

@@ -23,8 +23,8 @@ from raggym_env.data.prepare import (
     prepare_corpus,
     world_source,
 )
-from raggym_env.data.sources import Located, locate, not_found
-from raggym_env.errors import CardError, DataNotFound, UnknownName
+from raggym_env.data.sources import Located, locate, no_corpus, not_found
+from raggym_env.errors import CardError, DataNotFound, MissingExtra, UnknownName
 
 if TYPE_CHECKING:
     from raggym_env.data.corpus import Corpus
@@ -74,7 +74,7 @@ def load(card: EnvCard | str | Path, split: str | None = None, *, root: Path | N
         CardError: The card cannot be read, or its sources make no sense.
     """
     found = find(card, split, root=root)
-    return Dataset(**vars(found.task_set), corpus=prepare_corpus(found.corpus_source()))
+    return Dataset(**vars(found.task_set), corpus=found.prepare())
 
 
 def load_tasks(card: EnvCard | str | Path, split: str | None = None, *, root: Path | None = None) -> TaskSet:
@@ -108,6 +108,20 @@ class Found:
         if self.at.corpus is not None:
             return file_source(self.at.corpus)
         return contexts_source(self.at.questions, self.task_set.card.dataset.format)
+
+    def prepare(self) -> Corpus:
+        """Its corpus, prepared the first time.
+
+        Raises:
+            DataNotFound: The corpus is on the hub and cannot be had. The message says why, and what else would do.
+            MalformedData: The corpus was found and is not what its form says.
+        """
+        try:
+            return prepare_corpus(self.corpus_source())
+        except (DataNotFound, MissingExtra) as error:
+            if isinstance(self.at, Located) and isinstance(self.at.corpus, HubName):
+                raise no_corpus(self.task_set.card, self.task_set.split, self.at, str(error)) from error
+            raise
 
 
 def find(card: EnvCard | str | Path, split: str | None, *, root: Path | None = None, use_hub: bool = True) -> Found:

@@ -12,7 +12,7 @@ from raggym_env.data.hub import PREFIX, HubName, fetch, hub_name
 from raggym_env.errors import DataNotFound, MissingExtra
 from raggym_env.paths import cache_dir, card_file, data_dir
 
-__all__ = ["CONTEXTS", "Located", "locate", "not_found", "places"]
+__all__ = ["CONTEXTS", "Located", "locate", "no_corpus", "not_found", "places"]
 
 CONTEXTS = "contexts"
 """A source's `corpus` when the questions file itself holds the paragraphs."""
@@ -94,13 +94,37 @@ def not_found(card: EnvCard, split: str, reasons: Sequence[str]) -> DataNotFound
     sources = card.dataset.splits[split]
     ways = []
     if any(source.questions.startswith(PREFIX) for source in sources):
-        ways.append(f"run `raggym data get {card.name if _is_shipped(card) else card.path}` where there is a network")
+        ways.append(_download(card))
     page = FORMATS[card.dataset.format].page
     files = f"the official files ({page})" if page and _is_shipped(card) else "the files"
-    where = Path("$RAGGYM_DATA", card.dataset.folder)
-    ways.append(f"put {files} into {where}" + ("" if data_dir() else " (RAGGYM_DATA is not set)"))
+    corpora = [source.corpus for source in sources]
+    if not any(corpus == CONTEXTS or corpus.startswith(PREFIX) for corpus in corpora):
+        files += f" and {' or '.join(dict.fromkeys(corpora))}"  # no source does without
+    ways.append(f"put {files} into {_users_folder(card)}")
     lines = "".join(f"\n  - {source.questions}: {why}" for source, why in zip(sources, reasons, strict=True))
     return DataNotFound(f"No data for the split {split!r} of {card.name}:{lines}\nTo get it, {', or '.join(ways)}.")
+
+
+def no_corpus(card: EnvCard, split: str, at: Located, reason: str) -> DataNotFound:
+    """The error for a split whose questions are here and whose corpus, on the hub, cannot be had."""
+    corpora = (source.corpus for source in card.dataset.splits[split])
+    files = list(dict.fromkeys(name for name in corpora if name != CONTEXTS and not name.startswith(PREFIX)))
+    lines = [f"\n  - {file}: not in {' nor in '.join(map(str, places(card)))}" for file in files]
+    lines.append(f"\n  - {at.source.corpus}: {reason}")
+    ways = [_download(card)]
+    if files:
+        ways.append(f"put {' or '.join(files)} (.gz, too, or a link to it) into {_users_folder(card)}")
+    return DataNotFound(
+        f"No corpus for the split {split!r} of {card.name}:{''.join(lines)}\nTo get it, {', or '.join(ways)}."
+    )
+
+
+def _download(card: EnvCard) -> str:
+    return f"run `raggym data get {card.name if _is_shipped(card) else card.path}` where there is a network"
+
+
+def _users_folder(card: EnvCard) -> str:
+    return f"{Path('$RAGGYM_DATA', card.dataset.folder)}{'' if data_dir() else ' (RAGGYM_DATA is not set)'}"
 
 
 def _missing(wanted: Sequence[str], folders: Sequence[Path]) -> str:

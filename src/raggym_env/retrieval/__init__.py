@@ -23,6 +23,11 @@ __all__ = ["RETRIEVERS", "Hit", "Retriever", "make"]
 RETRIEVERS: dict[str, str] = {
     "bm25": "raggym_env.retrieval.bm25:BM25Retriever",
     "rank-bm25": "raggym_env.retrieval.rank_bm25:RankBM25Retriever",
+    "lucene": "raggym_env.retrieval.lucene:LuceneRetriever",
+    "dense": "raggym_env.retrieval.dense:DenseRetriever",
+    "rrf": "raggym_env.retrieval.fusion:RRFRetriever",
+    "rerank": "raggym_env.retrieval.rerank:RerankRetriever",
+    "http": "raggym_env.retrieval.http:HTTPRetriever",
 }
 """Name -> "module:callable". The callable takes the corpus, then its options by keyword. Yours may be added."""
 

@@ -2,7 +2,7 @@
 
     <cache>/indexes/
         bm25-4f1c0d9a8b7e6f50/        one index: its kind and a hash of its key
-            manifest.json             format, kind, key, library versions, and the size of every file
+            manifest.json             format, kind, key, library versions, seconds it took, and the size of every file
             ...                       what the back end wrote
         bm25-4f1c0d9a8b7e6f50.lock    held while that index is built
 
@@ -18,6 +18,7 @@ import json
 import logging
 import platform
 import shutil
+import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -137,6 +138,7 @@ def _build(
     temporary = folder.with_name(f"{folder.name}.tmp")
     shutil.rmtree(temporary, ignore_errors=True)  # what a killed build left; the lock says that nobody is at it
     temporary.mkdir()
+    start = time.monotonic()
     try:
         build(temporary)
         manifest = {
@@ -144,6 +146,7 @@ def _build(
             "kind": kind,
             "key": _plain(key),
             "built_with": {"python": platform.python_version(), **dict(_versions(("raggym-env", *libraries)))},
+            "seconds": round(time.monotonic() - start, 3),
             "files": {path.relative_to(temporary).as_posix(): path.stat().st_size for path in _files(temporary)},
         }
         (temporary / _MANIFEST).write_text(json.dumps(manifest, indent=2, ensure_ascii=False), encoding="utf-8")
