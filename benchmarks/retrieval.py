@@ -1,61 +1,82 @@
-"""How well and how fast the lexical retrievers find the gold passages, the question being the only query.
+"""How well, how fast and at what cost the retrievers find the gold passages, the question being the only query.
 
-    python benchmarks/retrieval.py             # bm25 on both corpora, rank-bm25 on 2Wiki
-    python benchmarks/retrieval.py --full      # rank-bm25 on HotpotQA too
-    python benchmarks/retrieval.py --sweep     # bm25 over its parameters
+    python benchmarks/retrieval.py                          # all of them on both corpora
+    python benchmarks/retrieval.py --only 2Wiki --retriever bm25 --retriever rrf
+    python benchmarks/retrieval.py --full                   # rank-bm25 on HotpotQA, too: ten minutes or so
+    python benchmarks/retrieval.py --sweep                  # bm25 over its parameters
+    python benchmarks/retrieval.py --fusion                 # rrf over depth, rrf_k and weights
 
 Needs the data sets in `$RAGGYM_DATA` or in `shared/data` beside the checkout: HotpotQA with 56,327 passages and
-3,745 questions, 2WikiMultihopQA with 12,003 and 903.
+3,745 questions, 2WikiMultihopQA with 12,003 and 903. A retriever whose packages are not installed is skipped, and
+said so. `dense` and `rrf` use --encoder, by default the small MiniLM (raggym models get minilm).
 
 Columns. r@k: the share of a question's gold titles among the titles of its k best passages, as a mean over
-questions. all@k: the share of questions with all of them. Titles are compared with HTML entities resolved, white
-space collapsed and case folded, because corpora and questions spell them differently in these ways. single, batch:
-queries a second at k=5, asked one by one and 32 at once. build, open: seconds to make the retriever with no index
-stored, and with one; both include hashing the corpus, which a corpus on disk has done once.
+questions. all@5: the share of questions with all of them. MRR: one over the rank of the first gold passage, 0 below
+rank 20. Titles are compared with HTML entities resolved, white space collapsed and case folded, because corpora and
+questions spell them differently in these ways. single, batch: queries a second at k=5, asked one by one and 32 at
+once. index: seconds to build what is stored, as the stored manifests say; the indexes of --store are built once and
+kept. open: seconds to make the retriever with its index stored; what that imports counts. disk: megabytes stored.
 
-To expect, with the defaults, on two cores that others use too:
-
-    corpus     retriever   r@2    r@5    r@20   all@5   single   batch    build s   MB
-    2Wiki      bm25        0.573  0.660  0.725  0.317   16,000   42,000   1.1       4.9
-    2Wiki      rank-bm25   0.569  0.660  0.725  0.318       40       40   0.6       -
-    HotpotQA   bm25        0.606  0.753  0.875  0.537    5,500   16,000   5.7       24.1
+resident, private: megabytes by which the process grew from before the retriever was made until it had answered all
+questions (VmRSS of Linux), and the part of that which is not pages of mapped files (RssAnon), which the system cannot
+take back. Each retriever runs in a process of its own that only opens and searches; the index is built in another.
+An `rrf` holds its members' indexes, so its index time and disk are theirs together. "rrf" fuses bm25 and dense with
+rrf_k=10 and twice the weight for bm25, "rrf default" with the default options, "rrf paper" lucene and dense as the
+paper does.
 """
 
 from __future__ import annotations
 
 import argparse
-import gzip
 import html
 import itertools
 import json
 import os
+import subprocess
 import sys
-import tempfile
 import time
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from raggym_env.core import Passage
+from raggym_env.data.prepare import prepare_corpus
+from raggym_env.errors import MissingExtra, RAGGymError
+from raggym_env.paths import cache_dir
 from raggym_env.retrieval import Hit, Retriever, make
+from raggym_env.retrieval.cache import CachedRetriever
 
 DATA_SETS = {
     "2Wiki": ("2wikimultihopqa", "dev_open.json"),
     "HotpotQA": ("hotpotqa", "hotpot_dev_open_v1.json"),
 }
-DEPTHS = (2, 5, 20)
+FUSED = {
+    "rrf": (("bm25", "dense"), {"rrf_k": 10, "weights": [2, 1]}),
+    "rrf default": (("bm25", "dense"), {}),
+    "rrf paper": (("lucene", "dense"), {"rrf_k": 60, "depth": 100}),
+}
+"""What is fused, and how: `--fusion` shows what other options do."""
+RETRIEVERS = ["bm25", "lucene", "dense", *FUSED, "rank-bm25"]
+DEPTHS = (1, 5, 20)
+QUALITY = ["r@1", "r@5", "r@20", "all@5", "MRR"]
+COLUMNS = [*QUALITY, "single/s", "batch/s", "index s", "open s", "disk MB", "resident MB", "private MB"]
 K, BATCH = 5, 32
-COLUMNS = [f"{name}@{k}" for name in ("r", "all") for k in DEPTHS]
 SWEEP = [
     {"k1": k1, "b": b, "stemmer": stemmer, "title_weight": title_weight}
     for stemmer, (k1, b), title_weight in itertools.product(
         ("english", "none"), ((0.9, 0.4), (1.2, 0.75), (1.5, 0.75)), (1, 2, 3)
     )
 ]
+FUSION = [
+    *({"depth": depth} for depth in (20, 50, 100, 200, 500)),
+    *({"rrf_k": rrf_k} for rrf_k in (1, 10, 30, 100)),
+    *({"weights": weights} for weights in ([1, 2], [2, 1], [3, 1])),
+    *({"rrf_k": rrf_k, "weights": [2, 1], "depth": depth} for rrf_k in (5, 10) for depth in (20, 100)),
+]
 
 
 class DataSet(NamedTuple):
-    corpus: list[Passage]
+    corpus: Sequence[Passage]
     questions: list[str]
     gold: list[frozenset[str]]
     """Plain titles of the supporting passages, by question."""
@@ -63,52 +84,119 @@ class DataSet(NamedTuple):
 
 def main(arguments: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--retriever", action="append", choices=RETRIEVERS, help="may be repeated (default: all)")
+    parser.add_argument("--only", choices=list(DATA_SETS), help="one data set instead of both")
     parser.add_argument("--full", action="store_true", help="rank-bm25 on HotpotQA too; ten minutes or so")
     parser.add_argument("--sweep", action="store_true", help="recall of bm25 over k1, b, stemmer and title weight")
-    parser.add_argument("--data", type=Path, default=None, help="folder of data sets (default: $RAGGYM_DATA)")
-    parser.add_argument("--only", choices=list(DATA_SETS), help="one data set instead of both")
+    parser.add_argument("--fusion", action="store_true", help="recall of rrf over depth, rrf_k and weights")
+    parser.add_argument("--encoder", default="minilm", help="model of the dense retriever")
+    parser.add_argument("--data", type=Path, help="folder of data sets (default: $RAGGYM_DATA)")
+    parser.add_argument("--store", type=Path, help="folder of indexes (default: in the cache)")
+    parser.add_argument("--child", nargs=2, help=argparse.SUPPRESS)
     options = parser.parse_args(arguments)
-    folder = data_folder(options.data)
+    options.data = data_folder(options.data)
+    options.store = options.store or cache_dir() / "benchmarks" / "retrieval"
+    if options.child:
+        print(json.dumps(child(options, *options.child)))
+        return
     for name in [options.only] if options.only else DATA_SETS:
-        data = read(folder, name)
+        data = read(options.data, name)
         print(f"\n{name}: {len(data.corpus):,} passages, {len(data.questions):,} questions\n")
-        sweep(data) if options.sweep else compare(data, with_reference=name == "2Wiki" or options.full)
+        if options.sweep:
+            sweep(data)
+        elif options.fusion:
+            fusion(data, options, name)
+        else:
+            compare(options, name)
 
 
-def compare(data: DataSet, with_reference: bool) -> None:
-    """The retrievers side by side, each with its defaults; the two have the same ones."""
-    header("retriever", *COLUMNS, "single", "batch", "build s", "open s", "MB")
-    row("bm25", *bm25_figures(data))
-    if with_reference:
-        row("rank-bm25", *rank_bm25_figures(data))
+def compare(options: argparse.Namespace, data_set: str) -> None:
+    """The retrievers side by side, each in processes of its own."""
+    header("retriever", *COLUMNS)
+    for name in options.retriever or RETRIEVERS:
+        if name == "rank-bm25" and data_set == "HotpotQA" and not options.full:
+            continue
+        built = {} if name == "rank-bm25" else run(options, data_set, name, "build")
+        figures = built if "skipped" in built else run(options, data_set, name, "search")
+        if "skipped" in figures:
+            print(f"| {name} | skipped: {figures['skipped']} |", flush=True)
+        else:
+            row(name, *figures["cells"])
 
 
-def bm25_figures(data: DataSet) -> list[str]:
-    with tempfile.TemporaryDirectory() as store:
-        _, building = timed(lambda: make("bm25", data.corpus, store=store))
-        retriever, opening = timed(lambda: make("bm25", data.corpus, store=store))
-        retriever.search(data.questions[:BATCH], K)  # loads or compiles the kernel
-        recalls = recall(data, retriever.search(data.questions, max(DEPTHS)))
-        size = sum(path.stat().st_size for path in Path(store).rglob("*") if path.is_file())
-        return [
-            *recalls,
-            *rates(retriever, data.questions),
-            f"{building:.2f}",
-            f"{opening:.3f}",
-            f"{size / 1e6:.1f}",
-        ]
+def run(options: argparse.Namespace, data_set: str, name: str, step: str) -> dict[str, Any]:
+    """One step of one retriever in a process of its own, so that its memory is its own."""
+    shared = ["--only", data_set, "--encoder", options.encoder, "--data", options.data, "--store", options.store]
+    command = [sys.executable, __file__, *map(str, shared), "--child", name, step]
+    done = subprocess.run(command, stdout=subprocess.PIPE, text=True)
+    if done.returncode:
+        sys.exit(f"{name}, {step}: failed with {done.returncode}")
+    figures: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
+    return figures
 
 
-def rank_bm25_figures(data: DataSet) -> list[str]:
-    retriever, building = timed(lambda: make("rank-bm25", data.corpus))
+def child(options: argparse.Namespace, name: str, step: str) -> dict[str, Any]:
+    data = read(options.data, options.only)
+    try:
+        return {} if step == "build" and made(name, data, options) else {"cells": measured(name, data, options)}
+    except MissingExtra as error:
+        return {"skipped": str(error)}
+
+
+def made(name: str, data: DataSet, options: argparse.Namespace) -> Retriever:
+    table = spec(name, options)
+    return make(table.pop("name"), data.corpus, **table)
+
+
+def spec(name: str, options: argparse.Namespace) -> dict[str, Any]:
+    """The retriever as a card would name it, with its own folder of indexes."""
+    if name in FUSED:
+        members, settings = FUSED[name]
+        return {"name": "rrf", "retrievers": [spec(member, options) for member in members], **settings}
+    if name == "rank-bm25":
+        return {"name": name}
+    encoder = {"model": options.encoder} if name == "dense" else {}
+    return {"name": name, **encoder, "store": options.store / options.only / name}
+
+
+def measured(name: str, data: DataSet, options: argparse.Namespace) -> list[str]:
+    before = memory()
+    retriever, opening = timed(lambda: made(name, data, options))
+    retriever.search(data.questions[:BATCH], K)  # loads or compiles what the first search does
     results, seconds = timed(lambda: retriever.search(data.questions, max(DEPTHS)))
-    rate = f"{len(data.questions) / seconds:,.0f}"
-    return [*recall(data, results), rate, rate, f"{building:.2f}", "-", "-"]
+    after = memory()
+    building, size = stored(name, options)
+    if name == "rank-bm25":  # nothing is stored: making it is building it, and one by one is all it does
+        return [*quality(data, results), *[f"{len(data.questions) / seconds:,.0f}"] * 2, f"{opening:.1f}", "-", "-",
+                *grown(before, after)]  # fmt: skip
+    rate = rates(retriever, data.questions[: 20 * BATCH if seconds < 30 else 2 * BATCH])
+    return [*quality(data, results), *rate, f"{building:,.1f}", f"{opening:.2f}", f"{size:,.1f}", *grown(before, after)]
+
+
+def stored(name: str, options: argparse.Namespace) -> tuple[float, float]:
+    """Seconds to build and megabytes on disk of a retriever's indexes, from their manifests."""
+    seconds = size = 0.0
+    for member in FUSED[name][0] if name in FUSED else [name]:
+        for path in (options.store / options.only / member).glob("*/manifest.json"):
+            manifest = json.loads(path.read_text(encoding="utf-8"))
+            seconds += manifest["seconds"]
+            size += sum(manifest["files"].values()) / 1e6
+    return seconds, size
+
+
+def memory() -> tuple[float, float]:
+    """Megabytes resident, and those of them that are not pages of files."""
+    status = Path("/proc/self/status").read_text(encoding="utf-8").splitlines()
+    kilobytes = {line.split(":")[0]: line.split()[1] for line in status if line.startswith(("VmRSS", "RssAnon"))}
+    return int(kilobytes["VmRSS"]) / 1e3, int(kilobytes["RssAnon"]) / 1e3
+
+
+def grown(before: tuple[float, float], after: tuple[float, float]) -> list[str]:
+    return [f"{end - start:,.0f}" for start, end in zip(before, after, strict=True)]
 
 
 def rates(retriever: Retriever, questions: list[str]) -> list[str]:
     """Queries a second, one by one and in batches; the better of three runs, for a busy machine."""
-    questions = questions[: 20 * BATCH]
     batches = [questions[start : start + BATCH] for start in range(0, len(questions), BATCH)]
 
     def rate(requests: list[list[str]]) -> str:
@@ -119,21 +207,38 @@ def rates(retriever: Retriever, questions: list[str]) -> list[str]:
 
 
 def sweep(data: DataSet) -> None:
-    header("k1", "b", "stemmer", "title", *COLUMNS)
+    header("k1", "b", "stemmer", "title", *QUALITY)
     for options in SWEEP:
         retriever = make("bm25", data.corpus, store=False, **options)
-        row(*map(str, options.values()), *recall(data, retriever.search(data.questions, max(DEPTHS))))
+        row(*map(str, options.values()), *quality(data, retriever.search(data.questions, max(DEPTHS))))
 
 
-def recall(data: DataSet, results: list[list[Hit]]) -> list[str]:
-    """The columns r@k and all@k."""
+def fusion(data: DataSet, options: argparse.Namespace, name: str) -> None:
+    """What rrf's options do, beside its members. `weights` are those of bm25 and dense."""
+    options.only = name
+    header("options", *QUALITY)
+    room = len(data.questions) * len(FUSION)  # a depth is searched once
+    members = {member: CachedRetriever(made(member, data, options), size=room) for member in FUSED["rrf"][0]}
+    for label, retriever in members.items():
+        row(f"{label} alone", *quality(data, retriever.search(data.questions, max(DEPTHS))))
+    for settings in ({}, *FUSION):
+        retriever = make("rrf", data.corpus, retrievers=list(members.values()), **settings)
+        label = ", ".join(f"{key}={value}" for key, value in settings.items()) or "rrf, the defaults"
+        row(label, *quality(data, retriever.search(data.questions, max(DEPTHS))))
+
+
+def quality(data: DataSet, results: list[list[Hit]]) -> list[str]:
+    """The columns r@k, all@5 and MRR."""
     found = [[plain(hit.passage.title) for hit in hits] for hits in results]
-    shares = {
-        k: [len(gold.intersection(titles[:k])) / len(gold) for gold, titles in zip(data.gold, found, strict=True)]
-        for k in DEPTHS
-    }
+    pairs = list(zip(data.gold, found, strict=True))
+    shares = {k: [len(gold.intersection(titles[:k])) / len(gold) for gold, titles in pairs] for k in DEPTHS}
     means = [mean(shares[k]) for k in DEPTHS]
-    return [f"{value:.3f}" for value in (*means, *(mean(share == 1 for share in shares[k]) for k in DEPTHS))]
+    whole = mean(share == 1 for share in shares[5])
+    return [f"{value:.3f}" for value in (*means, whole, mean(reciprocal_rank(*pair) for pair in pairs))]
+
+
+def reciprocal_rank(gold: frozenset[str], titles: Sequence[str]) -> float:
+    return next((1 / rank for rank, title in enumerate(titles, 1) if title in gold), 0.0)
 
 
 def plain(title: str) -> str:
@@ -165,8 +270,7 @@ def data_folder(given: Path | None) -> Path:
 
 def read(folder: Path, name: str) -> DataSet:
     subfolder, questions = DATA_SETS[name]
-    with gzip.open(folder / subfolder / "corpus.jsonl.gz", "rt", encoding="utf-8") as lines:
-        corpus = [Passage(**json.loads(line)) for line in lines]
+    corpus = prepare_corpus(folder / subfolder / "corpus.jsonl.gz")  # mapped, so that it is no memory of a retriever's
     rows = json.loads((folder / subfolder / questions).read_text(encoding="utf-8"))
     gold = [frozenset(plain(title) for title, _ in row["supporting_facts"]) for row in rows]
     return DataSet(corpus, [row["question"] for row in rows], gold)
@@ -182,4 +286,7 @@ def row(*cells: str) -> None:
 
 
 if __name__ == "__main__":
-    main()
+    try:
+        main()
+    except RAGGymError as error:
+        sys.exit(f"retrieval: {error}")
