@@ -14,7 +14,7 @@ from typing import Any
 
 from raggym_env.errors import RunError
 
-__all__ = ["FolderKind", "installed", "locked"]
+__all__ = ["FolderKind", "differences", "installed", "locked"]
 
 Json = dict[str, Any]
 
@@ -87,18 +87,19 @@ class FolderKind:
         Raises:
             RunError: Says what differs.
         """
-        if different := _differences(there, here):
+        if different := differences(there, here):
             raise RunError(
                 f"{path} holds another {self.work}: {'; '.join(different)}. Choose another --out, or delete it."
             )
 
 
-def _differences(old: Json, new: Json, prefix: str = "") -> list[str]:
+def differences(old: Json, new: Json, prefix: str = "") -> list[str]:
+    """What differs between two records, by dotted key: "k is 3 there and 5 here"."""
     found = []
     for key in sorted(old.keys() | new.keys()):
         before, after = old.get(key), new.get(key)
         if isinstance(before, dict) and isinstance(after, dict):
-            found += _differences(before, after, f"{prefix}{key}.")
+            found += differences(before, after, f"{prefix}{key}.")
         elif before != after:
             found.append(f"{prefix}{key} is {before!r} there and {after!r} here")
     return found

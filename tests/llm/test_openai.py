@@ -187,11 +187,11 @@ def test_waiting_grows_with_each_try(connect):
 
 
 def test_a_server_that_does_not_keep_up_is_asked_for_less_at_a_time_until_it_does(connect):
-    one_by_one = threading.Lock()
+    one_by_one, slow = threading.Lock(), iter([0.3] * 4)
 
     def in_turn(handler, body):
         with one_by_one:  # and to the end, whether or not the client still waits
-            time.sleep(0.05)
+            time.sleep(next(slow, 0.05))
         replies()(handler, body)
 
     prompts = ask(*map(str, range(16)))

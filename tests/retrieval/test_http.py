@@ -296,9 +296,8 @@ def test_an_environment_over_a_served_corpus_is_the_environment_over_its_own(tmp
     local = load_mdp(card, "train", process_reward="evidence")
     with server.running(local.process.retriever) as url:
         remote = load_mdp(
-            override(env_card(card), {"retrieval.options.url": url}),
+            override(env_card(card), {"retrieval.name": "http", "retrieval.options.url": url}),
             "train",
-            retriever="http",
             process_reward="evidence",
         )
         state, search = local.process.start(local.tasks[3].question), Search(local.tasks[3].question.text)

@@ -75,6 +75,11 @@ def test_an_unknown_option_gets_a_suggestion():
         make("bm25", CORPUS, stemer="none")
 
 
+def test_an_option_without_a_default_has_to_be_given():
+    with pytest.raises(RetrievalError, match="'http' retriever needs the option 'url'"):
+        make("http", CORPUS)
+
+
 def test_a_retriever_of_ones_own_is_one_line(monkeypatch):
     monkeypatch.setitem(RETRIEVERS, "mine", "raggym_env.retrieval.rank_bm25:RankBM25Retriever")
     assert make("mine", CORPUS, k1=1.0).search(["Rome"], 1)[0][0].passage.id == "2"

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from raggym_env import errors
 from raggym_env.core import Task
 from raggym_env.errors import RAGGymError, RunError
+from raggym_env.folders import differences
 
 if TYPE_CHECKING:
     from raggym_env.evaluation.run import Plan
@@ -93,12 +94,7 @@ def _drained(waiting: deque[Task]) -> Iterator[Task]:
 
 
 def _require_same(there: Json, here: Json) -> None:
-    different = [
-        f"{key} is {there.get(key)!r:.100} there and {here.get(key)!r:.100} here"
-        for key in sorted(there.keys() | here.keys())
-        if there.get(key) != here.get(key)
-    ]
-    if different:
+    if different := differences(there, here):
         raise RunError(
             f"The worker on {platform.node()} would do another run than this process: {'; '.join(different)}. Give "
             "all machines the same data and the same version of raggym-env."

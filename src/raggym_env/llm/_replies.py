@@ -1,18 +1,16 @@
-"""What a chat-completions server says, read without trusting it: replies, refusals, usage and `Retry-After`."""
+"""What a chat-completions server says, read without trusting it: replies, refusals and usage."""
 
 from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from datetime import UTC, datetime
-from email.utils import parsedate_to_datetime
 from typing import Any
 
 from raggym_env.core import Usage
 from raggym_env.llm.base import Completion
 
-__all__ = ["Reply", "Trouble", "clean", "read_reply", "retry_after", "said"]
+__all__ = ["Reply", "Trouble", "clean", "read_reply", "said"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,17 +83,3 @@ def said(body: object) -> str:
     if isinstance(body, Mapping):
         body = body.get("message") or body.get("detail") or body.get("error") or body
     return str(body) if body else "no explanation"
-
-
-def retry_after(headers: Mapping[str, str]) -> float:
-    """Seconds to wait, 0 if the server does not say (RFC 9110, section 10.2.3, and OpenAI's milliseconds)."""
-    for name, unit in (("retry-after-ms", 1000.0), ("retry-after", 1.0)):
-        try:
-            seconds = float(headers.get(name, "")) / unit
-        except ValueError:
-            continue
-        return max(0.0, seconds) if seconds == seconds else 0.0
-    try:
-        return max(0.0, (parsedate_to_datetime(headers.get("retry-after", "")) - datetime.now(UTC)).total_seconds())
-    except (ValueError, TypeError):  # TypeError: a date without a zone
-        return 0.0

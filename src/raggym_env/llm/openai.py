@@ -29,9 +29,10 @@ from typing import Any, Literal, TypeVar
 
 from raggym_env.core import Usage
 from raggym_env.errors import LLMError, MissingExtra
-from raggym_env.llm._replies import Reply, Trouble, clean, read_reply, retry_after, said
+from raggym_env.llm._replies import Reply, Trouble, clean, read_reply, said
 from raggym_env.llm._server import Server, Window, split_name
 from raggym_env.llm.base import Completion, Messages, Sampling
+from raggym_env.retries import retry_after
 
 __all__ = ["OpenAIModel", "Server", "connect"]
 

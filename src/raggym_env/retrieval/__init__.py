@@ -15,7 +15,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from raggym_env.core import Passage
-from raggym_env.errors import UnknownName
+from raggym_env.errors import RetrievalError, UnknownName
 from raggym_env.retrieval.base import Hit, Retriever
 
 __all__ = ["RETRIEVERS", "Hit", "Retriever", "make"]
@@ -42,7 +42,7 @@ def make(name: str, corpus: Sequence[Passage], **options: Any) -> Retriever:
 
     Raises:
         UnknownName: No retriever has that name, or it has no option of that name.
-        RetrievalError: An option has a value it cannot have, or the index cannot be opened or built.
+        RetrievalError: An option is missing or has a value it cannot have, or the index cannot be opened or built.
         DataError: The corpus has nothing to search in.
         MissingExtra: The retriever needs an optional dependency that is not installed.
     """
@@ -59,7 +59,9 @@ def _check_options(name: str, factory: Any, options: dict[str, Any]) -> None:
     parameters = inspect.signature(factory).parameters.values()
     if any(parameter.kind is parameter.VAR_KEYWORD for parameter in parameters):
         return
-    known = [parameter.name for parameter in parameters if parameter.kind is parameter.KEYWORD_ONLY]
+    known = {each.name: each.default is each.empty for each in parameters if each.kind is each.KEYWORD_ONLY}
     for option in options:
         if option not in known:
             raise UnknownName(f"option of the {name!r} retriever", option, known)
+    if missing := [option for option, required in known.items() if required and option not in options]:
+        raise RetrievalError(f"The {name!r} retriever needs the option {missing[0]!r}: it has no default.")

@@ -22,8 +22,9 @@ from numpy.typing import NDArray
 from raggym_env.core import Passage
 from raggym_env.errors import MissingExtra, RetrievalError, UnknownName
 from raggym_env.retrieval.model_files import Source, find
+from raggym_env.retrieval.text import encodable
 
-__all__ = ["ENCODERS", "Encoder", "EncoderSpec", "Vectors"]
+__all__ = ["ENCODERS", "Encoder", "EncoderSpec", "Vectors", "passage_text", "torch_device"]
 
 Vectors = NDArray[np.float32]
 
@@ -126,7 +127,7 @@ class Encoder:
         spec = _spec(str(model), like)
         self._spec = spec
         self._max_length = max_length
-        self._device = _device(device)
+        self._device = torch_device(device)
         self._batch_size = batch_size
         self._lock = threading.Lock()
         self._queries = _find(str(model))
@@ -143,7 +144,7 @@ class Encoder:
         On a CPU, queries of equal length are encoded together and without padding: padding changes a vector in its
         last bits, so it would depend on the other queries. On a GPU it does, by about 1e-6.
         """
-        texts = [_encodable(text) for text in texts]
+        texts = [encodable(text) for text in texts]
         with self._lock:
             if self._model.device.type != "cpu":
                 return self._encode(self._model.encode_query, texts)
@@ -158,7 +159,7 @@ class Encoder:
         spec = self._spec
         same = self._passages is self._queries and (spec is None or spec.passage_length == spec.query_length)
         model = self._model if same else self._load(self._passages, spec.passage_length if spec else None)
-        as_input = _pair if spec and spec.pairs else _text
+        as_input = _pair if spec and spec.pairs else passage_text
 
         def encode(passages: Sequence[Passage]) -> Vectors:
             with self._lock:
@@ -198,7 +199,13 @@ def _check(max_length: int | None, batch_size: int) -> None:
         raise RetrievalError(f"batch_size must be a whole number, at least 1, got {batch_size!r}.")
 
 
-def _device(device: str | None) -> str | None:
+def torch_device(device: str | None) -> str | None:
+    """The name of a torch device, checked; None is left to sentence-transformers, which takes a GPU if there is one.
+
+    Raises:
+        RetrievalError: There is no such device here.
+        MissingExtra: torch is not installed.
+    """
     try:
         import torch
     except ImportError as error:
@@ -261,17 +268,13 @@ def _prompts(spec: EncoderSpec) -> dict[str, str]:
     return {"query": spec.query_prefix, "document": spec.passage_prefix}
 
 
-def _text(passage: Passage) -> str:
-    return _encodable(f"{passage.title} {passage.text}".strip())
+def passage_text(passage: Passage) -> str:
+    """A passage as one text, as models read it that take no pairs."""
+    return encodable(f"{passage.title} {passage.text}".strip())
 
 
 def _pair(passage: Passage) -> tuple[str, str]:
-    return _encodable(passage.title), _encodable(passage.text)
-
-
-def _encodable(text: str) -> str:
-    """The text without lone surrogates, which tokenizers refuse."""
-    return text.encode("utf-8", "replace").decode()
+    return encodable(passage.title), encodable(passage.text)
 
 
 def _key(source: Source, settings: dict[str, Any] | None, max_length: int | None) -> dict[str, Any]:

@@ -26,7 +26,6 @@ import time
 import weakref
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
-from email.utils import parsedate_to_datetime
 from typing import Any, NamedTuple
 from urllib.parse import urljoin, urlsplit
 
@@ -34,6 +33,7 @@ import httpx
 
 from raggym_env.core import Passage
 from raggym_env.errors import IndexMismatch, RetrievalError
+from raggym_env.retries import retry_after
 from raggym_env.retrieval.base import Hit
 from raggym_env.retrieval.serving.wire import FINGERPRINT_HEADER, TOKEN_ENV, read_results
 from raggym_env.retrieval.text import check_request
@@ -168,7 +168,7 @@ class HTTPRetriever:
                 raise RetrievalError(f"{url}: the answer cannot be read: {error}") from error
             if reply.status not in _TRY_AGAIN:
                 return reply
-            trouble, after = reply.said(), _retry_after(reply.headers)
+            trouble, after = reply.said(), retry_after(reply.headers)
             if after > _LONGEST_RETRY_AFTER:
                 break
         raise RetrievalError(f"{url} cannot be had, tried {number + 1} times: {trouble}")
@@ -285,14 +285,3 @@ def _whole(query: str) -> str:
 def _pause(backoff: float, retry: int) -> float:
     """Seconds before this retry, counted from 1. By chance, so that clients that failed together come apart."""
     return float(min(_LONGEST_BACKOFF, backoff * 2 ** (retry - 1)) * random.uniform(0.5, 1.0))
-
-
-def _retry_after(headers: Mapping[str, str]) -> float:
-    """Seconds that the server asks to be left alone for, 0 if it does not say (RFC 9110, section 10.2.3)."""
-    value = headers.get("retry-after", "")
-    if re.fullmatch(r"[0-9]{1,9}", value):
-        return float(value)
-    try:
-        return max(0.0, parsedate_to_datetime(value).timestamp() - time.time())
-    except (ValueError, TypeError):
-        return 0.0

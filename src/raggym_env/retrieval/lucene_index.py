@@ -13,6 +13,7 @@ from typing import Any, NamedTuple
 from raggym_env.core import Passage
 from raggym_env.errors import DataError, RetrievalError, UnknownName
 from raggym_env.retrieval import _jvm
+from raggym_env.retrieval.text import encodable
 
 __all__ = [
     "STEMMERS",
@@ -145,7 +146,7 @@ class LuceneIndex:
     def find(self, query: str, k: int) -> list[tuple[int, float]]:
         """Numbers and scores of the `k` best documents, best first."""
         with _jvm.calls(f"Lucene failed on the query {query!r:.80}"):
-            words = self._generator.buildQuery("contents", self._analyzer, _encodable(query))
+            words = self._generator.buildQuery("contents", self._analyzer, encodable(query))
             if self._order is None:
                 found = self._searcher.search(words, k)
             else:
@@ -184,12 +185,12 @@ class IndexBuilder(NamedTuple):
             while batch := list(itertools.islice(passages, _BATCH)):
                 with _jvm.calls("Lucene cannot index a passage"):
                     for passage in batch:
-                        fields = document(_encodable(passage.id), self._contents(passage))
+                        fields = document(encodable(passage.id), self._contents(passage))
                         writer.addDocument(generator.createDocument(fields))
         self._check(directory)
 
     def _contents(self, passage: Passage) -> str:
-        text = _encodable(f"{passage.title}\n" * self.title_weight + passage.text)
+        text = encodable(f"{passage.title}\n" * self.title_weight + passage.text)
         # Anserini refuses an empty document; without it, all that follow would have a wrong number.
         return text if text.strip(_TRIMMED) else "."
 
@@ -238,8 +239,3 @@ def _has_sortable_ids(java: Any, reader: Any) -> bool:
     """Not in indexes of Lucene 8 and before."""
     field = java.FieldInfos.getMergedFieldInfos(reader).fieldInfo("id")
     return field is not None and field.getDocValuesType().toString() == "BINARY"
-
-
-def _encodable(text: str) -> str:
-    """Lone surrogates, which Java is not given, as question marks: no part of any word."""
-    return text if text.isascii() else text.encode("utf-8", "replace").decode("utf-8")

@@ -14,11 +14,12 @@ from typing import Any, Protocol, runtime_checkable
 
 from raggym_env.core import Passage
 from raggym_env.errors import MissingExtra, RetrievalError
-from raggym_env.retrieval import encoders
 from raggym_env.retrieval.base import Hit
+from raggym_env.retrieval.encoders import passage_text, torch_device
 from raggym_env.retrieval.fusion import Spec, check_depth, make_member
+from raggym_env.retrieval.model_files import find
 from raggym_env.retrieval.store import key_hash
-from raggym_env.retrieval.text import check_request
+from raggym_env.retrieval.text import check_request, encodable
 
 __all__ = ["DEPTH", "MODEL", "CrossEncoderScorer", "PassageScorer", "RerankRetriever"]
 
@@ -145,8 +146,8 @@ class CrossEncoderScorer:
             raise RetrievalError(f"batch_size must be a whole number, at least 1, got {batch_size!r}.")
         self.name = str(model)
         self._batch_size = batch_size
-        source = encoders._find(self.name)
-        self._encoder = _load(source.folder, encoders._device(device))
+        source = find(self.name, hub=self.name, known=(MODEL,))
+        self._encoder = _load(source.folder, torch_device(device))
         self._encoder.max_seq_length = _length(self._encoder, max_length)
         self._lock = threading.Lock()  # a tokenizer of the tokenizers library is not thread-safe while it pads
         self.fingerprint = key_hash({"model": source.identity, "max_length": max_length})
@@ -157,8 +158,8 @@ class CrossEncoderScorer:
         Raises:
             RetrievalError: The memory does not suffice, or the model failed otherwise.
         """
-        query = encoders._encodable(query)
-        pairs = [(query, encoders._text(passage)) for passage in passages]
+        query = encodable(query)
+        pairs = [(query, passage_text(passage)) for passage in passages]
         try:
             with self._lock:
                 scores = self._encoder.predict(pairs, batch_size=self._batch_size, show_progress_bar=False)

@@ -28,7 +28,7 @@ from typing import Any
 from raggym_env.core import Passage
 from raggym_env.errors import RetrievalError, UnknownName
 
-__all__ = ["ENGLISH_STOP_WORDS", "Analyzer", "check_request"]
+__all__ = ["ENGLISH_STOP_WORDS", "Analyzer", "check_request", "encodable"]
 
 _LUCENE = """a an and are as at be but by for if in into is it no not of on or such that the their then there these
 they this to was will with"""
@@ -125,6 +125,11 @@ def _terms(memo: _Memo, text: str) -> list[str]:
     if not text.isascii():
         text = unicodedata.normalize("NFKC", text)
     return [term for word in _words(text) if (term := memo[word])]
+
+
+def encodable(text: str) -> str:
+    """The text with a question mark for each lone surrogate, which neither tokenizers nor Java take."""
+    return text if text.isascii() else text.encode("utf-8", "replace").decode()
 
 
 def _fold(word: str) -> str:
