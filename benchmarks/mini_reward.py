@@ -7,6 +7,7 @@ the passages found so far.
 
     python benchmarks/mini_reward.py                 # HotpotQA test, 2WikiMultihopQA (never trained on) and Synth test
     python benchmarks/mini_reward.py --questions 100
+    python benchmarks/mini_reward.py --speed         # only how fast it is
 """
 
 from __future__ import annotations
@@ -110,35 +111,59 @@ def agreements(env: str, weights: Path, questions: int) -> float:
     return float(np.mean(measure(mdp, mdp.tasks[:questions], 16, rewards)["mini"]["searches"]))
 
 
-def milliseconds(reward: MiniReward, states: Sequence[tuple[State, list[Action]]]) -> dict[str, float]:
-    """Median CPU time to score ten candidates of a state, by what was read before.
+CASES = {
+    "state": "the state was read, by a policy like `lexical`",
+    "passages": "its passages were read, for another question or state",
+    "new": "new state: all but the newest passages were read",
+    "nothing": "nothing was read",
+}
 
-    A policy that reads what it finds, as `lexical` does, has read the state when its candidates are scored. An
-    environment has read all but the newest passages.
+
+def milliseconds(case: str, states: Sequence[tuple[State, list[Action]]], n: int) -> float:
+    """Median CPU time to score `n` candidates of a state with past searches, by what was read before.
+
+    The states of an episode come one after the other, so that the past action's value is known, as it is to an
+    environment.
     """
-    from raggym_env.reading import answers, text
+    from raggym_env.reading import answers, pages, text
+    from raggym_env.rewards import features
 
-    ten = [(state, row[:10]) for state, row in states if len(row) >= 10]
-    times: dict[str, list[float]] = {"nothing": [], "passages": [], "state": []}
-    for case, found in times.items():
-        for state, row in ten:
-            if case == "nothing":
-                text.page_of.cache_clear()
-            if case != "state":
-                answers._reading.cache_clear()
-            else:
-                reward.values([state], [row[:1]])
-            started = time.process_time()
-            reward.score([state], [row])
-            found.append(1000 * (time.process_time() - started))
-    return {case: float(np.median(found)) for case, found in times.items()}
+    reward, times, asked = MiniReward(), [], ""
+    for state, row in states:
+        answers._reading.cache_clear()
+        if case == "nothing" or (case == "new" and state.question.id != asked):
+            for cached in (pages.page_of, text.key, features._read_short):
+                cached.cache_clear()
+        if case in ("state", "passages"):
+            features.features(state, row[:1])
+        if case == "passages":
+            answers._reading.cache_clear()
+        asked = state.question.id
+        started = time.process_time()
+        reward.score([state], [row[:n]])
+        if state.history and len(row) >= n:
+            times.append(1000 * (time.process_time() - started))
+    return float(np.median(times))
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--questions", type=int, default=None, help="first so many of each test split")
-    parser.add_argument("--n", type=int, default=16, help="candidates per state")
-    arguments = parser.parse_args()
+def print_speed(questions: int) -> None:
+    print("Scoring the candidates of a state, median milliseconds of CPU time")
+    print(f"{'':28s}{'':60s}{'one':>8s}{'ten':>8s}")
+    for name in ENVIRONMENTS:
+        try:
+            mdp = load_mdp(name, "test", process_reward="none")
+        except DataNotFound as error:
+            print(f"{name}: left out, {str(error).splitlines()[0]}")
+            continue
+        witness = Witness(24)
+        list(rollout(witness, mdp.tasks[:questions], mdp.process))
+        states = sorted(witness.seen, key=lambda seen: (seen[0].question.id, len(seen[0].history)))
+        for case, about in CASES.items():
+            one, ten = (milliseconds(case, states, n) for n in (1, 10))
+            print(f"{name:28s}{about:60s}{one:8.2f}{ten:8.2f}", flush=True)
+
+
+def print_agreement(questions: int | None, n: int) -> None:
     mini = MiniReward()
     rewards: dict[str, Scored] = {
         "mini": lambda state, row: mini.score([state], [row])[0],
@@ -153,17 +178,22 @@ def main() -> None:
         except DataNotFound as error:
             print(f"{name}: left out, {str(error).splitlines()[0]}")
             continue
-        tasks = mdp.tasks[: arguments.questions]
-        for reward, kinds in measure(mdp, tasks, arguments.n, rewards).items():
+        for reward, kinds in measure(mdp, mdp.tasks[:questions], n, rewards).items():
             means = [bootstrap(kinds[kind]) for kind in ("searches", "all")]
             shown = "".join(f"{f'{mean:.3f} [{low:.3f}, {high:.3f}]':>30s}" for mean, low, high in means)
             print(f"{name:28s}{reward:26s}{shown}", flush=True)
-    mdp = load_mdp("RAGGym-Synth-v0", "test", process_reward="none")
-    witness = Witness(24)
-    list(rollout(witness, mdp.tasks[:100], mdp.process))
-    times = milliseconds(mini, witness.seen)
-    print(f"\nScoring ten candidates of a state, median CPU time: {times['state']:.2f} ms with the state read before,")
-    print(f"{times['passages']:.2f} ms with its passages read before, {times['nothing']:.2f} ms with nothing read")
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--questions", type=int, default=None, help="first so many of each test split")
+    parser.add_argument("--n", type=int, default=16, help="candidates per state")
+    parser.add_argument("--speed", action="store_true", help="measure the speed alone")
+    arguments = parser.parse_args()
+    if not arguments.speed:
+        print_agreement(arguments.questions, arguments.n)
+        print()
+    print_speed(arguments.questions or 100)
 
 
 if __name__ == "__main__":

@@ -6,8 +6,10 @@ import pytest
 
 from raggym_env.core import Passage
 from raggym_env.reading.compare import as_number
+from raggym_env.reading.pages import read
 from raggym_env.reading.question import analyse
-from raggym_env.reading.text import entities, key, read
+from raggym_env.reading.spans import role_of
+from raggym_env.reading.text import entities, key
 
 
 @pytest.mark.parametrize(
@@ -65,7 +67,7 @@ def test_a_name_keeps_its_parenthesis_and_its_small_words() -> None:
 
 def test_dates_know_whether_they_are_of_birth_or_death() -> None:
     (sentence,) = read(Passage("1", "Ada", "Ada Lovelace (10 December 1815 – 27 November 1852) wrote in 1843."))
-    dates = [(span.text, span.role) for span in sentence.spans if span.kind in ("date", "year")]
+    dates = [(span.text, role_of(sentence.text, span)) for span in sentence.spans if span.kind in ("date", "year")]
     assert dates == [("10 December 1815", "birth"), ("27 November 1852", "death"), ("1843", "")]
 
 

@@ -12,9 +12,10 @@ from hypothesis import strategies as st
 
 from raggym_env.core import Passage, Question, State, Turn
 from raggym_env.reading.answers import answers, answers_from, reading_of
+from raggym_env.reading.pages import Sentence, page_of, read
 from raggym_env.reading.question import analyse
 from raggym_env.reading.reader import Reading
-from raggym_env.reading.text import Sentence, key, page_of, read, terms
+from raggym_env.reading.text import key, terms
 
 FILM = Passage("1", "Red Harbour", "Red Harbour is a 1962 drama film directed by Ilse Brandt and starring Tom Reed.")
 ILSE = Passage("2", "Ilse Brandt", "Ilse Brandt (3 May 1920 – 7 June 1991) was a German director. She died in Lisbon.")
@@ -73,7 +74,7 @@ def test_evidence_strength_nearness_and_coverage_are_shares(text: str, passages:
         assert 0 <= strength <= evidence <= 1 + 1e-9
         assert strength in (evidence, 0.5 * evidence)
         for span in sentence.spans:
-            assert 0 <= found.nearness(sentence, span) <= 1
+            assert 0 <= found.nearness(sentence, span.start, len(span.text)) <= 1
     for page in found.pages:
         assert 0 <= found.covered(page.terms) <= 1 + 1e-9
 

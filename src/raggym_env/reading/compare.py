@@ -6,8 +6,10 @@ import re
 from datetime import date
 
 from raggym_env.core import Passage
+from raggym_env.reading.pages import read
 from raggym_env.reading.reader import Candidate, Reading
-from raggym_env.reading.text import MONTHS, Span, countries_in, key, read, terms
+from raggym_env.reading.spans import Span, role_of
+from raggym_env.reading.text import MONTHS, countries_in, key, terms
 
 __all__ = ["choose", "judge"]
 
@@ -63,7 +65,7 @@ def _told(reading: Reading, page: Passage) -> float:
 
 def _named_first(page: Passage) -> set[str]:
     """Names in the first sentence of a page."""
-    return {span.key for sentence in read(page)[:1] for span in sentence.spans if span.kind in ("entity", "nation")}
+    return {span.key for sentence in read(page)[:1] for span in sentence.names}
 
 
 def _nations(page: Passage) -> set[str]:
@@ -104,9 +106,9 @@ def _value_in(reading: Reading, page: Passage, role: str) -> float | None:
     kinds = ("date", "year") if timed else ("number",)
     found: list[tuple[float, int, float]] = []
     for sentence in read(page):
-        for span in sentence.spans:
-            if span.kind in kinds and (not role or span.role == role):
-                near = 0.0 if timed else reading.nearness(sentence, span)
+        for span in sentence.dates if timed else sentence.spans:
+            if span.kind in kinds and (not role or role_of(sentence.text, span) == role):
+                near = 0.0 if timed else reading.nearness(sentence, span.start, len(span.text))
                 found.append((-near, len(found), as_number(span)))
     return min(found)[2] if found else None
 

@@ -100,9 +100,14 @@ class Asked:
     key: str
 
 
+# Characters of a question that are read, as some patterns take time that grows with the square of it.
+_LONGEST = 10_000
+
+
 @lru_cache(maxsize=4_096)
 def analyse(text: str) -> Asked:
     """Read a question. Cached, as every turn of an episode asks it again."""
+    whole, text = text, text[:_LONGEST]
     names = _names(text)
     choices = _choices(text)
     kind = _kind(text, choices)
@@ -114,7 +119,7 @@ def analyse(text: str) -> Asked:
     relation |= {other for term in relation for other in _SYNONYMS.get(term, ())}
     lower = text.lower()
     return Asked(
-        text=text,
+        text=whole,
         kind=kind,
         terms=frozenset(asked),
         relation=frozenset(relation),
@@ -132,9 +137,9 @@ def analyse(text: str) -> Asked:
 def _names(text: str) -> tuple[str, ...]:
     quoted = [match.strip(" ,.") for match in re.findall(r"[\"“]([^\"”]{2,})[\"”]", text)]
     spans = [_with_parenthesis(text, start, name) for start, name in entities(text)]
-    spans = [name for name in spans if not all(word.lower() in STOP for word in words(name))]
-    kept = quoted + [name for name in spans if not any(name in other != name for other in (*quoted, *spans))]
-    return tuple(dict.fromkeys(kept))
+    spans = [name for name in dict.fromkeys(spans) if not all(word.lower() in STOP for word in words(name))]
+    others = dict.fromkeys((*quoted, *spans))
+    return tuple(dict.fromkeys(quoted + [name for name in spans if not any(name in other != name for other in others)]))
 
 
 def _with_parenthesis(text: str, start: int, name: str) -> str:

@@ -1,28 +1,36 @@
-"""Text as the classical policies see it: terms, sentences, and the spans that can be an answer or a next query."""
+"""The words of a text: as terms, as a key, and the names among them."""
 
 from __future__ import annotations
 
 import re
+from collections.abc import Iterable
 from functools import lru_cache
-from typing import NamedTuple
-
-from raggym_env.core import Passage
+from itertools import accumulate
 
 __all__ = [
     "COUNTRIES",
     "MONTHS",
+    "NATIONS",
     "STOP",
-    "Sentence",
-    "Span",
+    "WORD",
+    "YEAR",
+    "Tokens",
     "countries_in",
+    "cut",
     "entities",
     "key",
-    "read",
+    "longest_term",
+    "names_in",
+    "stem",
     "terms",
+    "whole_words",
     "words",
 ]
 
-WORD = re.compile(r"[^\W_]+(?:['’][^\W_]+)*")
+_WORD = r"[^\W_]+(?:['’][^\W_]+)*"
+WORD = re.compile(_WORD)
+_TOKEN = re.compile(f"({_WORD})")
+YEAR = re.compile(r"(?:1\d|20)(?<=\b\d\d)\d\d\b(?![,.]\d)")
 
 _STOP = """
 a about after all also although am an and any are as at be because been before being between both but by can
@@ -33,36 +41,21 @@ up was we were what when where which while who whom whose why will with would yo
 """
 STOP = frozenset(_STOP.split())
 
+
 # Words inside names: "Bank of America", "Vincent van Gogh", "Lord of the Rings".
 _JOINERS = frozenset(
     ("of", "the", "de", "la", "le", "du", "da", "del", "der", "den", "di", "van", "von", "bin",
      "ibn", "al", "el", "y", "for")
 )  # fmt: skip
 _ABBREVIATED = frozenset(("Jr", "Sr", "St", "Dr", "Mr", "Mrs", "Ms", "Mt", "No", "vs"))
+# What may stand between the words of a name; a dot only behind an initial or an abbreviation.
+_GAPS, _DOTS = frozenset((" ", "-", "–", " & ", "/", "'", "  ")), frozenset((". ", "."))
 
 _MONTHS = (
     "January", "February", "March", "April", "May", "June",
     "July", "August", "September", "October", "November", "December",
 )  # fmt: skip
 MONTHS = {name: number for number, name in enumerate(_MONTHS, start=1)}
-_MONTH = "(?:" + "|".join(MONTHS) + ")"
-_DATE = re.compile(rf"(?:\d{{1,2}} {_MONTH},? \d{{3,4}}|{_MONTH} \d{{1,2}}, ?\d{{3,4}}|{_MONTH} \d{{4}})")
-_YEAR = re.compile(r"\b(?:1\d{3}|20\d{2})\b(?![,.]\d)")
-_NUMBER = re.compile(
-    r"\$?\b\d[\d,]*(?:\.\d+)?(?: (?:million|billion|thousand|percent))?%?|"
-    r"\b(?:two|three|four|five|six|seven|eight|nine|ten|eleven|twelve|twenty|thirty|forty|fifty|hundred)\b"
-)
-_DEFINITION = re.compile(
-    r"\b(?:is|was|are|were) (?:an?|the) ([^,.;()]{3,60}?)"
-    r"(?= (?:of|in|from|by|for|at|on|that|who|which|and|based|known|located|released|published)\b|[,.;(]|$)"
-)
-_QUOTED = re.compile(r"[\"“]([^\"”]{2,60})[\"”]")
-_SENTENCE_END = re.compile(r"(?<=[.!?])[\"”)]*\s+(?=[A-Z\"“(0-9])")
-_UNFINISHED = re.compile(r"(?:\b[A-Z]|\b(?:Mr|Mrs|Ms|Dr|St|Jr|Sr|vs|No|Mt|Inc|Ltd|Co|c|ca|b|d))\.$")
-_CUE = re.compile(r"\b(born|birth|died|death|dies|killed|assassinated)\b|(?<=\()(b|d)\.", re.IGNORECASE)
-
-# What is read of a passage, and where a text without sentences is cut, in characters: work stays linear in both.
-_LONGEST_PASSAGE, _LONGEST_SENTENCE = 20_000, 1_000
 
 # Adjectives of nationality, for telling what "nationality" and "country" ask for.
 _DEMONYMS = """American:United States|British:United Kingdom|English:England|Scottish:Scotland|Welsh:Wales|
@@ -81,68 +74,75 @@ Chilean:Chile|Peruvian:Peru|Colombian:Colombia|Venezuelan:Venezuela|Cuban:Cuba|J
 Hong Kong:Hong Kong"""
 COUNTRIES = dict(pair.strip().split(":") for pair in _DEMONYMS.replace("\n", "").split("|"))
 """Demonym -> country, for the commoner ones."""
-_NATIONS = {**COUNTRIES, **{country: country for country in COUNTRIES.values()}, "U.S.": "United States"}
-_NATION = re.compile(r"(?<!\w)(?:" + "|".join(map(re.escape, sorted(_NATIONS, key=len, reverse=True))) + r")(?!\w)")
+NATIONS = {**COUNTRIES, **{country: country for country in COUNTRIES.values()}, "U.S.": "United States"}
+_NATION = re.compile(r"(?<!\w)(?:" + "|".join(map(re.escape, sorted(NATIONS, key=len, reverse=True))) + r")(?!\w)")
 
 
-class Span(NamedTuple):
-    """A piece of a sentence that could be an answer or a query."""
+def whole_words(words: Iterable[str]) -> str:
+    """A pattern for any of some words, which begins with their first letters and not with a boundary.
 
-    text: str
-    kind: str
-    """"date", "year", "number", "entity", "nation" or "definition"."""
-    start: int
-    """Character offset in the sentence."""
-    role: str
-    """"birth" or "death" if the sentence says it is when or where somebody was born or died, else ""."""
-    before: str
-    """The lower-case word before it: "in", "by"; "" at the start of the sentence."""
-    key: str
+    Letters are what `re` looks for before it tries to match, so such a pattern is found several times faster.
+    """
+    return "(?:" + "|".join(rf"{word}(?<=\b{word})" for word in words) + r")\b"
 
 
-class Sentence:
-    """One sentence of a passage, with what can be found in it."""
-
-    __slots__ = ("_spans", "key", "number", "terms", "text", "title")
-
-    def __init__(self, title: str, text: str, number: int) -> None:
-        self.title = title
-        self.text = text
-        self.number = number
-        """Position in the passage: 0 is the first."""
-        self.terms = terms(text)
-        """Term -> character offset of its first occurrence in the sentence."""
-        self.key = f" {key(text + ' .')} "
-        """The sentence as `key` gives it, between spaces: a title is mentioned if its own key, so padded, is in it."""
-        self._spans: tuple[Span, ...] | None = None
-
-    @property
-    def spans(self) -> tuple[Span, ...]:
-        """Its spans; found when first asked for, as most sentences are never asked."""
-        if self._spans is None:
-            self._spans = tuple(_spans(self.text))
-        return self._spans
+def cut(text: str) -> list[str]:
+    """A text as what stands before its first word, the word, what stands before the second, and so on to its end."""
+    return _TOKEN.split(text)
 
 
-class Page(NamedTuple):
-    """A passage, read."""
+class Tokens:
+    """The words of a text, given as `cut` gives it."""
 
-    title: str
-    """As written."""
-    name: str
-    """The title's key between spaces."""
-    title_terms: frozenset[str]
-    sentences: tuple[Sentence, ...]
-    key: str
-    """The keys of all sentences: what no part of it contains, no sentence contains."""
-    terms: frozenset[str]
-    """Of the title and all sentences."""
+    __slots__ = ("_parts", "gaps", "starts", "words")
+
+    def __init__(self, parts: list[str]) -> None:
+        self._parts = parts
+        self.words = parts[1::2]
+        self.gaps = parts[::2]
+        """What stands before each word, and after the last."""
+        self.starts = list(accumulate(map(len, parts)))[:-1:2]
+        """Offset of each word."""
+
+    def text(self, first: int, end: int) -> str:
+        """The text from a word to the one before another."""
+        return "".join(self._parts[2 * first + 1 : 2 * end])
+
+    def key(self, first: int = 0, end: int | None = None) -> str:
+        """The `key` of a text that ends with a word, between spaces: of the whole, or from a word to before another."""
+        return _plain(self.words[first:end])
+
+    def stems(self) -> list[str]:
+        """Of each word its term; "" of a stop word."""
+        return [*map(_term, " ".join(self.words).lower().split())]
+
+    def terms(self) -> dict[str, int]:
+        """As the function of that name, for half the work where a text is cut anyway."""
+        # Backwards, as of equal keys the last one stays.
+        found = dict(zip(reversed(self.stems()), reversed(self.starts), strict=True))
+        found.pop("", None)
+        return found
 
 
 def stem(word: str) -> str:
     """A word's first five letters. Crude, but directed and director agree, and so do America and American."""
-    word = word.lower().removesuffix("'s").removesuffix("’s")
-    return word if word[0].isdigit() else word[:5]
+    return _start(word.lower().removesuffix("'s").removesuffix("’s"))
+
+
+def _start(word: str) -> str:
+    return word if word[:1].isdigit() else word[:5]
+
+
+@lru_cache(maxsize=65_536)
+def _term(lower: str) -> str:
+    """The stem of a word in lower case; of a stop word "". Cached, as texts are made of the same words."""
+    return "" if lower in STOP else stem(lower)
+
+
+def longest_term(name: str) -> str:
+    """The term of the longest word of a key; "" of a stop word."""
+    word = max(name.split(), key=len, default="")
+    return "" if word in STOP else _start(word)
 
 
 def words(text: str) -> list[str]:
@@ -154,8 +154,8 @@ def terms(text: str) -> dict[str, int]:
     """Stemmed content words of a text, each with the offset of its first occurrence."""
     found: dict[str, int] = {}
     for match in WORD.finditer(text):
-        if match[0].lower() not in STOP:
-            found.setdefault(stem(match[0]), match.start())
+        if term := _term(match[0].lower()):
+            found.setdefault(term, match.start())
     return found
 
 
@@ -165,149 +165,75 @@ def key(text: str) -> str:
     bare = text.rstrip()
     if bare.endswith(")"):
         bare = bare[: bare.rfind("(")].rstrip() or bare
-    return " ".join(match.lower().removesuffix("'s").removesuffix("’s") for match in WORD.findall(bare))
+    return _plain(WORD.findall(bare))[1:-1]
 
 
-def countries_in(text: str) -> set[str]:
-    """Countries that a text names, directly or by their demonym."""
-    return {_NATIONS[match] for match in _NATION.findall(text)}
-
-
-@lru_cache(maxsize=20_000)
-def page_of(passage: Passage) -> Page:
-    """A passage, read. Cached: a passage is read at every turn of the episode that found it."""
-    sentences = tuple(Sentence(passage.title, text, index) for index, text in enumerate(_split(passage.text)))
-    title_terms = frozenset(terms(passage.title))
-    held = title_terms.union(*(sentence.terms for sentence in sentences))
-    whole = "|".join(sentence.key for sentence in sentences)
-    return Page(passage.title, f" {key(passage.title)} ", title_terms, sentences, whole, held)
-
-
-def read(passage: Passage) -> tuple[Sentence, ...]:
-    """The sentences of a passage."""
-    return page_of(passage).sentences
-
-
-def _split(text: str) -> list[str]:
-    parts: list[str] = []
-    for part in _SENTENCE_END.split(text[:_LONGEST_PASSAGE].strip()):
-        if parts and len(parts[-1]) < _LONGEST_SENTENCE and _UNFINISHED.search(parts[-1][-8:]):
-            parts[-1] = f"{parts[-1]} {part}"
-        elif part:
-            parts.append(part)
-    return [piece for part in parts for piece in _pieces(part)]
-
-
-def _pieces(text: str) -> list[str]:
-    return [text[at : at + _LONGEST_SENTENCE] for at in range(0, len(text), _LONGEST_SENTENCE)]
-
-
-def _spans(text: str) -> list[Span]:
-    taken: list[tuple[int, int]] = []
-    spans: list[Span] = []
-    cues = _cues(text)
-
-    def add(found: str, kind: str, start: int) -> None:
-        if found and not any(a < start + len(found) and start < b for a, b in taken):
-            taken.append((start, start + len(found)))
-            spans.append(Span(found, kind, start, _role(text, start, kind, cues), _before(text, start), key(found)))
-
-    for kind, pattern in (("date", _DATE), ("year", _YEAR)):
-        for match in pattern.finditer(text):
-            add(match[0], kind, match.start())
-    for match in _QUOTED.finditer(text):
-        add(match[1].strip(" ,."), "entity", match.start(1))
-    for start, entity in entities(text):
-        add(entity, "nation" if entity in _NATIONS else "entity", start)
-    for match in _NUMBER.finditer(text):
-        add(match[0], "number", match.start())
-    spans += [Span(m[1], "definition", m.start(1), "", "", key(m[1])) for m in _DEFINITION.finditer(text)]
-    return spans
-
-
-def _before(text: str, start: int) -> str:
-    match = re.search(r"([^\W_]+)[\s\"“(]*$", text[max(0, start - 20) : start])
-    return match[1].lower() if match else ""
-
-
-def _cues(text: str) -> list[tuple[int, str]]:
-    return [(match.start(), "birth" if match[0].lower().startswith("b") else "death") for match in _CUE.finditer(text)]
-
-
-_LIFE = re.compile(r"\(([^()]*?\d{3,4}[^()]*?)\s*[–—-]+\s*([^()]*?\d{3,4}[^()]*?)\)")
-
-
-def _role(text: str, start: int, kind: str, cues: list[tuple[int, str]]) -> str:
-    if kind in ("date", "year") and (life := _LIFE.search(text)):
-        if life.start(1) <= start < life.end(1):
-            return "birth"
-        if life.start(2) <= start < life.end(2):
-            return "death"
-    before = [role for at, role in cues if 0 < start - at <= 60]
-    return before[-1] if before and kind in ("date", "year", "entity") else ""
+def _plain(words: list[str]) -> str:
+    """Words in lower case between single spaces, one at each end, without a possessive s."""
+    return f" {' '.join(words)} ".lower().replace("'s ", " ").replace("’s ", " ")
 
 
 def entities(text: str) -> list[tuple[int, str]]:
     """Capitalised spans with their offsets: names of people, places, works. Common first words are cut."""
-    found: list[tuple[int, str]] = []
-    tokens = list(WORD.finditer(text))
-    at = 0
-    while at < len(tokens):
-        end = _name_end(text, tokens, at)
-        if any(_capital(token[0]) for token in tokens[at:end]):
-            first = at
+    tokens = Tokens(cut(text))
+    return [(tokens.starts[first], tokens.text(first, end)) for first, end in names_in(tokens)]
+
+
+def names_in(tokens: Tokens) -> list[tuple[int, int]]:
+    """The same as indices of words: of the first, and after the last."""
+    found: list[tuple[int, int]] = []
+    end = 0
+    for at in [at for at, word in enumerate(tokens.words) if not word.islower()]:
+        if at >= end and (tokens.words[at][0].isupper() or _counts(tokens, at)):
+            first, end = at, _name_end(tokens, at)
             while first < end and _droppable(tokens, first, end):
                 first += 1
             if first < end:
-                found.append((tokens[first].start(), text[tokens[first].start() : tokens[end - 1].end()]))
-        at = max(end, at + 1)
+                found.append((first, end))
     return found
 
 
-def _droppable(tokens: list[re.Match[str]], first: int, end: int) -> bool:
-    word = tokens[first][0]
+def _droppable(tokens: Tokens, first: int, end: int) -> bool:
+    word = tokens.words[first]
     return word.lower() in STOP and (first == 0 or end - first == 1 or word.islower())
 
 
-def _name_end(text: str, tokens: list[re.Match[str]], at: int) -> int:
-    """Index after the last token of the name that starts at a token; the same index if none does."""
-    end = at
-    if not _capital(tokens[at][0]) and not (_digits(tokens[at][0]) and _next_is_capital(text, tokens, at)):
-        return at
-    end = at + 1
-    while end < len(tokens):
+def _name_end(tokens: Tokens, at: int) -> int:
+    """Index after the last word of the name that starts at a word."""
+    words, end = tokens.words, at + 1
+    while end < len(words):
         ahead = end
-        while ahead < len(tokens) and ahead - end < 2 and tokens[ahead][0] in _JOINERS and _joined(text, tokens, ahead):
+        while ahead < len(words) and ahead - end < 2 and words[ahead] in _JOINERS and _joined(tokens, ahead):
             ahead += 1
-        if ahead >= len(tokens) or not _joined(text, tokens, ahead):
+        if ahead == len(words) or not (words[ahead][0].isupper() or (ahead == end and words[ahead].isdigit())):
             break
-        if not (_capital(tokens[ahead][0]) or (ahead == end and tokens[ahead][0].isdigit())):
+        if not _joined(tokens, ahead):
             break
         end = ahead + 1
     return end
 
 
-def _capital(word: str) -> bool:
-    return word[0].isupper()
-
-
-def _digits(word: str) -> bool:
-    return word.isdigit() and not _YEAR.fullmatch(word)
-
-
-def _next_is_capital(text: str, tokens: list[re.Match[str]], at: int) -> bool:
+def _counts(tokens: Tokens, at: int) -> bool:
+    """Whether a word is a number that begins a name: "12 Monkeys", but neither "1962 Chile" nor "3 May"."""
+    words = tokens.words
     return (
-        at + 1 < len(tokens)
-        and _capital(tokens[at + 1][0])
-        and tokens[at + 1][0] not in MONTHS
-        and _joined(text, tokens, at + 1)
+        words[at].isdigit()
+        and at + 1 < len(words)
+        and words[at + 1][0].isupper()
+        and words[at + 1] not in MONTHS
+        and not YEAR.fullmatch(words[at])
+        and _joined(tokens, at + 1)
     )
 
 
-def _joined(text: str, tokens: list[re.Match[str]], at: int) -> bool:
-    """Whether nothing but a space, a hyphen or the dot of an initial stands before a token."""
-    previous = tokens[at - 1]
-    gap = text[previous.end() : tokens[at].start()]
-    if gap in (" ", "-", "–", " & ", "/", "'", "  "):
+def _joined(tokens: Tokens, at: int) -> bool:
+    """Whether nothing but a space, a hyphen or the dot of an initial stands before a word."""
+    gap = tokens.gaps[at]
+    if gap in _GAPS:
         return True
-    return gap in (". ", ".") and (len(previous[0]) <= 2 or previous[0] in _ABBREVIATED)
+    return gap in _DOTS and (len(tokens.words[at - 1]) <= 2 or tokens.words[at - 1] in _ABBREVIATED)
+
+
+def countries_in(text: str) -> set[str]:
+    """Countries that a text names, directly or by their demonym."""
+    return {NATIONS[match] for match in _NATION.findall(text)}

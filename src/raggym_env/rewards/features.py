@@ -11,7 +11,7 @@ import math
 import re
 import string
 from collections.abc import Iterable, Sequence
-from functools import lru_cache
+from functools import cached_property, lru_cache
 from typing import NamedTuple
 
 import numpy as np
@@ -19,9 +19,11 @@ from numpy.typing import NDArray
 
 from raggym_env.core import Action, Answer, Search, State
 from raggym_env.reading.answers import answers, reading_of
+from raggym_env.reading.mentions import Mention, mention_of
+from raggym_env.reading.pages import Page
 from raggym_env.reading.question import Asked
 from raggym_env.reading.reader import FITS, ORGANISATION
-from raggym_env.reading.text import COUNTRIES, MONTHS, WORD, Page, Sentence, Span, entities, key, terms
+from raggym_env.reading.text import COUNTRIES, MONTHS, Tokens, cut, key, names_in
 
 __all__ = ["FEATURES", "features"]
 
@@ -133,11 +135,13 @@ def _read(text: str) -> _Text:
 
 @lru_cache(maxsize=16_384)
 def _read_short(text: str) -> _Text:
-    found = WORD.findall(text)
-    capitals = sum(word[0].isupper() for word in found)
-    share = capitals / len(found) if found else 0.0
-    names = tuple((name, f" {key(name)} ") for _, name in entities(text) if name != text)
-    return _Text(text, f" {key(text)} ", frozenset(terms(text)), _kind(text), share, len(found), names)
+    tokens = Tokens(cut(text))
+    capitals = sum([word[0].isupper() for word in tokens.words])
+    share = capitals / len(tokens.words) if tokens.words else 0.0
+    named = [(tokens.text(*name), tokens.key(*name)) for name in names_in(tokens)]
+    names = tuple([name for name in named if name[0] != text])
+    whole = f" {key(text)} " if text.endswith(")") else tokens.key()
+    return _Text(text, whole, frozenset(filter(None, tokens.stems())), _kind(text), share, len(tokens.words), names)
 
 
 def _kind(text: str) -> str:
@@ -146,34 +150,9 @@ def _kind(text: str) -> str:
         return "verdict"
     if lower in _NATIONS:
         return "nation"
-    if any(map(str.isdigit, lower)) and len(lower) < 25:
+    if len(lower) < 25 and any(map(str.isdigit, lower)):
         return "date" if _MONTH.search(lower) else "year" if _YEAR.fullmatch(lower) else "number"
     return "entity" if text[:1].isupper() else "definition"
-
-
-class _Mention(NamedTuple):
-    """How the found passages speak of a text: the best of its occurrences, and how many pages have one."""
-
-    best: float = 0.0
-    support: float = 0.0
-    near: float = 0.0
-    chain: float = 0.0
-    early: float = 0.0
-    place: float = 0.0
-    rank: float = 0.0
-    last: float = 0.0
-    second: float = 0.0
-    pages: int = 0
-    page: Page | None = None
-    key: str = ""
-
-    def row(self) -> tuple[float, ...]:
-        """The columns from "mentions" to "rank"."""
-        pages = min(math.log1p(self.pages) / 4, 1.0)
-        return (pages, self.best, self.support, self.near, self.chain, self.early, self.rank)
-
-
-_NOWHERE = _Mention()
 
 
 class _View:
@@ -181,18 +160,19 @@ class _View:
 
     def __init__(self, state: State) -> None:
         self.state = state
-        self.reading = reading_of(state)
-        self.asked: Asked = self.reading.asked
-        self.titles = {page.name: page for page in reversed(self.reading.pages)}
-        self.found = frozenset().union(*(page.terms for page in self.reading.pages))
+        self.reading = reading = reading_of(state)
+        self.asked: Asked = reading.asked
+        self.titles = {page.name: page for page in reversed(reading.pages)}
         self.names = [f" {key(name)} " for name in dict.fromkeys((*self.asked.choices, *self.asked.names))]
-        self.bridges = [f" {key(name)} " for name in self.reading.bridged]
-        self.past = [_read(turn.query) for turn in state.history]
+        self.bridges = [f" {key(name)} " for name in reading.bridged]
+        past = [_read(turn.query) for turn in state.history]
+        self.past_keys, self.past_terms = [query.key for query in past], [query.terms for query in past]
+        self.title_terms = [page.title_terms for page in reading.pages]
         self.before_last = len({passage for turn in state.history[:-1] for passage in turn.passages})
         self.ranked = answers(state)
-        self.answers = {key(text): (rank, score) for rank, (text, score) in reversed(list(enumerate(self.ranked)))}
         self.clock = self._clock()
         self.row = self._row()
+        self._mentions: dict[str, Mention] = {}
 
     def _clock(self) -> list[float]:
         state, history = self.state, self.state.history
@@ -202,19 +182,17 @@ class _View:
             len(history) / budget if budget else 1.0,
             float(state.searches_left == 0),
             (len(self.reading.pages) - self.before_last) / last if last else 0.0,
-            float(bool(self.past) and self.past[-1].key in self.titles),
+            float(bool(self.past_keys) and self.past_keys[-1] in self.titles),
         ]
 
     def _row(self) -> list[float]:
-        pages = self.reading.pages
+        reading = self.reading
         best, second = self.ranked[0].score, self.ranked[1].score if len(self.ranked) > 1 else 0.0
         return [
             float(not self.state.history),
-            max((self.reading.covered(page.terms) for page in pages), default=0.0),
-            _share(sum(name in self.titles for name in self.names), self.names),
-            _share(
-                sum(any(name in page.key or name == page.name for page in pages) for name in self.names), self.names
-            ),
+            max([reading.covered(page.terms) for page in reading.pages], default=0.0),
+            _share(sum([name in self.titles for name in self.names]), self.names),
+            _share(sum([bool(reading.pages_with(name)) for name in self.names]), self.names),
             float(self.asked.kind == "choice"),
             float(self.asked.kind == "verdict"),
             float(bool(self.asked.agents)),
@@ -224,74 +202,80 @@ class _View:
             (best - second) / best if best else 0.0,
         ]
 
-    def mention(self, text: str, name: str, kind: str) -> _Mention:
-        """How the found passages speak of a text, given with its key and its kind."""
-        best, second, numbers = _NOWHERE, 0.0, []
-        for number, page in enumerate(self.reading.pages):
-            if len(name) > 2 and (name in page.key or name == page.name):
-                numbers.append(number)
-                found = self._in_page(page, text, name, kind)
-                second = max(second, min(found.best, best.best))
-                best = found if found.best > best.best or best is _NOWHERE else best
-        if not numbers:
-            return _NOWHERE
-        last = float(numbers[0] >= self.before_last)
-        return best._replace(rank=1 / (1 + numbers[0]), last=last, second=second, pages=len(numbers), key=name)
+    @cached_property
+    def found(self) -> frozenset[str]:
+        """All terms of the found passages."""
+        return frozenset().union(*[page.terms for page in self.reading.pages])
 
-    def _in_page(self, page: Page, text: str, name: str, kind: str) -> _Mention:
-        best = _Mention(page=page)
-        for sentence in page.sentences:
-            if name in sentence.key or (name == page.name and sentence.number == 0):
-                support = min(self.reading.strength(sentence), 1.0)
-                start = sentence.text.find(text)
-                span = Span(text, kind, start, "", "", name)
-                near = self.reading.nearness(sentence, span) if start >= 0 else 0.0
-                joint = support * (0.6 + 0.4 * near)
-                if joint > best.best:
-                    chain, early = float(page.title in self.reading.chain), float(sentence.number == 0)
-                    best = _Mention(joint, support, near, chain, early, _before(sentence, start), page=page)
-        return best
+    @cached_property
+    def scores(self) -> dict[str, float]:
+        """What the classical reader makes of each of its answers, by their keys between spaces."""
+        return {f" {key(text)} ": score for text, score in reversed(self.ranked)}
+
+    def mention(self, text: str, name: str) -> Mention:
+        """How the found passages speak of a text, given with its key: candidates often have names in common."""
+        known = self._mentions.get(text)
+        if known is None:
+            known = self._mentions[text] = mention_of(self.reading, text, name)
+        return known
+
+    def mentioned(self, mention: Mention) -> tuple[float, ...]:
+        """The columns from "mentions" to "rank"."""
+        page, sentence = mention.page, mention.sentence
+        return (
+            min(math.log1p(mention.pages) / 4, 1.0),
+            mention.best,
+            mention.support,
+            mention.near,
+            float(sentence is not None and sentence.title in self.reading.chain),
+            float(sentence is not None and sentence.number == 0),
+            1 / (1 + mention.first) if page else 0.0,
+        )
 
 
-def _before(sentence: Sentence, start: int) -> float:
-    """Whether a word that stands before places stands before what begins at a character of the sentence."""
-    return float(sentence.text[: max(start, 0)].rstrip().rsplit(" ", 1)[-1].lower() in _PLACES)
+def _in_place(mention: Mention) -> float:
+    """Whether a word that stands before places stands before the text in its best sentence."""
+    before = mention.sentence.text[: max(mention.start, 0)] if mention.sentence else ""
+    return float(before.rstrip().rsplit(" ", 1)[-1].lower() in _PLACES)
 
 
 def _share(part: float, whole: Sequence[object] | frozenset[str]) -> float:
     return part / len(whole) if whole else 0.0
 
 
-def _jaccard(left: frozenset[str], right: frozenset[str]) -> float:
-    shared = len(left & right)
-    return shared / (len(left) + len(right) - shared) if shared else 0.0
+def _likeness(words: frozenset[str], others: Iterable[frozenset[str]]) -> float:
+    """To the most similar of some sets of words, by Jaccard's index."""
+    return max(
+        [len(words & other) / len(words | other) for other in others if not words.isdisjoint(other)], default=0.0
+    )
 
 
 def _of_search(view: _View, action: Search) -> list[float]:
     query, asked = _read(action.query), view.asked
-    mention = view.mention(query.text, query.key, query.kind)
+    mention = view.mention(query.text, query.key)
     for name, name_key in query.names:
-        mention = max(mention, view.mention(name, name_key, "entity"), key=lambda found: found.best)
+        mention = max(mention, view.mention(name, name_key), key=lambda found: found.best)
     named = [name for name in view.names if name in query.key]
+    in_question, in_found = query.terms & asked.terms, query.terms & view.found
     return [
         1.0,
         min(query.words / 20, 1.0),
-        max((_jaccard(query.terms, past.terms) for past in view.past), default=0.0),
-        float(any(query.key == past.key for past in view.past)),
-        _share(len(query.terms & asked.terms), asked.terms),
-        _share(len(query.terms & asked.terms), query.terms),
-        _share(len(query.terms & view.found), query.terms),
-        _share(len(query.terms - view.found - asked.terms), query.terms),
+        _likeness(query.terms, view.past_terms),
+        float(query.key in view.past_keys),
+        _share(len(in_question), asked.terms),
+        _share(len(in_question), query.terms),
+        _share(len(in_found), query.terms),
+        _share(len(query.terms - in_found - in_question), query.terms),
         _share(len(query.terms & asked.relation), query.terms),
         float(query.key in view.names),
         _share(len(named), view.names),
-        _share(sum(name not in view.titles for name in named), view.names),
+        _share(sum([name not in view.titles for name in named]), view.names),
         float(query.key in view.titles),
-        max((_jaccard(query.terms, page.title_terms) for page in view.reading.pages), default=0.0),
+        _likeness(query.terms, view.title_terms),
         float(any(name in query.key for name in view.bridges)),
         query.capital,
-        *mention.row(),
-        mention.last,
+        *view.mentioned(mention),
+        float(mention.page is not None and mention.first >= view.before_last),
         view.reading.covered(mention.page.terms) if mention.page else 0.0,
         float(mention.page is not None and mention.page.name in asked.key),
         float(mention.key in view.titles),
@@ -302,27 +286,27 @@ def _of_search(view: _View, action: Search) -> list[float]:
 
 def _of_answer(view: _View, action: Answer) -> list[float]:
     answer, asked = _read(_said(view.state.question.options, action.text)), view.asked
-    mention = view.mention(answer.text, answer.key, answer.kind)
+    mention = view.mention(answer.text, answer.key)
     page = view.titles.get(answer.key)
-    rank, score = view.answers.get(answer.key.strip(), (-1, 0.0))
-    top = view.ranked[0].score
+    score, top = view.scores.get(answer.key, 0.0), view.ranked[0]
+    is_top = answer.key == f" {key(top.text)} "
     return [
         1.0,
         min(answer.words / 10, 1.0),
-        min(score / top, 1.0) if top else float(rank == 0),
-        float(rank == 0),
+        min(score / top.score, 1.0) if top.score else float(is_top),
+        float(is_top),
         min(score / 4, 1.0),
         _fit(asked, answer),
         float(answer.key in asked.key),
-        float(any(answer.key == f" {key(choice)} " for choice in asked.choices)),
+        float(answer.key in [f" {key(choice)} " for choice in asked.choices]),
         float(answer.key == " yes "),
         float(answer.kind == "verdict"),
         float(page is not None),
         float(bool(asked.head) and _headed(asked.head, answer, page)),
         answer.capital,
-        *mention.row(),
+        *view.mentioned(mention),
         mention.second,
-        mention.place,
+        _in_place(mention),
     ]
 
 

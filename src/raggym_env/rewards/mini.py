@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from raggym_env.core import Action, Answer, Passage, Search, State
+from raggym_env.core import Action, Answer, Passage, Search, State, Turn
 from raggym_env.errors import RewardError
 from raggym_env.rewards.features import FEATURES, features
 
@@ -24,6 +24,7 @@ WEIGHTS = Path(__file__).parent / "weights" / "mini.safetensors"
 
 _KNOWN = 4_096
 Weights = dict[str, NDArray[np.float32]]
+_Seen = tuple[str, tuple[str, ...], tuple[Turn, ...], int]
 
 
 class MiniReward:
@@ -64,7 +65,7 @@ class MiniReward:
         loaded, self.start = load_weights(Path(weights) if weights is not None else WEIGHTS)
         self._weights = {name: tensor.astype(np.float64) for name, tensor in loaded.items()}
         # Values of the searches in the states scored last, so that an episode computes each once.
-        self._known: OrderedDict[State, dict[str, float]] = OrderedDict()
+        self._known: OrderedDict[_Seen, dict[str, float]] = OrderedDict()
 
     def values(self, states: Sequence[State], actions: Sequence[Sequence[Action]]) -> list[NDArray[np.float32]]:
         """`q` in [0, 1] of every candidate of every state, with shapes as for `score`."""
@@ -73,10 +74,15 @@ class MiniReward:
             return []
         # In float64 and rounded: a product of matrices depends in its last bits on how many rows it has.
         values = 1 / (1 + np.exp(-logits(self._weights, np.concatenate(rows))))
-        ends = np.cumsum([len(row) for row in rows])[:-1]
-        parts = [part.astype(np.float32) for part in np.split(values.round(6), ends)]
-        for state, candidates, part in zip(states, actions, parts, strict=True):
-            part[np.array([_ends_without_answer(state, action) for action in candidates], np.bool_)] = 0.0
+        values = values.round(6).astype(np.float32)
+        parts, end = [], 0
+        for state, candidates in zip(states, actions, strict=True):
+            start, end = end, end + len(candidates)
+            # A copy, as the parts are their receivers' own.
+            part = values[start:end].copy()
+            if not state.searches_left:
+                part[[_ends_without_answer(action) for action in candidates]] = 0.0
+            parts.append(part)
         return parts
 
     def score(self, states: Sequence[State], actions: Sequence[Sequence[Action]]) -> list[NDArray[np.float32]]:
@@ -86,27 +92,32 @@ class MiniReward:
         for state, candidates, value in zip(states, actions, values, strict=True):
             costs = [self.search_cost if isinstance(action, Search) else 0.0 for action in candidates]
             scores.append((value - self._before(state) - np.array(costs, np.float32)).astype(np.float32, copy=False))
-            self._remember(state, candidates, value)
+            self._remember(_seen(state), candidates, value)
         return scores
 
     def _before(self, state: State) -> float:
         """The value of the search that led to a state, as it was in the state before."""
         if not state.history:
             return self.start
-        *past, last = state.history
-        before = replace(state, history=tuple(past), searches_left=state.searches_left + 1)
-        known = self._known.get(_without_id(before), {})
-        if last.query not in known:
-            search = [Search(last.query)]
-            known = self._remember(before, search, self.values([before], [search])[0])
-        return known[last.query]
+        query = state.history[-1].query
+        before = replace(state, history=state.history[:-1], searches_left=state.searches_left + 1)
+        known = self._known.get(_seen(before), {})
+        if query not in known:
+            search = [Search(query)]
+            known = self._remember(_seen(before), search, self.values([before], [search])[0])
+        return known[query]
 
-    def _remember(self, state: State, actions: Sequence[Action], values: NDArray[np.float32]) -> dict[str, float]:
-        known = self._known.setdefault(_without_id(state), {})
-        known.update({a.query: float(q) for a, q in zip(actions, values, strict=True) if isinstance(a, Search)})
+    def _remember(self, seen: _Seen, actions: Sequence[Action], values: NDArray[np.float32]) -> dict[str, float]:
+        known = self._known.setdefault(seen, {})
+        known.update({a.query: q for a, q in zip(actions, values.tolist(), strict=True) if isinstance(a, Search)})
         if len(self._known) > _KNOWN:
             self._known.popitem(last=False)
         return known
+
+
+def _seen(state: State) -> _Seen:
+    """All that a value depends on: not the question's id, which a state read from an observation lacks."""
+    return state.question.text, state.question.options, state.history, state.searches_left
 
 
 def logits(weights: Mapping[str, NDArray[Any]], rows: NDArray[np.float32]) -> NDArray[Any]:
@@ -132,12 +143,14 @@ def inputs(state: State, actions: Sequence[Action]) -> NDArray[np.float32]:
     rows = features(state, actions)
     if active is state:
         return rows
-    answers = np.array([isinstance(action, Answer) for action in actions], np.bool_)
-    return np.where(answers[:, None], features(active, actions), rows)
+    answers = [index for index, action in enumerate(actions) if isinstance(action, Answer)]
+    rows[answers] = features(active, [actions[index] for index in answers])
+    return rows
 
 
-def _ends_without_answer(state: State, action: Action) -> bool:
-    return isinstance(action, Search) and not state.searches_left and action.draft is None
+def _ends_without_answer(action: Action) -> bool:
+    """Whether an action ends the episode without one, in a state with no search left."""
+    return isinstance(action, Search) and action.draft is None
 
 
 def _without_idle(state: State) -> State:
@@ -150,11 +163,6 @@ def _without_idle(state: State) -> State:
             found.update(turn.passages)
     idle = len(state.history) - len(active)
     return replace(state, history=tuple(active), searches_left=state.searches_left + idle) if idle else state
-
-
-def _without_id(state: State) -> State:
-    """A state read from an observation names no question; it is the same state."""
-    return replace(state, question=replace(state.question, id=""))
 
 
 def load_weights(path: Path) -> tuple[Weights, float]:
