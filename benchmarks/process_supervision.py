@@ -11,8 +11,9 @@ which prints its table:
     best_of   best-of-n with the critic that ships, n = 1, 2, 4, 8, 16; n = 1 is the policy by itself
     sources   critics trained on labels from different sources, on the same trajectories (as in the paper's table 4)
     size      critics trained on 250, 500 and 1,000 questions
-    actors    a language model by itself and with LoRA adapters made by `raggym train`; with --actor-n, also best-of-n
-              with the critic that ships, which was trained on the data of `lexical`
+    actors    a language model by itself and with LoRA adapters made by `raggym train`, each compared with the one
+              before it, 3 searches an episode; with --actor-n, also best-of-n with the critic that ships, which was
+              trained on the data of `lexical`
 
 Results go to --out: results.json, table.md and pictures. Runs are run folders below it, so that a run that was
 killed goes on.
@@ -22,9 +23,10 @@ from __future__ import annotations
 
 import argparse
 import json
+import re
 import sys
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -37,6 +39,8 @@ from raggym_env.training.collect import collect
 from raggym_env.training.mini import MiniSettings, train_mini
 from raggym_env.training.trajectories import Collection
 
+# A model on a CPU reads all that was found again at every step: fewer searches than the card's 8, and half precision.
+ACTOR_SETTINGS = {"episode.max_searches": 3, "policy.options.llm_options": {"dtype": "bfloat16"}}
 PARTS = ("best_of", "sources", "size", "actors")
 METRICS = ("em", "f1", "recall")
 
@@ -173,13 +177,24 @@ def size(plan: Plan) -> Iterator[Row]:
 
 def actors(plan: Plan, llm: str, adapters: dict[str, str], card: str, limit: int, n: int) -> Iterator[Row]:
     """A language model by itself and tuned, greedy and with a critic trained on another actor's data."""
+    specs = {"zero-shot": f"hf:{llm}", **{name: f"hf:{llm}+{adapter}" for name, adapter in adapters.items()}}
     for env in plan.test_on[:2]:
-        for name, adapter in {"zero-shot": "", **adapters}.items():
-            spec = {"policy.options.llm": f"hf:{llm}+{adapter}" if adapter else f"hf:{llm}"}
-            yield row("actors", name, env, run(plan, env, f"actor_{name}", spec, card, limit))
-            if n > 1 and adapter:
-                scores = run(plan, env, f"actor_{name}_best_of_{n}", {**spec, **critic(None, n)}, card, limit)
-                yield row("actors", f"{name}, best of {n} with mini", env, scores)
+        before = ""
+        for name, spec in specs.items():
+            yield _actor(plan, env, name, {"policy.options.llm": spec}, card, limit, before)
+            before = name
+        for name in adapters if n > 1 else ():
+            settings = {"policy.options.llm": specs[name], **critic(None, n)}
+            yield _actor(plan, env, f"{name}, best of {n}", settings, card, limit, name)
+
+
+def _actor(plan: Plan, env: str, name: str, settings: dict[str, Any], card: str, limit: int, over: str) -> Row:
+    def folder(name: str) -> str:
+        return "actor_" + re.sub(r"\W+", "_", name)
+
+    scores = run(plan, env, folder(name), {**ACTOR_SETTINGS, **settings}, card, limit)
+    more = {"over": over, "gain": gain(plan, env, folder(name), folder(over))} if over else {}
+    return row("actors", name, env, scores, **more)
 
 
 def table(rows: list[Row]) -> str:
@@ -187,13 +202,14 @@ def table(rows: list[Row]) -> str:
     for part in dict.fromkeys(each["part"] for each in rows):
         lines += [
             f"\n### {part}\n",
-            "| | environment | EM | F1 | gold passages found | searches | difference to greedy, paired |",
+            "| | environment | EM | F1 | gold passages found | searches | paired difference |",
             "|---|---|---|---|---|---|---|",
         ]
         for each in (each for each in rows if each["part"] == part):
             cells = [_interval(each.get(metric)) for metric in METRICS]
             gains = each.get("gain", {}).items()
             more = "; ".join(f"{metric} {mean:+.3f} [{low:+.3f}, {high:+.3f}]" for metric, (mean, low, high) in gains)
+            more += f" over {each.get('over', 'greedy')}" if more else ""
             if "agreement" in each:
                 more = "agreement with gold evidence {:.3f}".format(each["agreement"])
             lines.append(f"| {each['name']} | {each['env']} | {' | '.join(cells)} | {each['searches']:.2f} | {more} |")
@@ -239,6 +255,9 @@ def main() -> None:
     parser.add_argument("--small", action="store_true", help="synthetic world only, few questions")
     parser.add_argument("--part", action="append", choices=PARTS, help="may be repeated (default: all but actors)")
     parser.add_argument("--out", type=Path, default=None, help="default: runs/process_supervision[_small]")
+    parser.add_argument(
+        "--test-on", action="append", metavar="ENV", help="may be repeated (default: three, actors two)"
+    )
     parser.add_argument("--llm", default="smollm2", help="model of the actors part")
     parser.add_argument("--adapter", action="append", default=[], metavar="NAME=FOLDER", help="tuned actors, in order")
     parser.add_argument("--card", default="react", help="policy card of the actors")
@@ -247,6 +266,7 @@ def main() -> None:
     options = parser.parse_args()
     out = options.out or Path("runs/process_supervision" + ("_small" if options.small else ""))
     plan = small(out) if options.small else full(out)
+    plan = replace(plan, test_on=tuple(options.test_on or plan.test_on))
     try:
         for env in plan.test_on:
             load_mdp(env, "test", process_reward="none")

@@ -13,6 +13,8 @@ peft = pytest.importorskip("peft")
 
 from transformers import LlamaForCausalLM  # noqa: E402
 
+from raggym_env import policies  # noqa: E402
+from raggym_env.core import Question, State  # noqa: E402
 from raggym_env.errors import LLMError, MissingExtra  # noqa: E402
 from raggym_env.llm import Sampling, make, models  # noqa: E402
 from raggym_env.llm._adapters import split_name  # noqa: E402
@@ -225,3 +227,13 @@ def test_an_adapter_of_zeros_on_the_real_model_changes_nothing(small_model, tmp_
 
     with_adapter = make(f"hf:{small_model}+{tmp_path}", device="cpu", dtype="float32")
     assert with_adapter.generate(prompt, Sampling(max_tokens=8))[0][0].text == expected != ""
+
+
+def test_the_adapter_that_ships_makes_the_small_model_write_actions(small_model):
+    state = State(Question("q", "In which city was the director of the film Dawn born?"), (), 3)
+    written = []
+    for spec in (f"hf:{small_model}", f"hf:{small_model}+compact-hotpotqa"):
+        ((proposal,),) = policies.make("compact", llm=spec).propose([state])
+        written.append(proposal.text)
+    assert not written[0].startswith("{")
+    assert json.loads(written[1]).keys() == {"search"}
