@@ -15,8 +15,8 @@ def _empty_cache(tmp_path, monkeypatch):
 
 def test_list_shows_the_known_models_and_that_they_are_not_here():
     assert "not here" in CliRunner().invoke(command.app, ["list"]).output
-    (status,) = json.loads(CliRunner().invoke(command.app, ["list", "--json"]).output)
-    assert (status["name"], status["folder"]) == ("smollm2", None)
+    statuses = json.loads(CliRunner().invoke(command.app, ["list", "--json"]).output)
+    assert [(status["name"], status["folder"]) for status in statuses] == [("smollm2", None), ("minilm", None)]
 
 
 def test_get_prints_the_folder_and_passes_the_source_on(monkeypatch, tmp_path):

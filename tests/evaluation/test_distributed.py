@@ -142,6 +142,9 @@ def test_a_run_whose_driver_was_killed_goes_on_on_other_workers_and_ends_without
     ended, _ = evaluate(towns, "lexical", out=out)
     assert contents(ended) == contents(evaluate(towns, "lexical", out=tmp_path / "alone")[0])
     assert workers
+    deadline = time.monotonic() + 90  # Ray's own processes have to notice first that the driver is gone
+    while any(Path(f"/proc/{pid}").exists() for pid in workers) and time.monotonic() < deadline:
+        time.sleep(0.1)
     assert not [pid for pid in workers if Path(f"/proc/{pid}").exists()]
 
 
