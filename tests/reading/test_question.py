@@ -1,15 +1,12 @@
-"""What the classical policies read out of a question and a sentence."""
+"""What the classical policies read out of a question."""
 
 from __future__ import annotations
 
+import time
+
 import pytest
 
-from raggym_env.core import Passage
-from raggym_env.reading.compare import as_number
-from raggym_env.reading.pages import read
 from raggym_env.reading.question import analyse
-from raggym_env.reading.spans import role_of
-from raggym_env.reading.text import entities, key
 
 
 @pytest.mark.parametrize(
@@ -58,34 +55,23 @@ def test_the_last_word_of_order_outside_the_names_decides() -> None:
 
 
 def test_a_name_keeps_its_parenthesis_and_its_small_words() -> None:
-    assert analyse("Who directed Maya (1999 Film)?").names == ("Maya (1999 Film)",)
-    assert [name for _, name in entities("He met Vincent van Gogh at the University of Delft.")] == [
+    assert analyse("Who directed Maya (1999 Film) by Vincent van Gogh?").names == (
+        "Maya (1999 Film)",
         "Vincent van Gogh",
-        "University of Delft",
-    ]
+    )
 
 
-def test_dates_know_whether_they_are_of_birth_or_death() -> None:
-    (sentence,) = read(Passage("1", "Ada", "Ada Lovelace (10 December 1815 – 27 November 1852) wrote in 1843."))
-    dates = [(span.text, role_of(sentence.text, span)) for span in sentence.spans if span.kind in ("date", "year")]
-    assert dates == [("10 December 1815", "birth"), ("27 November 1852", "death"), ("1843", "")]
+def test_a_name_that_is_part_of_another_counts_with_it_and_each_counts_once() -> None:
+    assert analyse('Did Ada of Delft, or Ada, know Ada of Delft and "Bea"?').names == ("Bea", "Ada of Delft")
 
 
-def test_sentences_do_not_end_at_initials() -> None:
-    sentences = read(Passage("1", "X", "J. R. R. Tolkien met Dr. Smith in St. Louis. They spoke."))
-    assert [sentence.text for sentence in sentences] == [
-        "J. R. R. Tolkien met Dr. Smith in St. Louis.",
-        "They spoke.",
-    ]
+def test_a_question_may_ask_which_of_nothing() -> None:
+    assert analyse("I know which 's?").head == ""
 
 
-def test_a_key_ignores_case_possession_and_a_trailing_parenthesis() -> None:
-    assert key("Ed Wood's (film)") == key("ed wood") == "ed wood"
-    assert key("(500) Days") == "500 days"
-
-
-def test_dates_compare_by_day_and_numbers_by_size() -> None:
-    (sentence,) = read(Passage("1", "X", "On 3 May 1920 and on May 4, 1920 it had 2.5 million, then 900,000."))
-    first, second, million, rest = (as_number(s) for s in sentence.spans if s.kind in ("date", "number"))
-    assert first < second
-    assert (million, rest) == (2.5e6, 9e5)
+@pytest.mark.parametrize("words", ["Ab, ", 'Ab "Cd" ', "x or ", "Aa? ", "between A and ", "Ab and Cd: "])
+def test_a_question_of_a_megabyte_is_read_in_time(words: str) -> None:
+    text = words * (1_000_000 // len(words))
+    start = time.perf_counter()
+    assert analyse(text).text == text
+    assert time.perf_counter() - start < 10  # measured: 0.3 s at most

@@ -1,4 +1,4 @@
-"""Pages and the readings of them: what the lexical policy and the mini reward build on."""
+"""Pages read for a question: what the lexical policy and the mini reward build on."""
 
 from __future__ import annotations
 
@@ -10,12 +10,13 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from loose import LOOSE
 from raggym_env.core import Passage, Question, State, Turn
 from raggym_env.reading.answers import answers, answers_from, reading_of
-from raggym_env.reading.pages import Sentence, page_of, read
+from raggym_env.reading.pages import page_of, read
 from raggym_env.reading.question import analyse
 from raggym_env.reading.reader import Reading
-from raggym_env.reading.text import key, terms
+from raggym_env.reading.text import key
 
 FILM = Passage("1", "Red Harbour", "Red Harbour is a 1962 drama film directed by Ilse Brandt and starring Tom Reed.")
 ILSE = Passage("2", "Ilse Brandt", "Ilse Brandt (3 May 1920 – 7 June 1991) was a German director. She died in Lisbon.")
@@ -27,43 +28,19 @@ def reading(*found: Passage, text: str = ASKED) -> Reading:
     return Reading(analyse(text), found)
 
 
-WORDS = st.sampled_from(
-    ["Red", "Harbour", "Ilse", "Brandt", "film", "of", "the", "is", "1962", "x", "¹²", "É", "\ud800"]
-)
-LOOSE = st.lists(st.tuples(WORDS, st.sampled_from([" ", ", ", ". ", "! ", " (", ") ", "'s "])), max_size=25).map(
-    lambda pairs: "".join(word + gap for word, gap in pairs)
-)
 PASSAGES = st.lists(st.builds(Passage, st.just("i"), LOOSE, LOOSE | st.text(max_size=60)), max_size=4)
-
-
-@given(LOOSE | st.text(max_size=80), LOOSE)
-def test_spans_found_when_asked_for_are_those_of_the_sentence_and_found_once(text: str, title: str) -> None:
-    sentence = Sentence(title, text, 0)
-    for span in sentence.spans:
-        assert text[span.start : span.start + len(span.text)] == span.text
-        assert span.key == key(span.text)
-    assert sentence.spans is sentence.spans
-
-
-@given(st.builds(Passage, st.just("i"), LOOSE, LOOSE), LOOSE)
-def test_a_page_contains_a_name_exactly_if_one_of_its_sentences_does(passage: Passage, name: str) -> None:
-    page, padded = page_of(passage), f" {key(name)} "
-    if padded.strip():
-        assert (padded in page.key) == any(padded in sentence.key for sentence in page.sentences)
-
-
-@given(st.builds(Passage, st.just("i"), LOOSE, LOOSE | st.text(max_size=80)))
-def test_the_terms_of_a_page_are_those_of_its_title_and_sentences(passage: Passage) -> None:
-    page = page_of(passage)
-    assert page.terms == set(terms(passage.title)).union(*(sentence.terms for sentence in page.sentences))
-    assert page.name == f" {key(passage.title)} "
-    assert [sentence.number for sentence in page.sentences] == list(range(len(page.sentences)))
-    assert read(passage) is page.sentences
 
 
 def test_a_title_is_known_without_what_stands_in_parentheses_behind_it() -> None:
     assert page_of(STRAY).name == " blue dawn "
     assert reading(STRAY).passage_of("Blue Dawn") is STRAY
+
+
+@given(PASSAGES, LOOSE)
+def test_the_pages_with_a_name_are_those_that_contain_it_or_are_called_so(passages: list[Passage], text: str) -> None:
+    found, name = reading(*passages), f" {key(text)} "
+    expected = [n for n, page in enumerate(found.pages) if name in page.key or name == page.name]
+    assert found.pages_with(name) == expected == found.pages_with(name)
 
 
 @given(st.sampled_from([ASKED, "Who is older, Red Harbour or Ilse Brandt?", "Is x of y?", "", "?"]), PASSAGES)

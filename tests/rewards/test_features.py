@@ -73,6 +73,7 @@ def test_what_is_said_of_a_state(running, expected):
     [
         (ASKED, {"query_is_question": 1, "query_in_question": 1, "query_has_name": 1, "query_unheard": 0}),
         ("Red Harbour", {"query_again": 1, "query_repeats": 1, "query_is_name": 1, "query_is_title": 1}),
+        ("Red Harbour (film)", {"query_again": 1, "query_repeats": 2 / 3, "query_is_title": 1}),
         ("red harbour?", {"query_again": 1, "query_repeats": 1, "query_capital": 0}),
         ("harbour Red", {"query_again": 0, "query_repeats": 1, "query_is_title": 0}),
         ("Ilse Brandt", {"query_has_bridge": 1, "query_bare": 1, "query_page_named": 1, "query_chain": 1}),
@@ -198,3 +199,9 @@ def test_no_feature_is_the_same_for_all_states_and_actions():
     rows += [features(running, others) for running in (state(), state(left=0), ONCE, TWICE)]
     spread = np.ptp(np.concatenate(rows), axis=0)
     assert [name for name, width in zip(FEATURES, spread, strict=True) if width < 0.05] == []
+
+
+def test_the_features_are_still_those_that_the_shipped_weights_were_trained_on():
+    """One number that any change of any feature moves: whoever means to change one has to train the weights again."""
+    rows = np.concatenate([features(running, actions) for running, actions in walked(40)]).astype(np.float64)
+    assert rows.mean(axis=0) @ np.linspace(1, 2, len(FEATURES)) == pytest.approx(18.2298314, abs=1e-6)

@@ -134,6 +134,14 @@ def test_spending_the_budget_instead_of_answering_does_not_pay(world, episodes):
             assert wasted < total(reward, steps, question, actions)
 
 
+def test_an_answer_is_read_as_if_searches_that_found_nothing_had_not_been_made():
+    start = State(FILM.question, (), 3)
+    idle = replace(start, history=(Turn("x", ()),), searches_left=2)
+    actions = [Answer("Oslo"), Search("Dawn")]
+    np.testing.assert_array_equal(mini.inputs(idle, actions)[0], mini.inputs(start, actions)[0])
+    assert (mini.inputs(idle, actions)[1] != mini.inputs(start, actions)[1]).any()
+
+
 def test_a_search_beyond_the_budget_is_worth_its_draft_as_an_answer_or_nothing():
     steps, _ = process(max_searches=1)
     (spent,) = steps.transition([steps.start(FILM.question)], [Search("Dawn")])

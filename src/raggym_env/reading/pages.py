@@ -84,10 +84,10 @@ class Page(NamedTuple):
 @lru_cache(maxsize=20_000)
 def page_of(passage: Passage) -> Page:
     """A passage, read. Cached: a passage is read at every turn of the episode that found it."""
-    sentences = tuple(Sentence(passage.title, text, index) for index, text in enumerate(_split(passage.text)))
+    sentences = tuple([Sentence(passage.title, text, index) for index, text in enumerate(_split(passage.text))])
     title_terms = frozenset(terms(passage.title))
-    held = title_terms.union(*(sentence.terms for sentence in sentences))
-    whole = "|".join(sentence.key for sentence in sentences)
+    held = title_terms.union(*[sentence.terms for sentence in sentences])
+    whole = "|".join([sentence.key for sentence in sentences])
     return Page(passage.title, f" {key(passage.title)} ", title_terms, sentences, whole, held)
 
 

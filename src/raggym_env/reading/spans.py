@@ -17,11 +17,14 @@ _NUMERALS = (
 )  # fmt: skip
 _NUMERAL_TERMS = frozenset(map(stem, _NUMERALS))
 _NUMERAL = re.compile(whole_words(_NUMERALS))
-_NUMBER = re.compile(r"[$\d](?:(?<=\$)\b\d|(?<=\b\d))[\d,]*(?:\.\d+)?(?: (?:million|billion|thousand|percent))?%?")
+_NUMBER = re.compile(r"[$\d](?:(?<=\$)\d|(?<=\b\d))[\d,]*(?:\.\d+)?(?: (?:million|billion|thousand|percent))?%?")
 _DIGIT = re.compile(r"\d")
 _MONTH = "(?:" + "|".join(MONTHS) + ")"
-_ANY_MONTH = re.compile(_MONTH)
-_DATE = re.compile(rf"(?:\d{{1,2}} {_MONTH},? \d{{3,4}}|{_MONTH} \d{{1,2}}, ?\d{{3,4}}|{_MONTH} \d{{4}})")
+# Begins with a character of its own, for the reason that `whole_words` does: a digit, or the initial of a month.
+_MONTH_TAIL = "(?:" + "|".join(f"(?<={month[0]}){month[1:]}" for month in MONTHS) + ")"
+_DATE = re.compile(
+    rf"[\dJFMASOND](?:(?<=\d)\d? {_MONTH},? \d{{3,4}}|{_MONTH_TAIL} \d{{1,2}}, ?\d{{3,4}}|{_MONTH_TAIL} \d{{4}})"
+)
 _DEFINITION = re.compile(
     whole_words(("is", "was", "are", "were")) + r" (?:an?|the) ([^,.;()]{3,60}?)"
     r"(?= (?:of|in|from|by|for|at|on|that|who|which|and|based|known|located|released|published)\b|[,.;(]|$)"
@@ -47,7 +50,7 @@ def dates(text: str) -> list[Span]:
     """The dates of a sentence, then the years that are part of none."""
     if not _DIGIT.search(text):
         return []
-    found = _found("date", _DATE, text) if _ANY_MONTH.search(text) else []
+    found = _found("date", _DATE, text)
     return found + _free(_found("year", YEAR, text), found)
 
 

@@ -30,6 +30,8 @@ __all__ = [
 _WORD = r"[^\W_]+(?:['’][^\W_]+)*"
 WORD = re.compile(_WORD)
 _TOKEN = re.compile(f"({_WORD})")
+# The same where all is ASCII, as most is, in two thirds of the time.
+_ASCII_TOKEN = re.compile("([0-9A-Za-z]+(?:'[0-9A-Za-z]+)*)")
 YEAR = re.compile(r"(?:1\d|20)(?<=\b\d\d)\d\d\b(?![,.]\d)")
 
 _STOP = """
@@ -88,7 +90,7 @@ def whole_words(words: Iterable[str]) -> str:
 
 def cut(text: str) -> list[str]:
     """A text as what stands before its first word, the word, what stands before the second, and so on to its end."""
-    return _TOKEN.split(text)
+    return (_ASCII_TOKEN if text.isascii() else _TOKEN).split(text)
 
 
 class Tokens:

@@ -1,0 +1,10 @@
+"""Texts in which words, names, numbers and punctuation follow one another without sense, for properties of readers."""
+
+from hypothesis import strategies as st
+
+_WORDS = st.sampled_from(
+    ["Red", "Harbour", "Ilse", "Brandt", "van", "film", "of", "the", "is", "was", "an", "It's", "two", "ten", "May",
+     "1962", "12", "$5", "1,200", "million", "%", "x", "x's’s", "x_two", "¹²", "٣", "É", "ΑΣ", "İ", "\ud800"]
+)  # fmt: skip
+_GAPS = st.sampled_from([" ", " ", " ", ", ", ". ", "! ", " (", ") ", "'s ", "'", "-", ""])
+LOOSE = st.lists(st.tuples(_WORDS, _GAPS), max_size=25).map(lambda pairs: "".join(word + gap for word, gap in pairs))
