@@ -24,7 +24,7 @@ test: $(VENV)/installed
 test-server: $(VENV)/installed
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt 'transformers[serving]'
 	$(BIN)/raggym models get smollm2
-	HF_HUB_OFFLINE=1 $(BIN)/python -m pytest -m server tests/llm/test_real_server.py
+	HF_HUB_OFFLINE=1 $(BIN)/python -m pytest -m server tests/llm/openai/test_real_server.py
 
 check: $(VENV)/installed
 	$(BIN)/ruff check .

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Sequence
 
 from raggym_env.core import Action, Answer, Search, State, Task
 from raggym_env.errors import PolicyError
-from raggym_env.policies.base import BasePolicy, Proposal
+from raggym_env.protocols import BasePolicy, Proposal
 from raggym_env.rewards.evidence import evidence_recall
 
 __all__ = ["GoldChain"]

@@ -26,8 +26,8 @@ from raggym_env import data
 from raggym_env.cards import env_card, policy_card
 from raggym_env.errors import DataNotFound, LLMError, MissingExtra, RAGGymError
 from raggym_env.evaluation import build_leaderboard, evaluate
-from raggym_env.paths import card_names
-from raggym_env.policies.base import Policy
+from raggym_env.protocols import Policy
+from raggym_env.storage.paths import card_names
 
 CEILING = GoldChain.name
 PUBLISHED = Path(__file__).with_name("published.toml")

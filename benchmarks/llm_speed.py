@@ -203,7 +203,7 @@ def chat(system: str, text: str) -> Chat:
 
 
 def loaded(options: argparse.Namespace, works: Sequence[Work]) -> tuple[Any, Any]:
-    from raggym_env.llm import _loading
+    from raggym_env.llm.hf import loading as _loading
 
     if not options.random_init:
         return _loading.load_parts(options.model, options.device, options.dtype)
@@ -273,7 +273,7 @@ def encoded(tokenizer: Any, messages: Chat) -> list[int]:
 
 def compare(model: Any, tokenizer: Any, works: list[Work], n: int, options: argparse.Namespace) -> list[Row]:
     from raggym_env.llm import Sampling
-    from raggym_env.llm.hf import HFModel
+    from raggym_env.llm.hf.model import HFModel
 
     params = Sampling(n=n, temperature=1.0 if n > 1 else 0.0, max_tokens=options.max_tokens, seed=options.seed)
     llm = HFModel(model, tokenizer)
@@ -384,7 +384,7 @@ def show(rows: Sequence[Row]) -> None:
 def parity(options: argparse.Namespace, works: Sequence[Work]) -> None:
     """Greedy completions of the engine, all in one call, against `generate`, one at a time, in float32."""
     from raggym_env.llm import Sampling
-    from raggym_env.llm.hf import HFModel
+    from raggym_env.llm.hf.model import HFModel
 
     options.dtype = "float32"
     model, tokenizer = loaded(options, works)

@@ -21,15 +21,14 @@ import numpy as np
 from rank_bm25 import BM25Okapi
 
 from raggym_env import policies
+from raggym_env.build import MDP, load_mdp
 from raggym_env.core import Action, Search, State, Task
 from raggym_env.errors import DataNotFound
 from raggym_env.evaluation import bootstrap
-from raggym_env.mdp import MDP, load_mdp
-from raggym_env.policies.base import BasePolicy, Proposal
-from raggym_env.policies.best_of import distinct
+from raggym_env.mdp.rollout import rollout
+from raggym_env.protocols import BasePolicy, Proposal, distinct
 from raggym_env.rewards.evidence import EvidenceReward, EvidenceValue
 from raggym_env.rewards.mini import MiniReward
-from raggym_env.rollout import rollout
 
 ENVIRONMENTS = ("RAGGym-HotpotQA-v0", "RAGGym-2WikiMultihopQA-v0", "RAGGym-Synth-v0")
 Scored = Callable[[State, Sequence[Action]], np.ndarray]

@@ -30,14 +30,14 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from raggym_env.build import load_mdp
 from raggym_env.data import load_tasks
 from raggym_env.errors import DataNotFound
 from raggym_env.evaluation import Run, Scores, bootstrap, evaluate
 from raggym_env.evaluation.scores import score_record
-from raggym_env.mdp import load_mdp
-from raggym_env.training.collect import collect
 from raggym_env.training.mini import MiniSettings, train_mini
-from raggym_env.training.trajectories import Collection
+from raggym_env.training.process_data.collect import collect
+from raggym_env.training.process_data.trajectories import Collection
 
 # A model on a CPU reads all that was found again at every step: fewer searches than the card's 8, and half precision.
 ACTOR_SETTINGS = {"episode.max_searches": 3, "policy.options.llm_options": {"dtype": "bfloat16"}}

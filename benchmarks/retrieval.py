@@ -42,9 +42,9 @@ from typing import Any, NamedTuple
 from raggym_env.core import Passage
 from raggym_env.data.prepare import prepare_corpus
 from raggym_env.errors import MissingExtra, RAGGymError
-from raggym_env.paths import cache_dir
 from raggym_env.retrieval import Hit, Retriever, make
 from raggym_env.retrieval.cache import CachedRetriever
+from raggym_env.storage.paths import cache_dir
 
 DATA_SETS = {
     "2Wiki": ("2wikimultihopqa", "dev_open.json"),

@@ -49,19 +49,19 @@ import numpy as np
 from numpy.typing import NDArray
 
 from raggym_env import policies
+from raggym_env.build import MDP, load_mdp
 from raggym_env.cards import env_card, override
 from raggym_env.core import Task
 from raggym_env.envs import CandidateActions, Candidates
 from raggym_env.envs.env import RAGEnv
 from raggym_env.evaluation import bootstrap
-from raggym_env.mdp import MDP, load_mdp
-from raggym_env.policies.base import Policy
+from raggym_env.mdp.metrics import exact_match, token_f1
+from raggym_env.mdp.records import Episode
+from raggym_env.mdp.rollout import rollout
 from raggym_env.policies.best_of import BestOf
-from raggym_env.records import Episode
+from raggym_env.protocols import Policy
 from raggym_env.rewards.evidence import evidence_recall
-from raggym_env.rewards.metrics import exact_match, token_f1
 from raggym_env.rewards.random import RandomReward
-from raggym_env.rollout import rollout
 
 ENVS = ("RAGGym-Synth-v0", "RAGGym-HotpotQA-v0")
 COLUMNS = ("em", "f1", "recall", "searches")

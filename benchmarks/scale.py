@@ -37,7 +37,7 @@ idle machine:
 on 0.07 and 0.70 GB of corpus and 0.05 and 0.45 GB of index; on a line through both, wiki-18 needs 15 GB and 9 GB, half
 an hour of one core and 6.8 GB of memory to build. The extrapolation of a query's time needs corpora of a million and
 more: a thousand queries on 0.1 million are answered by NumPy, most of those on a million by the kernel (KERNEL_AFTER in
-`raggym_env.retrieval.bm25`).
+`raggym_env.retrieval.bm25.retriever`).
 """
 
 from __future__ import annotations
@@ -229,7 +229,7 @@ class BM25S:
     def __init__(self, corpus: Corpus, folder: Path) -> None:
         import bm25s
 
-        from raggym_env.retrieval.text import Analyzer
+        from raggym_env.retrieval.bm25.analysis import Analyzer
 
         self._corpus, self._analyzer = corpus, Analyzer()
         if not folder.exists():

@@ -49,7 +49,7 @@ from raggym_env.cards import env_card
 from raggym_env.data import Dataset
 from raggym_env.errors import DataNotFound
 from raggym_env.retrieval import Retriever
-from raggym_env.retrieval.serving.wire import write_results
+from raggym_env.retrieval.wire import write_results
 
 BATCH, QUERIES = 32, 1000
 WARM_UP_SECONDS = 1.0

@@ -28,8 +28,8 @@ from raggym_env import retrieval
 from raggym_env.core import Answer, Passage, Question, Search, Task
 from raggym_env.envs.env import RAGEnv
 from raggym_env.envs.vector import RAGVectorEnv
-from raggym_env.process import Process
-from raggym_env.retrieval.base import Hit, Retriever
+from raggym_env.mdp.dynamics import Process
+from raggym_env.protocols import Hit, Retriever
 
 K = 3
 SEARCHES = 4  # per episode, then an answer

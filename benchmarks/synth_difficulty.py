@@ -23,8 +23,8 @@ from collections.abc import Sequence
 
 from raggym_env.core import Task
 from raggym_env.data.synth import SynthWorld
-from raggym_env.retrieval.base import Retriever
-from raggym_env.retrieval.bm25 import BM25Retriever
+from raggym_env.protocols import Retriever
+from raggym_env.retrieval.bm25.retriever import BM25Retriever
 
 COLUMNS = ("questions", "all gold, question", "first gold, question", "all gold, titles")
 

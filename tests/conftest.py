@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from hypothesis import settings
 
-from raggym_env.llm import models
+from raggym_env.models import get as models
 
 REPOSITORY = Path(__file__).parents[1]
 # Looked up before the session gets a cache of its own. Only read.

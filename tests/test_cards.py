@@ -4,12 +4,12 @@ from pathlib import Path
 
 import pytest
 
+from raggym_env.build import load_mdp
 from raggym_env.cards import env_card, override, policy_card
 from raggym_env.data.catalogue import named_card
 from raggym_env.errors import CardError, DataNotFound, UnknownName
-from raggym_env.mdp import load_mdp
-from raggym_env.paths import card_names
 from raggym_env.retrieval import RETRIEVERS
+from raggym_env.storage.paths import card_names
 from raggym_env.testing import ScriptedRetriever
 
 CARD = """

@@ -6,7 +6,7 @@ import json
 from pathlib import Path
 
 from raggym_env.core import Answer, Search
-from raggym_env.policies.base import BasePolicy, Proposal
+from raggym_env.protocols import BasePolicy, Proposal
 
 CARD = """
 title = "Towns"

@@ -11,8 +11,8 @@ import torch
 from safetensors.torch import load_file
 from transformers.utils import logging
 
-from raggym_env.training.collect import collect
-from raggym_env.training.options import Options
+from raggym_env.training.process_data.collect import collect
+from raggym_env.training.trl.options import Options
 from tiny_llm import tiny_model, tiny_tokenizer
 from towns import write_towns
 

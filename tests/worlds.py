@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from raggym_env.core import Fact, Question, Task
-from raggym_env.process import Process
+from raggym_env.mdp.dynamics import Process
 from raggym_env.testing import ScriptedRetriever
 
 FILM = Task(

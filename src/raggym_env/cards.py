@@ -14,7 +14,7 @@ from typing import Annotated, Any, Literal, Self, TypeVar
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from raggym_env.errors import CardError, UnknownName
-from raggym_env.paths import CardKind, card_file, card_names
+from raggym_env.storage.paths import CardKind, card_file, card_names
 
 __all__ = [
     "DatasetCard",
@@ -78,7 +78,7 @@ class RetrievalCard(_Card):
 class EpisodeCard(_Card):
     max_searches: Annotated[int, Field(ge=0, le=10_000, strict=True)] = 8
     metric: Literal["em", "f1", "cover_em", "accuracy"] = "em"
-    """Scores an answer in [0, 1]; see `raggym_env.rewards.metrics`."""
+    """Scores an answer in [0, 1]; see `raggym_env.mdp.metrics`."""
 
 
 class RewardCard(_Card):

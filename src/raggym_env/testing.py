@@ -11,9 +11,7 @@ import numpy as np
 
 from raggym_env.core import Action, Passage, State
 from raggym_env.errors import RetrievalError
-from raggym_env.policies.base import Policy
-from raggym_env.retrieval.base import Hit, Retriever
-from raggym_env.rewards.base import ProcessReward
+from raggym_env.protocols import Hit, Policy, ProcessReward, Retriever
 
 __all__ = ["ScriptedRetriever", "check_policy", "check_process_reward", "check_retriever"]
 

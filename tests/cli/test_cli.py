@@ -4,7 +4,7 @@ import pytest
 from typer.testing import CliRunner
 
 from raggym_env.cli import app
-from raggym_env.paths import card_names
+from raggym_env.storage.paths import card_names
 from towns import write_jsonl, write_towns
 
 

@@ -5,7 +5,7 @@ from typer.testing import CliRunner
 
 from raggym_env.cli import models as command
 from raggym_env.errors import UnknownName
-from raggym_env.llm import models
+from raggym_env.models import get as models
 
 
 @pytest.fixture(autouse=True)

@@ -66,7 +66,7 @@ def test_a_killed_process_is_gone_on_with(shop, tmp_path):
     kept = list((tmp_path / "out" / "checkpoints").glob("checkpoint-*/trainer_state.json"))
     begun = max(int(path.parent.name.partition("-")[2]) for path in kept)
     assert 5 <= begun < 400
-    from raggym_env.training import sft
+    from raggym_env.training.trl import sft
 
     steps = []
     how = shop.options(steps=400, save_every=5)

@@ -10,7 +10,7 @@ from raggym_env.cards import env_card
 from raggym_env.cli import app
 from raggym_env.data import catalogue
 from raggym_env.errors import UnknownName
-from raggym_env.paths import card_names
+from raggym_env.storage.paths import card_names
 
 CARD = "RAGGym-Bamboogle-v0"
 

@@ -13,7 +13,7 @@ from raggym_env.envs.candidates import OWN_FEATURES
 from raggym_env.envs.env import RAGEnv
 from raggym_env.envs.wrappers import TaggedText
 from raggym_env.errors import InvalidAction, PolicyError
-from raggym_env.policies.base import BasePolicy, Proposal
+from raggym_env.protocols import BasePolicy, Proposal
 from worlds import BOTH, FILM, process
 
 IDEAS = (Search("Dawn", draft="Rome"), Answer("Oslo"), Search("Dawn", draft="Rome"), Search("Ada Berg"))

@@ -12,10 +12,10 @@ from raggym_env.core import Answer, Passage, Question, Search, Task
 from raggym_env.envs.env import RAGEnv
 from raggym_env.envs.render import printable
 from raggym_env.errors import DataError, InvalidAction, InvalidReset, RetrievalError, UnknownName
-from raggym_env.process import Process
-from raggym_env.rewards.metrics import exact_match
+from raggym_env.mdp.dynamics import Process
+from raggym_env.mdp.metrics import exact_match
+from raggym_env.mdp.step_reward import StepReward
 from raggym_env.rewards.random import RandomReward
-from raggym_env.rewards.step import StepReward
 from raggym_env.testing import ScriptedRetriever
 from worlds import BOTH, FILM, PILL, process
 

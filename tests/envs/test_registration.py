@@ -11,7 +11,7 @@ from gymnasium.utils.env_checker import check_env
 import raggym_env
 from raggym_env.cards import env_card
 from raggym_env.errors import CardError, DataNotFound, MissingExtra
-from raggym_env.paths import card_names
+from raggym_env.storage.paths import card_names
 from raggym_env.testing import ScriptedRetriever
 from towns import write_towns
 

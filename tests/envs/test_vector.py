@@ -10,8 +10,8 @@ from raggym_env.core import Answer, Search
 from raggym_env.envs.env import RAGEnv
 from raggym_env.envs.vector import RAGVectorEnv
 from raggym_env.errors import InvalidAction, RetrievalError
+from raggym_env.mdp.step_reward import StepReward
 from raggym_env.rewards.random import RandomReward
-from raggym_env.rewards.step import StepReward
 from worlds import BOTH, FILM, PILL, process
 
 TASKS = [FILM, BOTH, PILL]

@@ -6,8 +6,8 @@ from raggym_env.core import Answer, Passage, Question, Search, State, Turn
 from raggym_env.envs.env import RAGEnv
 from raggym_env.envs.wrappers import RecordEpisodes, TaggedText
 from raggym_env.errors import InvalidAction
-from raggym_env.records import read_records
-from raggym_env.tagged import parse_tagged, tagged_text
+from raggym_env.mdp.records import read_records
+from raggym_env.text.tagged import parse_tagged, tagged_text
 from worlds import BOTH, FILM, PILL, process
 
 

@@ -19,7 +19,7 @@ class Guesser(Reader):
 
     def _one(self, state):
         from raggym_env.core import Answer
-        from raggym_env.policies.base import Proposal
+        from raggym_env.protocols import Proposal
 
         return Proposal(Answer({"q0": "River0", "q1": "River1"}.get(state.question.id, "no idea")))
 

@@ -2,7 +2,7 @@ import re
 
 from raggym_env.core import Answer, Search
 from raggym_env.evaluation import build_leaderboard, evaluate, html_report
-from raggym_env.policies.base import Proposal
+from raggym_env.protocols import Proposal
 from towns import Reader, write_towns
 
 

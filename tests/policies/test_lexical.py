@@ -10,8 +10,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from raggym_env.core import Answer, Passage, Question, Search, State, StopReason, Turn, as_action
+from raggym_env.mdp.dynamics import Process
 from raggym_env.policies.lexical import LexicalPolicy
-from raggym_env.process import Process
 from raggym_env.testing import ScriptedRetriever, check_policy
 
 FILM = Passage("1", "Red Harbour", "Red Harbour is a 1962 drama film directed by Ilse Brandt and starring Tom Reed.")

@@ -9,8 +9,8 @@ import pytest
 from raggym_env import policies
 from raggym_env.core import Question, State
 from raggym_env.errors import CardError, UnknownName
-from raggym_env.paths import card_names
-from raggym_env.policies.base import BasePolicy, Policy, Proposal
+from raggym_env.protocols import BasePolicy, Policy, Proposal
+from raggym_env.storage.paths import card_names
 
 
 @pytest.mark.parametrize("name", ["lexical", "random", "single_search"])

@@ -6,12 +6,12 @@ import pytest
 from raggym_env import policies
 from raggym_env.core import Answer, Search, Usage
 from raggym_env.errors import CardError, RewardError
-from raggym_env.policies.base import BasePolicy, Proposal
+from raggym_env.mdp.rollout import rollout
 from raggym_env.policies.best_of import BestOf
 from raggym_env.policies.tree import Tree
 from raggym_env.policies.vote import Vote
+from raggym_env.protocols import BasePolicy, Proposal
 from raggym_env.rewards.evidence import EvidenceReward
-from raggym_env.rollout import rollout
 from raggym_env.testing import check_policy
 from worlds import BOTH, FILM, process
 

@@ -6,7 +6,7 @@ import pytest
 
 from raggym_env.core import Passage
 from raggym_env.errors import RetrievalError
-from raggym_env.retrieval.base import Hit, Retriever
+from raggym_env.protocols import Hit, Retriever
 from raggym_env.retrieval.cache import CachedRetriever
 
 

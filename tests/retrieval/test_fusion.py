@@ -9,8 +9,8 @@ from hypothesis import strategies as st
 
 from raggym_env.core import Passage
 from raggym_env.errors import RetrievalError, UnknownName
+from raggym_env.protocols import Retriever
 from raggym_env.retrieval import Hit, make
-from raggym_env.retrieval.base import Retriever
 from raggym_env.retrieval.fusion import DEPTH, RRFRetriever
 from raggym_env.testing import ScriptedRetriever, check_retriever
 

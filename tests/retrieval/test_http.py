@@ -10,13 +10,13 @@ from concurrent.futures import ThreadPoolExecutor
 import pytest
 
 from fake_server import FakeServer, cut, drip, hang, raw, status
+from raggym_env.build import load_mdp
 from raggym_env.cards import env_card, override
 from raggym_env.core import Passage, Search
 from raggym_env.errors import IndexMismatch, RetrievalError
-from raggym_env.mdp import load_mdp
 from raggym_env.retrieval import Hit, make
 from raggym_env.retrieval.http import HTTPRetriever
-from raggym_env.retrieval.serving.wire import read_results, write_results
+from raggym_env.retrieval.wire import read_results, write_results
 from raggym_env.testing import ScriptedRetriever, check_retriever
 from towns import write_towns
 
@@ -231,7 +231,7 @@ def test_options_that_cannot_be_right_are_refused_before_anything_is_sent(option
 
 # Our own server.
 
-server = pytest.importorskip("raggym_env.retrieval.server")
+server = pytest.importorskip("raggym_env.retrieval.server.serve")
 pytest.importorskip("starlette")
 pytest.importorskip("uvicorn")
 

@@ -6,7 +6,7 @@ import pytest
 from raggym_env.core import Passage
 from raggym_env.errors import DataError, RetrievalError, UnknownName
 from raggym_env.retrieval import rank_bm25
-from raggym_env.retrieval.bm25 import BM25Retriever
+from raggym_env.retrieval.bm25.retriever import BM25Retriever
 from raggym_env.retrieval.rank_bm25 import RankBM25Retriever
 
 

@@ -10,8 +10,8 @@ from hypothesis import strategies as st
 from raggym_env import retrieval
 from raggym_env.core import Answer, Passage, Question, Search, State, Turn
 from raggym_env.data.synth import SynthWorld
+from raggym_env.mdp.dynamics import Process
 from raggym_env.policies.lexical import LexicalPolicy
-from raggym_env.process import Process
 from raggym_env.rewards.features import FEATURES, features
 
 FILM = Passage("1", "Red Harbour", "Red Harbour is a 1962 drama film directed by Ilse Brandt and starring Tom Reed.")

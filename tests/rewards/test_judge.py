@@ -5,13 +5,13 @@ import numpy as np
 import pytest
 
 from raggym_env import policies, rewards
+from raggym_env.build import load_mdp
 from raggym_env.cards import override, policy_card
 from raggym_env.core import Answer, Passage, Question, Search, State, Turn, Usage
 from raggym_env.envs.env import RAGEnv
 from raggym_env.errors import CardError, LLMError, RewardError
-from raggym_env.llm.base import Completion
 from raggym_env.llm.scripted import ScriptedLLM
-from raggym_env.mdp import load_mdp
+from raggym_env.protocols import Completion
 from raggym_env.rewards.judge import PROMPTS, JudgeReward
 from raggym_env.testing import check_process_reward
 from towns import CARD, write_towns

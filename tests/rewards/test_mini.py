@@ -17,8 +17,8 @@ from raggym_env.core import Answer, Passage, Question, Search, State, Turn
 from raggym_env.data.synth import SynthWorld
 from raggym_env.envs.env import RAGEnv
 from raggym_env.errors import CardError, RewardError
+from raggym_env.mdp.dynamics import Process
 from raggym_env.policies.lexical import LexicalPolicy
-from raggym_env.process import Process
 from raggym_env.rewards import StepReward, mini
 from raggym_env.rewards.features import FEATURES
 from raggym_env.rewards.mini import MiniReward, load_weights

@@ -8,8 +8,8 @@ from raggym_env import rewards  # noqa: E402
 from raggym_env.core import Answer, Passage, Question, Search, State, Turn  # noqa: E402
 from raggym_env.errors import CardError, LLMError, RewardError  # noqa: E402
 from raggym_env.rewards.model import ModelReward  # noqa: E402
-from raggym_env.rewards.text import encode, fitted, render, without_oldest  # noqa: E402
 from raggym_env.testing import check_process_reward  # noqa: E402
+from raggym_env.text.state_chat import encode, fitted, render, without_oldest  # noqa: E402
 from tiny_llm import tiny_model, tiny_tokenizer  # noqa: E402
 
 # PEFT asks transformers for an attribute by its old name.

@@ -4,7 +4,7 @@ import pytest
 from raggym_env import rewards
 from raggym_env.core import Answer, Question, Search, Task, Usage
 from raggym_env.errors import CardError, RewardError
-from raggym_env.policies.base import BasePolicy, Proposal
+from raggym_env.protocols import BasePolicy, Proposal
 from raggym_env.rewards.rollout import RolloutReward
 from raggym_env.testing import check_process_reward
 from worlds import BOTH, FILM, PILL, process

@@ -10,9 +10,9 @@ from raggym_env.core import Answer, Passage, Question, Search, State, Turn
 from raggym_env.errors import MissingExtra, RunError
 from raggym_env.rewards.features import FEATURES
 from raggym_env.rewards.mini import MiniReward, inputs, load_weights
-from raggym_env.training.collect import collect
 from raggym_env.training.mini import Example, MiniSettings, _fit, _held_out, agreement, examples, train_mini
-from raggym_env.training.trajectories import Choice, Labelled, Trajectory
+from raggym_env.training.process_data.collect import collect
+from raggym_env.training.process_data.trajectories import Choice, Labelled, Trajectory
 from towns import write_towns
 
 WORLD = """

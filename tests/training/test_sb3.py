@@ -9,9 +9,9 @@ from raggym_env.core import Answer, Question, Search, State, Usage
 from raggym_env.envs import CandidateActions
 from raggym_env.envs.env import RAGEnv
 from raggym_env.errors import MissingExtra, PolicyError, UnknownName
-from raggym_env.policies.base import BasePolicy, Proposal
+from raggym_env.mdp.rollout import rollout
 from raggym_env.policies.lexical import LexicalPolicy
-from raggym_env.rollout import rollout
+from raggym_env.protocols import BasePolicy, Proposal
 from raggym_env.testing import check_policy
 from worlds import BOTH, FILM, process
 

@@ -10,7 +10,7 @@ from rich.console import Console
 from rich.table import Column, Table
 
 from raggym_env.cards import env_card, policy_card
-from raggym_env.paths import card_names
+from raggym_env.storage.paths import card_names
 
 __all__ = ["envs", "policies"]
 

@@ -68,7 +68,7 @@ def collect(
 
 
 def _collect(env: str, policy: str | None, options: dict[str, Any]) -> None:
-    from raggym_env.training.collect import collect as run_collection
+    from raggym_env.training.process_data.collect import collect as run_collection
 
     if policy is None:
         raise RunError("Collecting needs a policy that proposes the candidates: --policy NAME (`raggym policies`).")
@@ -78,8 +78,8 @@ def _collect(env: str, policy: str | None, options: dict[str, Any]) -> None:
 
 
 def _inspect(folder: Path, show: int, *, kept: bool) -> None:
-    from raggym_env.training.inspect import sample, shown
-    from raggym_env.training.trajectories import Collection
+    from raggym_env.cli._trajectories import sample, shown
+    from raggym_env.training.process_data.trajectories import Collection
 
     collection = Collection.read(folder)
     console = Console(highlight=False)
@@ -90,7 +90,7 @@ def _inspect(folder: Path, show: int, *, kept: bool) -> None:
 
 def _summary(collection: Any) -> int:
     """Print what a collection amounts to; returns how many questions failed."""
-    from raggym_env.training.inspect import summarise
+    from raggym_env.cli._trajectories import summarise
 
     summary = summarise(collection)
     for name, value in summary.rows():

@@ -12,7 +12,7 @@ from raggym_env.cli._progress import EpisodeBar
 from raggym_env.errors import CardError, RunError
 
 if TYPE_CHECKING:
-    from raggym_env.evaluation.distributed import Workers
+    from raggym_env.runs.ray.pool import Workers
 
 __all__ = ["RayOption", "WorkerGPUsOption", "WorkersOption", "evaluate", "parse_settings", "ray_workers"]
 
@@ -86,7 +86,7 @@ def evaluate(
 def ray_workers(ray: str | None, workers: int | None, gpus: float | None) -> Workers | None:
     """What the options about Ray say; None for none of it."""
     if ray is not None:
-        from raggym_env.evaluation.distributed import Workers
+        from raggym_env.runs.ray.pool import Workers
 
         return Workers(ray, workers, gpus or 0.0)
     if workers is not None or gpus is not None:

@@ -22,9 +22,9 @@ def export(
     seed: Annotated[int, typer.Option(help="Of the pairs that are drawn.")] = 0,
 ) -> None:
     """Export process data as rows for TRL's SFT, DPO or reward trainer."""
-    from raggym_env.training.rows import Render
-    from raggym_env.training.rows import export as run_export
-    from raggym_env.training.trajectories import Collection
+    from raggym_env.training.process_data.rows import Render
+    from raggym_env.training.process_data.rows import export as run_export
+    from raggym_env.training.process_data.trajectories import Collection
 
     options: dict[str, Any] = {} if to == "sft" else {"seed": seed, "margin": margin}
     if to != "sft" and pairs is not None:

@@ -10,7 +10,7 @@ import typer
 from rich.console import Console
 from rich.table import Column, Table
 
-from raggym_env.llm import models
+from raggym_env.models import get as models
 
 __all__ = ["app"]
 

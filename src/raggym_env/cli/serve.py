@@ -11,7 +11,7 @@ import typer
 from raggym_env.cards import DatasetCard, EnvCard, Source, env_card, override
 from raggym_env.cli.evaluate import parse_settings
 from raggym_env.errors import CardError, RetrievalError
-from raggym_env.retrieval.serving.wire import TOKEN_ENV
+from raggym_env.retrieval.wire import TOKEN_ENV
 
 if TYPE_CHECKING:
     from raggym_env.data.corpus import Corpus
@@ -50,7 +50,8 @@ def serve(
     Search-R1, verl and SkyRL take the URL as it is printed; raggym takes it with --set retrieval.name=http --set
     retrieval.options.url=URL. SIGTERM and Ctrl-C end it after it has answered what it accepted.
     """
-    from raggym_env.retrieval import make, server
+    from raggym_env.retrieval import make
+    from raggym_env.retrieval.server import serve as server
 
     server.check_installed()
     card = _card(env, corpus, retriever, settings or [])

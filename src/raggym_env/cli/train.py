@@ -78,7 +78,7 @@ def _shared(
 
 def _how(given: dict[str, Any]) -> dict[str, Any]:
     """Takes the options of all trainings out of `given` and makes arguments of them."""
-    from raggym_env.training.options import Exam, Options
+    from raggym_env.training.trl.options import Exam, Options
 
     shared = {name: given.pop(name) for name in inspect.signature(_shared).parameters}
     named = {each.name: shared[each.name] for each in fields(Options) if each.name in shared}
@@ -122,7 +122,7 @@ def sft(
     **how: Any,
 ) -> Any:
     """Fine-tune an agent's model on the good actions."""
-    from raggym_env.training.sft import train
+    from raggym_env.training.trl.sft import train
 
     return train(data, agent, out, best=best, outcome_weight=outcome_weight, **how)
 
@@ -139,8 +139,8 @@ def dpo(
     **how: Any,
 ) -> Any:
     """Teach an agent's model to prefer better candidates; best from --model MODEL+SFT."""
-    from raggym_env.training.dpo import train
-    from raggym_env.training.options import Pairs
+    from raggym_env.training.trl.dpo import train
+    from raggym_env.training.trl.options import Pairs
 
     return train(data, agent, out, pairs=Pairs(pairs, margin, outcome_weight), beta=beta, **how)
 
@@ -163,8 +163,8 @@ def prm(
     **how: Any,
 ) -> Any:
     """Train a language model as process reward model, the reward "model"."""
-    from raggym_env.training.options import Pairs
-    from raggym_env.training.prm import train
+    from raggym_env.training.trl.options import Pairs
+    from raggym_env.training.trl.prm import train
 
     learnt = Pairs(pairs, margin, outcome_weight)
     return train(data, out, pairs=learnt, holdout=holdout, center=center, policy=policy, best_of=best_of, **how)
@@ -193,7 +193,7 @@ def grpo(
     **how: Any,
 ) -> Any:
     """Reinforce an agent's model by the process reward of its actions in collected states."""
-    from raggym_env.training.grpo import Replies, Scoring, train
+    from raggym_env.training.trl.grpo import Replies, Scoring, train
 
     scoring = Scoring(reward, parse_settings(reward_set or []), outcome_weight, penalty)
     replies = Replies(generations, max_tokens, temperature)
@@ -212,7 +212,7 @@ def mini(
 ) -> None:
     """Train the small process reward, "mini": minutes on a CPU. If it is killed, nothing is written."""
     from raggym_env.training.mini import MiniSettings, train_mini
-    from raggym_env.training.trajectories import Collection
+    from raggym_env.training.process_data.trajectories import Collection
 
     settings = MiniSettings(epochs=epochs, networks=networks, hidden=hidden, held_out=holdout, seed=seed)
     with _Bar() as bar:

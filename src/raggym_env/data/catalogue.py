@@ -9,7 +9,7 @@ from raggym_env.cards import EnvCard, env_card
 from raggym_env.data.dataset import Found, find
 from raggym_env.data.prepare import prepared_corpus
 from raggym_env.errors import RAGGymError, UnknownName
-from raggym_env.paths import card_names
+from raggym_env.storage.paths import card_names
 
 __all__ = ["SplitStatus", "get", "named_card", "shipped_cards", "statuses"]
 

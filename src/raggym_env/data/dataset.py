@@ -13,7 +13,6 @@ from typing import TYPE_CHECKING
 from raggym_env.cards import DatasetCard, EnvCard, Source, env_card
 from raggym_env.core import Task
 from raggym_env.data.formats import read_tasks
-from raggym_env.data.generated import generated_tasks
 from raggym_env.data.hub import HubName
 from raggym_env.data.prepare import (
     CorpusSource,
@@ -24,6 +23,7 @@ from raggym_env.data.prepare import (
     world_source,
 )
 from raggym_env.data.sources import Located, locate, no_corpus, not_found
+from raggym_env.data.synth.cached_tasks import generated_tasks
 from raggym_env.errors import CardError, DataNotFound, MissingExtra, UnknownName
 
 if TYPE_CHECKING:

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from raggym_env.core import Evidence, Fact, Passage, Question, Task, option_letter
-from raggym_env.data.records import Record, json_records, tsv_records
+from raggym_env.data.files import Record, json_records, tsv_records
 from raggym_env.errors import MalformedData, UnknownName
 
 __all__ = ["FORMATS", "Format", "clean_title", "read_contexts", "read_tasks"]

@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from raggym_env.data.records import Record
+from raggym_env.data.files import Record
 from raggym_env.errors import CardError, DataNotFound, MissingExtra
 
 __all__ = ["PREFIX", "HubName", "fetch", "hub_name", "hub_records"]

@@ -6,8 +6,8 @@ from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 
 from raggym_env.core import Passage
+from raggym_env.data.files import Record, json_records
 from raggym_env.data.formats import clean_title
-from raggym_env.data.records import Record, json_records
 from raggym_env.errors import MalformedData
 
 __all__ = ["as_passages", "read_passages"]

@@ -22,7 +22,7 @@ from raggym_env.data.formats import read_contexts
 from raggym_env.data.hub import PREFIX, HubName, hub_records
 from raggym_env.data.passages import as_passages, read_passages
 from raggym_env.errors import DataNotFound
-from raggym_env.paths import cache_dir
+from raggym_env.storage.paths import cache_dir
 
 if TYPE_CHECKING:
     from raggym_env.data.synth import SynthWorld

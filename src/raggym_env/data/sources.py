@@ -10,7 +10,7 @@ from raggym_env.cards import EnvCard, Source
 from raggym_env.data.formats import FORMATS
 from raggym_env.data.hub import PREFIX, HubName, fetch, hub_name
 from raggym_env.errors import DataNotFound, MissingExtra
-from raggym_env.paths import cache_dir, card_file, data_dir
+from raggym_env.storage.paths import cache_dir, card_file, data_dir
 
 __all__ = ["CONTEXTS", "Located", "locate", "no_corpus", "not_found", "places"]
 

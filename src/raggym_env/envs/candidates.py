@@ -17,8 +17,7 @@ from numpy.typing import NDArray
 from raggym_env.core import Action, Answer, Obs, Question, State, Usage
 from raggym_env.envs.env import RAGEnv
 from raggym_env.errors import InvalidAction, PolicyError
-from raggym_env.policies.base import Policy, Proposal
-from raggym_env.policies.best_of import distinct, total_usage
+from raggym_env.protocols import Policy, Proposal, distinct, total_usage
 
 __all__ = ["OWN_FEATURES", "STATE_FEATURES", "CandidateActions", "Candidates", "Features", "Slots"]
 

@@ -12,8 +12,8 @@ from raggym_env.core import Action, Obs, State, Task, as_action
 from raggym_env.envs.episodes import Episodes, Outcome
 from raggym_env.envs.render import render_episode
 from raggym_env.envs.spaces import ActType, action_space, observation_space, observe
-from raggym_env.process import Process
-from raggym_env.rewards.step import StepReward
+from raggym_env.mdp.dynamics import Process
+from raggym_env.mdp.step_reward import StepReward
 
 __all__ = ["RAGEnv"]
 

@@ -9,8 +9,8 @@ import numpy as np
 
 from raggym_env.core import Action, State, StopReason, Task
 from raggym_env.errors import DataError, InvalidReset, UnknownName
-from raggym_env.process import Process
-from raggym_env.rewards.step import Reward, StepReward
+from raggym_env.mdp.dynamics import Process
+from raggym_env.mdp.step_reward import Reward, StepReward
 
 __all__ = ["Episodes", "Outcome"]
 

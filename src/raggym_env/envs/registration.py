@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import gymnasium as gym
 
 from raggym_env.errors import CardError
-from raggym_env.paths import card_names
+from raggym_env.storage.paths import card_names
 
 if TYPE_CHECKING:
     from raggym_env.cards import EnvCard
@@ -27,10 +27,10 @@ def make_env(card: str | Path | EnvCard, *, render_mode: str | None = None, **se
     Args:
         card: Name, path or card.
         render_mode: "ansi", "human" or None.
-        settings: `split` and what else `raggym_env.mdp.load_mdp` takes.
+        settings: `split` and what else `raggym_env.build.load_mdp` takes.
     """
+    from raggym_env.build import load_mdp
     from raggym_env.envs.env import RAGEnv
-    from raggym_env.mdp import load_mdp
 
     mdp = load_mdp(card, **settings)
     return RAGEnv(mdp.tasks, mdp.process, mdp.reward, render_mode=render_mode)
@@ -44,8 +44,8 @@ def make_vector_env(
     **settings: Any,
 ) -> RAGVectorEnv:
     """Make the vector environment of a card; what `gym.make_vec(id, num_envs, **settings)` calls."""
+    from raggym_env.build import load_mdp
     from raggym_env.envs.vector import RAGVectorEnv
-    from raggym_env.mdp import load_mdp
 
     mdp = load_mdp(card, **settings)
     return RAGVectorEnv(mdp.tasks, mdp.process, mdp.reward, num_envs=num_envs, autoreset_mode=autoreset_mode)

@@ -6,7 +6,7 @@ import textwrap
 from collections.abc import Sequence
 
 from raggym_env.core import State, Turn, option_letter
-from raggym_env.rewards.step import Reward
+from raggym_env.mdp.step_reward import Reward
 
 __all__ = ["printable", "render_episode"]
 

@@ -12,8 +12,8 @@ from raggym_env.core import Obs, State
 from raggym_env.envs.env import RAGEnv
 from raggym_env.envs.spaces import UnicodeText
 from raggym_env.errors import InvalidAction
-from raggym_env.records import Episode, Step, append_record
-from raggym_env.tagged import parse_tagged, tagged_text
+from raggym_env.mdp.records import Episode, Step, append_record
+from raggym_env.text.tagged import parse_tagged, tagged_text
 
 __all__ = ["RecordEpisodes", "TaggedText"]
 

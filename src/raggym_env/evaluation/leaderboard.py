@@ -11,11 +11,11 @@ from typing import Any
 from raggym_env import data
 from raggym_env.cards import EnvCard, env_card, policy_card
 from raggym_env.core import Task
-from raggym_env.data.records import json_records
+from raggym_env.data.files import json_records
 from raggym_env.errors import DataError, RunError
-from raggym_env.evaluation.run import Run
 from raggym_env.evaluation.scores import Scores, score_records
-from raggym_env.paths import card_names
+from raggym_env.runs.run import Run
+from raggym_env.storage.paths import card_names
 
 __all__ = ["METRICS", "Board", "Leaderboard", "Row", "build_leaderboard"]
 

@@ -8,8 +8,8 @@ from typing import Any
 from raggym_env import data
 from raggym_env.core import Task
 from raggym_env.evaluation.leaderboard import METRICS, Board, Leaderboard, Row
-from raggym_env.evaluation.run import Run
-from raggym_env.rewards.metrics import score
+from raggym_env.mdp.metrics import score
+from raggym_env.runs.run import Run
 
 __all__ = ["html_report"]
 

@@ -10,8 +10,8 @@ import numpy as np
 
 from raggym_env.cards import PriceCard
 from raggym_env.core import StopReason, Task, Usage
+from raggym_env.mdp.metrics import all_scores
 from raggym_env.rewards.evidence import evidence_recall
-from raggym_env.rewards.metrics import all_scores
 
 __all__ = ["Estimate", "Scores", "bootstrap", "score_record", "score_records"]
 

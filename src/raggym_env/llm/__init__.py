@@ -10,13 +10,13 @@ import inspect
 from typing import Any
 
 from raggym_env.errors import LLMError, UnknownName
-from raggym_env.llm.base import LLM, Completion, Messages, Sampling, Scorer
+from raggym_env.protocols import LLM, Completion, Messages, Sampling, Scorer
 
 __all__ = ["BACKENDS", "LLM", "Completion", "Messages", "Sampling", "Scorer", "make"]
 
 BACKENDS: dict[str, str] = {
-    "hf": "raggym_env.llm.hf:load",
-    "openai": "raggym_env.llm.openai:connect",
+    "hf": "raggym_env.llm.hf.model:load",
+    "openai": "raggym_env.llm.openai.client:connect",
     "scripted": "raggym_env.llm.scripted:load",
 }
 """Back end -> "module:callable". The callable takes what follows the colon, then options by keyword."""

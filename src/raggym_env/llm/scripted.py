@@ -11,7 +11,7 @@ from typing import Any
 
 from raggym_env.core import Usage
 from raggym_env.errors import LLMError
-from raggym_env.llm.base import Completion, Messages, Sampling
+from raggym_env.protocols import Completion, Messages, Sampling
 
 __all__ = ["Call", "Pattern", "Replies", "Reply", "ScriptedLLM", "load"]
 

@@ -9,12 +9,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from raggym_env.errors import CardError, UnknownName
-from raggym_env.policies.base import BasePolicy, Policy, Proposal
+from raggym_env.protocols import BasePolicy, Policy, Proposal
 
 if TYPE_CHECKING:
     from raggym_env.cards import PolicyCard
-    from raggym_env.process import Process
-    from raggym_env.rewards.base import ProcessReward
+    from raggym_env.mdp.dynamics import Process
+    from raggym_env.protocols import ProcessReward
 
 __all__ = ["POLICIES", "BasePolicy", "Policy", "Proposal", "make"]
 

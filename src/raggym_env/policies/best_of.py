@@ -9,10 +9,9 @@ import numpy as np
 
 from raggym_env.core import State, Usage
 from raggym_env.errors import RAGGymError, RewardError
-from raggym_env.policies.base import BasePolicy, Policy, Proposal
-from raggym_env.rewards.base import ProcessReward
+from raggym_env.protocols import BasePolicy, Policy, ProcessReward, Proposal, distinct, total_usage
 
-__all__ = ["BestOf", "distinct", "score_all", "total_usage"]
+__all__ = ["BestOf", "score_all"]
 
 
 class BestOf(BasePolicy):
@@ -38,15 +37,6 @@ class BestOf(BasePolicy):
         proposed = self.policy.propose(states, max(n, self.n)) if states else []
         scored = score_all(self.critic, states, [distinct(proposals) for proposals in proposed])
         return [_best(row, proposals, n) for row, proposals in zip(scored, proposed, strict=True)]
-
-
-def distinct(proposals: Sequence[Proposal]) -> list[Proposal]:
-    """The proposals that are actions, the first of each equal ones, in order."""
-    kept: dict[object, Proposal] = {}
-    for proposal in proposals:
-        if proposal.action is not None:
-            kept.setdefault(proposal.action, proposal)
-    return list(kept.values())
 
 
 def score_all(
@@ -77,11 +67,6 @@ def _scored(
         for row, values in zip(candidates, scores, strict=True)
     ]
     return [sorted(row, key=lambda candidate: -(candidate.score or 0.0)) for row in scored]
-
-
-def total_usage(proposals: Sequence[Proposal]) -> Usage:
-    """What all of them cost together."""
-    return sum((proposal.usage for proposal in proposals), Usage())
 
 
 def _best(scored: list[Proposal], proposed: Sequence[Proposal], n: int) -> list[Proposal]:

@@ -7,7 +7,7 @@ import random
 from collections.abc import Iterable, Sequence
 
 from raggym_env.core import Answer, Search, State, state_rng
-from raggym_env.policies.base import BasePolicy, Proposal
+from raggym_env.protocols import BasePolicy, Proposal
 from raggym_env.reading.answers import answers, answers_from, reading_of
 from raggym_env.reading.options import option_queries
 from raggym_env.reading.reader import Candidate, Reading

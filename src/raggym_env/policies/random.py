@@ -6,7 +6,7 @@ import random
 from collections.abc import Sequence
 
 from raggym_env.core import Action, Answer, Search, State, state_rng
-from raggym_env.policies.base import BasePolicy, Proposal
+from raggym_env.protocols import BasePolicy, Proposal
 
 __all__ = ["RandomPolicy"]
 

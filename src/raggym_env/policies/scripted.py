@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping, Sequence
 
 from raggym_env.core import Action, State, as_action
 from raggym_env.errors import PolicyError
-from raggym_env.policies.base import BasePolicy, Proposal
+from raggym_env.protocols import BasePolicy, Proposal
 
 __all__ = ["Script", "ScriptedPolicy"]
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from raggym_env.core import Answer, Search, State
-from raggym_env.policies.base import BasePolicy, Proposal
+from raggym_env.protocols import BasePolicy, Proposal
 from raggym_env.reading.answers import answers
 
 __all__ = ["SingleSearchPolicy"]

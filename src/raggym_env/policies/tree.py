@@ -6,10 +6,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 from raggym_env.core import State, Usage
-from raggym_env.policies.base import BasePolicy, Policy, Proposal
-from raggym_env.policies.best_of import distinct, score_all, total_usage
-from raggym_env.process import Process
-from raggym_env.rewards.base import ProcessReward
+from raggym_env.mdp.dynamics import Process
+from raggym_env.policies.best_of import score_all
+from raggym_env.protocols import BasePolicy, Policy, ProcessReward, Proposal, distinct, total_usage
 
 __all__ = ["Tree"]
 

@@ -6,9 +6,8 @@ from collections.abc import Hashable, Sequence
 from dataclasses import replace
 
 from raggym_env.core import Answer, Search, State
-from raggym_env.policies.base import BasePolicy, Policy, Proposal
-from raggym_env.policies.best_of import total_usage
-from raggym_env.rewards.metrics import normalize
+from raggym_env.mdp.metrics import normalize
+from raggym_env.protocols import BasePolicy, Policy, Proposal, total_usage
 
 __all__ = ["Vote"]
 

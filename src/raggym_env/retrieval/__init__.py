@@ -16,17 +16,17 @@ from typing import Any
 
 from raggym_env.core import Passage
 from raggym_env.errors import RetrievalError, UnknownName
-from raggym_env.retrieval.base import Hit, Retriever
+from raggym_env.protocols import Hit, Retriever
 
 __all__ = ["RETRIEVERS", "Hit", "Retriever", "make"]
 
 RETRIEVERS: dict[str, str] = {
-    "bm25": "raggym_env.retrieval.bm25:BM25Retriever",
+    "bm25": "raggym_env.retrieval.bm25.retriever:BM25Retriever",
     "rank-bm25": "raggym_env.retrieval.rank_bm25:RankBM25Retriever",
-    "lucene": "raggym_env.retrieval.lucene:LuceneRetriever",
-    "dense": "raggym_env.retrieval.dense:DenseRetriever",
+    "lucene": "raggym_env.retrieval.lucene.retriever:LuceneRetriever",
+    "dense": "raggym_env.retrieval.dense.retriever:DenseRetriever",
     "rrf": "raggym_env.retrieval.fusion:RRFRetriever",
-    "rerank": "raggym_env.retrieval.rerank:RerankRetriever",
+    "rerank": "raggym_env.retrieval.dense.rerank:RerankRetriever",
     "http": "raggym_env.retrieval.http:HTTPRetriever",
 }
 """Name -> "module:callable". The callable takes the corpus, then its options by keyword. Yours may be added."""

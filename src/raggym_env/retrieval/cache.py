@@ -8,8 +8,8 @@ from collections.abc import Sequence
 from typing import Any
 
 from raggym_env.errors import RetrievalError
-from raggym_env.retrieval.base import Hit, Retriever
-from raggym_env.retrieval.text import check_request
+from raggym_env.protocols import Hit, Retriever
+from raggym_env.retrieval.bm25.analysis import check_request
 
 __all__ = ["CachedRetriever"]
 

@@ -29,10 +29,10 @@ from typing import Any, NamedTuple
 
 from raggym_env.core import Passage
 from raggym_env.errors import RetrievalError
+from raggym_env.protocols import Hit, Retriever
 from raggym_env.retrieval import make
-from raggym_env.retrieval.base import Hit, Retriever
-from raggym_env.retrieval.store import key_hash
-from raggym_env.retrieval.text import check_request
+from raggym_env.retrieval.bm25.analysis import check_request
+from raggym_env.retrieval.index_store import key_hash
 
 __all__ = ["DEPTH", "RRF_K", "Member", "RRFRetriever", "Spec", "make_member"]
 

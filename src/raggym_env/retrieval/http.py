@@ -33,10 +33,10 @@ import httpx
 
 from raggym_env.core import Passage
 from raggym_env.errors import IndexMismatch, RetrievalError
-from raggym_env.retries import retry_after
-from raggym_env.retrieval.base import Hit
-from raggym_env.retrieval.serving.wire import FINGERPRINT_HEADER, TOKEN_ENV, read_results
-from raggym_env.retrieval.text import check_request
+from raggym_env.network import retry_after
+from raggym_env.protocols import Hit
+from raggym_env.retrieval.bm25.analysis import check_request
+from raggym_env.retrieval.wire import FINGERPRINT_HEADER, TOKEN_ENV, read_results
 
 __all__ = ["HTTPRetriever"]
 

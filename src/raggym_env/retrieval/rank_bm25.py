@@ -15,10 +15,10 @@ import numpy as np
 
 from raggym_env.core import Passage
 from raggym_env.errors import DataError, RetrievalError
-from raggym_env.retrieval.base import Hit
-from raggym_env.retrieval.bm25 import K1, TITLE_WEIGHT, B, check_parameters
-from raggym_env.retrieval.store import corpus_key, key_hash
-from raggym_env.retrieval.text import Analyzer, check_request
+from raggym_env.protocols import Hit
+from raggym_env.retrieval.bm25.analysis import Analyzer, check_request
+from raggym_env.retrieval.bm25.retriever import K1, TITLE_WEIGHT, B, check_parameters
+from raggym_env.retrieval.index_store import corpus_key, key_hash
 
 __all__ = ["MAX_PASSAGES", "RankBM25Retriever"]
 
@@ -29,7 +29,7 @@ MAX_PASSAGES = 200_000
 class RankBM25Retriever:
     """`rank_bm25.BM25Okapi` over the terms of `Analyzer`. Kept in memory; built anew every time. Thread-safe.
 
-    The options mean what they do for `raggym_env.retrieval.bm25.BM25Retriever`.
+    The options mean what they do for `raggym_env.retrieval.bm25.retriever.BM25Retriever`.
 
     Raises:
         DataError: The corpus holds no word, or more than `MAX_PASSAGES` passages.

@@ -12,9 +12,9 @@ from typing import Any
 
 from raggym_env.core import Task
 from raggym_env.errors import CardError, RAGGymError, RewardError, UnknownName
-from raggym_env.process import Process
-from raggym_env.rewards.base import ProcessReward
-from raggym_env.rewards.step import Reward, StepReward
+from raggym_env.mdp.dynamics import Process
+from raggym_env.mdp.step_reward import Reward, StepReward
+from raggym_env.protocols import ProcessReward
 
 __all__ = ["PROCESS_REWARDS", "ProcessReward", "Reward", "StepReward", "make"]
 

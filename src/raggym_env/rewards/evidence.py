@@ -11,8 +11,8 @@ from numpy.typing import NDArray
 
 from raggym_env.core import Action, Search, State, Task
 from raggym_env.errors import RewardError
-from raggym_env.process import Process
-from raggym_env.rewards.metrics import score
+from raggym_env.mdp.dynamics import Process
+from raggym_env.mdp.metrics import score
 
 __all__ = ["EvidenceReward", "EvidenceValue", "evidence_recall", "title_key"]
 

@@ -14,9 +14,9 @@ from numpy.typing import NDArray
 from raggym_env.core import Action, Answer, Passage, Question, Search, State, Turn, Usage, state_rng
 from raggym_env.errors import RewardError
 from raggym_env.llm import LLM, make
-from raggym_env.llm.base import Completion, Messages, Sampling
-from raggym_env.sections import history_sections, question_section, shown_again, template_environment
-from raggym_env.untrusted import as_data
+from raggym_env.protocols import Completion, Messages, Sampling
+from raggym_env.text.sections import history_sections, question_section, shown_again, template_environment
+from raggym_env.text.untrusted import as_data
 
 __all__ = ["PROMPTS", "JudgeReward", "Mode"]
 

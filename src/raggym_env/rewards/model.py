@@ -15,8 +15,8 @@ from numpy.typing import NDArray
 
 from raggym_env.core import Action, State
 from raggym_env.errors import MissingExtra, RAGGymError, RewardError
-from raggym_env.llm._batching import MIN_PREFIX, Tokens, common_prefix, runs
-from raggym_env.rewards.text import ACTION_TOKENS, encode, fitted, render
+from raggym_env.llm.hf.batching import MIN_PREFIX, Tokens, common_prefix, runs
+from raggym_env.text.state_chat import ACTION_TOKENS, encode, fitted, render
 
 try:
     import torch
@@ -24,9 +24,9 @@ try:
     from transformers import AutoConfig, AutoModelForSequenceClassification, AutoTokenizer
     from transformers.utils import logging as messages
 
-    from raggym_env.llm import _loading
-    from raggym_env.llm._adapters import split_name
-    from raggym_env.llm._cache import new_cache
+    from raggym_env.llm.hf import loading as _loading
+    from raggym_env.llm.hf.adapters import split_name
+    from raggym_env.llm.hf.kv_cache import new_cache
 except ImportError as error:
     raise MissingExtra("The 'model' process reward", "llm") from error
 

@@ -10,11 +10,11 @@ from numpy.typing import NDArray
 
 from raggym_env.core import Action, Question, State, Task, Usage, state_rng
 from raggym_env.errors import RewardError
-from raggym_env.policies.base import BasePolicy, Policy, Proposal
-from raggym_env.process import Process
-from raggym_env.records import Episode
-from raggym_env.rewards.metrics import METRICS, score
-from raggym_env.rollout import Numbered, complete, numbered
+from raggym_env.mdp.dynamics import Process
+from raggym_env.mdp.metrics import METRICS, score
+from raggym_env.mdp.records import Episode
+from raggym_env.mdp.rollout import Numbered, complete, numbered
+from raggym_env.protocols import BasePolicy, Policy, Proposal
 
 __all__ = ["RolloutReward"]
 

@@ -16,7 +16,7 @@ from raggym_env.core import Answer, Search
 from raggym_env.errors import MissingExtra, RunError
 from raggym_env.rewards.features import FEATURES
 from raggym_env.rewards.mini import inputs, logits
-from raggym_env.training.trajectories import Choice, Collection, Labelled
+from raggym_env.training.process_data.trajectories import Choice, Collection, Labelled
 
 __all__ = ["Example", "Labels", "MiniSettings", "agreement", "examples", "train_mini"]
 

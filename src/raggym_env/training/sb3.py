@@ -25,7 +25,7 @@ from numpy.typing import NDArray
 from raggym_env.core import State, Usage
 from raggym_env.envs.candidates import OWN_FEATURES, Candidates, Features, Slots
 from raggym_env.errors import MissingExtra, PolicyError, UnknownName
-from raggym_env.policies.base import BasePolicy, Policy, Proposal
+from raggym_env.protocols import BasePolicy, Policy, Proposal
 
 try:
     import torch

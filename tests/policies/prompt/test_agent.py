@@ -11,10 +11,10 @@ from raggym_env import policies
 from raggym_env.core import Answer, Passage, Question, Search, State, Turn, Usage
 from raggym_env.errors import CardError
 from raggym_env.llm import Completion
-from raggym_env.paths import card_file
+from raggym_env.mdp.rollout import rollout
 from raggym_env.policies.prompt import COMPONENTS, PromptAgent
 from raggym_env.policies.prompt.parse import Reason
-from raggym_env.rollout import rollout
+from raggym_env.storage.paths import card_file
 from raggym_env.testing import check_policy
 from worlds import BOTH, FILM, PILL, process
 

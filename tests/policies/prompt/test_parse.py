@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from raggym_env.policies.prompt.parse import LONGEST_TEXT, Failure, Parsed, Reason, parse
-from raggym_env.untrusted import one_line
+from raggym_env.text.untrusted import one_line
 
 FRAGMENTS = [
     *('{"answer": "Oslo"}', '{"search": "Ada Berg", "draft": "Oslo"}', "{'answer': None}", '{"answer": null}'),

@@ -3,15 +3,15 @@
 import pytest
 
 from raggym_env import policies
-from raggym_env.mdp import load_mdp
+from raggym_env.build import load_mdp
+from raggym_env.mdp.rollout import rollout
 from raggym_env.policies.prompt import COMPONENTS
 from raggym_env.rewards.evidence import EvidenceReward
-from raggym_env.rollout import rollout
 
 
 @pytest.fixture(scope="module")
 def llm(small_model):
-    from raggym_env.llm.hf import load
+    from raggym_env.llm.hf.model import load
 
     return load(str(small_model), device="cpu")
 

@@ -9,12 +9,11 @@ from typing import Any, Literal, get_args
 
 from raggym_env.core import Action, Answer, Search, State, Usage
 from raggym_env.llm import make
-from raggym_env.llm.base import LLM, Completion, Messages, Sampling
-from raggym_env.policies.base import BasePolicy, Proposal
 from raggym_env.policies.prompt.components import Components
 from raggym_env.policies.prompt.notes import Notes
 from raggym_env.policies.prompt.parse import Failure, Parsed, Reason, parse
 from raggym_env.policies.prompt.templates import Example, Prompts, Shown
+from raggym_env.protocols import LLM, BasePolicy, Completion, Messages, Proposal, Sampling
 
 __all__ = ["OnFailure", "PromptAgent"]
 

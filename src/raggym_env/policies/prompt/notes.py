@@ -7,8 +7,8 @@ from collections.abc import Iterable
 from dataclasses import replace
 
 from raggym_env.core import Question, State, Turn
-from raggym_env.llm.base import LLM, Completion, Sampling
 from raggym_env.policies.prompt.templates import Prompts
+from raggym_env.protocols import LLM, Completion, Sampling
 
 __all__ = ["Notes"]
 

@@ -20,7 +20,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
 from raggym_env.policies.prompt.lenient import LONGEST, Number, Refused, Value, read_object
-from raggym_env.untrusted import one_line
+from raggym_env.text.untrusted import one_line
 
 __all__ = ["Failure", "Parsed", "Reason", "parse"]
 

@@ -21,9 +21,9 @@ from jinja2 import TemplateError
 
 from raggym_env.core import Passage, Question, State, Turn
 from raggym_env.errors import PolicyError
-from raggym_env.llm.base import Messages
-from raggym_env.sections import history_sections, question_section, shown_again, template_environment
-from raggym_env.untrusted import as_data, clipped
+from raggym_env.protocols import Messages
+from raggym_env.text.sections import history_sections, question_section, shown_again, template_environment
+from raggym_env.text.untrusted import as_data, clipped
 
 __all__ = ["Example", "Prompts", "Shown"]
 

@@ -1,0 +1,1 @@
+"""`hf:`: transformers models in this process."""

@@ -1,0 +1,273 @@
+"""`hf:`: a transformers model in this process.
+
+A prompt is computed once whatever `n` is, a prompt that occurs several times in a call once, and what many prompts
+of a call start with (instructions, examples) once. A state's prompt is computed once for all the continuations
+that are scored after it. Prompts are batched by length; what else is in a batch does not change what is sampled.
+"""
+
+from __future__ import annotations
+
+import inspect
+import logging
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from raggym_env.core import Usage
+from raggym_env.errors import LLMError, MissingExtra
+from raggym_env.llm.hf.batching import Tokens, groups, runs, uniforms
+from raggym_env.protocols import Completion, Messages, Sampling
+
+try:
+    import torch
+    from transformers.cache_utils import Cache
+
+    from raggym_env.llm.hf.chat import Chat, PromptError
+    from raggym_env.llm.hf.engine import Engine, Sample
+    from raggym_env.llm.hf.loading import Device, Dtype, load_parts
+except ImportError as error:
+    raise MissingExtra("The hf: back end", "llm") from error
+
+__all__ = ["HFModel", "load"]
+
+_log = logging.getLogger(__name__)
+
+_BUDGET = {"cuda": 131_072, "cpu": 32_768}
+_PREFILL = {"cuda": 16_384, "cpu": 1_024}  # measured: on a CPU, longer prompts gain nothing from company
+
+
+def load(name: str, *, device: Device = "auto", dtype: Dtype = "auto", token_budget: int | None = None) -> HFModel:
+    """Load a model. No code that comes with a model is ever run.
+
+    Args:
+        name: A model of `raggym models list`, a folder with safetensors, a `.gguf` file, or a name on the hub.
+        device: "auto" is the GPU if there is one. Otherwise a torch device, e.g. "cpu" or "cuda:1".
+        dtype: "auto" is bfloat16 where the device computes in it (float16 on older GPUs), else float32.
+            Only float32 gives the same samples however requests are batched, up to rare ties.
+        token_budget: Tokens of keys and values, prompts and completions together, that are in memory at once.
+            None is 131,072 on a GPU and 32,768 on a CPU. Halved by itself when the GPU's memory runs out.
+
+    Raises:
+        LLMError: The model cannot be had or is of no use here; the message says what was tried.
+    """
+    model, tokenizer = load_parts(name, device, dtype)
+    return HFModel(model, tokenizer, name=name, token_budget=token_budget)
+
+
+@dataclass(slots=True)
+class _Job:
+    """One distinct prompt of a call and what becomes of it."""
+
+    tokens: Tokens
+    samples: list[Sample] = field(default_factory=list)
+    continuations: list[Tokens] = field(default_factory=list)
+    scores: list[float] = field(default_factory=list)
+    cached: int = 0
+    seconds: float = 0.0
+    failure: str | None = None
+
+    @property
+    def room(self) -> int:
+        """Tokens that may follow the prompt."""
+        return sum(sample.max_tokens for sample in self.samples) + sum(map(len, self.continuations))
+
+
+class HFModel:
+    """A transformers model as `LLM` and `Scorer`.
+
+    Args:
+        model: A causal language model, on its device and in its dtype.
+        tokenizer: Its tokenizer.
+        name: What error messages call it.
+        token_budget: As for `load`.
+
+    Raises:
+        LLMError: The engine cannot run this kind of model.
+    """
+
+    def __init__(self, model: Any, tokenizer: Any, *, name: str = "model", token_budget: int | None = None) -> None:
+        if token_budget is not None and token_budget < 1:
+            raise LLMError(f"token_budget must be at least 1, got {token_budget}.")
+        _require_plain_attention(model, name)
+        kind = "cpu" if model.device.type == "cpu" else "cuda"
+        self.name = name
+        self.model = model.eval()
+        self.token_budget = token_budget or _BUDGET[kind]
+        self.context = _context(model.config)
+        self.chat = Chat(tokenizer, _end_tokens(model, tokenizer))
+        self.engine = Engine(model, _PREFILL[kind])
+
+    def generate(self, prompts: Sequence[Messages], params: Sampling) -> list[list[Completion]]:
+        """Complete every prompt `params.n` times; see `LLM.generate`.
+
+        Completions depend on the seed, the prompt and their number, not on what else is in the call: exactly so in
+        float32, up to ties that rounding decides. A prompt that leaves no room in the context fails and says so; one
+        that leaves less than `max_tokens` is completed as far as there is room.
+        """
+        n = params.n if params.temperature > 0 else 1  # greedy completions are alike
+        jobs: dict[Tokens, _Job] = {}
+        asked = [self._job(jobs, messages) for messages in prompts]
+        for job in jobs.values():
+            self._fit(job, 1)
+            if job.failure is None:
+                job.samples = [self._sample(job.tokens, number, params) for number in range(n)]
+        self._run(jobs.values(), lambda batch, prefix: self._decode(batch, prefix, params))
+        fresh = set(map(id, jobs.values()))
+        completions = []
+        for job in asked:
+            completions.append(self._completions(job, params, computed=id(job) in fresh))
+            fresh.discard(id(job))
+        return completions
+
+    def loglikelihood(
+        self, prompts: Sequence[Messages], continuations: Sequence[Sequence[str]]
+    ) -> list[NDArray[np.float32]]:
+        """Sum of the log-probabilities of each continuation's tokens after its prompt; see `Scorer.loglikelihood`.
+
+        A continuation is tokenised by itself and has no end token; an empty one scores 0.
+
+        Raises:
+            LLMError: A prompt cannot be scored, e.g. because it is longer than the model's context.
+        """
+        jobs: dict[Tokens, _Job] = {}
+        asked = [self._job(jobs, messages) for messages in prompts]
+        tokens = [[self.chat.continuation(text) for text in texts] for texts in continuations]
+        for job, mine in zip(asked, tokens, strict=True):
+            job.continuations = list(dict.fromkeys([*job.continuations, *mine]))
+        for job in asked:
+            self._fit(job, max(map(len, job.continuations), default=0))
+            _raise(job)
+        self._run([job for job in jobs.values() if job.room], self._score)
+        for job in asked:
+            _raise(job)
+        scores = {id(job): dict(zip(job.continuations, job.scores, strict=False)) for job in asked}
+        return [
+            np.array([scores[id(job)].get(text, 0.0) for text in mine], dtype=np.float32)
+            for job, mine in zip(asked, tokens, strict=True)
+        ]
+
+    def _job(self, jobs: dict[Tokens, _Job], messages: Messages) -> _Job:
+        try:
+            tokens = self.chat.encode(messages)
+        except PromptError as error:
+            return _Job((), failure=str(error))
+        return jobs.setdefault(tokens, _Job(tokens))
+
+    def _fit(self, job: _Job, room: int) -> None:
+        if len(job.tokens) + room > self.context and job.failure is None:
+            job.failure = (
+                f"the prompt has {len(job.tokens):,} tokens and {room:,} must follow, but the context of "
+                f"{self.name} is {self.context:,}: give it fewer passages or a shorter history"
+            )
+
+    def _sample(self, prompt: Tokens, number: int, params: Sampling) -> Sample:
+        max_tokens = min(params.max_tokens, self.context - len(prompt))
+        draws = uniforms(params.seed, prompt, number, max_tokens) if params.temperature > 0 else None
+        return Sample(draws, self.chat.ended(params.stop), max_tokens)
+
+    def _run(self, jobs: Any, compute: Callable[[list[_Job], Cache | None], None]) -> None:
+        """Compute all jobs that have not failed, in batches of those that start alike."""
+        ready = [job for job in jobs if job.failure is None]
+        for group in groups([job.tokens for job in ready]):
+            members = [ready[member] for member in group.members]
+            prefix = self._prefix(members, group.prefix) if group.prefix else None
+            for cut in runs([len(job.tokens) + job.room for job in members], self.token_budget):
+                self._batch(members[cut], prefix, compute)
+
+    def _prefix(self, jobs: list[_Job], length: int) -> Cache | None:
+        """What the jobs start with, computed once; None if it does not fit into memory even by itself."""
+        started = time.perf_counter()
+        try:
+            prefix = self.engine.prefix(jobs[0].tokens[:length])
+        except torch.OutOfMemoryError:
+            return None
+        jobs[0].seconds += time.perf_counter() - started
+        for job in jobs[1:]:
+            job.cached = length
+        return prefix
+
+    def _batch(self, jobs: list[_Job], prefix: Cache | None, compute: Callable[..., None]) -> None:
+        """Compute a batch; where memory runs out, its halves, down to single prompts, which then fail."""
+        started = time.perf_counter()
+        try:
+            compute(jobs, prefix)
+        except torch.OutOfMemoryError as error:
+            if len(jobs) == 1:
+                jobs[0].failure = f"out of memory with this prompt alone ({error}): lower n or max_tokens"
+                return
+        else:
+            for job in jobs:
+                job.seconds += (time.perf_counter() - started) / len(jobs)
+            return
+        # Outside the handler, which would keep the failed batch's tensors alive.
+        torch.cuda.empty_cache()
+        self.token_budget = max(1, self.token_budget // 2)
+        _log.warning("out of memory: token_budget is now %d", self.token_budget)
+        middle = len(jobs) // 2
+        self._batch(jobs[:middle], prefix, compute)
+        self._batch(jobs[middle:], prefix, compute)
+
+    def _decode(self, jobs: list[_Job], prefix: Cache | None, params: Sampling) -> None:
+        for job in jobs:
+            for sample in job.samples:  # a batch that ran out of memory starts again
+                sample.tokens, sample.finish = [], None
+        self.engine.decode(self._prefill(jobs, prefix), [job.samples for job in jobs], params.temperature, params.top_p)
+
+    def _score(self, jobs: list[_Job], prefix: Cache | None) -> None:
+        scores = self.engine.score(self._prefill(jobs, prefix), [job.continuations for job in jobs])
+        for job, mine in zip(jobs, scores, strict=True):
+            job.scores = mine
+
+    def _prefill(self, jobs: list[_Job], prefix: Cache | None) -> Any:
+        shared = 0 if prefix is None else prefix.get_seq_length()
+        return self.engine.prefill([job.tokens[shared:] for job in jobs], prefix)
+
+    def _completions(self, job: _Job, params: Sampling, *, computed: bool) -> list[Completion]:
+        """The completions of a prompt; one that occurred before in the call had nothing computed for it."""
+        if job.failure is not None:
+            return [Completion("", failure=job.failure)] * params.n
+        made = []
+        for number, sample in enumerate(job.samples):
+            usage = Usage()
+            if number == 0:
+                cached = job.cached if computed else len(job.tokens)
+                usage = Usage(calls=1, prompt_tokens=len(job.tokens), cached_tokens=cached)
+            if computed:
+                usage += Usage(completion_tokens=len(sample.tokens), seconds=job.seconds / len(job.samples))
+            made.append(Completion(self.chat.text(sample.tokens, params.stop), sample.finish or "stop", usage))
+        return made + [Completion(made[0].text, made[0].finish)] * (params.n - len(made))
+
+
+def _raise(job: _Job) -> None:
+    if job.failure is not None:
+        raise LLMError(f"Cannot score continuations: {job.failure}.")
+
+
+def _require_plain_attention(model: Any, name: str) -> None:
+    """The engine lays samples side by side under a mask of its own, which recurrent layers would not heed."""
+    layers = set(getattr(model.config.get_text_config(decoder=True), "layer_types", None) or [])
+    missing = {"position_ids", "past_key_values", "logits_to_keep"} - set(inspect.signature(model.forward).parameters)
+    if odd := (layers - {"full_attention", "sliding_attention"}) | missing:
+        raise LLMError(
+            f"The hf: back end runs decoders with plain attention; {name} differs in {', '.join(sorted(odd))}. "
+            "Serve it with vLLM or another server and use openai:."
+        )
+
+
+def _context(config: Any) -> int:
+    config = config.get_text_config(decoder=True)
+    limits = [getattr(config, name, None) for name in ("max_position_embeddings", "n_positions")]
+    # The engine's masks know no sliding window; up to the window's length there is no difference.
+    if getattr(config, "use_sliding_window", True):
+        limits.append(getattr(config, "sliding_window", None))
+    return min((limit for limit in limits if limit), default=1 << 31)
+
+
+def _end_tokens(model: Any, tokenizer: Any) -> list[int]:
+    known = model.generation_config.eos_token_id if model.generation_config else None
+    tokens = known if isinstance(known, list) else [known]
+    return [token for token in {*tokens, tokenizer.eos_token_id} if token is not None]

@@ -1,0 +1,82 @@
+"""The decision process (arXiv:2502.13957, section 2.1): one pure, batched transition over states.
+
+Environments, rollouts, rewards that look ahead and tree search are all thin shells around `Process.transition`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+
+from raggym_env.core import Action, Answer, Question, Search, State, StopReason, Turn
+from raggym_env.errors import InvalidAction, RetrievalError
+from raggym_env.protocols import Retriever
+
+__all__ = ["Process"]
+
+
+@dataclass(frozen=True, slots=True)
+class Process:
+    """What happens when an agent searches or answers. Retrieval settings are fixed for an episode."""
+
+    retriever: Retriever
+    k: int = 5
+    """Passages per search, at least 1."""
+    max_searches: int = 8
+    """Searches per episode, 0 or more. One more than this truncates the episode."""
+
+    def __post_init__(self) -> None:
+        if self.k < 1:
+            raise ValueError(f"k must be at least 1, got {self.k}.")
+        if self.max_searches < 0:
+            raise ValueError(f"max_searches must be 0 or more, got {self.max_searches}.")
+
+    def start(self, question: Question) -> State:
+        """The state in which an episode on this question begins."""
+        return State(question, (), self.max_searches)
+
+    def transition(self, states: Sequence[State], actions: Sequence[Action]) -> list[State]:
+        """Apply one action to each state, with one retriever call for all searches.
+
+        An `Answer` ends the episode. A `Search` appends its passages, unless no search is left: then it is not
+        run, and the episode ends with the search's draft as the answer, or without one. The given states are
+        unchanged, so any of them can be continued by any number of actions; passages are shared, never copied.
+
+        Args:
+            states: `n` running states.
+            actions: `n` actions, in the same order.
+
+        Returns:
+            `n` states, in the same order.
+
+        Raises:
+            InvalidAction: A state has ended, or the numbers differ.
+            RetrievalError: The search failed.
+        """
+        if len(states) != len(actions):
+            raise InvalidAction(f"{len(states)} states need as many actions, got {len(actions)}.")
+        queries = []
+        for state, action in zip(states, actions, strict=True):
+            if state.stop is not None:
+                raise InvalidAction(f"The episode on {state.question.text!r:.100} has ended ({state.stop}).")
+            if isinstance(action, Search) and state.searches_left > 0:
+                queries.append(action.query)
+        turns = iter(self._search(queries))
+        return [_next(state, action, turns) for state, action in zip(states, actions, strict=True)]
+
+    def _search(self, queries: list[str]) -> list[Turn]:
+        if not queries:
+            return []
+        results = self.retriever.search(queries, self.k)
+        if len(results) != len(queries):
+            raise RetrievalError(f"The retriever gave {len(results)} result lists for {len(queries)} queries.")
+        return [Turn(query, tuple([hit.passage for hit in hits])) for query, hits in zip(queries, results, strict=True)]
+
+
+def _next(state: State, action: Action, turns: Iterator[Turn]) -> State:
+    """The state after `action`; takes the next turn if the action is a search that was run."""
+    if isinstance(action, Answer):
+        return replace(state, answer=action.text, stop=StopReason.ANSWER)
+    if state.searches_left == 0:
+        return replace(state, answer=action.draft, stop=StopReason.SEARCH_BUDGET)
+    return State(state.question, (*state.history, next(turns)), state.searches_left - 1)

@@ -1,0 +1,252 @@
+"""The four things a user can plug in: a retriever, a language model, a process reward and a policy.
+
+Each is a protocol that any object with the right methods satisfies; inheriting is never needed. All methods are
+batch first: what can run together is given together.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, NamedTuple, Protocol, runtime_checkable
+
+import numpy as np
+from numpy.typing import NDArray
+
+from raggym_env.core import Action, Obs, Passage, State, Usage, as_action
+from raggym_env.errors import PolicyError
+
+__all__ = [
+    "LLM",
+    "BasePolicy",
+    "Completion",
+    "Hit",
+    "Messages",
+    "Policy",
+    "ProcessReward",
+    "Proposal",
+    "Retriever",
+    "Sampling",
+    "Scorer",
+    "distinct",
+    "total_usage",
+]
+
+
+class Hit(NamedTuple):
+    """One retrieved passage. Scores compare within one query of one retriever only; higher is better."""
+
+    passage: Passage
+    score: float
+
+
+@runtime_checkable
+class Retriever(Protocol):
+    """Finds passages for queries; knows nothing of episodes, prompts or rewards."""
+
+    def search(self, queries: Sequence[str], k: int) -> list[list[Hit]]:
+        """Return the `k` best passages for each query.
+
+        Args:
+            queries: `n` query strings; an empty sequence gives an empty list.
+            k: Passages per query, at least 1. Fewer come back where fewer match at all.
+
+        Returns:
+            `n` lists in query order, best first; equal scores keep corpus order. The result for a query does
+            not depend on the other queries of the batch.
+
+        Raises:
+            RetrievalError: The back end failed. No partial result is returned.
+        """
+        ...
+
+
+Messages = Sequence[Mapping[str, str]]
+"""A chat: `{"role": "system" | "user" | "assistant", "content": text}`, oldest first."""
+
+
+@dataclass(frozen=True, slots=True)
+class Sampling:
+    """How completions are drawn. The defaults are greedy decoding of one."""
+
+    n: int = 1
+    """Completions per prompt, at least 1."""
+    temperature: float = 0.0
+    """0 is greedy decoding; with it, `n` completions are alike."""
+    top_p: float = 1.0
+    """Share of the probability mass drawn from, in (0, 1]."""
+    max_tokens: int = 512
+    """Tokens per completion, at least 1."""
+    stop: tuple[str, ...] = ()
+    """Texts before which a completion ends."""
+    seed: int = 0
+    """With the prompt and the completion's number, all that sampling depends on, where the model lets us say."""
+
+    def __post_init__(self) -> None:
+        for name, fine, wanted in (
+            ("n", self.n >= 1, "at least 1"),
+            ("temperature", self.temperature >= 0, "0 or more"),
+            ("top_p", 0 < self.top_p <= 1, "in (0, 1]"),
+            ("max_tokens", self.max_tokens >= 1, "at least 1"),
+        ):
+            if not fine:
+                raise ValueError(f"{name} must be {wanted}, got {getattr(self, name)!r}.")
+
+
+@dataclass(frozen=True, slots=True)
+class Completion:
+    """One completion, or why there is none."""
+
+    text: str
+    finish: str = "stop"
+    """"stop" (the model ended, or a stop text came) or "length" (`max_tokens` was reached)."""
+    usage: Usage = field(default_factory=Usage)
+    """What it cost. The usages of a prompt's `n` completions add up to what the prompt cost, so a prompt computed
+    once counts its prompt tokens once."""
+    failure: str | None = None
+    """Why there is no completion, once retries are used up; then `text` is empty."""
+    outage: bool = False
+    """Whether the same prompt may be completed another time: the server did not answer. False if it never will be:
+    the prompt is too long, or was refused."""
+
+
+@runtime_checkable
+class LLM(Protocol):
+    """A chat model. Batch first: what can run together is given together."""
+
+    def generate(self, prompts: Sequence[Messages], params: Sampling) -> list[list[Completion]]:
+        """Complete every prompt `params.n` times.
+
+        Returns:
+            One list per prompt, in order, of `params.n` completions. A prompt that failed for good has completions
+            with a `failure`; the others are not affected.
+
+        Raises:
+            LLMError: The model cannot be used at all (no such model, no key), so no prompt could work.
+        """
+        ...
+
+
+@runtime_checkable
+class Scorer(Protocol):
+    """A model that can say how likely it finds given continuations."""
+
+    def loglikelihood(
+        self, prompts: Sequence[Messages], continuations: Sequence[Sequence[str]]
+    ) -> list[NDArray[np.float32]]:
+        """Sum of the log-probabilities (nats) of each continuation's tokens after its prompt.
+
+        Args:
+            prompts: `n` prompts.
+            continuations: `n` sequences of texts; their lengths may differ and may be 0.
+
+        Returns:
+            `n` float32 arrays, the i-th of shape `(len(continuations[i]),)`, each value 0 or less.
+        """
+        ...
+
+
+@runtime_checkable
+class ProcessReward(Protocol):
+    """Scores candidate actions in a state (a process reward model, or critic); proposes nothing."""
+
+    def score(self, states: Sequence[State], actions: Sequence[Sequence[Action]]) -> list[NDArray[np.float32]]:
+        """Score every candidate of every state; higher is better.
+
+        Args:
+            states: `n` running states.
+            actions: `n` sequences of candidates, one per state; their lengths may differ and may be 0.
+
+        Returns:
+            `n` float32 arrays, the i-th of shape `(len(actions[i]),)`. Scores compare within one state; whether
+            they compare across states is for the implementation to say.
+
+        Raises:
+            RewardError: Some score could not be computed. A failure is never a zero.
+        """
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class Proposal:
+    """One action that a policy proposes, and where it came from."""
+
+    action: Action | None
+    """None if the policy's output could not be read as an action; then `failure` says why."""
+    text: str = ""
+    """The raw output the action was parsed from; empty for policies that write none."""
+    messages: tuple[Mapping[str, str], ...] = ()
+    """The prompt that produced it, as chat messages; empty for policies that use none."""
+    usage: Usage = field(default_factory=Usage)
+    score: float | None = None
+    """What ranked it, where something did: the policy's own preference or a critic's score."""
+    candidates: tuple[Proposal, ...] = ()
+    """What it was chosen from, best first, where it was chosen from several."""
+    failure: str | None = None
+    outage: bool = False
+    """True if what failed was not the policy's output but something it depends on, such as a server. An episode
+    that ends so has no score and may be run again; one that ends by an unreadable output has answered nothing."""
+
+    def chosen(self) -> Action:
+        """The action, checked.
+
+        Raises:
+            PolicyError: There is none.
+            InvalidAction: It is blank, or no action at all.
+        """
+        if self.action is None:
+            output = f"; the policy's output was {self.text!r:.500}" if self.text else ""
+            raise PolicyError(f"{self.failure or 'no action'}{output}")
+        return as_action(self.action)
+
+
+@runtime_checkable
+class Policy(Protocol):
+    """Maps states to proposed actions. Never sees a gold answer."""
+
+    def propose(self, states: Sequence[State], n: int = 1) -> list[list[Proposal]]:
+        """Propose `n` actions per state, best guess first.
+
+        Args:
+            states: Running states; an empty sequence gives an empty list.
+            n: Proposals per state, at least 1. With `n=1` the policy's own choice. Fewer come back, but at least
+                one, where it has no more distinct ideas; sampled duplicates are allowed.
+
+        Returns:
+            One list per state, in order. What concerns one state alone (an output that cannot be read, a request
+            that failed) is a proposal with `action=None` and a `failure`; an exception concerns them all.
+        """
+        ...
+
+    def act(self, obs: Obs | State) -> Action:
+        """The policy's own choice in one state or observation.
+
+        Raises:
+            PolicyError: The policy's output could not be read as an action.
+        """
+        ...
+
+
+class BasePolicy:
+    """Gives a class that has `propose` the rest of the `Policy` protocol. Inheriting it is optional."""
+
+    def propose(self, states: Sequence[State], n: int = 1) -> list[list[Proposal]]:
+        raise NotImplementedError
+
+    def act(self, obs: Obs | State | Mapping[str, Any]) -> Action:
+        state = obs if isinstance(obs, State) else State.from_obs(obs)
+        return self.propose([state])[0][0].chosen()
+
+
+def distinct(proposals: Sequence[Proposal]) -> list[Proposal]:
+    """The proposals that are actions, the first of each equal ones, in order."""
+    kept: dict[object, Proposal] = {}
+    for proposal in proposals:
+        if proposal.action is not None:
+            kept.setdefault(proposal.action, proposal)
+    return list(kept.values())
+
+
+def total_usage(proposals: Sequence[Proposal]) -> Usage:
+    """What all of them cost together."""
+    return sum((proposal.usage for proposal in proposals), Usage())

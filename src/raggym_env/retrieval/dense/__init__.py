@@ -1,0 +1,1 @@
+"""Sentence encoders, FAISS indexes and cross-encoder reranking."""

@@ -1,0 +1,1 @@
+"""Lucene through Pyserini's jar."""

@@ -1,0 +1,1 @@
+"""`raggym serve`: any retriever over HTTP."""

@@ -1,0 +1,249 @@
+"""The Search-R1 wire format of `POST /retrieve`, read and written, for the server and for the client.
+
+    {"queries": ["who wrote Dune?"], "topk": 3, "return_scores": true}          Search-R1, verl
+    {"query": "who wrote Dune?", "topk": 3, "return_scores": true}              SkyRL
+    {"result": [[{"document": {"id": "7", "title": "Dune", "contents": "\\"Dune\\"\\nDune is ..."}, "score": 9.1}]]}
+    {"result": [[{"id": "7", "title": "Dune", "contents": "\\"Dune\\"\\nDune is ..."}]]}     without return_scores
+
+There is one list per query, in the order of the queries; a single `query` is a list of one. The source of the format
+is `search_r1/search/retrieval_server.py` of Search-R1 (arXiv:2503.09516) and its corpus: `contents` is the title in
+double quotes on the first line, and then the text. Its clients take the first line for the title. Ours takes `title`,
+which also holds what no single line can, and what follows the first line of `contents`: a passage comes out as it
+went in.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import itertools
+import json
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from raggym_env.core import Passage
+from raggym_env.errors import RetrievalError
+from raggym_env.protocols import Hit
+
+__all__ = [
+    "FINGERPRINT_HEADER",
+    "TOKEN_ENV",
+    "BadRequest",
+    "Limits",
+    "SearchRequest",
+    "read_request",
+    "read_results",
+    "write_results",
+]
+
+FINGERPRINT_HEADER = "x-raggym-fingerprint"
+"""On every answer: what tells a client that another index is behind the URL now."""
+
+TOKEN_ENV = "RAGGYM_RETRIEVER_TOKEN"  # noqa: S105  # a name, and no token
+"""Environment variable of the token, for the server and for the client."""
+
+
+@dataclass(frozen=True)
+class Limits:
+    """What is let in: how many requests, and what one of them may ask for."""
+
+    requests: int = 1024
+    """Requests at the same time. More are answered with 503, unread."""
+    body: int = 4 * 2**20
+    """Bytes of a body. A longer one is answered with 413."""
+    queries: int = 4096
+    """Queries in one request: Search-R1 sends those of a whole training batch."""
+    query_length: int = 16_384
+    """Characters of a query."""
+    topk: int = 1000
+    body_seconds: float = 10.0
+    """How long a client may take to send a body. A slower one is answered with 408."""
+    search_seconds: float = 60.0
+    """How long a request may wait for its results. A longer one is answered with 504."""
+
+    def __post_init__(self) -> None:
+        for name, value in vars(self).items():
+            if not value > 0:
+                raise RetrievalError(f"{name} of a server's limits must be above 0, got {value!r}.")
+
+
+@dataclass(frozen=True, slots=True)
+class SearchRequest:
+    """What a body asks for."""
+
+    queries: tuple[str, ...]
+    k: int
+    scores: bool
+
+
+class BadRequest(RetrievalError):
+    """A body that cannot be answered. `status` is 400 where it is no JSON object, else 422."""
+
+    def __init__(self, status: int, message: str) -> None:
+        super().__init__(message)
+        self.status = status
+
+
+def read_request(body: bytes, limits: Limits, default_k: int) -> SearchRequest:
+    """Read the body of a request. Fields that are not known are left alone, as by Search-R1's own server.
+
+    Blank queries are let through, and an empty list of queries too: Search-R1 and verl send both.
+
+    Args:
+        body: What the client sent.
+        limits: What it may ask for.
+        default_k: `topk` where it is absent or null.
+
+    Raises:
+        BadRequest: Says which field is wrong, and what was given.
+    """
+    content = _object(body)
+    k = default_k if content.get("topk") is None else content["topk"]
+    if type(k) is not int or not 1 <= k <= limits.topk:
+        raise BadRequest(422, f"topk must be a whole number from 1 to {limits.topk}, got {k!r:.80}.")
+    scores = content.get("return_scores")
+    if not isinstance(scores, bool | None):
+        raise BadRequest(422, f"return_scores must be true or false, got {scores!r:.80}.")
+    return SearchRequest(_queries(content, limits), k, bool(scores))
+
+
+def _object(body: bytes) -> dict[str, Any]:
+    try:
+        content = json.loads(body.decode())
+    except UnicodeDecodeError as error:
+        raise BadRequest(400, f"The body is not UTF-8: {error}.") from error
+    except RecursionError as error:
+        raise BadRequest(400, "The body is JSON that is nested too deeply.") from error
+    except ValueError as error:
+        raise BadRequest(400, f"The body is not JSON: {error!s:.200}.") from error
+    if not isinstance(content, dict):
+        raise BadRequest(400, f"The body must be a JSON object, got {content!r:.80}.")
+    return content
+
+
+def _queries(content: dict[str, Any], limits: Limits) -> tuple[str, ...]:
+    if ("query" in content) == ("queries" in content):
+        raise BadRequest(
+            422, f"Give either queries, a list of texts, or query, one text; got {sorted(content)!s:.200}."
+        )
+    queries = [content["query"]] if "query" in content else content["queries"]
+    if not isinstance(queries, list):
+        raise BadRequest(422, f"queries must be a list of texts, got {queries!r:.80}. For one text there is query.")
+    if len(queries) > limits.queries:
+        raise BadRequest(422, f"{len(queries):,} queries in one request; at most {limits.queries:,} are answered.")
+    for number, query in enumerate(queries):
+        _check_query(query, f"queries[{number}]" if "queries" in content else "query", limits)
+    return tuple(queries)
+
+
+def _check_query(query: object, name: str, limits: Limits) -> None:
+    if not isinstance(query, str):
+        raise BadRequest(422, f"{name} must be a text, got {query!r:.80}.")
+    if len(query) > limits.query_length:
+        raise BadRequest(
+            422, f"{name} has {len(query):,} characters; at most {limits.query_length:,} are searched for."
+        )
+    if not query.isascii():
+        try:
+            query.encode()
+        except UnicodeEncodeError as error:  # JSON can escape half a character
+            raise BadRequest(422, f"{name} is not valid Unicode: {error}.") from error
+
+
+def write_results(results: Sequence[Sequence[Hit]], *, scores: bool) -> bytes:
+    """The body of an answer, in ASCII.
+
+    Raises:
+        ValueError: A score is not finite.
+    """
+    rows: list[Any]
+    if scores:
+        rows = [[{"document": _document(passage), "score": score} for passage, score in hits] for hits in results]
+    else:
+        rows = [[_document(passage) for passage, _ in hits] for hits in results]
+    return json.dumps({"result": rows}, allow_nan=False, separators=(",", ":")).encode()
+
+
+def _document(passage: Passage) -> dict[str, str]:
+    identifier, title, text = passage
+    return {"id": identifier, "title": title, "contents": _heading(title) + text}
+
+
+def _heading(title: str) -> str:
+    return f'"{" ".join(title.split())}"\n'
+
+
+def read_results(body: bytes, queries: int, k: int) -> list[list[Hit]]:
+    """Read the body of an answer to so many queries. It is not trusted: everything is checked.
+
+    Passages without scores get 1, 1/2, 1/3 ...: all that is known of them is their order. A passage without an id gets
+    a hash of its title and text for one. An id that is a whole number is taken for its digits.
+
+    Raises:
+        ValueError: Says what is not as it should be, in words that go on from "the answer".
+    """
+    try:
+        content = json.loads(body.decode())
+    except (ValueError, RecursionError) as error:
+        raise ValueError(f"is not JSON: {body[:200]!r}") from error
+    rows = content.get("result") if isinstance(content, dict) else None
+    if not isinstance(rows, list):
+        raise ValueError(f"has no list named result: {body[:200]!r}")
+    if len(rows) != queries:
+        raise ValueError(f"has {len(rows)} results for {queries} queries")
+    return [_hits(row, k) for row in rows]
+
+
+def _hits(row: object, k: int) -> list[Hit]:
+    if not isinstance(row, list):
+        raise ValueError(f"has a result that is no list: {row!r:.200}")
+    if len(row) > k:
+        raise ValueError(f"has {len(row)} passages where {k} were asked for")
+    hits = [_hit(item, rank) for rank, item in enumerate(row, start=1)]
+    for better, worse in itertools.pairwise(hits):
+        if worse.score > better.score:
+            raise ValueError(f"is not best first: score {worse.score} comes after {better.score}")
+    return hits
+
+
+def _hit(item: object, rank: int) -> Hit:
+    if not isinstance(item, dict):
+        raise ValueError(f"has a passage that is no object: {item!r:.200}")
+    if "document" not in item:
+        return Hit(_passage(item), 1.0 / rank)
+    score = item.get("score")
+    if not isinstance(score, int | float) or isinstance(score, bool) or not math.isfinite(score):
+        raise ValueError(f"has a score that is no finite number: {score!r:.80}")
+    return Hit(_passage(item["document"]), float(score))
+
+
+def _passage(document: object) -> Passage:
+    if not isinstance(document, dict):
+        raise ValueError(f"has a document that is no object: {document!r:.200}")
+    title, text = _title_and_text(document)
+    return Passage(_identifier(document, title, text), title, text)
+
+
+def _title_and_text(document: dict[str, Any]) -> tuple[str, str]:
+    title, text, contents = (document.get(name) for name in ("title", "text", "contents"))
+    if isinstance(title, str) and isinstance(text, str):
+        return title, text
+    if not isinstance(contents, str):
+        raise ValueError(f"has a document without title and text and without contents: {document!r:.200}")
+    if isinstance(title, str) and contents.startswith(_heading(title)):
+        return title, contents.removeprefix(_heading(title))
+    first, newline, rest = contents.partition("\n")
+    if not newline:
+        return title if isinstance(title, str) else "", first
+    quoted = len(first) >= 2 and first.startswith('"') and first.endswith('"')
+    return title if isinstance(title, str) else first[1:-1] if quoted else first, rest
+
+
+def _identifier(document: dict[str, Any], title: str, text: str) -> str:
+    identifier = document.get("id")
+    if identifier is None:  # Search-R1's own server gives none where its Lucene index holds the texts
+        return hashlib.blake2b(f"{title}\0{text}".encode("utf-8", "surrogatepass"), digest_size=8).hexdigest()
+    if not isinstance(identifier, int | str) or isinstance(identifier, bool):
+        raise ValueError(f"has an id that is neither a text nor a whole number: {identifier!r:.80}")
+    return str(identifier)

@@ -1,0 +1,240 @@
+"""Episodes on Ray: questions spread over actors, records back to the one run folder.
+
+Each worker is a Ray actor: a process that makes the same plan from the same cards, checks that it is the same (data,
+corpus, index and version), and runs `rollout` on the questions that it is given. The process that was started, the
+driver, gives out questions, takes records and alone writes the run folder.
+
+The records are those of a run in one process, in another order, but for what depends on what runs side by side:
+`seconds`, the seconds and cached tokens of a model's usage, and, where a model or an encoder rounds differently in
+another batch (any but float32 of `hf:`, most servers), what it says. `in_flight` has the same effect in one process.
+
+What fails:
+
+- A worker that dies, or whose node is lost, is replaced and its unfinished questions are done again, none twice. A
+  question whose workers died twice is run alone the third time; if that one dies too, the question gets a failed
+  record that says so. If workers die again and again and no episode ends in between, the run stops with an error.
+- A driver that dies takes its workers with it. Started again it goes on where it was, with or without Ray.
+- An error that would stop a run in one process stops this one, with the same message.
+
+What is shared on a node: corpus and index files are prepared once, under a lock, and memory-mapped, so that all
+workers of a node read one copy in the page cache. What each worker has for itself: the Python process (200 MB and
+up), the tasks, what a retriever keeps outside its mapped files (the vocabulary of `bm25`; all of an index that is not
+stored), its cache of searches, and a model in the process: each worker loads its own `hf:` model, while all workers
+ask the same `openai:` server. The driver loads no policy, but opens the index and makes the card's reward.
+
+What a node of a cluster needs: this version of the library; the data below its own `$RAGGYM_DATA`, and its own
+`$RAGGYM_CACHE` (or one for all on a shared file system that locks); the keys of LLM servers in its environment; and
+the files that cards name, at the same paths. The environment is that of `ray start` there; none is sent. Workers of
+`local` have the environment and folder of the driver; Ray sets OMP_NUM_THREADS to 1 unless it is set. Classes that a
+program registers under a name (`POLICIES`, say) have to be registered in the workers too: call
+`ray.init(runtime_env={"worker_process_setup_hook": "module.function"})` yourself and use `Workers("auto")`.
+
+Security: whoever reaches the ports of a Ray cluster can run any code on it, and its workers send pickled objects to
+the driver. Join clusters that you trust, on networks that you trust, and use Ray's token authentication. The Ray of
+`local` is private: it listens on 127.0.0.1, a Ray that asks for tokens by default is given one that only this process
+has, and it ends with the run. Its logs are removed, unless the driver is killed: then they stay in the system's
+temporary folder.
+"""
+
+from __future__ import annotations
+
+import logging
+import math
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from textwrap import shorten
+from typing import TYPE_CHECKING, Any
+
+from raggym_env.core import Task
+from raggym_env.errors import RunError
+from raggym_env.runs.ray.cluster import connected
+from raggym_env.runs.ray.ledger import DEATHS, Ledger
+from raggym_env.runs.ray.worker import Make, Player, Reply
+from raggym_env.mdp.records import Episode
+
+if TYPE_CHECKING:
+    from raggym_env.runs.run import Plan
+
+__all__ = ["Workers", "spread"]
+
+_log = logging.getLogger(__name__)
+
+_START_SECONDS = 300.0  # a cluster that scales by itself takes minutes to add a node
+_DEATHS_IN_A_ROW = 5  # per worker
+
+Json = dict[str, Any]
+
+
+@dataclass(frozen=True, slots=True)
+class Workers:
+    """Ray actors to run episodes on."""
+
+    ray: str = "local"
+    """"local" starts a Ray on this machine for the run alone. "HOST:PORT" or "auto" joins the cluster that this
+    machine is part of, "ray://HOST:PORT" one that it is not part of."""
+    number: int | None = None
+    """Workers, at least 1, each of one CPU; None for as many as fit. There are never more than questions."""
+    gpus: float = 0.0
+    """GPUs of each worker, which may be a fraction. With 0 a worker sees none."""
+
+    def __post_init__(self) -> None:
+        if self.number is not None and self.number < 1:
+            raise ValueError(f"number must be at least 1 or None, got {self.number}.")
+        if not 0 <= self.gpus < math.inf:
+            raise ValueError(f"gpus must be 0 or more, got {self.gpus}.")
+
+
+@contextmanager
+def spread(workers: Workers, make: Make, plan: Plan, in_flight: int, tasks: Sequence[Task]) -> Iterator[Iterator[Json]]:
+    """A context that gives the records of episodes as they end, run by Ray workers. On entering, one is ready.
+
+    Args:
+        workers: Where.
+        make: Makes the plan, in each worker. Ray pickles it, so it should hold cards and plain values only.
+        plan: The plan as made here.
+        in_flight: Episodes that run side by side in each worker. A worker holds up to twice as many questions.
+        tasks: At least one, of the plan's.
+
+    Raises:
+        MissingExtra: Ray is not installed.
+        RunError: Ray cannot be reached or started, no worker starts, all workers die again and again, or one has
+            other data than this process.
+        RAGGymError: What ends a run in a worker, e.g. DataNotFound or LLMError.
+    """
+    with connected(workers.ray, workers.number) as ray:
+        room = _room(ray, workers.gpus)
+        if workers.ray == "local" and not room:
+            raise RunError(f"A worker with {workers.gpus:g} GPUs does not fit on this machine: {_resources(ray)}.")
+        number = min(len(tasks), workers.number or max(1, room))
+        pool = _Pool(ray, number, workers.gpus, (make, plan.config, in_flight))
+        try:
+            pool.start()
+            yield _records(pool, Ledger([task.id for task in tasks], number, 2 * in_flight), plan)
+        finally:
+            pool.close()
+
+
+def _records(pool: _Pool, ledger: Ledger, plan: Plan) -> Iterator[Json]:
+    """Give out questions and take records until there is one of each question."""
+    tasks = {task.id: task for task in plan.tasks}
+    while not ledger.over:
+        for worker in pool.idle:
+            if (ids := ledger.give(worker)) or ledger.holds(worker):
+                pool.send(worker, ids)
+        worker, reply = pool.receive()
+        if reply is None:
+            for question in ledger.lost(worker):
+                yield plan.record(_given_up(tasks[question]), tasks[question])
+            continue
+        yield from [record for record in reply.records if ledger.ended(worker, record["id"])]
+        reply.check()
+
+
+def _given_up(task: Task) -> Episode:
+    why = (
+        f"RunError: {DEATHS} workers died while they ran this question, the last with no other. Too little memory, "
+        "or a crash in a library; the logs of Ray may say more."
+    )
+    return Episode(task.question.id, task.question.text, (), None, None, error=why)
+
+
+class _Pool:
+    """The workers of a run. Each is idle or has one call to answer; one that dies is replaced."""
+
+    def __init__(self, ray: Any, size: int, gpus: float, arguments: tuple[Any, ...]) -> None:
+        self._ray = ray
+        self._size = size
+        self._gpus = gpus
+        # What to do after a death is decided here: Ray would run the same questions again, deadly or not.
+        self._actor = ray.remote(Player).options(num_cpus=1, num_gpus=gpus, max_restarts=0, max_task_retries=0)
+        self._arguments = arguments
+        self._actors: dict[int, Any] = {}
+        self._started: dict[int, Any] = {}
+        self._calls: dict[Any, int] = {}
+        self._deaths = 0  # since an episode ended
+
+    @property
+    def idle(self) -> list[int]:
+        return sorted(self._actors.keys() - self._calls.values())
+
+    def start(self) -> None:
+        """Start the workers and wait until one is ready; the others follow."""
+        for worker in range(self._size):
+            self._add(worker)
+        while not self.idle:
+            _, reply = self.receive()
+            if reply is not None:
+                reply.check()
+
+    def send(self, worker: int, ids: Sequence[str]) -> None:
+        """Let an idle worker go on, with further questions or without."""
+        self._calls[self._actors[worker].play.remote(list(ids))] = worker
+
+    def receive(self) -> tuple[int, Reply | None]:
+        """Wait for the next reply, and say whose it is; None if that worker died.
+
+        Raises:
+            RunError: Too many died, one after the other, or none can run.
+        """
+        from ray.exceptions import RayError, RayTaskError
+
+        while not (ready := self._ray.wait(list(self._calls), num_returns=1, timeout=_START_SECONDS)[0]):
+            self._require_started()
+        [call] = ready
+        worker = self._calls.pop(call)
+        try:
+            reply: Reply = self._ray.get(call)
+        except RayTaskError:
+            raise  # a bug: with its traceback
+        except RayError as error:
+            self._died(error)
+            self._ray.kill(self._actors[worker])  # if it was only out of reach, it must not go on
+            self._add(worker)
+            return worker, None
+        if reply.records:
+            self._deaths = 0
+        return worker, reply
+
+    def close(self) -> None:
+        for actor in self._actors.values():
+            self._ray.kill(actor)
+
+    def _died(self, error: Exception) -> None:
+        reason = shorten(str(error).strip().splitlines()[-1], 200)
+        if getattr(error, "actor_init_failed", False):
+            raise RunError(
+                f"A Ray worker cannot start: {reason} Every node needs raggym-env, as it is here."
+            ) from error
+        self._deaths += 1
+        _log.warning("A Ray worker died; its questions are done again. Ray says: %s", reason)
+        if self._deaths >= _DEATHS_IN_A_ROW * self._size:
+            raise RunError(
+                f"Workers died {self._deaths} times and no episode ended in between. Ray says of the last: {reason} "
+                "If memory is short, use fewer --workers or a smaller --in-flight. What was finished is kept."
+            ) from error
+
+    def _add(self, worker: int) -> None:
+        self._actors[worker] = actor = self._actor.remote(*self._arguments)
+        self._started[worker] = actor.started.remote()
+        self.send(worker, [])  # makes the plan
+
+    def _require_started(self) -> None:
+        """Refuse to wait for workers none of which runs. How long one that runs takes to get ready is not known."""
+        if not self._ray.wait(list(self._started.values()), num_returns=1, timeout=0)[0]:
+            raise RunError(
+                f"Ray started no worker in {_START_SECONDS:.0f} s. Each needs 1 CPU and {self._gpus:g} GPUs; "
+                f"{_resources(self._ray)}, some of it perhaps in use."
+            )
+
+
+def _room(ray: Any, gpus: float) -> int:
+    """How many workers would fit if nothing else ran."""
+    has = ray.cluster_resources()
+    cpus = has.get("CPU", 0.0)
+    return int(min(cpus, has.get("GPU", 0.0) / gpus) if gpus else cpus)
+
+
+def _resources(ray: Any) -> str:
+    has = ray.cluster_resources()
+    return f"there are {has.get('CPU', 0):g} CPUs and {has.get('GPU', 0):g} GPUs in all"

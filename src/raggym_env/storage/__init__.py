@@ -1,0 +1,1 @@
+"""Files on disk: where they lie, and resumable output folders."""

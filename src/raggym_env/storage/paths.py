@@ -1,0 +1,40 @@
+"""Where things lie on disk: the cards, the user's data and the cache. Imports nothing heavy."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Literal
+
+__all__ = ["cache_dir", "card_file", "card_names", "data_dir"]
+
+_PACKAGED = Path(__file__).parents[1] / "_cards"
+# A wheel carries the cards inside the package; in a checkout they are the two folders at its top.
+_CARDS = _PACKAGED if _PACKAGED.is_dir() else Path(__file__).parents[3]
+
+CardKind = Literal["envs", "policies"]
+
+
+def card_file(kind: CardKind, name: str) -> Path:
+    """Path of the shipped card of that name, whether or not it exists."""
+    return _CARDS / kind / f"{name}.toml"
+
+
+def card_names(kind: CardKind) -> list[str]:
+    """Names of the cards that ship with the library. Reads no card."""
+    return sorted(path.stem for path in (_CARDS / kind).glob("*.toml"))
+
+
+def data_dir() -> Path | None:
+    """The user's folder of data sets, `$RAGGYM_DATA`, or None if that is not set."""
+    value = os.environ.get("RAGGYM_DATA")
+    return Path(value).expanduser() if value else None
+
+
+def cache_dir() -> Path:
+    """Where prepared corpora, indexes and downloads are kept: `$RAGGYM_CACHE`, else the user's cache folder."""
+    if value := os.environ.get("RAGGYM_CACHE"):
+        return Path(value).expanduser()
+    from platformdirs import user_cache_path
+
+    return user_cache_path("raggym-env")

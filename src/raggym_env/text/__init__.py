@@ -1,0 +1,1 @@
+"""Text shown to models and read back, made safe."""

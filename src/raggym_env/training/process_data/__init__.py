@@ -1,0 +1,1 @@
+"""Process data: collected, read, and turned into training rows."""

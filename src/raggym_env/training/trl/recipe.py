@@ -1,0 +1,82 @@
+"""Folders of trained models: what was trained, on what, how it went, and what it scores.
+
+recipe.json                                        all of that; the same recipe goes on where it was cut off
+adapter_config.json, adapter_model.safetensors     the trained LoRA adapter, or
+config.json, model.safetensors                     the whole model, where all of its weights were trained
+before/, after/                                    run folders of the evaluations, if any
+tensorboard/                                       losses and metrics of every step
+checkpoints/                                       until training has ended
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from raggym_env.errors import RunError
+from raggym_env.storage.work_folder import FolderKind, locked
+
+__all__ = ["Recipe"]
+
+_PACKAGES = ("raggym-env", "torch", "transformers", "trl", "peft", "datasets", "accelerate", "numpy")
+_TRAINING = FolderKind("recipe.json", "training", "holds nothing trained", "raggym train", _PACKAGES)
+
+Json = dict[str, Any]
+
+
+@dataclass(slots=True)
+class Recipe:
+    """The folder of one training."""
+
+    path: Path
+    config: Json = field(repr=False)
+    """What is trained: two trainings with the same config are the same training."""
+    status: str = "running"
+    """"running" until the weights are written, then "trained"."""
+    report: Json = field(default_factory=dict, repr=False)
+    """How it went: rows, parameters, losses, seconds, evaluations. For people; nothing depends on it."""
+
+    @classmethod
+    def read(cls, path: str | Path) -> Recipe:
+        """Open a folder made by `raggym train`.
+
+        Raises:
+            RunError: It is none, or one of another format.
+        """
+        path = Path(path)
+        record = _TRAINING.read(path)
+        if not isinstance(record.get("config"), dict) or not isinstance(record.get("report"), dict):
+            raise RunError(f"{path / 'recipe.json'} was changed by hand: it is incomplete.")
+        return cls(path, record["config"], str(record.get("status")), record["report"])
+
+    @classmethod
+    def open(cls, path: str | Path, config: Json) -> Recipe:
+        """Begin a training in a folder, or go on with the one that is there.
+
+        Raises:
+            RunError: The folder holds something else; the message says what differs.
+        """
+        path, config = Path(path), json.loads(json.dumps(config))
+        if not _TRAINING.begun(path):
+            return cls(path, config)
+        recipe = cls.read(path)
+        _TRAINING.require_same(path, recipe.config, config)
+        return recipe
+
+    @property
+    def checkpoints(self) -> Path:
+        return self.path / "checkpoints"
+
+    def lock(self) -> Any:
+        """A context in which no other process writes to the folder.
+
+        Raises:
+            RunError: One does already.
+        """
+        return locked(self.path)
+
+    def write(self) -> None:
+        """Write `recipe.json`, whole or not at all."""
+        _TRAINING.write(self.path, {"status": self.status, "config": self.config, "report": self.report})

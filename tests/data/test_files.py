@@ -1,0 +1,123 @@
+from __future__ import annotations
+
+import gzip
+import json
+from pathlib import Path
+
+import pytest
+
+from raggym_env.data import files as records
+from raggym_env.data.files import json_records, tsv_records
+from raggym_env.errors import DataError, DataNotFound, MalformedData
+
+
+def written(folder: Path, content: bytes, name: str = "file.json") -> Path:
+    path = folder / name
+    path.write_bytes(content)
+    return path
+
+
+def fields(path: Path) -> list[dict]:
+    return [record.fields for record in json_records(path)]
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        b'[{"a": 1}, {"a": 2}]',
+        b'\xef\xbb\xbf[{"a": 1},\r\n {"a": 2}]\r\n',
+        b'  [ {"a": 1} ,\n\n{"a": 2} ] ',
+        b'{"a": 1}\n{"a": 2}',
+        b'\xef\xbb\xbf{"a": 1}\r\n\r\n  \n{"a": 2}\r\n',
+    ],
+)
+def test_arrays_and_lines_are_told_apart_and_white_space_does_not_count(tmp_path, content):
+    assert fields(written(tmp_path, content)) == [{"a": 1}, {"a": 2}]
+    assert fields(written(tmp_path, gzip.compress(content), "file.json.gz")) == [{"a": 1}, {"a": 2}]
+
+
+def test_an_empty_array_has_no_records(tmp_path):
+    assert fields(written(tmp_path, b" [ ] ")) == []
+
+
+@pytest.mark.parametrize("chunk", [1, 7, 64])
+def test_records_do_not_depend_on_where_the_chunks_of_a_file_end(tmp_path, monkeypatch, chunk):
+    rows = [{"text": "ä" * size, "n": [size, {"x": "]},{"}]} for size in (0, 1, 50, 300)]
+    path = written(tmp_path, json.dumps(rows, ensure_ascii=False).encode())
+    monkeypatch.setattr(records, "_CHUNK", chunk)
+    assert [record.fields for record in records._array_records(path)] == rows
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (b"", "line 1: the file is empty"),
+        (b"\n \n", "line 1: the file is empty"),
+        (b'{"a": 1}\n{"a": NaN}', "line 2: not JSON: NaN"),
+        (b'[{"a": 1}, {"a": -Infinity}]', "record 2: not JSON: -Infinity"),
+        (b'{"a": 1}\n\n{"a": ', "line 3: not JSON"),
+        (b'[{"a": 1}, {"a": ', "record 2: not JSON"),
+        (b'[{"a": 1}', "record 2: not JSON: expected one of ',]', found 'the end of the file'"),
+        (b'[{"a": 1} {"a": 2}]', "record 2: not JSON: expected one of ',]', found '{'"),
+        (b'[{"a": 1}] {}', "record 2: not JSON: '{' after the end of the array"),
+        (b'{"a": 1}\n[1]', "line 2: expected a JSON object, found [1]"),
+        (b'[{"a": 1}, "text"]', "record 2: expected a JSON object, found 'text'"),
+        (b'{"a": 1}\n{"a": "\xff"}', "line 2: not UTF-8"),
+        (b'[{"a": "\xff"}]', "record 1 or later: not UTF-8"),
+        (b"[" * 100_000, "record 1: not JSON"),
+    ],
+)
+def test_what_is_wrong_with_a_file_is_said_with_its_place(tmp_path, content, message):
+    path = written(tmp_path, content)
+    with pytest.raises(MalformedData) as caught:
+        fields(path)
+    assert str(caught.value).startswith(f"{path}, ")
+    assert message in str(caught.value)
+
+
+def test_a_cut_off_gzip_file_is_malformed(tmp_path):
+    lines = b"".join(b'{"a": "%d"}\n' % number for number in range(5000))
+    with pytest.raises(MalformedData, match="gzip stream: damaged or cut off"):
+        fields(written(tmp_path, gzip.compress(lines)[:-200], "cut.jsonl.gz"))
+
+
+def test_a_file_that_is_no_gzip_is_malformed(tmp_path):
+    with pytest.raises(MalformedData, match="gzip stream"):
+        fields(written(tmp_path, b'{"a": 1}', "plain.jsonl.gz"))
+
+
+def test_a_missing_file_is_not_found_and_a_folder_cannot_be_read(tmp_path):
+    with pytest.raises(DataNotFound, match=r"No file at .*none\.json"):
+        fields(tmp_path / "none.json")
+    with pytest.raises(DataError, match="cannot be read"):
+        fields(tmp_path)
+
+
+def test_tsv_columns_without_a_name_are_left_out_and_short_rows_lack_the_rest(tmp_path):
+    path = written(tmp_path, b'Q\t\tA\tB\r\n"q" 1?\tx\ta\r\n\r\nq2\t\t\tb\r\n', "file.tsv")
+    rows = [(record.number, record.index, record.fields) for record in tsv_records(path)]
+    assert rows == [(2, 0, {"Q": '"q" 1?', "A": "a"}), (4, 1, {"Q": "q2", "A": "", "B": "b"})]
+
+
+def test_a_tsv_row_with_more_cells_than_columns_is_malformed(tmp_path):
+    with pytest.raises(MalformedData, match="line 2: 3 cells in a table of 2 columns"):
+        list(tsv_records(written(tmp_path, b"Q\tA\nq\ta\tb\n", "file.tsv")))
+
+
+def test_half_a_character_is_not_text(tmp_path):
+    record = next(json_records(written(tmp_path, b'{"a": "\\ud83d"}')))
+    with pytest.raises(MalformedData, match="line 1: field 'a' should be valid Unicode"):
+        record.text("a")
+
+
+@pytest.mark.parametrize(("value", "expected"), [(7, "7"), ("x", "x")])
+def test_an_identifier_is_a_text_or_an_integer(tmp_path, value, expected):
+    record = next(json_records(written(tmp_path, json.dumps({"id": value}).encode())))
+    assert record.identifier("id") == expected
+
+
+@pytest.mark.parametrize("value", [True, 1.5, None, "", []])
+def test_other_values_are_no_identifier(tmp_path, value):
+    record = next(json_records(written(tmp_path, json.dumps({"id": value}).encode())))
+    with pytest.raises(MalformedData, match="field 'id'"):
+        record.identifier("id")

@@ -1,0 +1,152 @@
+import itertools
+
+import pytest
+
+from raggym_env.core import Answer, Search, Usage
+from raggym_env.errors import LLMError, PolicyError
+from raggym_env.mdp.rollout import rollout
+from raggym_env.mdp.step_reward import StepReward
+from raggym_env.protocols import BasePolicy, Proposal
+from raggym_env.rewards.random import RandomReward
+from worlds import BOTH, FILM, process
+
+
+class Follow(BasePolicy):
+    """Takes the actions of a table by question id, one after the other."""
+
+    def __init__(self, script):
+        self.script = script
+        self.batches = []
+
+    def propose(self, states, n=1):
+        self.batches.append([state.question.id for state in states])
+        actions = [self.script[state.question.id][len(state.history)] for state in states]
+        return [[a if isinstance(a, Proposal) else Proposal(a, score=0.5)] for a in actions]
+
+
+GOOD = {"film": [Search("Dawn"), Search("Ada Berg"), Answer("Oslo")], "both": [Answer("no")]}
+
+
+def by_id(episodes):
+    return {episode.id: episode for episode in episodes}
+
+
+def test_an_episode_records_its_steps_rewards_and_answer():
+    steps, _ = process()
+    (episode,) = rollout(Follow(GOOD), [FILM], steps)
+    assert [step.action for step in episode.steps] == GOOD["film"]
+    assert [step.outcome for step in episode.steps] == [0.0, 0.0, 1.0]
+    assert [passage.title for passage in episode.steps[0].passages] == ["Dawn", "Dawn (song)"]
+    assert (episode.answer, episode.stop, episode.error, episode.steps[0].score) == ("Oslo", "answer", None, 0.5)
+
+
+def test_questions_are_batched_and_places_of_ended_ones_are_filled():
+    steps, _ = process()
+    policy = Follow(GOOD)
+    list(rollout(policy, [BOTH, FILM, BOTH, BOTH], steps, in_flight=2))
+    assert policy.batches == [["both", "film"], ["film", "both"], ["film", "both"]]
+
+
+def test_the_result_does_not_depend_on_the_batch_size():
+    steps, _ = process()
+    tasks = [FILM, BOTH]
+    results = [
+        {i: (e.steps, e.answer) for i, e in by_id(rollout(Follow(GOOD), tasks, steps, in_flight=n)).items()}
+        for n in (1, 2, 32)
+    ]
+    assert results[0] == results[1] == results[2]
+
+
+def test_endless_tasks_are_read_lazily():
+    steps, _ = process()
+    episodes = rollout(Follow(GOOD), itertools.cycle([BOTH]), steps, in_flight=3)
+    assert len(list(itertools.islice(episodes, 10))) == 10
+
+
+def test_a_failed_search_fails_its_own_episode_only_and_is_not_scored_as_zero():
+    steps, _ = process(fails=["Ada Berg"])
+    long = {**GOOD, "both": [Search("Dawn"), Search("Dusk"), Answer("yes")]}
+    episodes = by_id(rollout(Follow(long), [FILM, BOTH], steps))
+    assert episodes["film"].error.startswith("RetrievalError")
+    assert (episodes["film"].stop, episodes["film"].answer) == (None, None)
+    assert (episodes["both"].error, episodes["both"].answer) == (None, "yes")
+
+
+@pytest.mark.parametrize(
+    ("proposal", "output"),
+    [
+        (Proposal(None, text="blah", failure="not JSON", usage=Usage(calls=2)), "blah"),
+        (Proposal(Search("  "), usage=Usage(calls=2)), "Not an action: Search(query='  ', draft=None)."),
+    ],
+)
+def test_an_output_that_is_no_action_ends_the_episode_without_an_answer_and_is_kept(proposal, output):
+    steps, _ = process()
+    policy = Follow({**GOOD, "film": [proposal]})
+    episodes = by_id(rollout(policy, [FILM, BOTH], steps))
+    film = episodes["film"]
+    assert (film.stop, film.answer, film.error, film.steps) == ("no_action", None, None, ())
+    assert film.output.startswith(output)
+    assert film.usage.calls == 2
+    assert episodes["both"].answer == "no"
+    assert len(policy.batches) == 1  # the others were not proposed for again
+
+
+def test_an_outage_fails_its_own_episode_with_the_reason():
+    steps, _ = process()
+    policy = Follow({**GOOD, "film": [Proposal(None, failure="the server is down", outage=True)]})
+    episodes = by_id(rollout(policy, [FILM, BOTH], steps))
+    assert "the server is down" in episodes["film"].error
+    assert (episodes["film"].stop, episodes["both"].error) == (None, None)
+
+
+def test_a_failed_search_does_not_make_the_policy_propose_again():
+    steps, _ = process(fails=["Ada Berg"])
+    policy = Follow({**GOOD, "both": [Search("Dawn"), Search("Dusk"), Answer("yes")]})
+    list(rollout(policy, [FILM, BOTH], steps))
+    assert policy.batches == [["film", "both"], ["film", "both"], ["both"]]
+
+
+def test_a_model_that_cannot_be_used_at_all_stops_the_rollout():
+    class Keyless(BasePolicy):
+        def propose(self, states, n=1):
+            raise LLMError("no key")
+
+    with pytest.raises(LLMError, match="no key"):
+        list(rollout(Keyless(), [FILM], process()[0]))
+
+
+def test_a_policy_that_loses_a_state_is_an_error_of_the_policy():
+    class Lossy(BasePolicy):
+        def propose(self, states, n=1):
+            return []
+
+    steps, _ = process()
+    (episode,) = rollout(Lossy(), [FILM], steps)
+    assert episode.error == "PolicyError: The policy gave proposals for 0 states instead of 1."
+
+
+def test_a_bug_is_raised_not_recorded():
+    class Broken(BasePolicy):
+        def propose(self, states, n=1):
+            raise ZeroDivisionError
+
+    steps, _ = process()
+    with pytest.raises(ZeroDivisionError):
+        list(rollout(Broken(), [FILM], steps))
+
+
+def test_process_rewards_are_recorded_beside_outcomes():
+    steps, _ = process()
+    (episode,) = rollout(Follow(GOOD), [FILM], steps, StepReward("f1", RandomReward(3)))
+    assert all(0 < step.process < 1 for step in episode.steps)
+
+
+def test_act_reads_observations_and_refuses_failures():
+    failing = Follow({"": [Proposal(None, failure="cut off")]})
+    with pytest.raises(PolicyError, match="cut off"):
+        failing.act({"question": "q?", "options": (), "history": (), "searches_left": 1})
+
+
+def test_in_flight_must_be_positive():
+    with pytest.raises(ValueError, match="in_flight must be at least 1, got 0"):
+        list(rollout(Follow(GOOD), [FILM], process()[0], in_flight=0))

@@ -1,0 +1,84 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from raggym_env.errors import RetrievalError, UnknownName
+from raggym_env.models.files import Source, find
+from tiny_encoders import on_the_hub
+
+pytest.importorskip("huggingface_hub")
+
+
+@pytest.fixture
+def hub(tmp_path, monkeypatch) -> Path:
+    """The hub's cache, empty, on a machine without a network."""
+    from huggingface_hub import constants
+
+    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "hub"))
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
+    return tmp_path / "hub"
+
+
+def a_model(folder: Path, weights: bytes = b"weights") -> Path:
+    (folder / "1_Pooling").mkdir(parents=True)
+    (folder / "1_Pooling" / "config.json").write_text("{}")
+    (folder / "model.safetensors").write_bytes(weights)
+    return folder
+
+
+def found(name: str | Path) -> Source:
+    return find(str(name), hub=str(name), known=["minilm"])
+
+
+def test_a_folder_is_known_by_what_is_in_it_and_not_by_its_place(tmp_path):
+    one, same, other = a_model(tmp_path / "a"), a_model(tmp_path / "b"), a_model(tmp_path / "c", b"others")
+    for note in ("README.md", "raggym.json"):
+        (same / note).write_text("says nothing about what the model computes")
+    assert found(one).identity == found(same).identity != found(other).identity
+    (same / "1_Pooling" / "config.json").write_text("[]")
+    assert found(one).identity != found(same).identity
+
+
+def test_a_model_of_the_hub_is_known_by_its_commit(hub):
+    folder = on_the_hub(hub, "owner/name", a_model, commit="a" * 40)
+    assert found("owner/name") == Source(folder, {"hub": "owner/name", "commit": "a" * 40})
+
+
+def test_a_known_model_is_taken_from_the_cache(tmp_path, hub, monkeypatch):
+    monkeypatch.setenv("RAGGYM_CACHE", str(tmp_path))
+    folder = a_model(tmp_path / "models" / "minilm")
+    (folder / "raggym.json").write_text("{}")
+    assert found("minilm") == Source(folder, found(folder).identity)
+
+
+@pytest.mark.parametrize(
+    ("name", "hub_name", "command"),
+    [
+        ("minilm", "sentence-transformers/all-MiniLM-L6-v2", "raggym models get minilm"),
+        ("some/model", "some/model", "hf download some/model"),
+    ],
+)
+def test_without_a_network_the_error_says_how_to_get_the_model(hub, name, hub_name, command):
+    with pytest.raises(RetrievalError, match=rf"HF_HUB_OFFLINE is set.*{command}"):
+        find(name, hub=hub_name, known=[])
+
+
+def test_a_hub_that_cannot_be_reached_is_one_clear_error_within_seconds(hub, monkeypatch):
+    import httpx
+    from huggingface_hub import HfApi, constants
+
+    def unreachable(self, name, timeout):
+        assert timeout <= 10
+        raise httpx.ConnectError("no route to the hub")
+
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
+    monkeypatch.setattr(HfApi, "model_info", unreachable)
+    with pytest.raises(RetrievalError, match=r"cannot be had: ConnectError: no route.*hf download owner/name"):
+        found("owner/name")
+
+
+def test_a_misspelt_name_gets_a_suggestion():
+    with pytest.raises(UnknownName, match="Did you mean 'minilm'"):
+        found("minilmm")

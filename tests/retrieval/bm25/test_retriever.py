@@ -1,0 +1,302 @@
+from __future__ import annotations
+
+import copy
+import itertools
+import pickle
+import subprocess
+import sys
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import bm25s
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from raggym_env.core import Passage
+from raggym_env.errors import DataError, RetrievalError, UnknownName
+from raggym_env.protocols import Retriever
+from raggym_env.retrieval.bm25 import retriever as bm25
+from raggym_env.retrieval.bm25.retriever import KERNEL_BATCH, BM25Retriever
+
+
+def passages(*texts: str) -> list[Passage]:
+    return [Passage(str(number), "", text) for number, text in enumerate(texts)]
+
+
+def ids(hits) -> list[str]:
+    return [hit.passage.id for hit in hits]
+
+
+def memory(corpus, **options) -> BM25Retriever:
+    return BM25Retriever(corpus, store=False, **options)
+
+
+BACKENDS = pytest.mark.parametrize("backend", ["numpy", "numba", "auto"])
+ANIMALS = passages("cat dog", "dog dog bird", "fish", "bird cat cat", "")
+
+
+@BACKENDS
+def test_only_passages_with_a_term_of_the_query_are_hits_best_first(backend):
+    retriever = memory(ANIMALS, backend=backend)
+
+    [cat, dog, nothing, unknown] = retriever.search(["cat", "dog cat", "?", "zebra"], k=100)
+
+    assert ids(cat) == ["3", "0"]
+    assert set(ids(dog)) == {"0", "1", "3"}
+    assert nothing == unknown == []
+    assert all(a.score >= b.score > 0 for a, b in itertools.pairwise(dog))
+
+
+@BACKENDS
+def test_equal_scores_keep_corpus_order(backend):
+    retriever = memory(passages(*["other words"] * 5, *["same text"] * 20), backend=backend)
+
+    [hits] = retriever.search(["same"], k=7)
+
+    assert ids(hits) == [str(number) for number in range(5, 12)]
+
+
+def test_an_unknown_term_changes_nothing():
+    retriever = memory(ANIMALS)
+    assert retriever.search(["cat"], 3) == retriever.search(["zebra cat"], 3)
+
+
+def test_no_queries_give_no_results():
+    assert memory(ANIMALS).search([], 3) == []
+
+
+def test_a_title_is_searched_too():
+    retriever = memory([Passage("1", "Rome", "a city"), Passage("2", "Paris", "a city")])
+    assert ids(retriever.search(["rome"], 2)[0]) == ["1"]
+
+
+words = st.lists(st.sampled_from(["ant", "bee", "cat", "dog", "elk", "fox", "gnu", "hen"]), max_size=8).map(" ".join)
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.lists(words, min_size=1, max_size=30), st.lists(words, max_size=12), st.integers(1, 40))
+def test_numpy_and_numba_agree_to_the_last_bit(texts, queries, k):
+    corpus = passages("ant", *texts)
+    numpy, numba = (memory(corpus, backend=backend) for backend in ("numpy", "numba"))
+    assert numpy.search(queries, k) == numba.search(queries, k)
+
+
+@pytest.mark.parametrize("k", [1, 5, 40])
+def test_numpy_and_numba_agree_on_a_skewed_vocabulary(k):
+    rng = np.random.default_rng(k)
+    corpus = passages(*(" ".join(f"w{i}" for i in rng.zipf(1.2, 20) if i < 3000) for _ in range(3000)))
+    queries = [" ".join(f"w{i}" for i in rng.zipf(1.2, 8)) for _ in range(200)]
+    numpy, numba = (memory(corpus, backend=backend) for backend in ("numpy", "numba"))
+    assert numpy.search(queries, k) == numba.search(queries, k)
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.lists(words, min_size=1, max_size=30), words, st.integers(1, 8))
+def test_hits_are_the_best_of_all_passages_by_a_full_sort(texts, query, k):
+    corpus = passages("ant", *texts)
+    retriever = memory(corpus)
+    index, terms = retriever._index, retriever._analyzer(query)
+    sums = np.zeros(len(corpus))
+    for i in index.vocabulary.ids(terms):
+        span = slice(index.starts[i], index.starts[i + 1])
+        sums[index.positions[span]] += index.scores[span]
+
+    expected = sorted((-score, position) for position, score in enumerate(sums) if score > 0)[:k]
+
+    found = retriever.search([query], k)[0]
+    assert [(-hit.score, int(hit.passage.id)) for hit in found] == expected
+
+
+def test_a_few_postings_in_a_large_corpus_are_found_as_in_a_small_one():
+    corpus = passages(*["filler"] * 500, "rare pearl", *["filler"] * 500, "rare pearl", "rare")
+    results = [memory(corpus, backend=backend).search(["rare pearl"], 5) for backend in ("numpy", "numba")]
+    assert results[0] == results[1]
+    assert ids(results[0][0]) == ["500", "1001", "1002"]
+
+
+def test_scores_are_those_of_bm25s():
+    corpus = passages("cat dog", "dog dog bird", "fish fish cat", "bird cat cat")
+    tokens = [passage.text.split() for passage in corpus]
+    reference = bm25s.BM25(k1=1.2, b=0.75, method="lucene")
+    reference.index(tokens, show_progress=False)
+
+    [hits] = memory(corpus, k1=1.2, b=0.75, stemmer="none").search(["cat bird cat"], 4)
+
+    scores = {int(hit.passage.id): hit.score for hit in hits}
+    expected = reference.get_scores(["cat", "bird", "cat"])
+    assert scores == pytest.approx({i: score for i, score in enumerate(expected) if score > 0}, rel=1e-6)
+
+
+@BACKENDS
+def test_the_result_of_a_query_does_not_depend_on_its_batch(backend):
+    retriever = memory(ANIMALS, backend=backend)
+    queries = ["cat", "", "dog bird", "fish", "zebra", "bird"] * KERNEL_BATCH
+    assert retriever.search(queries, 3) == [retriever.search([query], 3)[0] for query in queries]
+
+
+def test_the_kernel_comes_in_once_as_much_was_searched_as_loading_it_costs(monkeypatch):
+    sizes = []
+    search = bm25._search_numba
+    monkeypatch.setattr(bm25, "_search_numba", lambda *request: sizes.append(len(request[1])) or search(*request))
+    monkeypatch.setattr(bm25, "KERNEL_AFTER", 4 * len(ANIMALS))
+    retriever = memory(ANIMALS)
+
+    results = [retriever.search(["dog cat"], 3) for _ in range(6)]
+
+    assert sizes == [1, 1, 1]
+    assert results == results[:1] * 6
+
+
+def test_threads_searching_at_once_get_right_results():
+    rng = np.random.default_rng(0)
+    corpus = passages(*(" ".join(f"w{i}" for i in rng.integers(0, 60, 12)) for _ in range(400)))
+    retriever = memory(corpus)
+    requests = [[f"w{i} w{i + j}" for j in range(1 + 15 * (i % 2))] for i in range(60)]
+    expected = [retriever.search(request, 5) for request in requests]
+    with ThreadPoolExecutor(8) as pool:
+        assert list(pool.map(lambda request: retriever.search(request, 5), requests * 3)) == expected * 3
+
+
+def test_a_stored_index_is_opened_not_built_and_finds_the_same(tmp_path, monkeypatch):
+    built = BM25Retriever(ANIMALS, store=tmp_path)
+    monkeypatch.setattr(bm25, "write_index", lambda *_, **__: pytest.fail("built again"))
+
+    opened = BM25Retriever(ANIMALS, store=tmp_path)
+
+    assert opened.search(["dog cat"], 5) == built.search(["dog cat"], 5)
+    assert opened.fingerprint == built.fingerprint
+    assert isinstance(opened._index.scores.base, np.memmap)
+
+
+def test_a_stored_index_is_one_that_bm25s_can_load(tmp_path):
+    BM25Retriever(ANIMALS, store=tmp_path)
+    [folder] = tmp_path.glob("bm25-*/")
+    loaded = bm25s.BM25.load(folder, mmap=True)
+    assert loaded.scores["num_docs"] == len(ANIMALS)
+
+
+def test_searching_a_stored_index_imports_neither_bm25s_nor_numba(tmp_path):
+    BM25Retriever(ANIMALS, store=tmp_path)
+    program = (
+        "import sys; from pathlib import Path\n"
+        "from raggym_env.core import Passage; from raggym_env.retrieval import make\n"
+        f"corpus = [Passage(*fields) for fields in {[tuple(passage) for passage in ANIMALS]!r}]\n"
+        f"retriever = make('bm25', corpus, store=Path({str(tmp_path)!r}))\n"
+        "assert len(retriever.search(['cat'], 5)[0]) == 2\n"
+        "print(sorted({'bm25s', 'numba', 'scipy', 'filelock', 'pyarrow'} & set(sys.modules)))\n"
+    )
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "[]"
+
+
+def test_the_fingerprint_changes_with_everything_that_changes_results():
+    variants = [
+        memory(ANIMALS),
+        memory(ANIMALS[::-1]),
+        memory(ANIMALS, k1=1.0),
+        memory(ANIMALS, b=0.5),
+        memory(ANIMALS, title_weight=5),
+        memory(ANIMALS, stemmer="none"),
+        memory(ANIMALS, stop_words="none"),
+    ]
+    assert len({variant.fingerprint for variant in variants}) == len(variants)
+    assert memory(ANIMALS, backend="numpy").fingerprint == memory(ANIMALS, backend="numba").fingerprint
+
+
+@pytest.mark.parametrize("corpus", [[], passages("", "?!", "the")])
+def test_a_corpus_without_words_is_refused(corpus, tmp_path):
+    with pytest.raises(DataError, match="no word"):
+        BM25Retriever(corpus, store=tmp_path)
+    assert list(tmp_path.glob("bm25-*/")) == []
+
+
+@pytest.mark.parametrize("option", [{"k1": -1}, {"k1": "high"}, {"b": 1.5}, {"b": float("nan")}, {"title_weight": 0.5}])
+def test_parameters_out_of_range_are_refused_by_name(option):
+    with pytest.raises(RetrievalError, match=next(iter(option))):
+        memory(ANIMALS, **option)
+
+
+def test_an_unknown_back_end_is_refused():
+    with pytest.raises(UnknownName, match="numba"):
+        memory(ANIMALS, backend="numbra")
+
+
+def test_unreadable_index_files_are_one_clear_error(tmp_path):
+    BM25Retriever(ANIMALS, store=tmp_path)
+    [folder] = tmp_path.glob("bm25-*/")
+    for file in ("terms.bounds.npy", "data.csc.index.npy", "params.index.json"):
+        intact = (folder / file).read_bytes()
+        (folder / file).write_bytes(b"\xff" * len(intact))
+        with pytest.raises(RetrievalError, match=f"{folder.name}.*Delete this folder"):
+            BM25Retriever(ANIMALS, store=tmp_path)
+        (folder / file).write_bytes(intact)
+
+
+def test_no_room_for_temporary_files_is_one_clear_error(monkeypatch):
+    def full(*_, **__):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(bm25, "write_index", full)
+    with pytest.raises(RetrievalError, match=r"No space left.*TMPDIR"):
+        memory(ANIMALS)
+
+
+@pytest.mark.parametrize("stored", [True, False])
+def test_a_copy_finds_the_same(stored, tmp_path):
+    retriever = BM25Retriever(ANIMALS, store=tmp_path if stored else False)
+    for twin in (copy.deepcopy(retriever), pickle.loads(pickle.dumps(retriever))):  # noqa: S301
+        assert twin.search(["dog cat"], 5) == retriever.search(["dog cat"], 5)
+        assert isinstance(twin._index.scores.base, np.memmap) == stored
+
+
+def test_an_index_of_an_earlier_format_is_built_anew_with_the_same_fingerprint(tmp_path, monkeypatch):
+    monkeypatch.setattr(bm25, "FORMAT", bm25.FORMAT - 1)
+    earlier = BM25Retriever(ANIMALS, store=tmp_path)
+    monkeypatch.undo()
+
+    assert BM25Retriever(ANIMALS, store=tmp_path).fingerprint == earlier.fingerprint
+    assert len(list(tmp_path.glob("bm25-*/"))) == 2
+
+
+def test_without_a_place_for_compiled_code_the_kernel_is_compiled_all_the_same(monkeypatch):
+    import numba
+
+    def njit(function, *, nogil, cache=False):
+        if cache:
+            raise RuntimeError("cannot cache function: no locator available")
+        return function
+
+    monkeypatch.setattr(numba, "njit", njit)
+    bm25._kernel.cache_clear()
+    try:
+        assert ids(memory(ANIMALS, backend="numba").search(["cat"], 5)[0]) == ["3", "0"]
+    finally:
+        bm25._kernel.cache_clear()
+
+
+def test_it_is_a_retriever():
+    assert isinstance(memory(ANIMALS), Retriever)
+
+
+def test_recall_on_2wiki_is_what_was_measured(real_data: Path):
+    import gzip
+    import html
+    import json
+
+    def plain(title: str) -> str:
+        return " ".join(html.unescape(title).split()).casefold()
+
+    folder = real_data / "2wikimultihopqa"
+    with gzip.open(folder / "corpus.jsonl.gz", "rt", encoding="utf-8") as lines:
+        corpus = [Passage(**json.loads(line)) for line in lines]
+    rows = json.loads((folder / "dev_open.json").read_text(encoding="utf-8"))
+    retriever = memory(corpus, k1=0.9, b=0.4, title_weight=2)
+
+    recall = []
+    for row, hits in zip(rows, retriever.search([row["question"] for row in rows], 5), strict=True):
+        gold = {plain(title) for title, _ in row["supporting_facts"]}
+        recall.append(len(gold & {plain(hit.passage.title) for hit in hits}) / len(gold))
+
+    assert np.mean(recall) == pytest.approx(0.667, abs=0.005)

@@ -1,0 +1,134 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from raggym_env.errors import RetrievalError, UnknownName
+from raggym_env.retrieval.dense.faiss_index import FaissIndex, FlatIndex, IndexOptions, MappedVectors, build_index
+
+pytest.importorskip("faiss")
+
+RNG = np.random.default_rng(0)
+
+
+def vectors(rows: int, dimension: int = 16) -> np.ndarray:
+    """Unit vectors around a few centres, as those of texts are."""
+    centres = RNG.standard_normal((20, dimension))
+    drawn = centres[RNG.integers(0, 20, rows)] + 0.7 * RNG.standard_normal((rows, dimension))
+    return (drawn / np.linalg.norm(drawn, axis=1, keepdims=True)).astype(np.float32)
+
+
+def mapped(array: np.ndarray, folder: Path, shard: int = 300) -> MappedVectors:
+    folder.mkdir(exist_ok=True)
+    for start in range(0, len(array), shard):
+        part = array[start : start + shard]
+        np.save(folder / f"{start:010d}-{start + len(part):010d}.npy", part)
+    return MappedVectors.load(folder)
+
+
+def recall(found: np.ndarray, right: np.ndarray) -> float:
+    return float(np.mean([len(set(a) & set(b)) / len(b) for a, b in zip(found.tolist(), right.tolist(), strict=True)]))
+
+
+DATA = vectors(2000)
+QUERIES = vectors(50)
+EXACT = np.argsort(-(QUERIES.astype(np.float64) @ DATA.T.astype(np.float64)), axis=1)[:, :10]
+
+
+def test_vectors_in_files_are_one_long_array(tmp_path):
+    stored = mapped(DATA, tmp_path)
+    positions = np.array([1999, 0, 299, 300, 301, 300])
+    assert (len(stored), stored.dimension) == (2000, 16)
+    assert np.array_equal(stored.rows(positions), DATA[positions])
+    assert np.array_equal(np.concatenate([block for _, block in stored.blocks()]), DATA)
+    assert [start for start, _ in stored.blocks()] == [0, 300, 600, 900, 1200, 1500, 1800]
+
+
+def test_float32_vectors_are_searched_in_the_mapped_file_without_a_copy(tmp_path):
+    stored = mapped(DATA, tmp_path)
+    assert all(
+        np.shares_memory(block, shard) for (_, block), shard in zip(stored.blocks(), stored._shards, strict=True)
+    )
+    assert all(isinstance(shard.base, np.memmap) for shard in stored._shards)
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float16"])
+def test_a_flat_index_finds_exactly_the_nearest(tmp_path, dtype):
+    data = DATA.astype(dtype)
+    right = np.argsort(-(QUERIES.astype(np.float64) @ data.T.astype(np.float64)), axis=1)[:, :10]
+
+    scores, positions = FlatIndex(mapped(data, tmp_path)).search(QUERIES, 10)
+
+    assert np.array_equal(positions, right)
+    assert scores == pytest.approx(np.take_along_axis(QUERIES @ data.T.astype(np.float32), right, axis=1), abs=1e-5)
+
+
+def test_a_flat_index_finds_no_more_than_there_are(tmp_path):
+    _, positions = FlatIndex(mapped(DATA[:7], tmp_path, shard=3)).search(QUERIES[:1], 9)
+    assert sorted(positions[0, :7]) == list(range(7))
+    assert positions[0, 7:].tolist() == [-1, -1]
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float16"])
+@pytest.mark.parametrize(("kind", "least"), [("hnsw", 0.95), ("ivf", 0.85)])
+def test_an_approximate_index_finds_most_of_the_nearest(tmp_path, kind, least, dtype):
+    options = IndexOptions(kind, nprobe=8)
+    build_index(mapped(DATA.astype(dtype), tmp_path), options, tmp_path / "index")
+    _, positions = FaissIndex(tmp_path / "index", options).search(QUERIES, 10)
+    assert recall(positions, EXACT) >= least
+
+
+def test_an_ivf_index_that_looks_at_all_clusters_is_exact_and_at_one_finds_fewer(tmp_path):
+    build_index(mapped(DATA, tmp_path), IndexOptions("ivf", nlist=30), tmp_path / "index")
+    _, everything = FaissIndex(tmp_path / "index", IndexOptions("ivf", nlist=30, nprobe=30)).search(QUERIES, 10)
+    _, little = FaissIndex(tmp_path / "index", IndexOptions("ivf", nlist=30, nprobe=1)).search(QUERIES, 200)
+    assert recall(everything, EXACT) == 1
+    assert (little == -1).any()
+
+
+def test_float16_halves_an_index(tmp_path):
+    sizes = []
+    for dtype in ("float32", "float16"):
+        build_index(mapped(DATA.astype(dtype), tmp_path / dtype), IndexOptions("ivf"), tmp_path / "index")
+        sizes.append((tmp_path / "index").stat().st_size)
+    assert 0.4 < sizes[1] / sizes[0] < 0.65
+
+
+def test_there_are_39_vectors_or_more_in_a_cluster_by_default():
+    assert [IndexOptions("ivf").clusters(n) for n in (1, 100, 56_327, 21_000_000)] == [1, 2, 949, 18_330]
+    with pytest.raises(RetrievalError, match="nlist must be at most the number of passages, 9"):
+        IndexOptions("ivf", nlist=10).clusters(9)
+
+
+def test_keys_name_what_matters_to_each_kind():
+    assert IndexOptions("flat", m=9, nprobe=9).build_key(100) == {"kind": "flat"}
+    hnsw, ivf = IndexOptions("hnsw", m=8, ef_search=9), IndexOptions("ivf", nlist=5, nprobe=9)
+    assert hnsw.build_key(100) == {"kind": "hnsw", "m": 8, "ef_construction": 100}
+    assert ivf.build_key(100) == {"kind": "ivf", "nlist": 5}
+    assert (hnsw.search_key, ivf.search_key) == ({"ef_search": 9}, {"nprobe": 9})
+
+
+@pytest.mark.parametrize(
+    "option", [{"m": 1}, {"ef_search": 0}, {"nprobe": 2.5}, {"nlist": 0}, {"ef_construction": "9"}]
+)
+def test_parameters_out_of_range_are_refused_by_name(option):
+    with pytest.raises(RetrievalError, match=next(iter(option))):
+        IndexOptions("hnsw", **option)
+
+
+def test_an_unknown_kind_gets_a_suggestion():
+    with pytest.raises(UnknownName, match="Did you mean 'hnsw'"):
+        IndexOptions("hsnw")
+
+
+def test_unreadable_files_are_one_clear_error(tmp_path):
+    (tmp_path / "index").write_bytes(b"no index")
+    with pytest.raises(RetrievalError, match="Delete its folder"):
+        FaissIndex(tmp_path / "index", IndexOptions("hnsw"))
+    with pytest.raises(RetrievalError, match="Delete this folder"):
+        MappedVectors.load(tmp_path)  # holds no vectors
+    np.save(tmp_path / "0-1.npy", np.array([{}], dtype=object))
+    with pytest.raises(RetrievalError, match="Delete this folder"):
+        MappedVectors.load(tmp_path)

@@ -1,0 +1,510 @@
+from __future__ import annotations
+
+import asyncio
+import json
+import re
+import signal
+import socket
+import subprocess
+import sys
+import threading
+import time
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from urllib.parse import urlsplit
+
+import httpx
+import pytest
+
+from raggym_env.core import Passage
+from raggym_env.errors import RetrievalError
+from raggym_env.retrieval import Hit
+from raggym_env.retrieval.server.serve import Batching, Limits, ServerOptions, bind, is_local, running
+
+pytest.importorskip("starlette")
+pytest.importorskip("uvicorn")
+
+
+class Echo:
+    """Finds `k` passages that say which query found them. Notes its calls; fails or waits when told to."""
+
+    fingerprint = "echo-1"
+
+    def __init__(self, poison: str = "", error: type[Exception] = RetrievalError) -> None:
+        self.calls: list[tuple[list[str], int]] = []
+        self.poison = poison
+        self.error = error
+        self.open = threading.Event()
+        self.open.set()
+
+    def search(self, queries, k):
+        self.calls.append((list(queries), k))
+        self.open.wait(10)
+        if self.poison and self.poison in queries:
+            raise self.error(f"cannot take {self.poison!r}")
+        return [
+            [Hit(Passage(f"{query}-{rank}", query, f"about {query}"), 1 / rank) for rank in range(1, k + 1)]
+            for query in queries
+        ]
+
+    @property
+    def asked(self):
+        """The calls after the one before the server opens."""
+        return self.calls[1:]
+
+
+def post(url, body, **options):
+    content = body if isinstance(body, bytes) else json.dumps(body).encode()
+    return httpx.post(url, content=content, trust_env=False, timeout=20, **options)
+
+
+def served(retriever=None, **options):
+    return running(retriever or Echo(), options=ServerOptions(**options))
+
+
+def wait_until(condition):
+    end = time.monotonic() + 10
+    while not condition():
+        assert time.monotonic() < end, "it never came to that"
+        time.sleep(0.005)
+
+
+def metric(url, name):
+    page = httpx.get(url.replace("/retrieve", "/metrics"), trust_env=False).text
+    found = re.search(rf"^{re.escape(name)} (\S+)$", page, re.MULTILINE)
+    return float(found[1]) if found else 0.0
+
+
+def test_search_r1_and_verl_get_a_document_and_a_score_for_each_hit():
+    with served() as url:
+        reply = post(url, {"queries": ["a", "b"], "topk": 2, "return_scores": True})
+    assert reply.json() == {
+        "result": [
+            [
+                {"document": {"id": f"{q}-1", "title": q, "contents": f'"{q}"\nabout {q}'}, "score": 1.0},
+                {"document": {"id": f"{q}-2", "title": q, "contents": f'"{q}"\nabout {q}'}, "score": 0.5},
+            ]
+            for q in "ab"
+        ]
+    }
+
+
+def test_without_scores_the_documents_stand_alone():
+    with served() as url:
+        (row,) = post(url, {"queries": ["a"], "topk": 1}).json()["result"]
+    assert row == [{"id": "a-1", "title": "a", "contents": '"a"\nabout a'}]
+
+
+def test_skyrl_sends_one_query_and_gets_a_list_of_one():
+    with served() as url:
+        result = post(url, {"query": "a", "topk": 2, "return_scores": True}).json()["result"]
+    assert [[hit["document"]["id"] for hit in row] for row in result] == [["a-1", "a-2"]]
+
+
+@pytest.mark.parametrize("request_", [{"queries": ["a"]}, {"queries": ["a"], "topk": None}])
+def test_topk_may_be_left_out(request_):
+    with served(default_k=4) as url:
+        assert len(post(url, request_).json()["result"][0]) == 4
+
+
+def test_no_queries_and_blank_queries_are_answered_since_search_r1_sends_them():
+    with served() as url:
+        assert post(url, {"queries": []}).json() == {"result": []}
+        assert len(post(url, {"queries": ["", "a"]}).json()["result"]) == 2
+
+
+def test_the_first_line_of_contents_is_the_title_whatever_the_title_holds():
+    """Search-R1's and verl's clients split there."""
+
+    class Odd(Echo):
+        def search(self, queries, k):
+            return [[Hit(Passage("1", 'Line\nbreak "x"', "text\nmore"), 1.0)] for _ in queries]
+
+    with served(Odd()) as url:
+        document = post(url, {"query": "a"}).json()["result"][0][0]
+    assert document["contents"].split("\n") == ['"Line break "x""', "text", "more"]
+    assert document["title"] == 'Line\nbreak "x"'
+
+
+@pytest.mark.parametrize(
+    ("body", "status", "said"),
+    [
+        (b"", 400, "not JSON"),
+        (b"{queries", 400, "not JSON"),
+        (b'{"query": "\xff"}', 400, "not UTF-8"),
+        (b"[" * 100_000, 400, "nested too deeply"),
+        (b'{"topk": ' + b"9" * 5000 + b"}", 400, "not JSON"),
+        (b'["a"]', 400, "JSON object"),
+        ({}, 422, "either queries"),
+        ({"query": "a", "queries": ["a"]}, 422, "either queries"),
+        ({"queries": "a"}, 422, "list of texts, got 'a'"),
+        ({"queries": ["a", 7]}, 422, "queries[1] must be a text, got 7"),
+        ({"query": None}, 422, "query must be a text, got None"),
+        ({"queries": ["a", "x" * 51]}, 422, "queries[1] has 51 characters"),
+        ({"queries": ["a"] * 9}, 422, "9 queries"),
+        ({"query": "\ud800"}, 422, "not valid Unicode"),
+        ({"query": "a", "topk": 0}, 422, "from 1 to 20, got 0"),
+        ({"query": "a", "topk": 21}, 422, "from 1 to 20, got 21"),
+        ({"query": "a", "topk": "3"}, 422, "topk must be a whole number"),
+        ({"query": "a", "topk": True}, 422, "topk must be a whole number"),
+        ({"query": "a", "return_scores": "yes"}, 422, "return_scores must be true or false"),
+    ],
+    ids=str,
+)
+def test_a_malformed_request_is_told_what_is_wrong_and_never_searched_for(echo_server, body, status, said):
+    url, echo = echo_server
+    searches = len(echo.calls)
+    reply = post(url, body)
+    assert (reply.status_code, len(echo.calls)) == (status, searches)
+    assert said in reply.json()["error"]
+
+
+@pytest.fixture(scope="module")
+def echo_server():
+    echo = Echo()
+    with served(echo, limits=Limits(queries=8, query_length=50, topk=20, body=200_000)) as url:
+        yield url, echo
+
+
+def test_other_paths_and_methods_are_refused_in_json(echo_server):
+    url, _ = echo_server
+    assert httpx.get(url, trust_env=False).json() == {"error": "Method Not Allowed"}
+    assert post(url + "/more", {}).status_code == 404
+
+
+@pytest.mark.parametrize("chunked", [False, True])
+def test_a_body_that_is_too_long_gets_413_and_is_not_kept(echo_server, chunked):
+    url, _ = echo_server
+    body = b" " * 600_000
+    reply = post(url, body) if not chunked else httpx.post(url, content=iter([body[:50_000]] * 12), trust_env=False)
+    assert reply.status_code == 413
+    assert "longer than 200,000 bytes" in reply.json()["error"]
+    assert post(url, {"query": "a"}).status_code == 200
+
+
+def test_an_endless_body_is_not_read_for_ever():
+    with served(limits=Limits(body=1000)) as url:
+        reply = httpx.post(url, content=iter(lambda: b" " * 1000, None), trust_env=False)
+        assert reply.status_code == 413
+
+
+def raw(url, content):
+    """A connection on which that much was sent."""
+    parts = urlsplit(url)
+    connection = socket.create_connection((parts.hostname, parts.port), timeout=10)
+    connection.sendall(content)
+    return connection
+
+
+HALF = b"POST /retrieve HTTP/1.1\r\nhost: x\r\ncontent-length: 100\r\n\r\n" + b'{"query": '
+
+
+def test_slow_clients_get_408_and_hold_up_nobody():
+    with served(limits=Limits(body_seconds=0.3)) as url:
+        slow = [raw(url, HALF) for _ in range(20)] + [raw(url, HALF[:30]) for _ in range(20)]
+        assert post(url, {"query": "a"}).status_code == 200
+        assert slow[0].recv(1000).startswith(b"HTTP/1.1 408 ")
+        for connection in slow:
+            connection.close()
+
+
+def test_clients_that_leave_in_the_middle_of_a_body_are_counted_and_hold_up_nobody():
+    with served() as url:
+        for connection in [raw(url, HALF) for _ in range(20)]:
+            connection.close()
+        wait_until(lambda: metric(url, 'raggym_requests_total{status="499"}') == 20)
+        assert post(url, {"query": "a"}).status_code == 200
+        assert metric(url, "raggym_in_flight") == 0
+
+
+def test_256_clients_at_once_each_get_their_own_answers():
+    with served() as url:
+        answers = asyncio.run(_many(url, clients=256, requests=8))
+    assert len(answers) == 256 * 8
+    for (query, k), result in answers:
+        assert [hit["document"]["id"] for hit in result[0]] == [f"{query}-{rank}" for rank in range(1, k + 1)]
+
+
+async def _many(url, clients, requests):
+    return [
+        pair for pairs in await asyncio.gather(*(_client(url, i, requests) for i in range(clients))) for pair in pairs
+    ]
+
+
+async def _client(url, number, requests):
+    parts = urlsplit(url)
+    reader, writer = await asyncio.open_connection(parts.hostname, parts.port)
+    answers = []
+    for i in range(requests):
+        query, k = f"client {number} asks {i}", 1 + (number + i) % 3
+        body = json.dumps({"queries": [query], "topk": k, "return_scores": True}).encode()
+        writer.write(b"POST /retrieve HTTP/1.1\r\nhost: x\r\ncontent-length: %d\r\n\r\n" % len(body) + body)
+        head = await reader.readuntil(b"\r\n\r\n")
+        assert head.startswith(b"HTTP/1.1 200 ")
+        content = await reader.readexactly(int(re.search(rb"content-length: (\d+)", head)[1]))
+        answers.append(((query, k), json.loads(content)["result"]))
+    writer.close()
+    return answers
+
+
+@pytest.fixture
+def people():
+    with ThreadPoolExecutor(32) as pool:
+        yield pool
+
+
+def held(echo, url, people, requests):
+    """The replies to requests that all waited while the first search was going on."""
+    echo.open.clear()
+    first = people.submit(post, url, {"query": "first"})
+    wait_until(lambda: len(echo.asked) == 1)
+    rest = [people.submit(post, url, request) for request in requests]
+    waiting = sum(len(request.get("queries", ["one"])) for request in requests)
+    wait_until(lambda: metric(url, "raggym_waiting_queries") == waiting)
+    echo.open.set()
+    assert first.result().status_code == 200
+    return [future.result() for future in rest]
+
+
+def test_requests_that_wait_are_searched_for_together(people):
+    echo = Echo()
+    with served(echo) as url:
+        replies = held(echo, url, people, [{"queries": [f"{i}a", f"{i}b"]} for i in range(10)])
+    assert [reply.json()["result"][1][0]["id"] for reply in replies] == [f"{i}b-1" for i in range(10)]
+    assert [len(queries) for queries, _ in echo.asked] == [1, 20]
+
+
+def test_after_a_search_for_several_the_next_one_waits_for_as_many(people):
+    echo = Echo()
+    with served(echo, batching=Batching(wait=1.0)) as url:
+        held(echo, url, people, [{"query": f"{i}"} for i in range(3)])
+        for reply in [people.submit(post, url, {"query": f"{i}"}) for i in range(3)]:
+            assert reply.result().status_code == 200
+    assert [len(queries) for queries, _ in echo.asked] == [1, 3, 3]
+
+
+def test_requests_for_another_k_are_searched_for_apart(people):
+    echo = Echo()
+    with served(echo) as url:
+        held(echo, url, people, [{"query": f"{i}", "topk": 1 + i % 2} for i in range(6)])
+    assert sorted((len(queries), k) for queries, k in echo.asked) == [(1, 3), (3, 1), (3, 2)]
+
+
+def test_a_long_request_is_searched_for_in_parts_and_answered_in_order():
+    echo = Echo()
+    with served(echo, batching=Batching(size=4)) as url:
+        result = post(url, {"queries": [str(i) for i in range(10)], "topk": 1}).json()["result"]
+    assert [row[0]["id"] for row in result] == [f"{i}-1" for i in range(10)]
+    assert [len(queries) for queries, _ in echo.asked] == [4, 4, 2]
+
+
+def test_one_client_alone_never_waits_for_others():
+    with served(batching=Batching(wait=1.0)) as url, httpx.Client(trust_env=False) as client:
+        start = time.monotonic()
+        for _ in range(3):
+            client.post(url, json={"query": "a"})
+        assert time.monotonic() - start < 1.0
+
+
+@pytest.mark.parametrize("error", [RetrievalError, ValueError])
+def test_a_query_that_the_retriever_cannot_take_fails_its_own_request_alone(people, error):
+    echo = Echo(poison="bad", error=error)
+    with served(echo) as url:
+        replies = held(echo, url, people, [{"query": "good"}, {"queries": ["bad", "fine"]}, {"query": "too"}])
+    assert [reply.status_code for reply in replies] == [200, 500, 200]
+    said = replies[1].json()["error"]
+    assert "cannot take 'bad'" in said if error is RetrievalError else "ValueError" in said
+
+
+def test_what_an_unexpected_error_says_stays_in_the_log(caplog):
+    with served(Echo(poison="bad", error=ValueError)) as url:
+        assert "cannot take" not in post(url, {"query": "bad"}).text
+    assert "cannot take 'bad'" in caplog.text
+
+
+@pytest.mark.parametrize(
+    "results",
+    [[], [[Hit(Passage("1", "", ""), float("nan"))]], [[Hit(Passage("1", "", ""), 1.0)] * 4]],
+    ids=["too few", "no score", "too many passages"],
+)
+def test_results_that_are_not_as_they_should_be_are_a_failure(results):
+    class Broken(Echo):
+        def search(self, queries, k):
+            return results
+
+    with served(Broken()) as url:
+        reply = post(url, {"query": "a", "return_scores": True})
+    assert (reply.status_code, reply.json()["error"][:18]) == (500, "The retriever gave")
+
+
+def test_with_too_many_queries_waiting_more_are_sent_away(people):
+    echo = Echo()
+    with served(echo, batching=Batching(waiting=4)) as url:
+        echo.open.clear()
+        accepted = [people.submit(post, url, {"query": "first"})]
+        wait_until(lambda: len(echo.asked) == 1)
+        accepted.append(people.submit(post, url, {"queries": ["a"] * 4}))
+        wait_until(lambda: metric(url, "raggym_waiting_queries") == 4)
+        refused = post(url, {"query": "b"})
+        echo.open.set()
+        assert [reply.result().status_code for reply in accepted] == [200, 200]
+    assert (refused.status_code, refused.headers["retry-after"]) == (503, "1")
+
+
+def test_with_too_many_requests_under_way_more_are_sent_away(people):
+    echo = Echo()
+    with served(echo, limits=Limits(requests=2)) as url:
+        echo.open.clear()
+        accepted = [people.submit(post, url, {"query": "a"}) for _ in range(2)]
+        wait_until(lambda: metric(url, "raggym_in_flight") == 2)
+        refused = post(url, {"query": "b"})
+        echo.open.set()
+        assert [reply.result().status_code for reply in accepted] == [200, 200]
+    assert (refused.status_code, refused.headers["retry-after"]) == (503, "1")
+
+
+def test_a_search_that_takes_too_long_is_given_up_and_the_next_one_is_answered():
+    echo = Echo()
+    with served(echo, limits=Limits(search_seconds=0.2)) as url:
+        echo.open.clear()
+        assert [post(url, {"query": query}).status_code for query in ("stuck", "behind")] == [504, 504]
+        echo.open.set()
+        assert post(url, {"query": "a"}).status_code == 200
+    assert ["behind"] not in [queries for queries, _ in echo.asked]
+
+
+def test_a_token_is_asked_for():
+    with served(token="s3cret") as url:  # noqa: S106
+        codes = [
+            post(url, {"query": "a"}, headers=headers).status_code
+            for headers in (
+                {},
+                {"Authorization": "Bearer wrong"},
+                {"Authorization": b"Bearer \xff"},
+                {"Authorization": "Basic s3cret"},
+                {"Authorization": "Bearer s3cret"},
+            )
+        ]
+        assert codes == [401, 401, 401, 401, 200]
+        health = url.replace("/retrieve", "/health")
+        assert httpx.get(health, trust_env=False).json() == {"status": "ok"}
+        assert httpx.get(url.replace("/retrieve", "/metrics"), trust_env=False).status_code == 401
+
+
+def test_health_says_what_is_served():
+    with served(name="bm25", passages=12) as url:
+        health = httpx.get(url.replace("/retrieve", "/health"), trust_env=False).json()
+    assert health == {"status": "ok", "retriever": "bm25", "fingerprint": "echo-1", "passages": 12}
+
+
+def test_metrics_count_requests_queries_and_searches():
+    with served() as url:
+        post(url, {"queries": ["a", "b"]})
+        post(url, {"queries": 1})
+        names = [
+            'raggym_requests_total{status="200"}',
+            'raggym_requests_total{status="422"}',
+            "raggym_queries_total",
+            'raggym_batch_queries_bucket{le="1"}',
+            'raggym_batch_queries_bucket{le="2"}',
+            "raggym_request_seconds_count",
+        ]
+        assert [metric(url, name) for name in names] == [1, 1, 2, 0, 1, 2]
+
+
+def test_a_retriever_that_does_not_work_is_not_served():
+    with pytest.raises(RetrievalError, match="cannot take"), served(Echo(poison="warm up")):
+        pass
+
+
+def test_only_this_machine_can_connect_unless_told_otherwise():
+    with bind(port=0) as here, bind("0.0.0.0", 0) as everywhere:  # noqa: S104
+        assert (is_local(here), is_local(everywhere)) == (True, False)
+
+
+def test_answers_do_not_wait_for_an_acknowledgement():
+    """asyncio turns Nagle's algorithm off on sockets that say they are TCP, and only there."""
+    with bind(port=0) as listener:
+        assert listener.proto == socket.IPPROTO_TCP
+
+
+@pytest.mark.parametrize("host", ["127.0.0.1", "no.such.host.invalid"])
+def test_an_address_that_cannot_be_had_is_named(host):
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+        with pytest.raises(RetrievalError, match=f"{host} port {port}"):
+            bind(host, port)
+
+
+@pytest.mark.parametrize(
+    "make",
+    [
+        lambda: ServerOptions(token="two words"),  # noqa: S106
+        lambda: ServerOptions(token=""),
+        lambda: ServerOptions(default_k=0),
+        lambda: Limits(body=0),
+        lambda: Limits(requests=0),
+        lambda: Batching(size=0),
+        lambda: Batching(wait=-1),
+    ],
+)
+def test_options_that_cannot_be_right_are_refused(make):
+    with pytest.raises(RetrievalError):
+        make()
+
+
+WAITING_SERVER = """
+import sys
+from raggym_env.core import Passage
+from raggym_env.retrieval import Hit
+from raggym_env.retrieval.server.serve import bind, serve
+
+class Waiting:
+    told = True
+
+    def search(self, queries, k):
+        while not self.told:
+            self.told = sys.stdin.readline() == "go on\\n"
+        return [[Hit(Passage("1", query, "x" * 50_000), 1.0)] for query in queries]
+
+def ready(url):
+    retriever.told = False
+    print(url, flush=True)
+
+retriever = Waiting()
+serve(retriever, bind(port=0), ready=ready)
+"""
+
+
+@contextmanager
+def waiting_server():
+    command = [sys.executable, "-c", WAITING_SERVER]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process:
+        try:
+            yield process, process.stdout.readline().strip()
+        finally:
+            process.kill()
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_signal_under_load_ends_the_server_after_all_it_accepted_is_answered(people, number):
+    with waiting_server() as (process, url):
+        replies = [people.submit(post, url, {"query": str(i)}) for i in range(32)]
+        wait_until(lambda: metric(url, "raggym_in_flight") == 32)
+        process.send_signal(number)
+        wait_until(lambda: not connects(url))
+        time.sleep(0.4)  # long enough for a server that breaks off to do so
+        assert not any(reply.done() for reply in replies)
+        process.stdin.write("go on\n")
+        process.stdin.flush()
+        answers = [reply.result() for reply in replies]
+        assert process.wait(10) == 0
+    assert [answer.json()["result"][0][0]["title"] for answer in answers] == [str(i) for i in range(32)]
+
+
+def connects(url):
+    try:
+        raw(url, b"").close()
+    except ConnectionRefusedError:
+        return False
+    return True

@@ -1,0 +1,227 @@
+import json
+import random
+import signal
+import subprocess
+import sys
+import time
+
+import numpy as np
+import pytest
+
+from raggym_env.core import Answer, Question, Search, State
+from raggym_env.errors import CardError, RewardError, RunError, UnknownName
+from raggym_env.evaluation import build_leaderboard
+from raggym_env.policies import POLICIES
+from raggym_env.policies.best_of import BestOf
+from raggym_env.protocols import BasePolicy, Proposal
+from raggym_env.training.process_data.collect import Behaviour, collect
+from raggym_env.training.process_data.trajectories import Collection
+from towns import Reader, write_jsonl, write_towns
+
+
+@pytest.fixture
+def towns(tmp_path):
+    return write_towns(tmp_path / "towns")
+
+
+def contents(collection):
+    """The records as a set, without the wall time, which is never the same."""
+    records = collection.run.records()
+    return {json.dumps({k: v for k, v in record.items() if k != "seconds"}, sort_keys=True) for record in records}
+
+
+class Proposing(BasePolicy):
+    """Would itself search for "b", and proposes three searches where more are asked for."""
+
+    def propose(self, states, n=1):
+        words = ("b", "a", "c") if n > 1 else ("b",)
+        return [[Proposal(Search(word)) for word in words] for _ in states]
+
+
+class Alphabet:
+    def score(self, states, actions):
+        return [np.array([-ord(action.query) for action in row], np.float32) for row in actions]
+
+
+def behaviour(*args, **options):
+    return Behaviour(BestOf(Proposing(), Alphabet(), 3), *args, **options)
+
+
+STATES = [State(Question(str(i), f"Question {i}?"), (), 1) for i in range(300)]
+
+
+def test_exploring_takes_a_random_candidate_in_about_its_share_of_the_states():
+    taken = [row[0].action.query for row in behaviour(explore=0.3, seed=1).propose(STATES)]
+    # In a third of the explored states chance takes the best.
+    assert 0.1 < sum(query != "a" for query in taken) / len(taken) < 0.3
+    assert {row[0].action.query for row in behaviour().propose(STATES)} == {"a"}
+    assert set(taken) == {"a", "b", "c"}
+
+
+def test_the_policys_own_choice_is_executed_with_the_candidates_beside_it():
+    [[own]] = behaviour("own").propose(STATES[:1])
+    assert (own.action, [each.action.query for each in own.candidates]) == (Search("b"), ["a", "b", "c"])
+    with pytest.raises(ValueError, match="execute must be one of"):
+        behaviour("other")
+
+
+def test_exploring_depends_on_the_state_and_the_seed_not_on_the_batch():
+    whole = behaviour(explore=0.5, seed=1).propose(STATES)
+    assert [behaviour(explore=0.5, seed=1).propose([state])[0] for state in STATES] == whole
+    assert behaviour(explore=0.5, seed=2).propose(STATES) != whole
+
+
+def test_an_explored_step_keeps_its_candidates_and_its_own_score():
+    explored = next(row[0] for row in behaviour(explore=1.0).propose(STATES) if row[0].action.query == "c")
+    assert (explored.score, len(explored.candidates)) == (-ord("c"), 3)
+
+
+@pytest.mark.parametrize("rate", [-0.1, 1.1, float("nan")])
+def test_a_share_out_of_range_is_refused(rate):
+    with pytest.raises(ValueError, match=r"explore must be in \[0, 1\]"):
+        behaviour(explore=rate)
+
+
+def test_every_state_has_scored_candidates_of_which_the_best_was_executed(towns, tmp_path):
+    collection = collect(towns, "lexical", scorer="evidence", n=4, out=tmp_path / "run")
+    choices = [choice for trajectory in collection.trajectories() for choice in trajectory.choices]
+    assert max(len(choice.candidates) for choice in choices) == 4
+    for choice in choices:
+        scores = [candidate.score for candidate in choice.candidates]
+        assert scores == sorted(scores, reverse=True)
+        assert choice.action == choice.candidates[0].action
+
+
+def test_some_executed_actions_are_not_the_best_when_exploring(towns, tmp_path):
+    collection = collect(towns, "lexical", scorer="evidence", n=4, explore=1.0, keep="all", out=tmp_path / "run")
+    executed = {choice.action == choice.candidates[0].action for t in collection.trajectories() for choice in t.choices}
+    assert executed == {True, False}
+
+
+@pytest.mark.parametrize("split", ["test", "dev"])
+def test_data_that_an_evaluation_uses_is_never_collected_on(towns, split):
+    with pytest.raises(RunError, match="splits named train"):
+        collect(towns, "lexical", scorer="random", split=split)
+
+
+OTHER = {
+    "scorer": "random",
+    "n": 3,
+    "keep": "all",
+    "explore": 0.5,
+    "seed": 1,
+    "limit": 5,
+    "settings": {"policy.search.critic_options": {"search_cost": 0.2}},
+}
+
+
+@pytest.mark.parametrize("key", OTHER)
+def test_different_settings_never_mix_in_one_folder(towns, tmp_path, key):
+    same = {"scorer": "evidence", "n": 2, "limit": 2, "out": tmp_path / "run"}
+    collect(towns, "lexical", **same)
+    collect(towns, "lexical", **same)
+    with pytest.raises(RunError, match="holds another run"):
+        collect(towns, "lexical", **{**same, key: OTHER[key]})
+
+
+def test_another_metric_is_another_collection(towns, tmp_path):
+    same = {"scorer": "evidence", "n": 2, "out": tmp_path / "run"}
+    assert collect(towns, "lexical", **same).settings["metric"] == "em"
+    with pytest.raises(RunError, match=r"collect\.metric is 'em' there and 'f1' here"):
+        collect(towns, "lexical", settings={"episode.metric": "f1"}, **same)
+
+
+def test_an_evaluation_does_not_go_on_in_a_collection(towns, tmp_path):
+    from raggym_env.evaluation import evaluate
+
+    collection = collect(towns, "lexical", scorer="evidence", n=2, out=tmp_path / "run")
+    search = {"policy.search": {"best_of": 2, "critic": "evidence"}}
+    with pytest.raises(RunError, match="collect is"):
+        evaluate(towns, "lexical", split="train", settings=search, out=collection.run.path)
+
+
+@pytest.mark.parametrize(
+    ("options", "error", "said"),
+    [
+        ({"keep": "right"}, ValueError, "keep must be one of"),
+        ({"explore": 2.0}, ValueError, "explore must be in"),
+        ({"n": 0}, CardError, "best_of"),
+        ({"scorer": "evidense"}, UnknownName, "Did you mean 'evidence'"),
+        ({"scorer": "none"}, CardError, "cannot choose"),
+        ({"settings": {"policy.search.best_of": 3}}, RunError, "the arguments n and scorer"),
+        ({"settings": {"policy.search.critic_options": {"cost": 1}}}, CardError, "does not take"),
+    ],
+)
+def test_a_wrong_argument_is_refused_before_anything_is_written(towns, tmp_path, options, error, said):
+    with pytest.raises(error, match=said):
+        collect(towns, "lexical", **{"scorer": "evidence", "out": tmp_path / "run", **options})
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_scorer_without_its_facts_stops_before_the_run(towns, tmp_path):
+    questions = towns.parent / "questions.jsonl"
+    rows = [json.loads(line) for line in questions.read_text().splitlines()]
+    write_jsonl(questions, [{key: row[key] for key in ("id", "question", "golden_answers")} for row in rows])
+    with pytest.raises(RewardError, match="12 of 12 questions name none"):
+        collect(towns, "lexical", scorer="evidence", out=tmp_path / "run")
+
+
+def test_failed_questions_are_tried_again(towns, tmp_path, monkeypatch):
+    policy = tmp_path / "reader.toml"
+    policy.write_text('policy = "reader"\n')
+    down = {"q3", "q5"}
+    monkeypatch.setitem(POLICIES, "reader", lambda: Reader(fails=down))
+    first = collect(towns, policy, scorer="random", n=1, out=tmp_path / "run")
+    assert (first.failed, len(list(first.trajectories()))) == (2, 10)
+    down.clear()
+    again = collect(towns, policy, scorer="random", n=1, out=tmp_path / "run")
+    assert (again.failed, len(list(again.trajectories()))) == (0, 12)
+
+
+def test_usage_is_recorded_as_in_a_run(towns, tmp_path):
+    script = tmp_path / "replies.json"
+    script.write_text(json.dumps({"lie?": ['I look.\n{"search": "Town1", "draft": "x"}', '{"answer": "River1"}']}))
+    settings = {"policy.options.llm": f"scripted:{script}", "policy.price": {"prompt": 1.0, "completion": 1.0}}
+    collection = collect(towns, "react", scorer="evidence", n=2, limit=2, settings=settings, out=tmp_path / "run")
+    usages = [record["usage"] for record in collection.run.records()]
+    assert all(usage["calls"] and usage["completion_tokens"] for usage in usages)
+    assert Collection.read(tmp_path / "run").run.price.prompt == 1.0
+
+
+def collect_command(card, out):
+    command = ["-m", "raggym_env", "collect", str(card), "--policy", "lexical", "--scorer", "evidence", "--n", "4"]
+    return [sys.executable, *command, "--explore", "0.3", "--out", str(out), "--in-flight", "4"]
+
+
+def lines(path):
+    return path.read_bytes().count(b"\n") if path.exists() else 0
+
+
+def test_a_collection_killed_at_random_moments_ends_with_the_same_trajectories(tmp_path):
+    card = write_towns(tmp_path / "towns", questions=400)
+    subprocess.run(collect_command(card, tmp_path / "undisturbed"), check=True, capture_output=True)
+    rng = random.Random(0)
+    episodes = tmp_path / "killed" / "episodes.jsonl"
+    for kill in range(3):
+        process = subprocess.Popen(
+            collect_command(card, tmp_path / "killed"), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+        )
+        # The first before there is anything, the others in the middle of the work.
+        target = lines(episodes) + rng.randrange(1, 50) if kill else 0
+        while lines(episodes) < target and process.poll() is None:
+            time.sleep(0.001)
+        process.kill()
+        assert process.wait() == -signal.SIGKILL
+    assert 0 < lines(episodes) < 400
+    subprocess.run(collect_command(card, tmp_path / "killed"), check=True, capture_output=True)
+    killed, undisturbed = Collection.read(tmp_path / "killed"), Collection.read(tmp_path / "undisturbed")
+    assert len(killed.run.records()) == 400
+    assert contents(killed) == contents(undisturbed)
+    assert list(killed.trajectories()) == list(undisturbed.trajectories())
+    assert Answer in {type(t.choices[-1].action) for t in killed.trajectories()}
+
+
+def test_process_data_is_not_ranked(towns, tmp_path):
+    collect(towns, "lexical", scorer="evidence", n=2, limit=2, out=tmp_path / "run")
+    with pytest.raises(RunError, match="is process data of `raggym collect`, no evaluation"):
+        build_leaderboard([tmp_path / "run"])

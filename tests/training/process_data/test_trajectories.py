@@ -1,0 +1,109 @@
+import json
+
+import pytest
+
+from raggym_env.core import Answer, Question, Search, Task
+from raggym_env.errors import MalformedData, RunError
+from raggym_env.evaluation import evaluate
+from raggym_env.mdp.rollout import rollout
+from raggym_env.policies.best_of import BestOf
+from raggym_env.policies.scripted import ScriptedPolicy
+from raggym_env.rewards.evidence import EvidenceReward
+from raggym_env.training.process_data.collect import collect
+from raggym_env.training.process_data.trajectories import Collection, Trajectory, trajectory_to_json
+from towns import Reader, write_jsonl, write_towns
+from worlds import FILM, process
+
+
+@pytest.fixture(scope="module")
+def collection(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("towns")
+    return collect(write_towns(folder / "data"), "lexical", scorer="evidence", n=4, keep="all", out=folder / "run")
+
+
+def film_record(*actions, error=None):
+    transition, _ = process(max_searches=2)
+    policy = BestOf(ScriptedPolicy({"film": list(actions)}), EvidenceReward([FILM], transition), n=1)
+    (episode,) = rollout(policy, [FILM], transition)
+    return trajectory_to_json(episode, FILM, 2, "em")
+
+
+def test_states_follow_from_the_steps_of_a_record():
+    read = Trajectory.from_json(film_record(Search("Dawn"), Search("Ada Berg"), Answer("Oslo")))
+    states = [choice.state for choice in read.choices]
+    assert [state.searches_left for state in states] == [2, 1, 0]
+    assert [turn.query for turn in states[2].history] == ["Dawn", "Ada Berg"]
+    assert states[2].history[1].passages[0].title == "Ada Berg"
+    assert all(passage.text for passage in states[2].passages)
+    assert (read.answer, read.outcome, read.choices[2].action) == ("Oslo", 1.0, Answer("Oslo"))
+
+
+def test_a_search_beyond_the_budget_is_a_step_whose_draft_is_graded():
+    searches = [Search("Dawn", draft="Rome"), Search("Ada Berg", draft="Oslo"), Search("Oslo", draft="Oslo")]
+    read = Trajectory.from_json(film_record(*searches))
+    assert (read.answer, read.outcome) == ("Oslo", 1.0)
+    assert (read.choices[2].state.searches_left, read.choices[2].action) == (0, searches[2])
+
+
+def test_a_record_survives_json():
+    record = film_record(Search("Dawn"), Answer("Rome"))
+    assert Trajectory.from_json(json.loads(json.dumps(record))) == Trajectory.from_json(record)
+
+
+def test_answers_among_the_candidates_are_graded_and_searches_are_not(collection):
+    candidates = [each for trajectory in collection.trajectories() for each in trajectory.choices[1].candidates]
+    answers = [each for each in candidates if isinstance(each.action, Answer)]
+    assert {each.outcome for each in answers} == {0.0, 1.0}
+    assert all(each.outcome is None for each in candidates if isinstance(each.action, Search))
+
+
+def test_a_failed_episode_has_no_outcome():
+    task = Task(Question("lost", "Where?"), ("x",))
+    transition, _ = process()
+    (episode,) = rollout(Reader(fails={"lost"}), [task], transition)
+    assert trajectory_to_json(episode, task, 2, "em")["outcome"] is None
+
+
+def test_trajectories_come_in_the_order_of_their_ids_whatever_ended_first(collection):
+    ids = [trajectory.question.id for trajectory in collection.trajectories()]
+    assert ids == sorted(ids) == sorted(f"q{i}" for i in range(12))
+
+
+def test_only_right_answers_are_kept_unless_all_are_asked_for(tmp_path):
+    towns = write_towns(tmp_path / "data")
+    policy = tmp_path / "mine.toml"
+    answers = [f'q{i} = [[1, "{f"River{i % 7}" if i % 3 else "nowhere"}"]]' for i in range(12)]
+    policy.write_text("\n".join(['policy = "scripted"', "[options.script]", *answers]))
+    collection = collect(towns, policy, scorer="random", n=1, out=tmp_path / "run")
+    assert {trajectory.outcome for trajectory in collection.trajectories()} == {1.0}
+    assert len(list(collection.trajectories())) == 8
+    assert len(list(collection.trajectories(kept=False))) == 12
+
+
+def test_of_a_failed_question_that_was_tried_again_the_last_record_counts(collection, tmp_path):
+    records = collection.run.records()
+    broken = {**records[0], "error": "RetrievalError: down", "steps": [], "outcome": None}
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run" / "run.json").write_bytes((collection.run.path / "run.json").read_bytes())
+    write_jsonl(tmp_path / "run" / "episodes.jsonl", [broken, *records[1:]])
+    assert Collection.read(tmp_path / "run").failed == 1
+    write_jsonl(tmp_path / "run" / "episodes.jsonl", [broken, *records])
+    again = Collection.read(tmp_path / "run")
+    assert (again.failed, len(list(again.trajectories()))) == (0, 12)
+
+
+@pytest.mark.parametrize("change", [{"options": None}, {"max_searches": "x"}, {"outcome": None}, {"steps": [{}]}])
+def test_a_record_changed_by_hand_is_named_by_its_line(collection, tmp_path, change):
+    records = collection.run.records()
+    (tmp_path / "run.json").write_bytes((collection.run.path / "run.json").read_bytes())
+    write_jsonl(tmp_path / "episodes.jsonl", [records[0], {**records[1], **change}])
+    with pytest.raises(MalformedData, match="line 2"):
+        list(Collection.read(tmp_path).trajectories())
+
+
+def test_other_folders_are_no_process_data(tmp_path):
+    with pytest.raises(RunError, match="holds no process data"):
+        Collection.read(tmp_path)
+    evaluate(write_towns(tmp_path / "data"), Reader(), out=tmp_path / "run")
+    with pytest.raises(RunError, match="a run of `raggym eval`"):
+        Collection.read(tmp_path / "run")
