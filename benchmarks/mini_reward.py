@@ -82,10 +82,10 @@ def agreement(labels: np.ndarray, scores: np.ndarray, among: np.ndarray) -> tupl
 def measure(mdp: MDP, tasks: Sequence[Task], n: int, rewards: dict[str, Scored]) -> dict[str, dict[str, list[float]]]:
     """Per reward and kind of pair, each question's agreement."""
     witness = Witness(n)
-    list(rollout(witness, tasks, mdp.process))
+    list(rollout(witness, tasks, mdp.dynamics))
     states, actions = [state for state, _ in witness.seen], [row for _, row in witness.seen]
-    gained = EvidenceReward(tasks, mdp.process, search_cost=0.0).score(states, actions)
-    valued = EvidenceValue(tasks, mdp.process).score(states, actions)
+    gained = EvidenceReward(tasks, mdp.dynamics, search_cost=0.0).score(states, actions)
+    valued = EvidenceValue(tasks, mdp.dynamics).score(states, actions)
     right: dict[str, dict[str, dict[str, list[float]]]] = {name: {"searches": {}, "all": {}} for name in rewards}
     for state, row, gain, value in zip(states, actions, gained, valued, strict=True):
         searches = np.array([isinstance(action, Search) for action in row])
@@ -160,7 +160,7 @@ def print_speed(questions: int) -> None:
             print(f"{name}: left out, {str(error).splitlines()[0]}")
             continue
         witness = Witness(24)
-        list(rollout(witness, mdp.tasks[:questions], mdp.process))
+        list(rollout(witness, mdp.tasks[:questions], mdp.dynamics))
         states = sorted(witness.seen, key=lambda seen: (seen[0].question.id, len(seen[0].history)))
         for case, about in CASES.items():
             one, ten = (milliseconds(case, states, n) for n in (1, 10))

@@ -90,7 +90,7 @@ def run(
     split: str = "test",
 ) -> Scores:
     folder = plan.out / "runs" / f"{env}_{name}"
-    settings = {"reward.process": "none", **settings}
+    settings = {"reward.process_reward": "none", **settings}
     scores: Scores = evaluate(env, policy, split=split, limit=limit, out=folder, settings=settings)[1]
     return scores
 
@@ -117,7 +117,7 @@ def critic(weights: Path | None, n: int) -> dict[str, Any]:
 
 def collected(plan: Plan, scorer: str, limit: int, n: int, options: dict[str, Any] | None = None) -> Collection:
     """Trajectories of `lexical`, the same whatever the scorer, since the policy's own choices are executed."""
-    settings = {"episode.metric": "f1", "reward.process": "none"}
+    settings = {"episode.metric": "f1", "reward.process_reward": "none"}
     if options:
         settings["policy.search.critic_options"] = options
     return collect(

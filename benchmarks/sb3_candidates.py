@@ -67,7 +67,7 @@ ENVS = ("RAGGym-Synth-v0", "RAGGym-HotpotQA-v0")
 COLUMNS = ("em", "f1", "recall", "searches")
 TRAINING = {
     "episode.metric": "f1",
-    "reward.process": "evidence",
+    "reward.process_reward": "evidence",
     "reward.options.search_cost": 0.01,
     "reward.process_weight": 0.5,
 }
@@ -184,7 +184,7 @@ def build(job: Job) -> Any:
     candidates = Candidates(policies.make("lexical"), job.n)
 
     def make() -> Any:
-        return Monitor(CandidateActions(RAGEnv(mdp.tasks, mdp.process, mdp.reward), candidates))
+        return Monitor(CandidateActions(RAGEnv(mdp.tasks, mdp.dynamics, mdp.reward), candidates))
 
     env = DummyVecEnv([make] * IN_FLIGHT)
     common = {"policy_kwargs": {"prior": {"answer_behind": job.prior}}, "seed": job.seed, "device": "cpu"}
@@ -232,7 +232,7 @@ class Curve:
 def scores(policy: Policy, mdp: MDP, questions: int | None) -> Table:
     """What the policy gets for each question, in the split's order."""
     tasks = mdp.tasks[:questions]
-    done = {episode.id: episode for episode in rollout(policy, tasks, mdp.process)}
+    done = {episode.id: episode for episode in rollout(policy, tasks, mdp.dynamics)}
     return np.array([measured(done[task.id], task) for task in tasks])
 
 
@@ -314,11 +314,11 @@ def draw(results: Sequence[dict[str, Any]], path: Path) -> None:
 def greedy_levels(env: str) -> tuple[float, float]:
     """Mean return and mean outcome of the greedy ranking on the train split."""
     mdp = training(env)
-    episodes = list(rollout(policies.make("lexical"), mdp.tasks, mdp.process, mdp.reward))
+    episodes = list(rollout(policies.make("lexical"), mdp.tasks, mdp.dynamics, mdp.reward))
     steps = [step for episode in episodes for step in episode.steps]
     outcome = sum(step.outcome for step in steps)
-    process = sum(step.process for step in steps)
-    return (outcome + mdp.reward.process_weight * process) / len(episodes), outcome / len(episodes)
+    dynamics = sum(step.process_reward for step in steps)
+    return (outcome + mdp.reward.process_weight * dynamics) / len(episodes), outcome / len(episodes)
 
 
 def main() -> None:

@@ -28,7 +28,7 @@ from raggym_env import retrieval
 from raggym_env.core import Answer, Passage, Question, Search, Task
 from raggym_env.envs.env import RAGEnv
 from raggym_env.envs.vector import RAGVectorEnv
-from raggym_env.mdp.dynamics import Process
+from raggym_env.mdp.dynamics import Dynamics
 from raggym_env.protocols import Hit, Retriever
 
 K = 3
@@ -131,12 +131,12 @@ def best(rate: Callable[[], float]) -> float:
 
 def measure(retriever: Retriever, steps: int) -> tuple[float, float]:
     """Steps/s of the single and of the vector environment, after warm-up."""
-    process = Process(retriever, K, max_searches=8)
+    dynamics = Dynamics(retriever, K, max_searches=8)
     retriever.search(queries(BATCH, seed=2), K)
     # Actions are made beforehand: what is timed is the environment.
     one, many = single_actions(steps * REPEATS), vector_actions(rounds(3 * steps) * REPEATS)
-    single = best(lambda: single_rate(RAGEnv(TASKS, process), one, steps))
-    vector = best(lambda: vector_rate(RAGVectorEnv(TASKS, process, num_envs=BATCH), many, 3 * steps))
+    single = best(lambda: single_rate(RAGEnv(TASKS, dynamics), one, steps))
+    vector = best(lambda: vector_rate(RAGVectorEnv(TASKS, dynamics, num_envs=BATCH), many, 3 * steps))
     return single, vector
 
 

@@ -22,7 +22,7 @@ from collections import defaultdict
 from collections.abc import Sequence
 
 from raggym_env.core import Task
-from raggym_env.data.synth import SynthWorld
+from raggym_env.data.synth import SynthWorld, generate_tasks
 from raggym_env.protocols import Retriever
 from raggym_env.retrieval.bm25.retriever import BM25Retriever
 
@@ -41,7 +41,7 @@ def difficulty(world: SynthWorld, questions: int, k: int, stream: str = "train")
     to start from. "all gold, titles": one search per gold title finds every gold passage.
     """
     retriever = BM25Retriever(list(world.passages()), store=False)
-    tasks = list(itertools.islice(world.tasks(stream), questions))
+    tasks = list(itertools.islice(generate_tasks(world, stream), questions))
     by_question = found_titles(retriever, [task.question.text for task in tasks], k)
     titles = [title for task in tasks for title in task.gold_titles]
     by_title = dict(zip(titles, found_titles(retriever, titles, k), strict=True))

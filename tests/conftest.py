@@ -8,12 +8,12 @@ from pathlib import Path
 import pytest
 from hypothesis import settings
 
-from raggym_env.models import get as models
+from raggym_env.models import catalogue
 
 REPOSITORY = Path(__file__).parents[1]
 # Looked up before the session gets a cache of its own. Only read.
-SMALL_MODEL = models.folder("smollm2")
-SMALL_ENCODER = models.folder("minilm")
+SMALL_MODEL = catalogue.folder("smollm2")
+SMALL_ENCODER = catalogue.folder("minilm")
 
 
 # The same examples every time: a change is blamed for what it broke, not for what chance found.

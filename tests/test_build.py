@@ -19,9 +19,9 @@ def with_options(folder, which):
 
 def test_a_card_becomes_tasks_process_and_reward(tmp_path):
     mdp = load_mdp(write_towns(tmp_path), k=3, max_searches=2, metric="f1", process_reward="random")
-    assert (len(mdp.tasks), mdp.split, mdp.process.k, mdp.process.max_searches) == (12, "test", 3, 2)
-    assert (mdp.reward.metric, type(mdp.reward.process).__name__) == ("f1", "RandomReward")
-    assert mdp.process.retriever.fingerprint.startswith("bm25-")
+    assert (len(mdp.tasks), mdp.split, mdp.dynamics.k, mdp.dynamics.max_searches) == (12, "test", 3, 2)
+    assert (mdp.reward.metric, type(mdp.reward.process_reward).__name__) == ("f1", "RandomReward")
+    assert mdp.dynamics.retriever.fingerprint.startswith("bm25-")
 
 
 @pytest.mark.parametrize(
@@ -41,15 +41,15 @@ def test_weights_and_options_of_the_card_take_effect(tmp_path):
     card = write_towns(tmp_path)
     mdp = load_mdp(card, outcome_weight=2.0, process_weight=3.0)
     assert (mdp.reward.outcome_weight, mdp.reward.process_weight) == (2.0, 3.0)
-    changed = override(env_card(card), {"reward.process": "random", "reward.options": {"seed": 7}})
-    assert load_mdp(changed).reward.process.seed == 7
+    changed = override(env_card(card), {"reward.process_reward": "random", "reward.options": {"seed": 7}})
+    assert load_mdp(changed).reward.process_reward.seed == 7
     flat = override(env_card(card), {"retrieval.options.b": 0.0})
-    assert load_mdp(flat).process.retriever.fingerprint != mdp.process.retriever.fingerprint
+    assert load_mdp(flat).process_reward.retriever.fingerprint != mdp.dynamics.retriever.fingerprint
     assert load_mdp(card, "train", process_reward="evidence").split == "train"
 
 
 def test_a_reward_option_that_does_not_exist_is_named(tmp_path):
-    wrong = override(env_card(write_towns(tmp_path)), {"reward.process": "random", "reward.options": {"sed": 7}})
+    wrong = override(env_card(write_towns(tmp_path)), {"reward.process_reward": "random", "reward.options": {"sed": 7}})
     with pytest.raises(CardError, match="'sed'"):
         load_mdp(wrong)
 

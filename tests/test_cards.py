@@ -137,7 +137,7 @@ def test_a_papers_card_runs_over_files_of_ones_own(name, tmp_path, monkeypatch):
 
     mdp = load_mdp(name, "test", retriever=ScriptedRetriever({}, default=["Ant"]))
 
-    assert (len(mdp.tasks), mdp.dataset.corpus[0].title, mdp.process.k) == (1, "Ant", 32)
+    assert (len(mdp.tasks), mdp.dataset.corpus[0].title, mdp.dynamics.k) == (1, "Ant", 32)
     assert source.corpus in mdp.dataset.source
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from raggym_env.core import Fact, Question, Task
-from raggym_env.mdp.dynamics import Process
+from raggym_env.mdp.dynamics import Dynamics
 from raggym_env.testing import ScriptedRetriever
 
 FILM = Task(
@@ -22,6 +22,6 @@ FOUND = {
 }
 
 
-def process(max_searches: int = 2, **options: object) -> tuple[Process, ScriptedRetriever]:
+def dynamics(max_searches: int = 2, **options: object) -> tuple[Dynamics, ScriptedRetriever]:
     retriever = ScriptedRetriever(FOUND, default=["Unrelated"], **options)  # type: ignore[arg-type]
-    return Process(retriever, k=2, max_searches=max_searches), retriever
+    return Dynamics(retriever, k=2, max_searches=max_searches), retriever

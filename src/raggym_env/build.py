@@ -1,24 +1,27 @@
-"""An environment card made into its parts: tasks, process and reward."""
+"""Makes cards into what they describe: data set, retriever, dynamics, rewards and policy."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import inspect
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from raggym_env.cards import EnvCard, env_card, override
+from raggym_env import data, policies, retrieval, rewards
+from raggym_env.cards import EnvCard, PolicyCard, env_card, override
 from raggym_env.core import Task
 from raggym_env.errors import CardError
-from raggym_env.mdp.dynamics import Process
-from raggym_env.protocols import Retriever
-from raggym_env.rewards import ProcessReward, StepReward
-from raggym_env.rewards import make as make_reward
+from raggym_env.mdp.dynamics import Dynamics
+from raggym_env.mdp.step_reward import StepReward
+from raggym_env.protocols import Policy, ProcessReward, Retriever
+from raggym_env.registry import PROCESS_REWARDS, Factory
+from raggym_env.retrieval.cache import CachedRetriever
 
 if TYPE_CHECKING:
     from raggym_env.data import Dataset
 
-__all__ = ["MDP", "load_mdp"]
+__all__ = ["MDP", "load_mdp", "make_policy", "make_process_reward"]
 
 # What `gym.make` takes by short name, and where it stands in the card.
 _SETTINGS = {
@@ -32,11 +35,11 @@ _SETTINGS = {
 
 @dataclass(frozen=True, slots=True)
 class MDP:
-    """What the environments, rollouts and evaluations of one card and split share."""
+    """The decision process of one card and split, shared by its environments, rollouts and evaluations."""
 
     card: EnvCard
     dataset: Dataset
-    process: Process
+    dynamics: Dynamics
     reward: StepReward
 
     @property
@@ -52,8 +55,9 @@ def load_mdp(
     card: str | Path | EnvCard,
     split: str | None = None,
     *,
-    retriever: str | Retriever | None = None,
-    process_reward: str | ProcessReward | None = None,
+    retriever: str | type[Any] | Retriever | None = None,
+    process_reward: str | type[Any] | ProcessReward | None = None,
+    trust: bool = False,
     **settings: Any,
 ) -> MDP:
     """Load the data of a card, open or build its index, and make its reward.
@@ -61,38 +65,62 @@ def load_mdp(
     Args:
         card: Name, path or card of an environment.
         split: Split to take the tasks from; by default the card's `default_split`.
-        retriever: Name of a retriever, or an object with its `search` method, instead of the card's.
-        process_reward: Name of a process reward, or an object with its `score` method, instead of the card's.
+        retriever: Instead of the card's: a name, "module:Class", a class, or an object with a `search` method.
+        process_reward: Instead of the card's: a name, "module:Class", a class, or an object with a `score` method.
+        trust: Whether a card at a path may name code of its own, "module:Class".
         settings: `k`, `max_searches`, `metric`, `outcome_weight`, `process_weight`, instead of the card's.
 
     Raises:
         UnknownName: A card, split, retriever or reward of that name does not exist.
         CardError: The card or a setting does not fit the schema, or the metric does not fit the questions.
+        OptionError: An option of the retriever or reward is unknown, missing or out of range.
         DataNotFound: The data set is in none of the places looked at.
     """
-    from raggym_env import data
-
-    card = _with_settings(env_card(card), retriever, process_reward, settings)
-    _check_objects(retriever, process_reward)
+    card = _with_settings(env_card(card, trust=trust), retriever, process_reward, settings)
+    _check_plugins(retriever, process_reward)
     dataset = data.load(card, split)
     _check_metric(card, dataset.tasks)
-    process = Process(
-        _make_retriever(card, dataset) if retriever is None or isinstance(retriever, str) else retriever,
-        card.retrieval.k,
-        card.episode.max_searches,
-    )
+    dynamics = Dynamics(_make_retriever(card, retriever, dataset), card.retrieval.k, card.episode.max_searches)
     if process_reward is None or isinstance(process_reward, str):
-        process_reward = make_reward(card.reward.process, dataset.tasks, process, dataset.split, **card.reward.options)
+        name, options = card.reward.process_reward, card.reward.options
+        process_reward = make_process_reward(name, dataset.tasks, dynamics, dataset.split, options)
+    elif isinstance(process_reward, type):
+        process_reward = make_process_reward(process_reward, dataset.tasks, dynamics, dataset.split, {})
     weights = {"outcome_weight": card.reward.outcome_weight, "process_weight": card.reward.process_weight}
-    return MDP(card, dataset, process, StepReward(card.episode.metric, process_reward, **weights))
+    return MDP(card, dataset, dynamics, StepReward(card.episode.metric, process_reward, **weights))
 
 
-def _check_objects(retriever: object, process_reward: object) -> None:
-    """Say at once what would fail at the first step."""
-    if not isinstance(retriever, str | Retriever | None):
-        raise TypeError(f"retriever must be a name or have a search method, got {retriever!r:.100}.")
-    if not isinstance(process_reward, str | ProcessReward | None):
-        raise TypeError(f"process_reward must be a name or have a score method, got {process_reward!r:.100}.")
+def make_process_reward(
+    process_reward: str | Factory, tasks: Sequence[Task], dynamics: Dynamics, split: str, options: Mapping[str, Any]
+) -> ProcessReward | None:
+    """Make a process reward as `rewards.make` does, with the policy that its options name.
+
+    A reward whose constructor takes a `policy`, such as "rollout", may be given a card's name or path, with
+    `policy_options` for `policies.make`; without a `policy` it gets "lexical".
+    """
+    options = dict(options)
+    if process_reward != "none" and "policy" in inspect.signature(PROCESS_REWARDS.resolve(process_reward)).parameters:
+        policy = options.get("policy", "lexical")
+        if isinstance(policy, str | Path):
+            options["policy"] = policies.make(policy, dynamics=dynamics, **options.pop("policy_options", {}))
+    return rewards.make(process_reward, tasks, dynamics, split, **options)
+
+
+def make_policy(card: PolicyCard, mdp: MDP, seed: int) -> Policy:
+    """Make a card's policy for an environment, whose tasks and dynamics its critic may use."""
+    search = card.search
+    critic = search.critic and make_process_reward(
+        search.critic, mdp.tasks, mdp.dynamics, mdp.split, search.critic_options
+    )
+    return policies.make(card, seed=seed, critic=critic, dynamics=mdp.dynamics)
+
+
+def _check_plugins(retriever: object, process_reward: object) -> None:
+    """Raise at once for what would fail at the first step."""
+    if not isinstance(retriever, str | type | Retriever | None):
+        raise TypeError(f"retriever must be a name, a class or have a search method, got {retriever!r:.100}.")
+    if not isinstance(process_reward, str | type | ProcessReward | None):
+        raise TypeError(f"process_reward must be a name, a class or have a score method, got {process_reward!r:.100}.")
 
 
 def _check_metric(card: EnvCard, tasks: Sequence[Task]) -> None:
@@ -111,12 +139,7 @@ def _check_metric(card: EnvCard, tasks: Sequence[Task]) -> None:
         )
 
 
-def _with_settings(
-    card: EnvCard,
-    retriever: str | Retriever | None,
-    process_reward: str | ProcessReward | None,
-    settings: dict[str, Any],
-) -> EnvCard:
+def _with_settings(card: EnvCard, retriever: object, process_reward: object, settings: dict[str, Any]) -> EnvCard:
     if unknown := settings.keys() - _SETTINGS.keys():
         known = sorted([*_SETTINGS, "split", "retriever", "process_reward"])
         raise TypeError(f"{card.name} takes no setting {sorted(unknown)}; it takes {known}.")
@@ -128,8 +151,9 @@ def _with_settings(
     return override(card, changes) if changes else card
 
 
-def _make_retriever(card: EnvCard, dataset: Dataset) -> Retriever:
-    from raggym_env import retrieval
-    from raggym_env.retrieval.cache import CachedRetriever
-
-    return CachedRetriever(retrieval.make(card.retrieval.name, dataset.corpus, **card.retrieval.options))
+def _make_retriever(card: EnvCard, retriever: str | type[Any] | Retriever | None, dataset: Dataset) -> Retriever:
+    if isinstance(retriever, type):
+        return CachedRetriever(retrieval.make(retriever, dataset.corpus))
+    if retriever is None or isinstance(retriever, str):
+        return CachedRetriever(retrieval.make(card.retrieval.name, dataset.corpus, **card.retrieval.options))
+    return retriever

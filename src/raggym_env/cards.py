@@ -7,13 +7,14 @@ repository and, in an installed wheel, in `raggym_env/_cards/`. A user's own car
 from __future__ import annotations
 
 import tomllib
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from raggym_env.errors import CardError, UnknownName
+from raggym_env.registry import names_code
 from raggym_env.storage.paths import CardKind, card_file, card_names
 
 __all__ = [
@@ -69,6 +70,7 @@ class DatasetCard(_Card):
 
 class RetrievalCard(_Card):
     name: str = "bm25"
+    """A name in `raggym_env.registry.RETRIEVERS`, or "module:Class" in a trusted card."""
     k: Annotated[int, Field(ge=1, strict=True)] = 5
     """Passages per search."""
     options: dict[str, Any] = {}
@@ -82,8 +84,8 @@ class EpisodeCard(_Card):
 
 
 class RewardCard(_Card):
-    process: str = "none"
-    """Name of the process reward."""
+    process_reward: str = "none"
+    """A name in `raggym_env.registry.PROCESS_REWARDS`, or "module:Class" in a trusted card."""
     options: dict[str, Any] = {}
     """Keyword arguments of the process reward."""
     outcome_weight: Annotated[float, Field(allow_inf_nan=False)] = 1.0
@@ -149,7 +151,7 @@ class PolicyCard(_Card):
     name: Annotated[str, Field(pattern=_SAFE_NAME)]
     path: Path
     policy: str
-    """Name of the class in `raggym_env.policies` that runs it."""
+    """The class that runs it: a name in `raggym_env.registry.POLICIES`, or "module:Class" in a trusted card."""
     description: str = ""
     options: dict[str, Any] = {}
     """Keyword arguments of that class."""
@@ -158,25 +160,38 @@ class PolicyCard(_Card):
     """What the model costs, where it costs something."""
 
 
-def env_card(card: str | Path | EnvCard) -> EnvCard:
-    """Load an environment card by name, path or as it is.
+def env_card(card: str | Path | EnvCard, *, trust: bool = False) -> EnvCard:
+    """Load an environment card by name or path; return a card as it is.
+
+    Args:
+        card: Name, path or card.
+        trust: Whether a card at a path may name code, "module:Class". Importing a module runs it, so a card from
+            somebody else must not.
 
     Raises:
         UnknownName: No card has that name.
-        CardError: No file has that path, or it is not TOML, or it does not fit the schema.
+        CardError: No file has that path, it is not TOML, it does not fit the schema, or it names code and is not
+            trusted.
     """
-    return card if isinstance(card, EnvCard) else _load(card, "envs", EnvCard)
+    return card if isinstance(card, EnvCard) else _load(card, "envs", EnvCard, trust)
 
 
-def policy_card(card: str | Path | PolicyCard) -> PolicyCard:
-    """Load a policy card by name, path or as it is. Raises as `env_card` does."""
-    return card if isinstance(card, PolicyCard) else _load(card, "policies", PolicyCard)
+def policy_card(card: str | Path | PolicyCard, *, trust: bool = False) -> PolicyCard:
+    """Load a policy card by name or path; return a card as it is. Arguments and errors as for `env_card`.
+
+    A class named as "module:Class" is a card with nothing else in it.
+    """
+    if isinstance(card, PolicyCard):
+        return card
+    if isinstance(card, str) and names_code(card):
+        return PolicyCard(name=card.rpartition(":")[2].rpartition(".")[2], path=Path(), policy=card)
+    return _load(card, "policies", PolicyCard, trust)
 
 
 C = TypeVar("C", EnvCard, PolicyCard)
 
 
-def _load(card: str | Path, kind: CardKind, model: type[C]) -> C:
+def _load(card: str | Path, kind: CardKind, model: type[C], trust: bool) -> C:
     path = Path(card)
     if path.suffix == ".toml":
         if not path.is_file():
@@ -192,11 +207,39 @@ def _load(card: str | Path, kind: CardKind, model: type[C]) -> C:
         raise CardError(f"{path} is not valid TOML: {error}") from error
     if taken := content.keys() & {"name", "path"}:
         raise CardError(f"{path}: a card is named by its file; remove {sorted(taken)}.")
-    return _validated({**content, "name": path.stem, "path": path.resolve()}, model, path)
+    loaded = _validated({**content, "name": path.stem, "path": path.resolve()}, model, path)
+    if not trust and (named := next(filter(names_code, _plugin_names(loaded)), None)):
+        raise CardError(
+            f"{path} names code of its own, {named!r}: making it would import and run that module. Where you trust "
+            "the card, say so with --trust-card, or trust=True in Python."
+        )
+    return loaded
+
+
+def _plugin_names(card: EnvCard | PolicyCard) -> Iterator[str]:
+    """Every text of a card that may name a plug-in. Options count in full: they name models and inner retrievers."""
+    if isinstance(card, EnvCard):
+        parts: tuple[Any, ...] = (card.retrieval.name, card.retrieval.options)
+        parts += (card.reward.process_reward, card.reward.options)
+    else:
+        options = {key: value for key, value in card.options.items() if key not in ("prompts", "examples")}
+        parts = (card.policy, options, card.search.critic, card.search.critic_options)
+    return _texts(parts)
+
+
+def _texts(value: Any) -> Iterator[str]:
+    if isinstance(value, str):
+        yield value
+    elif isinstance(value, Mapping):
+        for inner in value.values():
+            yield from _texts(inner)
+    elif isinstance(value, list | tuple):
+        for inner in value:
+            yield from _texts(inner)
 
 
 # Whose options they are: those of a card's own choice mean nothing to another.
-_OPTIONS_OF = {"retrieval.name": ("retrieval", "options"), "reward.process": ("reward", "options")}
+_OPTIONS_OF = {"retrieval.name": ("retrieval", "options"), "reward.process_reward": ("reward", "options")}
 
 
 def override(card: C, changes: Mapping[str, Any]) -> C:

@@ -113,6 +113,8 @@ class State:
     """The answer that counts. Set only once the episode has ended; None if it ended without one."""
     stop: StopReason | None = None
     """Why the episode ended, or None while it runs."""
+    episode: int = 0
+    """Tells several episodes on one question apart. A transition keeps it; an observation does not show it."""
 
     @property
     def passages(self) -> tuple[Passage, ...]:

@@ -2,6 +2,7 @@
 
     RAGGymError
     ├── UnknownName (LookupError)            a card, retriever, reward, policy or split that nobody registered
+    ├── OptionError (ValueError)             an option that does not exist, is missing or is out of range
     ├── MissingExtra (ImportError)           an optional dependency is not installed
     ├── CardError (ValueError)               a card that cannot be read or does not fit its schema
     ├── DataError (ValueError)
@@ -35,12 +36,14 @@ __all__ = [
     "LLMError",
     "MalformedData",
     "MissingExtra",
+    "OptionError",
     "PolicyError",
     "RAGGymError",
     "RetrievalError",
     "RewardError",
     "RunError",
     "UnknownName",
+    "check_option",
 ]
 
 
@@ -61,6 +64,10 @@ class UnknownName(RAGGymError, LookupError):
         listed = ", ".join(known[:_LISTED]) or "none"
         more = f" and {len(known) - _LISTED} more" if len(known) > _LISTED else ""
         super().__init__(f"No {kind} named {name!r}.{hint} Known: {listed}{more}.")
+
+
+class OptionError(RAGGymError, ValueError):
+    """An option that does not exist, is missing, or has a value out of its range."""
 
 
 class MissingExtra(RAGGymError, ImportError):
@@ -124,3 +131,14 @@ class PolicyError(RAGGymError, RuntimeError):
 
 class RunError(RAGGymError, RuntimeError):
     """A run folder that cannot be continued or read."""
+
+
+def check_option(name: str, value: object, valid: bool, expected: str) -> None:
+    """Raise `OptionError` unless an option's value is valid.
+
+    >>> check_option("k", 0, 0 >= 1, "at least 1")
+    Traceback (most recent call last):
+    raggym_env.errors.OptionError: k must be at least 1, got 0.
+    """
+    if not valid:
+        raise OptionError(f"{name} must be {expected}, got {value!r}.")

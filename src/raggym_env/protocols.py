@@ -8,13 +8,13 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, NamedTuple, Protocol, runtime_checkable
+from typing import Any, NamedTuple, Protocol, overload, runtime_checkable
 
 import numpy as np
 from numpy.typing import NDArray
 
-from raggym_env.core import Action, Obs, Passage, State, Usage, as_action
-from raggym_env.errors import PolicyError
+from raggym_env.core import Action, Answer, Obs, Passage, Search, State, Usage, as_action
+from raggym_env.errors import InvalidAction, PolicyError, RetrievalError, RewardError, check_option
 
 __all__ = [
     "LLM",
@@ -29,6 +29,9 @@ __all__ = [
     "Sampling",
     "Scorer",
     "distinct",
+    "propose",
+    "score",
+    "search",
     "total_usage",
 ]
 
@@ -83,14 +86,10 @@ class Sampling:
     """With the prompt and the completion's number, all that sampling depends on, where the model lets us say."""
 
     def __post_init__(self) -> None:
-        for name, fine, wanted in (
-            ("n", self.n >= 1, "at least 1"),
-            ("temperature", self.temperature >= 0, "0 or more"),
-            ("top_p", 0 < self.top_p <= 1, "in (0, 1]"),
-            ("max_tokens", self.max_tokens >= 1, "at least 1"),
-        ):
-            if not fine:
-                raise ValueError(f"{name} must be {wanted}, got {getattr(self, name)!r}.")
+        check_option("n", self.n, self.n >= 1, "at least 1")
+        check_option("temperature", self.temperature, self.temperature >= 0, "0 or more")
+        check_option("top_p", self.top_p, 0 < self.top_p <= 1, "in (0, 1]")
+        check_option("max_tokens", self.max_tokens, self.max_tokens >= 1, "at least 1")
 
 
 @dataclass(frozen=True, slots=True)
@@ -233,9 +232,25 @@ class BasePolicy:
     def propose(self, states: Sequence[State], n: int = 1) -> list[list[Proposal]]:
         raise NotImplementedError
 
-    def act(self, obs: Obs | State | Mapping[str, Any]) -> Action:
-        state = obs if isinstance(obs, State) else State.from_obs(obs)
-        return self.propose([state])[0][0].chosen()
+    @overload
+    def act(self, obs: Obs | State) -> Action: ...
+    @overload
+    def act(self, obs: Mapping[str, Any]) -> Action | tuple[Action, ...]: ...
+    def act(self, obs: Obs | State | Mapping[str, Any]) -> Action | tuple[Action, ...]:
+        """The policy's own choice in a state or an observation; for a vector environment's, one per environment.
+
+        Raises:
+            PolicyError: An output of the policy could not be read as an action.
+        """
+        if isinstance(obs, State) or isinstance(obs["question"], str):
+            state = obs if isinstance(obs, State) else State.from_obs(obs)
+            return propose(self, [state])[0][0].chosen()
+        columns = [obs[name] for name in ("question", "options", "history", "searches_left")]
+        states = [
+            State.from_obs({"question": question, "options": options, "history": history, "searches_left": left})
+            for question, options, history, left in zip(*columns, strict=True)
+        ]
+        return tuple(row[0].chosen() for row in propose(self, states))
 
 
 def distinct(proposals: Sequence[Proposal]) -> list[Proposal]:
@@ -250,3 +265,106 @@ def distinct(proposals: Sequence[Proposal]) -> list[Proposal]:
 def total_usage(proposals: Sequence[Proposal]) -> Usage:
     """What all of them cost together."""
     return sum((proposal.usage for proposal in proposals), Usage())
+
+
+# -- calling what a user plugged in -------------------------------------------------------------------------------
+# Every caller goes through these three functions. They accept the forms a user would write first and turn any other
+# into one error that shows the right form.
+
+
+def propose(policy: Policy, states: Sequence[State], n: int = 1) -> list[list[Proposal]]:
+    """Call `policy.propose`. Bare actions, or `(0, query)` and `(1, answer)`, count as proposals.
+
+    Raises:
+        PolicyError: The policy returned something else.
+    """
+    proposed = policy.propose(states, n)
+    if not isinstance(proposed, list | tuple) or len(proposed) != len(states):
+        raise PolicyError(_wrong_form(policy, "propose", "one list of proposals for each state", _PROPOSE, proposed))
+    return [
+        [item if type(item) is Proposal else _proposal(policy, item) for item in _row(policy, row)] for row in proposed
+    ]
+
+
+def _row(policy: Policy, row: Any) -> Any:
+    # An action is a dataclass or a pair, so it would not fail before a caller counts or unpacks it.
+    if not isinstance(row, list | tuple) or (len(row) == 2 and isinstance(row[1], str)):
+        raise PolicyError(_wrong_form(policy, "propose", "one list of proposals for each state", _PROPOSE, row))
+    return row
+
+
+def _proposal(policy: Policy, item: Any) -> Proposal:
+    if isinstance(item, Search | Answer):  # a blank one is an action of the policy's, for `chosen` to refuse
+        return Proposal(item)
+    try:
+        return Proposal(as_action(item))
+    except InvalidAction as error:
+        form = _wrong_form(policy, "propose", "actions or proposals", _PROPOSE, item)
+        raise PolicyError(form) from error
+
+
+def search(retriever: Retriever, queries: Sequence[str], k: int) -> list[list[Hit]]:
+    """Call `retriever.search`. Passages, or dictionaries with `id`, `title` and `text`, count as hits.
+
+    A passage without a score gets 1 / rank, so that the order is kept.
+
+    Raises:
+        RetrievalError: The search failed, or the retriever returned something else.
+    """
+    results = retriever.search(queries, k)
+    if not isinstance(results, list | tuple) or len(results) != len(queries):
+        raise RetrievalError(_wrong_form(retriever, "search", "one list of hits for each query", _SEARCH, results))
+    if all(type(row) is list and (not row or type(row[0]) is Hit) for row in results):
+        return results  # what the library's own retrievers return
+    return [[_hit(retriever, item, rank) for rank, item in enumerate(_hits(retriever, row), 1)] for row in results]
+
+
+def _hits(retriever: Retriever, row: Any) -> Any:
+    if not isinstance(row, list | tuple) or isinstance(row, Passage | Hit):
+        raise RetrievalError(_wrong_form(retriever, "search", "one list of hits for each query", _SEARCH, row))
+    return row
+
+
+def _hit(retriever: Retriever, item: Any, rank: int) -> Hit:
+    match item:
+        case Hit():
+            return item
+        case Passage():
+            return Hit(item, 1.0 / rank)
+        case {"id": str(name), "text": str(text)}:
+            return Hit(Passage(name, str(item.get("title") or ""), text), float(item.get("score", 1.0 / rank)))
+    raise RetrievalError(_wrong_form(retriever, "search", "hits, passages or dictionaries", _SEARCH, item))
+
+
+def score(
+    process_reward: ProcessReward, states: Sequence[State], actions: Sequence[Sequence[Action]]
+) -> list[NDArray[np.float32]]:
+    """Call `process_reward.score`. Lists of numbers count as arrays.
+
+    Raises:
+        RewardError: The reward failed, returned something else, or gave a score that is not finite.
+    """
+    scores = process_reward.score(states, actions)
+    try:
+        rows = [np.asarray(row, np.float32) for row in scores]
+    except (TypeError, ValueError) as error:
+        form = _wrong_form(process_reward, "score", "one list of numbers for each state", _SCORE, scores)
+        raise RewardError(form) from error
+    if [row.shape for row in rows] != [(len(candidates),) for candidates in actions]:
+        expected = f"one finite score for each action, {[len(candidates) for candidates in actions]!r:.80} in all"
+        raise RewardError(_wrong_form(process_reward, "score", expected, _SCORE, scores))
+    if not all(np.isfinite(row).all() for row in rows):
+        raise RewardError(_wrong_form(process_reward, "score", "finite scores", _SCORE, scores))
+    return rows
+
+
+_PROPOSE = "def propose(self, states, n): return [[Search(query)] for state in states]"
+_SEARCH = "def search(self, queries, k): return [[Passage(id, title, text)] for query in queries]"
+_SCORE = "def score(self, states, actions): return [[0.0 for action in row] for row in actions]"
+
+
+def _wrong_form(plugin: object, method: str, expected: str, example: str, given: object) -> str:
+    return (
+        f"{type(plugin).__name__}.{method} must return {expected}, got {given!r:.200}. The simplest right form: "
+        f"{example}"
+    )

@@ -4,10 +4,10 @@ import json
 
 import pytest
 
-from raggym_env.data import hub
 from raggym_env.data.formats import read_contexts, read_tasks
 from raggym_env.data.hub import HubName, fetch, hub_name
 from raggym_env.errors import CardError, DataNotFound, MissingExtra
+from raggym_env.network import require_hub
 
 ROW = {
     "id": "5a8b",
@@ -82,10 +82,10 @@ def test_a_hub_that_does_not_answer_is_said_at_once(monkeypatch):
     monkeypatch.delenv("HF_HUB_OFFLINE", raising=False)
     monkeypatch.setenv("HF_ENDPOINT", "http://127.0.0.1:9")
     with pytest.raises(DataNotFound, match=r"http://127\.0\.0\.1:9 cannot be reached"):
-        hub._require_network()
+        require_hub()
 
 
 def test_an_offline_hub_is_not_asked(monkeypatch):
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
     monkeypatch.setenv("HF_ENDPOINT", "http://127.0.0.1:9")
-    hub._require_network()
+    require_hub()

@@ -14,7 +14,7 @@ from raggym_env.envs.env import RAGEnv
 from raggym_env.envs.wrappers import TaggedText
 from raggym_env.errors import InvalidAction, PolicyError
 from raggym_env.protocols import BasePolicy, Proposal
-from worlds import BOTH, FILM, process
+from worlds import BOTH, FILM, dynamics
 
 IDEAS = (Search("Dawn", draft="Rome"), Answer("Oslo"), Search("Dawn", draft="Rome"), Search("Ada Berg"))
 
@@ -36,7 +36,7 @@ def kinds(state, actions):
 
 
 def wrapped(policy=None, n=5, max_searches=2, tasks=(FILM,), **options):
-    return CandidateActions(RAGEnv(tasks, process(max_searches)[0]), policy or Ideas(), n, kinds, **options)
+    return CandidateActions(RAGEnv(tasks, dynamics(max_searches)[0]), policy or Ideas(), n, kinds, **options)
 
 
 def rows(env, obs):
@@ -115,7 +115,7 @@ def test_the_end_of_the_budget_is_an_end_and_not_a_cut():
 
 
 def test_an_episode_cut_from_outside_shows_its_last_state():
-    env = CandidateActions(TimeLimit(RAGEnv([FILM], process()[0]), 1), Ideas(), 5, kinds)
+    env = CandidateActions(TimeLimit(RAGEnv([FILM], dynamics()[0]), 1), Ideas(), 5, kinds)
     env.reset(seed=0)
     obs, _, terminated, truncated, _ = env.step(0)
     assert (terminated, truncated) == (False, True)
@@ -138,7 +138,7 @@ def test_environments_may_share_candidates():
     policy = Ideas()
     shared = Candidates(policy, 5, kinds)
     for _ in range(3):
-        CandidateActions(RAGEnv([FILM], process()[0]), shared).reset(seed=0)
+        CandidateActions(RAGEnv([FILM], dynamics()[0]), shared).reset(seed=0)
     assert policy.asked == 1
 
 
@@ -181,7 +181,7 @@ def test_a_policy_that_answers_for_fewer_states_is_refused():
 
 
 def test_only_an_environment_of_actions_can_be_wrapped():
-    for wrong in (TaggedText(RAGEnv([FILM], process()[0])), gym.make("CartPole-v1")):
+    for wrong in (TaggedText(RAGEnv([FILM], dynamics()[0])), gym.make("CartPole-v1")):
         with pytest.raises(TypeError, match="takes Search and Answer"):
             CandidateActions(wrong, Ideas(), 5, kinds)
 
@@ -189,7 +189,7 @@ def test_only_an_environment_of_actions_can_be_wrapped():
 def test_the_default_features_are_those_of_the_rewards():
     from raggym_env.rewards.features import FEATURES, features
 
-    env = CandidateActions(RAGEnv([FILM], process()[0]), Ideas(), 4)
+    env = CandidateActions(RAGEnv([FILM], dynamics()[0]), Ideas(), 4)
     obs, info = env.reset(seed=0)
     assert env.slots.width == len(FEATURES) + len(OWN_FEATURES)
     shown = features(env.unwrapped.state, info["candidates"])
@@ -197,7 +197,7 @@ def test_the_default_features_are_those_of_the_rewards():
 
 
 def test_it_passes_gymnasiums_checker():
-    env = CandidateActions(RAGEnv([FILM, BOTH], process()[0]), Ideas(), 5)
+    env = CandidateActions(RAGEnv([FILM, BOTH], dynamics()[0]), Ideas(), 5)
     with warnings.catch_warnings():
         # The checker wants the unwrapped environment, and this is a wrapper.
         warnings.filterwarnings("ignore", message=".*different from the unwrapped version")
@@ -206,4 +206,4 @@ def test_it_passes_gymnasiums_checker():
 
 def test_it_passes_stable_baselines3s_checker():
     checker = pytest.importorskip("stable_baselines3.common.env_checker")
-    checker.check_env(CandidateActions(RAGEnv([FILM, BOTH], process()[0]), Ideas(), 5))
+    checker.check_env(CandidateActions(RAGEnv([FILM, BOTH], dynamics()[0]), Ideas(), 5))

@@ -12,7 +12,7 @@ from raggym_env.envs.vector import RAGVectorEnv
 from raggym_env.errors import InvalidAction, RetrievalError
 from raggym_env.mdp.step_reward import StepReward
 from raggym_env.rewards.random import RandomReward
-from worlds import BOTH, FILM, PILL, process
+from worlds import BOTH, FILM, PILL, dynamics
 
 TASKS = [FILM, BOTH, PILL]
 ACTIONS = [(0, "Dawn"), (1, "Oslo"), (0, "nothing"), (1, "B")]
@@ -20,7 +20,7 @@ ACTIONS = [(0, "Dawn"), (1, "Oslo"), (0, "nothing"), (1, "B")]
 
 def pair(mode, n=5):
     """The same episodes batched by us and run one by one by Gymnasium."""
-    parts = (TASKS, process()[0], StepReward("f1", RandomReward(), process_weight=0.5))
+    parts = (TASKS, dynamics()[0], StepReward("f1", RandomReward(), process_weight=0.5))
     ours = RAGVectorEnv(*parts, num_envs=n, autoreset_mode=mode)
     theirs = SyncVectorEnv([lambda: RAGEnv(*parts)] * n, autoreset_mode=mode)
     return ours, theirs
@@ -62,7 +62,7 @@ def test_spaces_and_metadata_are_those_of_the_single_environment_batched(mode):
 
 
 def test_a_vector_step_makes_one_retriever_call():
-    steps, retriever = process()
+    steps, retriever = dynamics()
     env = RAGVectorEnv(TASKS, steps, num_envs=3)
     env.reset(seed=0)
     env.step([Search("Dawn"), Search("Dusk"), Answer("x")])
@@ -70,7 +70,7 @@ def test_a_vector_step_makes_one_retriever_call():
 
 
 def test_seeds_may_be_given_one_by_one_and_options_pick_the_question():
-    env = RAGVectorEnv(TASKS, process()[0], num_envs=2)
+    env = RAGVectorEnv(TASKS, dynamics()[0], num_envs=2)
     assert env.reset(seed=[7, 7])[1]["index"].tolist() in ([0, 0], [1, 1], [2, 2])
     assert env.reset(options={"index": 2})[1]["index"].tolist() == [2, 2]
     with pytest.raises(ValueError, match="2 environments need as many seeds, got 3"):
@@ -78,7 +78,7 @@ def test_seeds_may_be_given_one_by_one_and_options_pick_the_question():
 
 
 def test_a_failed_step_changes_nothing_and_can_be_repeated():
-    steps, retriever = process(fails=["Dusk"])
+    steps, retriever = dynamics(fails=["Dusk"])
     env = RAGVectorEnv(TASKS, steps, num_envs=2)
     env.reset(seed=0)
     with pytest.raises(RetrievalError):
@@ -89,7 +89,7 @@ def test_a_failed_step_changes_nothing_and_can_be_repeated():
 
 
 def test_one_invalid_action_stops_the_step_before_anything_happens():
-    steps, retriever = process()
+    steps, retriever = dynamics()
     env = RAGVectorEnv(TASKS, steps, num_envs=2)
     env.reset(seed=0)
     for actions in ([Search("Dawn"), None], [Search("Dawn")]):
@@ -99,7 +99,7 @@ def test_one_invalid_action_stops_the_step_before_anything_happens():
 
 
 def test_stepping_before_reset_and_past_the_end_raises():
-    env = RAGVectorEnv(TASKS, process()[0], num_envs=2, autoreset_mode="Disabled")
+    env = RAGVectorEnv(TASKS, dynamics()[0], num_envs=2, autoreset_mode="Disabled")
     with pytest.raises(ResetNeeded):
         env.step([Answer("x")] * 2)
     with pytest.raises(ResetNeeded, match="never reset"):
@@ -112,14 +112,14 @@ def test_stepping_before_reset_and_past_the_end_raises():
 
 @pytest.mark.parametrize("mask", [[True, False], np.array([1, 0]), np.array([False, False]), np.array([True])])
 def test_a_wrong_reset_mask_is_refused(mask):
-    env = RAGVectorEnv(TASKS, process()[0], num_envs=2)
+    env = RAGVectorEnv(TASKS, dynamics()[0], num_envs=2)
     env.reset()
     with pytest.raises(ValueError, match=r"bool array of shape \(2,\)"):
         env.reset(options={"reset_mask": mask})
 
 
 def test_actions_of_environments_that_are_only_reset_are_not_looked_at():
-    env = RAGVectorEnv(TASKS, process()[0], num_envs=2)
+    env = RAGVectorEnv(TASKS, dynamics()[0], num_envs=2)
     env.reset(seed=0)
     env.step([Answer("x"), Search("Dawn")])
     with warnings.catch_warnings():
@@ -131,4 +131,4 @@ def test_actions_of_environments_that_are_only_reset_are_not_looked_at():
 
 def test_at_least_one_environment():
     with pytest.raises(ValueError, match="num_envs"):
-        RAGVectorEnv(TASKS, process()[0], num_envs=0)
+        RAGVectorEnv(TASKS, dynamics()[0], num_envs=0)

@@ -8,11 +8,11 @@ from raggym_env.envs.wrappers import RecordEpisodes, TaggedText
 from raggym_env.errors import InvalidAction
 from raggym_env.mdp.records import read_records
 from raggym_env.text.tagged import parse_tagged, tagged_text
-from worlds import BOTH, FILM, PILL, process
+from worlds import BOTH, FILM, PILL, dynamics
 
 
 def env(max_searches=2):
-    return RAGEnv([FILM, BOTH, PILL], process(max_searches)[0])
+    return RAGEnv([FILM, BOTH, PILL], dynamics(max_searches)[0])
 
 
 @pytest.mark.parametrize(
@@ -103,7 +103,7 @@ def test_recorded_episodes_are_those_of_a_run_folder(tmp_path):
     assert (record["id"], record["answer"], record["stop"]) == ("film", "Oslo", "answer")
     assert [sorted(step) for step in record["steps"]] == [
         ["outcome", "passages", "process", "search"],
-        ["answer", "outcome", "process"],
+        ["answer", "outcome", "process_reward"],
     ]
 
 

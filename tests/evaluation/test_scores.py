@@ -17,7 +17,9 @@ def test_means_are_over_all_questions_of_the_set():
 
 
 def test_reported_scores_are_not_trusted():
-    liar = record(FILM, "Rome", scores={"em": 1.0}, em=1.0, steps=[{"answer": "Rome", "outcome": 1.0, "process": 1.0}])
+    liar = record(
+        FILM, "Rome", scores={"em": 1.0}, em=1.0, steps=[{"answer": "Rome", "outcome": 1.0, "process_reward": 1.0}]
+    )
     assert score_records([liar], [FILM]).metrics["em"].mean == 0.0
 
 

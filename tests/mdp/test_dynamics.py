@@ -4,25 +4,25 @@ import pytest
 
 from raggym_env.core import Answer, Search, StopReason
 from raggym_env.errors import InvalidAction, RetrievalError
-from raggym_env.mdp.dynamics import Process
-from worlds import BOTH, FILM, process
+from raggym_env.mdp.dynamics import Dynamics
+from worlds import BOTH, FILM, dynamics
 
 
 def test_a_search_appends_its_passages_and_costs_one_search():
-    steps, _ = process()
+    steps, _ = dynamics()
     (state,) = steps.transition([steps.start(FILM.question)], [Search("Dawn")])
     assert [p.title for p in state.history[0].passages] == ["Dawn", "Dawn (song)"]
     assert (state.searches_left, state.stop) == (1, None)
 
 
 def test_an_answer_ends_the_episode_and_leaves_the_history_as_it_was():
-    steps, retriever = process()
+    steps, retriever = dynamics()
     (state,) = steps.transition([steps.start(FILM.question)], [Answer("Oslo")])
     assert (state.answer, state.stop, state.history, retriever.calls) == ("Oslo", StopReason.ANSWER, (), [])
 
 
 def test_a_batch_makes_one_retriever_call_and_keeps_the_order():
-    steps, retriever = process()
+    steps, retriever = dynamics()
     start = [steps.start(task.question) for task in (FILM, BOTH, FILM)]
     after = steps.transition(start, [Search("Ada Berg"), Answer("no"), Search("Dusk")])
     assert retriever.calls == [["Ada Berg", "Dusk"]]
@@ -34,7 +34,7 @@ def test_a_batch_makes_one_retriever_call_and_keeps_the_order():
 
 
 def test_the_query_on_the_last_allowed_turn_is_run():
-    steps, retriever = process(max_searches=1)
+    steps, retriever = dynamics(max_searches=1)
     (state,) = steps.transition([steps.start(FILM.question)], [Search("Dawn")])
     assert retriever.asked == ["Dawn"]
     assert (state.searches_left, state.stop) == (0, None)
@@ -42,13 +42,13 @@ def test_the_query_on_the_last_allowed_turn_is_run():
 
 @pytest.mark.parametrize("draft", [None, "Oslo"])
 def test_a_search_beyond_the_budget_is_not_run_and_its_draft_is_the_answer(draft):
-    steps, retriever = process(max_searches=0)
+    steps, retriever = dynamics(max_searches=0)
     (state,) = steps.transition([steps.start(FILM.question)], [Search("Dawn", draft)])
     assert (state.answer, state.stop, retriever.calls) == (draft, StopReason.SEARCH_BUDGET, [])
 
 
 def test_a_state_is_forked_without_copying_its_passages():
-    steps, _ = process(max_searches=3)
+    steps, _ = dynamics(max_searches=3)
     (state,) = steps.transition([steps.start(FILM.question)], [Search("Dawn")])
     forks = steps.transition([state] * 100, [Search("Dusk")] * 50 + [Search("Ada Berg")] * 50)
     assert all(fork.history[0] is state.history[0] for fork in forks)
@@ -57,14 +57,14 @@ def test_a_state_is_forked_without_copying_its_passages():
 
 
 def test_an_ended_state_takes_no_action():
-    steps, _ = process()
+    steps, _ = dynamics()
     ended = steps.transition([steps.start(FILM.question)], [Answer("Oslo")])
     with pytest.raises(InvalidAction, match="has ended"):
         steps.transition(ended, [Answer("Oslo")])
 
 
 def test_states_and_actions_must_be_as_many():
-    steps, _ = process()
+    steps, _ = dynamics()
     with pytest.raises(InvalidAction, match="1 states need as many actions, got 2"):
         steps.transition([steps.start(FILM.question)], [Answer("a"), Answer("b")])
 
@@ -74,7 +74,7 @@ def test_a_retriever_that_loses_a_result_is_an_error_not_a_shift():
         def search(self, queries, k):
             return [[]]
 
-    steps = Process(Lossy())
+    steps = Dynamics(Lossy())
     with pytest.raises(RetrievalError, match="1 result lists for 2 queries"):
         steps.transition([steps.start(FILM.question)] * 2, [Search("a"), Search("b")])
 
@@ -82,4 +82,4 @@ def test_a_retriever_that_loses_a_result_is_an_error_not_a_shift():
 @pytest.mark.parametrize(("k", "searches", "named"), [(0, 1, "k must"), (1, -1, "max_searches must")])
 def test_impossible_limits_are_refused_by_name(k, searches, named):
     with pytest.raises(ValueError, match=named):
-        Process(process()[1], k, searches)
+        Dynamics(dynamics()[1], k, searches)

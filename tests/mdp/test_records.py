@@ -15,7 +15,7 @@ FOUND = State(Question("1", "q?"), (Turn("x", (Passage("7", "T", "long text"),))
 def test_a_step_keeps_ids_and_titles_of_what_it_found():
     step = Step.of(START, Search("x", "d"), FOUND, 0.0, 0.5)
     record = step.to_json()
-    assert record == {"search": "x", "draft": "d", "outcome": 0.0, "process": 0.5, "passages": [["7", "T"]]}
+    assert record == {"search": "x", "draft": "d", "outcome": 0.0, "process_reward": 0.5, "passages": [["7", "T"]]}
 
 
 def test_an_answer_found_nothing_even_after_a_search():

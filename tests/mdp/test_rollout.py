@@ -8,7 +8,7 @@ from raggym_env.mdp.rollout import rollout
 from raggym_env.mdp.step_reward import StepReward
 from raggym_env.protocols import BasePolicy, Proposal
 from raggym_env.rewards.random import RandomReward
-from worlds import BOTH, FILM, process
+from worlds import BOTH, FILM, dynamics
 
 
 class Follow(BasePolicy):
@@ -32,7 +32,7 @@ def by_id(episodes):
 
 
 def test_an_episode_records_its_steps_rewards_and_answer():
-    steps, _ = process()
+    steps, _ = dynamics()
     (episode,) = rollout(Follow(GOOD), [FILM], steps)
     assert [step.action for step in episode.steps] == GOOD["film"]
     assert [step.outcome for step in episode.steps] == [0.0, 0.0, 1.0]
@@ -41,14 +41,14 @@ def test_an_episode_records_its_steps_rewards_and_answer():
 
 
 def test_questions_are_batched_and_places_of_ended_ones_are_filled():
-    steps, _ = process()
+    steps, _ = dynamics()
     policy = Follow(GOOD)
     list(rollout(policy, [BOTH, FILM, BOTH, BOTH], steps, in_flight=2))
     assert policy.batches == [["both", "film"], ["film", "both"], ["film", "both"]]
 
 
 def test_the_result_does_not_depend_on_the_batch_size():
-    steps, _ = process()
+    steps, _ = dynamics()
     tasks = [FILM, BOTH]
     results = [
         {i: (e.steps, e.answer) for i, e in by_id(rollout(Follow(GOOD), tasks, steps, in_flight=n)).items()}
@@ -58,13 +58,13 @@ def test_the_result_does_not_depend_on_the_batch_size():
 
 
 def test_endless_tasks_are_read_lazily():
-    steps, _ = process()
+    steps, _ = dynamics()
     episodes = rollout(Follow(GOOD), itertools.cycle([BOTH]), steps, in_flight=3)
     assert len(list(itertools.islice(episodes, 10))) == 10
 
 
 def test_a_failed_search_fails_its_own_episode_only_and_is_not_scored_as_zero():
-    steps, _ = process(fails=["Ada Berg"])
+    steps, _ = dynamics(fails=["Ada Berg"])
     long = {**GOOD, "both": [Search("Dawn"), Search("Dusk"), Answer("yes")]}
     episodes = by_id(rollout(Follow(long), [FILM, BOTH], steps))
     assert episodes["film"].error.startswith("RetrievalError")
@@ -80,7 +80,7 @@ def test_a_failed_search_fails_its_own_episode_only_and_is_not_scored_as_zero():
     ],
 )
 def test_an_output_that_is_no_action_ends_the_episode_without_an_answer_and_is_kept(proposal, output):
-    steps, _ = process()
+    steps, _ = dynamics()
     policy = Follow({**GOOD, "film": [proposal]})
     episodes = by_id(rollout(policy, [FILM, BOTH], steps))
     film = episodes["film"]
@@ -92,7 +92,7 @@ def test_an_output_that_is_no_action_ends_the_episode_without_an_answer_and_is_k
 
 
 def test_an_outage_fails_its_own_episode_with_the_reason():
-    steps, _ = process()
+    steps, _ = dynamics()
     policy = Follow({**GOOD, "film": [Proposal(None, failure="the server is down", outage=True)]})
     episodes = by_id(rollout(policy, [FILM, BOTH], steps))
     assert "the server is down" in episodes["film"].error
@@ -100,7 +100,7 @@ def test_an_outage_fails_its_own_episode_with_the_reason():
 
 
 def test_a_failed_search_does_not_make_the_policy_propose_again():
-    steps, _ = process(fails=["Ada Berg"])
+    steps, _ = dynamics(fails=["Ada Berg"])
     policy = Follow({**GOOD, "both": [Search("Dawn"), Search("Dusk"), Answer("yes")]})
     list(rollout(policy, [FILM, BOTH], steps))
     assert policy.batches == [["film", "both"], ["film", "both"], ["both"]]
@@ -112,7 +112,7 @@ def test_a_model_that_cannot_be_used_at_all_stops_the_rollout():
             raise LLMError("no key")
 
     with pytest.raises(LLMError, match="no key"):
-        list(rollout(Keyless(), [FILM], process()[0]))
+        list(rollout(Keyless(), [FILM], dynamics()[0]))
 
 
 def test_a_policy_that_loses_a_state_is_an_error_of_the_policy():
@@ -120,7 +120,7 @@ def test_a_policy_that_loses_a_state_is_an_error_of_the_policy():
         def propose(self, states, n=1):
             return []
 
-    steps, _ = process()
+    steps, _ = dynamics()
     (episode,) = rollout(Lossy(), [FILM], steps)
     assert episode.error == "PolicyError: The policy gave proposals for 0 states instead of 1."
 
@@ -130,15 +130,15 @@ def test_a_bug_is_raised_not_recorded():
         def propose(self, states, n=1):
             raise ZeroDivisionError
 
-    steps, _ = process()
+    steps, _ = dynamics()
     with pytest.raises(ZeroDivisionError):
         list(rollout(Broken(), [FILM], steps))
 
 
 def test_process_rewards_are_recorded_beside_outcomes():
-    steps, _ = process()
+    steps, _ = dynamics()
     (episode,) = rollout(Follow(GOOD), [FILM], steps, StepReward("f1", RandomReward(3)))
-    assert all(0 < step.process < 1 for step in episode.steps)
+    assert all(0 < step.process_reward < 1 for step in episode.steps)
 
 
 def test_act_reads_observations_and_refuses_failures():
@@ -149,4 +149,4 @@ def test_act_reads_observations_and_refuses_failures():
 
 def test_in_flight_must_be_positive():
     with pytest.raises(ValueError, match="in_flight must be at least 1, got 0"):
-        list(rollout(Follow(GOOD), [FILM], process()[0], in_flight=0))
+        list(rollout(Follow(GOOD), [FILM], dynamics()[0], in_flight=0))

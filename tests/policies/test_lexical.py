@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from raggym_env.core import Answer, Passage, Question, Search, State, StopReason, Turn, as_action
-from raggym_env.mdp.dynamics import Process
+from raggym_env.mdp.dynamics import Dynamics
 from raggym_env.policies.lexical import LexicalPolicy
 from raggym_env.testing import ScriptedRetriever, check_policy
 
@@ -55,10 +55,10 @@ def test_the_answer_has_the_type_that_the_question_asks_for(question, found, exp
 def test_it_first_searches_for_the_question_then_for_the_bridge_and_then_answers() -> None:
     question = Question("q", "When did the director of the film Red Harbour die?")
     retriever = ScriptedRetriever({question.text: [FILM, NOISE], "Ilse Brandt": [ILSE]})
-    process, policy = Process(retriever, k=2, max_searches=2), LexicalPolicy()
-    running = process.start(question)
+    dynamics, policy = Dynamics(retriever, k=2, max_searches=2), LexicalPolicy()
+    running = dynamics.start(question)
     while running.stop is None:
-        (running,) = process.transition([running], [policy.act(running)])
+        (running,) = dynamics.transition([running], [policy.act(running)])
     assert retriever.asked == [question.text, "Ilse Brandt"]
     assert (running.answer, running.stop) == ("7 June 1991", StopReason.ANSWER)
 

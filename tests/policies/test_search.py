@@ -13,7 +13,7 @@ from raggym_env.policies.vote import Vote
 from raggym_env.protocols import BasePolicy, Proposal
 from raggym_env.rewards.evidence import EvidenceReward
 from raggym_env.testing import check_policy
-from worlds import BOTH, FILM, process
+from worlds import BOTH, FILM, dynamics
 
 
 class Fixed(BasePolicy):
@@ -48,7 +48,7 @@ class Longest:
 
 
 def start(*tasks, searches=3):
-    steps, retriever = process(max_searches=searches)
+    steps, retriever = dynamics(max_searches=searches)
     return steps, retriever, [steps.start(task.question) for task in tasks]
 
 
@@ -152,7 +152,7 @@ def test_the_contract_of_a_policy_is_kept(make):
 
 
 def test_best_of_lexical_with_the_evidence_critic_finds_more_than_lexical_alone():
-    steps, _ = process(max_searches=3)
+    steps, _ = dynamics(max_searches=3)
     critic = EvidenceReward([FILM], steps)
     (episode,) = rollout(policies.make("lexical", best_of=4, critic=critic), [FILM], steps)
     assert episode.steps[0].candidates
@@ -167,7 +167,7 @@ def test_best_of_lexical_with_the_evidence_critic_finds_more_than_lexical_alone(
         ({"vote": 4, "best_of": 4, "critic": "random"}, CardError, "choose one of"),
         ({"best_of": 4, "critic": "none"}, CardError, "cannot choose"),
         ({"best_of": 4, "critic": "evidence"}, RewardError, r"EvidenceReward\(tasks, process\)"),
-        ({"tree": {"width": 2}, "critic": "random"}, CardError, "needs the environment's process"),
+        ({"tree": {"width": 2}, "critic": "random"}, CardError, "needs the environment's dynamics"),
         ({"best_of": 0, "critic": "random"}, CardError, "search.best_of"),
         ({"critic": Longest()}, CardError, "critic needs best_of or tree"),
     ],
@@ -178,10 +178,10 @@ def test_impossible_combinations_are_refused(options, error, said):
 
 
 def test_the_three_ways_are_made_by_name():
-    steps, _ = process()
+    steps, _ = dynamics()
     assert policies.make("lexical", best_of=4, critic="random").n == 4
     assert policies.make("lexical", vote=5).n == 5
-    tree = policies.make("lexical", tree={"width": 2, "depth": 1}, critic="random", process=steps)
+    tree = policies.make("lexical", tree={"width": 2, "depth": 1}, critic="random", dynamics=steps)
     assert (tree.width, tree.depth) == (2, 1)
 
 
@@ -205,7 +205,7 @@ class NotANumber(Longest):
         return [np.full(len(row), np.nan, np.float32) for row in actions]
 
 
-@pytest.mark.parametrize("search", [BestOf, lambda policy, critic, n: Tree(policy, critic, process()[0], n=n)])
+@pytest.mark.parametrize("search", [BestOf, lambda policy, critic, n: Tree(policy, critic, dynamics()[0], n=n)])
 def test_a_critic_that_fails_for_one_state_costs_no_other_its_candidates(search):
     _, _, states = start(FILM, BOTH)
     policy = Fixed(Search("a"), Answer("long"))

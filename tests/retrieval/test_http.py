@@ -294,13 +294,13 @@ def test_a_copy_opens_its_own_connections(copied):
 def test_an_environment_over_a_served_corpus_is_the_environment_over_its_own(tmp_path):
     card = write_towns(tmp_path / "towns")
     local = load_mdp(card, "train", process_reward="evidence")
-    with server.running(local.process.retriever) as url:
+    with server.running(local.dynamics.retriever) as url:
         remote = load_mdp(
             override(env_card(card), {"retrieval.name": "http", "retrieval.options.url": url}),
             "train",
             process_reward="evidence",
         )
-        state, search = local.process.start(local.tasks[3].question), Search(local.tasks[3].question.text)
-        assert remote.process.transition([state], [search]) == local.process.transition([state], [search])
+        state, search = local.dynamics.start(local.tasks[3].question), Search(local.tasks[3].question.text)
+        assert remote.dynamics.transition([state], [search]) == local.dynamics.transition([state], [search])
         for mdp in (local, remote):
-            assert mdp.reward.process.score([state], [[search]])[0][0] > 0.9
+            assert mdp.reward.process_reward.score([state], [[search]])[0][0] > 0.9

@@ -6,13 +6,13 @@ from raggym_env.core import Answer, Fact, Question, Search, State, Task
 from raggym_env.errors import CardError, RewardError
 from raggym_env.rewards.evidence import EvidenceReward, EvidenceValue, evidence_recall
 from raggym_env.testing import check_process_reward
-from worlds import BOTH, FILM, PILL, process
+from worlds import BOTH, FILM, PILL, dynamics
 
 COST = 0.05
 
 
 def setup(max_searches=3):
-    steps, _ = process(max_searches)
+    steps, _ = dynamics(max_searches)
     return steps, EvidenceReward([FILM, BOTH], steps, search_cost=COST)
 
 
@@ -56,7 +56,7 @@ def test_the_contract_holds_for_many_states_and_uneven_candidates():
 
 
 def test_all_candidates_of_all_states_are_searched_in_one_call():
-    steps, retriever = process()
+    steps, retriever = dynamics()
     reward = EvidenceReward([FILM, BOTH], steps)
     reward.score(
         [steps.start(FILM.question), steps.start(BOTH.question)], [[Search("Dawn"), Search("a")], [Search("b")]]
@@ -80,7 +80,7 @@ def test_titles_are_compared_without_case_escapes_and_odd_spaces():
 
 
 def test_questions_of_equal_text_are_told_apart_by_id_and_refused_without():
-    steps, _ = process()
+    steps, _ = dynamics()
     one = Task(Question("1", "W?"), ("a",), supporting=(Fact("Dawn"),))
     two = Task(Question("2", "W?"), ("a",), supporting=(Fact("Dusk"),))
     reward = EvidenceReward([one, two], steps, search_cost=0.0)
@@ -100,7 +100,7 @@ def test_the_share_found_is_told_of_a_state_and_refused_of_a_question_without_fa
 
 
 def value(max_searches=3, tasks=(FILM, BOTH), **options):
-    steps, _ = process(max_searches)
+    steps, _ = dynamics(max_searches)
     return steps, EvidenceValue(tasks, steps, **options)
 
 
@@ -160,7 +160,7 @@ def test_values_keep_the_contract_and_stay_in_range():
     "options", [{"weight": 1.5}, {"weight": float("nan")}, {"hope": (0.0, 1.5)}, {"hope": (-1, 0)}]
 )
 def test_shares_out_of_range_are_refused(options):
-    steps, _ = process()
+    steps, _ = dynamics()
     with pytest.raises(ValueError, match=r"weight and hope must be in \[0, 1\]"):
         EvidenceValue([FILM], steps, **options)
     with pytest.raises(CardError, match=r"weight and hope must be in \[0, 1\]"):
@@ -177,7 +177,7 @@ def test_values_of_a_question_that_is_none_of_the_tasks_or_names_no_facts_are_an
 
 
 def test_gold_facts_and_answers_are_read_on_training_splits_only():
-    steps, _ = process()
+    steps, _ = dynamics()
     assert isinstance(rewards.make("evidence_value", [FILM], steps, "train"), EvidenceValue)
     for split in ("test", "dev"):
         with pytest.raises(RewardError, match="splits named train"):

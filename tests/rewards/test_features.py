@@ -9,8 +9,8 @@ from hypothesis import strategies as st
 
 from raggym_env import retrieval
 from raggym_env.core import Answer, Passage, Question, Search, State, Turn
-from raggym_env.data.synth import SynthWorld
-from raggym_env.mdp.dynamics import Process
+from raggym_env.data.synth import SynthWorld, generate_tasks
+from raggym_env.mdp.dynamics import Dynamics
 from raggym_env.policies.lexical import LexicalPolicy
 from raggym_env.rewards.features import FEATURES, features
 
@@ -183,14 +183,14 @@ def test_a_thousand_passages_are_read_in_time():
 def walked(questions):
     """States of a synthetic world with the candidates of the lexical policy, and some that it would not think of."""
     world = SynthWorld(passages=300)
-    process = Process(retrieval.make("rank-bm25", tuple(world.passages())), k=5, max_searches=4)
+    dynamics = Dynamics(retrieval.make("rank-bm25", tuple(world.passages())), k=5, max_searches=4)
     policy = LexicalPolicy()
-    for task in itertools.islice(world.tasks("train"), questions):
-        running = process.start(task.question)
+    for task in itertools.islice(generate_tasks(world, "train"), questions):
+        running = dynamics.start(task.question)
         while running.stop is None:
             actions = [proposal.chosen() for proposal in policy.propose([running], 16)[0]]
             yield running, actions
-            (running,) = process.transition([running], actions[:1])
+            (running,) = dynamics.transition([running], actions[:1])
 
 
 def test_no_feature_is_the_same_for_all_states_and_actions():

@@ -255,6 +255,6 @@ def test_an_environments_card_names_the_judge_of_its_steps(tmp_path):
     options = f'llm = "scripted:{script}", mode = "rate"'
     card.write_text(f'{CARD}\n[reward]\nprocess = "judge"\noptions = {{ {options} }}\n')
     mdp = load_mdp(card, "test")
-    env = RAGEnv(mdp.tasks, mdp.process, mdp.reward)
+    env = RAGEnv(mdp.tasks, mdp.dynamics, mdp.reward)
     env.reset(seed=0)
     assert env.step(Search("rivers"))[1] == pytest.approx(-0.2)

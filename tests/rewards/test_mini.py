@@ -14,16 +14,17 @@ from safetensors.numpy import save_file
 
 from raggym_env import retrieval, rewards
 from raggym_env.core import Answer, Passage, Question, Search, State, Turn
-from raggym_env.data.synth import SynthWorld
+from raggym_env.data.synth import SynthWorld, generate_tasks
 from raggym_env.envs.env import RAGEnv
 from raggym_env.errors import CardError, RewardError
-from raggym_env.mdp.dynamics import Process
+from raggym_env.mdp.dynamics import Dynamics
+from raggym_env.mdp.step_reward import StepReward
 from raggym_env.policies.lexical import LexicalPolicy
-from raggym_env.rewards import StepReward, mini
+from raggym_env.rewards import mini
 from raggym_env.rewards.features import FEATURES
 from raggym_env.rewards.mini import MiniReward, load_weights
 from raggym_env.testing import check_process_reward
-from worlds import FILM, process
+from worlds import FILM, dynamics
 
 COST = 0.02
 JUNK = ["lorem ipsum", "Zorblax Quintarion", "asdf qwer", "???", "what is the weather tomorrow"]
@@ -32,14 +33,14 @@ JUNK = ["lorem ipsum", "Zorblax Quintarion", "asdf qwer", "???", "what is the we
 @pytest.fixture(scope="module")
 def world():
     synth = SynthWorld(passages=400)
-    return Process(retrieval.make("rank-bm25", tuple(synth.passages())), k=5, max_searches=8), synth
+    return Dynamics(retrieval.make("rank-bm25", tuple(synth.passages())), k=5, max_searches=8), synth
 
 
 @pytest.fixture(scope="module")
 def episodes(world):
     """The actions of `lexical` on 60 questions that nothing was trained on."""
     steps, synth = world
-    tasks = itertools.islice(synth.tasks("test"), 60)
+    tasks = itertools.islice(generate_tasks(synth, "test"), 60)
     return [(task.question, taken(steps, task.question, LexicalPolicy())) for task in tasks]
 
 
@@ -79,7 +80,7 @@ def gains(world, episodes, extra):
 
 
 def test_the_contract_holds_for_uneven_and_empty_candidates():
-    steps, _ = process()
+    steps, _ = dynamics()
     start = steps.start(FILM.question)
     (half,) = steps.transition([start], [Search("Dawn")])
     spent = replace(half, searches_left=0)
@@ -90,7 +91,7 @@ def test_the_contract_holds_for_uneven_and_empty_candidates():
 def test_the_rewards_of_an_episode_add_up_to_its_last_value_less_the_start_and_the_costs(world):
     steps, synth = world
     reward = MiniReward(search_cost=0.07)
-    for seed, task in enumerate(itertools.islice(synth.tasks("test"), 30)):
+    for seed, task in enumerate(itertools.islice(generate_tasks(synth, "test"), 30)):
         policy, rng = LexicalPolicy(seed=seed), np.random.default_rng(seed)
         running, actions = steps.start(task.question), []
         while running.stop is None:
@@ -143,7 +144,7 @@ def test_an_answer_is_read_as_if_searches_that_found_nothing_had_not_been_made()
 
 
 def test_a_search_beyond_the_budget_is_worth_its_draft_as_an_answer_or_nothing():
-    steps, _ = process(max_searches=1)
+    steps, _ = dynamics(max_searches=1)
     (spent,) = steps.transition([steps.start(FILM.question)], [Search("Dawn")])
     answered, drafted, bare = MiniReward().values([spent], [[Answer("Oslo"), Search("x", draft="Oslo"), Search("x")]])[
         0
@@ -332,8 +333,8 @@ def test_it_needs_no_torch():
 
 
 def test_an_environment_that_it_rewards_can_be_copied_and_the_copy_goes_its_own_way():
-    steps, _ = process()
-    env = RAGEnv([FILM], steps, StepReward(process=MiniReward()))
+    steps, _ = dynamics()
+    env = RAGEnv([FILM], steps, StepReward(process_reward=MiniReward()))
     env.reset(seed=0)
     env.step(Search("Dawn"))
     twin = copy.deepcopy(env)
@@ -343,7 +344,7 @@ def test_an_environment_that_it_rewards_can_be_copied_and_the_copy_goes_its_own_
 
 
 def test_gymnasium_makes_an_environment_with_it_by_name_and_by_object():
-    options = {"retriever": process()[1], "process_reward": "mini"}
+    options = {"retriever": dynamics()[1], "process_reward": "mini"}
     by_name = gym.make("RAGGym-Synth-v0", **options)
     by_object = gym.make("RAGGym-Synth-v0", **{**options, "process_reward": MiniReward()})
     earned = []

@@ -7,7 +7,7 @@ from raggym_env.errors import CardError, RewardError
 from raggym_env.protocols import BasePolicy, Proposal
 from raggym_env.rewards.rollout import RolloutReward
 from raggym_env.testing import check_process_reward
-from worlds import BOTH, FILM, PILL, process
+from worlds import BOTH, FILM, PILL, dynamics
 
 
 class Knower(BasePolicy):
@@ -28,7 +28,7 @@ class Knower(BasePolicy):
 
 
 def setup(policy=None, max_searches=3, completion_searches=None, **options):
-    steps, retriever = process(max_searches)
+    steps, retriever = dynamics(max_searches)
     tasks = [FILM, BOTH, PILL]
     return (
         steps,
@@ -153,7 +153,7 @@ def test_a_question_it_was_not_made_with_or_cannot_tell_apart_is_an_error():
 
 
 def test_it_is_made_by_name_for_training_splits_only():
-    steps, _ = process()
+    steps, _ = dynamics()
     made = rewards.make("rollout", [FILM], steps, "train", policy="lexical", policy_options={"searches": 1}, m=2)
     assert made.score([steps.start(FILM.question)], [[Answer("Oslo")]])[0].shape == (1,)
     with pytest.raises(RewardError, match="reads gold answers, so it is for splits named train"):
@@ -167,4 +167,4 @@ def test_it_is_made_by_name_for_training_splits_only():
 )
 def test_options_out_of_range_or_unknown_are_refused(options):
     with pytest.raises(CardError, match=next(iter(options))):
-        rewards.make("rollout", [FILM], process()[0], "train", **options)
+        rewards.make("rollout", [FILM], dynamics()[0], "train", **options)

@@ -253,14 +253,14 @@ def test_whatever_changes_a_run_is_part_of_what_it_is(towns, tmp_path, key):
 
 
 def test_the_process_reward_of_the_card_is_recorded(towns, tmp_path):
-    settings = {"reward.process": "random", "reward.options": {"seed": 5}}
+    settings = {"reward.process_reward": "random", "reward.options": {"seed": 5}}
     run, _ = evaluate(towns, Reader(), out=tmp_path / "run", settings=settings)
-    assert 0 < run.records()[0]["steps"][0]["process"] < 1
+    assert 0 < run.records()[0]["steps"][0]["process_reward"] < 1
 
 
 def test_evidence_is_refused_on_the_test_split_through_the_card(towns):
     with pytest.raises(RewardError, match="splits named train"):
-        evaluate(towns, Reader(), settings={"reward.process": "evidence"})
+        evaluate(towns, Reader(), settings={"reward.process_reward": "evidence"})
     with pytest.raises(RewardError, match="splits named train"):
         evaluate(towns, "lexical", settings={"policy.search": {"best_of": 2, "critic": "evidence"}})
 

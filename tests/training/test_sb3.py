@@ -13,7 +13,7 @@ from raggym_env.mdp.rollout import rollout
 from raggym_env.policies.lexical import LexicalPolicy
 from raggym_env.protocols import BasePolicy, Proposal
 from raggym_env.testing import check_policy
-from worlds import BOTH, FILM, process
+from worlds import BOTH, FILM, dynamics
 
 torch = pytest.importorskip("torch")
 sb3 = pytest.importorskip("stable_baselines3")
@@ -41,7 +41,7 @@ def told(state, actions):
 
 
 def env(n=N):
-    return CandidateActions(RAGEnv([FILM], process()[0]), Ideas(), n, told)
+    return CandidateActions(RAGEnv([FILM], dynamics()[0]), Ideas(), n, told)
 
 
 def ppo(**options):
@@ -157,7 +157,7 @@ def test_the_policy_chooses_what_the_model_predicts(make):
 
 
 def test_the_policy_keeps_the_contract_of_policies():
-    states = [process()[0].start(task.question) for task in (FILM, BOTH)]
+    states = [dynamics()[0].start(task.question) for task in (FILM, BOTH)]
     policy = SB3Policy(ppo(), Ideas(), features=told)
     check_policy(policy, states)
     (proposals, _) = policy.propose(states, 2)
@@ -173,7 +173,7 @@ def test_a_failing_proposer_fails_only_its_own_state():
             return [down if state.question.id == "film" else Ideas().propose([state], n)[0] for state in states]
 
     policy = SB3Policy(ppo(), Down(), features=told)
-    episodes = {episode.id: episode for episode in rollout(policy, [FILM, BOTH], process()[0])}
+    episodes = {episode.id: episode for episode in rollout(policy, [FILM, BOTH], dynamics()[0])}
     assert "server is down" in episodes["film"].error
     assert episodes["both"].error is None
 

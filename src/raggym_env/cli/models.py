@@ -10,7 +10,8 @@ import typer
 from rich.console import Console
 from rich.table import Column, Table
 
-from raggym_env.models import get as models
+from raggym_env.models.catalogue import SOURCES, statuses
+from raggym_env.models.get import get
 
 __all__ = ["app"]
 
@@ -23,12 +24,12 @@ AsJson = Annotated[bool, typer.Option("--json", help="Print JSON for programs.")
 @app.command("list")
 def list_command(as_json: AsJson = False) -> None:
     """Show the known models and whether they are here."""
-    statuses = models.statuses()
+    known = statuses()
     if as_json:
-        typer.echo(json.dumps([asdict(status) for status in statuses], indent=2))
+        typer.echo(json.dumps([asdict(status) for status in known], indent=2))
         return
     table = Table("model", "what", "licence", "MB", "from", Column("folder", overflow="fold"))
-    for status in statuses:
+    for status in known:
         size = "" if status.megabytes is None else f"{status.megabytes:,.0f}"
         table.add_row(status.name, status.title, status.licence, size, status.source or "", status.folder or "not here")
     Console().print(table)
@@ -42,4 +43,4 @@ def get_command(
     ] = None,
 ) -> None:
     """Put a model into the cache and print its folder."""
-    typer.echo(models.get(name, sources=[source] if source else models.SOURCES))
+    typer.echo(get(name, sources=[source] if source else SOURCES))

@@ -23,7 +23,7 @@ from raggym_env.data.prepare import (
     world_source,
 )
 from raggym_env.data.sources import Located, locate, no_corpus, not_found
-from raggym_env.data.synth.cached_tasks import generated_tasks
+from raggym_env.data.synth.cached_tasks import cached_tasks
 from raggym_env.errors import CardError, DataNotFound, MissingExtra, UnknownName
 
 if TYPE_CHECKING:
@@ -198,7 +198,7 @@ def _generated(card: EnvCard, split: str) -> Found:
     from raggym_env.data.synth import SynthWorld
 
     world = SynthWorld(**options)
-    tasks = generated_tasks(world, source.questions, _count(source.rows))
+    tasks = cached_tasks(world, source.questions, _count(source.rows))
     words = " ".join(f"{name}={value}" for name, value in options.items())
     read = f"synthetic world ({words}), {source.questions} ({source.rows})"
     return Found(_task_set(card, split, tasks, read), world)

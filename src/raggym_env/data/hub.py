@@ -3,18 +3,17 @@
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from raggym_env.data.files import Record
 from raggym_env.errors import CardError, DataNotFound, MissingExtra
+from raggym_env.network import HubUnreachable, hub_errors, require_hub
 
 __all__ = ["PREFIX", "HubName", "fetch", "hub_name", "hub_records"]
 
 PREFIX = "hub:"
-_TIMEOUT_S = 10.0
 
 LoadDataset = Callable[..., Iterable[Mapping[str, Any]]]
 
@@ -85,30 +84,17 @@ def hub_records(name: HubName, *, load_dataset: LoadDataset | None = None) -> It
 def _load(name: HubName) -> Iterable[Mapping[str, Any]]:
     try:
         import datasets
-        from huggingface_hub.errors import HfHubHTTPError
     except ImportError as error:
         raise MissingExtra("The Hugging Face hub", "hub") from error
-    _require_network()
-    # HfHubHTTPError derives from the base error of the HTTP library in use, which differs between its versions.
-    http_errors = HfHubHTTPError.__bases__
+    try:
+        require_hub()
+    except HubUnreachable as error:
+        raise DataNotFound(str(error)) from error
     try:
         rows: Iterable[Mapping[str, Any]] = datasets.load_dataset(name.repository, name.config, split=name.split)
-    except (OSError, ValueError, datasets.exceptions.DatasetsError, *http_errors) as error:
+    except (datasets.exceptions.DatasetsError, *hub_errors()) as error:
         raise DataNotFound(f"the hub did not give {name.repository}: {error}") from error
     return rows
-
-
-def _require_network() -> None:
-    """Fail within seconds where there is no network: the hub's own client retries for half a minute."""
-    import httpx
-
-    if os.environ.get("HF_HUB_OFFLINE", "0") not in ("", "0"):
-        return
-    endpoint = os.environ.get("HF_ENDPOINT", "https://huggingface.co")
-    try:
-        httpx.head(endpoint, timeout=_TIMEOUT_S)
-    except (httpx.HTTPError, httpx.InvalidURL) as error:
-        raise DataNotFound(f"{endpoint} cannot be reached ({error})") from error
 
 
 def _write(rows: Iterable[Mapping[str, Any]], path: Path) -> None:

@@ -16,8 +16,8 @@ from numpy.typing import NDArray
 
 from raggym_env.core import Action, Answer, Obs, Question, State, Usage
 from raggym_env.envs.env import RAGEnv
-from raggym_env.errors import InvalidAction, PolicyError
-from raggym_env.protocols import Policy, Proposal, distinct, total_usage
+from raggym_env.errors import InvalidAction, OptionError, PolicyError
+from raggym_env.protocols import Policy, Proposal, distinct, propose, total_usage
 
 __all__ = ["OWN_FEATURES", "STATE_FEATURES", "CandidateActions", "Candidates", "Features", "Slots"]
 
@@ -83,9 +83,9 @@ class Candidates:
 
     def __init__(self, policy: Policy, n: int = 8, features: Features | None = None, *, cache: int = 50_000) -> None:
         if n < 1:
-            raise ValueError(f"n must be at least 1, got {n}.")
+            raise OptionError(f"n must be at least 1, got {n}.")
         if cache < 0:
-            raise ValueError(f"cache must be 0 or more, got {cache}.")
+            raise OptionError(f"cache must be 0 or more, got {cache}.")
         self.policy = policy
         self.n = n
         self.features = features or _default_features()
@@ -112,7 +112,7 @@ class Candidates:
         """
         known = {state: self._cache[state] for state in states if state in self._cache}
         new = [state for state in dict.fromkeys(states) if state not in known]
-        proposed = self.policy.propose(new, self.n) if new else []
+        proposed = propose(self.policy, new, self.n) if new else []
         if len(proposed) != len(new):
             raise PolicyError(f"The policy gave proposals for {len(proposed)} states instead of {len(new)}.")
         for state, proposals in zip(new, proposed, strict=True):

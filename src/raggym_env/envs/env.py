@@ -12,7 +12,8 @@ from raggym_env.core import Action, Obs, State, Task, as_action
 from raggym_env.envs.episodes import Episodes, Outcome
 from raggym_env.envs.render import render_episode
 from raggym_env.envs.spaces import ActType, action_space, observation_space, observe
-from raggym_env.mdp.dynamics import Process
+from raggym_env.errors import OptionError
+from raggym_env.mdp.dynamics import Dynamics
 from raggym_env.mdp.step_reward import StepReward
 
 __all__ = ["RAGEnv"]
@@ -63,7 +64,7 @@ class RAGEnv(gym.Env[Obs, ActType]):
     def __init__(
         self,
         tasks: Sequence[Task],
-        process: Process,
+        dynamics: Dynamics,
         reward: StepReward | None = None,
         *,
         render_mode: str | None = None,
@@ -72,15 +73,15 @@ class RAGEnv(gym.Env[Obs, ActType]):
 
         Args:
             tasks: Questions to draw episodes from, at least one.
-            process: The transition: retriever, passages per search, search budget.
+            dynamics: The transition: retriever, passages per search, search budget.
             reward: How steps are rewarded; by default exact match of the answer.
             render_mode: "ansi" (render returns text), "human" (every step is printed) or None.
         """
         if render_mode not in (None, *RENDER_MODES):
-            raise ValueError(f"render_mode must be None or one of {RENDER_MODES}, got {render_mode!r}.")
-        self.episodes = Episodes(tasks, process, reward)
+            raise OptionError(f"render_mode must be None or one of {RENDER_MODES}, got {render_mode!r}.")
+        self.episodes = Episodes(tasks, dynamics, reward)
         self.render_mode = render_mode
-        self.observation_space = observation_space(process.max_searches)  # type: ignore[assignment]  # Obs is its dict
+        self.observation_space = observation_space(dynamics.max_searches)  # type: ignore[assignment]  # Obs is its dict
         self.action_space = action_space()
         self.task: Task | None = None
         """The current task, with its gold answer: for rewards, wrappers and people, not for agents."""
@@ -103,7 +104,7 @@ class RAGEnv(gym.Env[Obs, ActType]):
         super().reset(seed=seed)
         index = self.episodes.pick(self.np_random, options)
         self.task = self.episodes.tasks[index]
-        self.state = self.episodes.process.start(self.task.question)
+        self.state = self.episodes.dynamics.start(self.task.question)
         self.action = None
         self._outcomes = []
         if self.render_mode == "human":

@@ -9,7 +9,7 @@ import numpy as np
 
 from raggym_env.core import Action, State, StopReason, Task
 from raggym_env.errors import DataError, InvalidReset, UnknownName
-from raggym_env.mdp.dynamics import Process
+from raggym_env.mdp.dynamics import Dynamics
 from raggym_env.mdp.step_reward import Reward, StepReward
 
 __all__ = ["Episodes", "Outcome"]
@@ -34,7 +34,7 @@ class Outcome(NamedTuple):
         info: dict[str, Any] = {
             "question_id": task.question.id,
             "outcome_reward": self.reward.outcome,
-            "process_reward": self.reward.process,
+            "process_reward": self.reward.process_reward,
         }
         if self.state.stop is not None:
             info["stop_reason"] = self.state.stop.value
@@ -45,11 +45,11 @@ class Outcome(NamedTuple):
 class Episodes:
     """Tasks to draw episodes from, the process they follow and the reward of their steps."""
 
-    def __init__(self, tasks: Sequence[Task], process: Process, reward: StepReward | None = None) -> None:
+    def __init__(self, tasks: Sequence[Task], dynamics: Dynamics, reward: StepReward | None = None) -> None:
         if not len(tasks):
             raise DataError("An environment needs at least one task, got none.")
         self.tasks = tasks
-        self.process = process
+        self.dynamics = dynamics
         self.reward = reward or StepReward()
 
     def pick(self, rng: np.random.Generator, options: Mapping[str, Any] | None) -> int:
@@ -87,6 +87,6 @@ class Episodes:
             RetrievalError: The search failed. Nothing has changed, so the step may be repeated.
             RewardError: The process reward failed. Likewise.
         """
-        after = self.process.transition(states, actions)
+        after = self.dynamics.transition(states, actions)
         rewards = self.reward.score(tasks, states, actions, after)
         return [Outcome(state, reward) for state, reward in zip(after, rewards, strict=True)]

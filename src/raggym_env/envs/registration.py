@@ -33,7 +33,7 @@ def make_env(card: str | Path | EnvCard, *, render_mode: str | None = None, **se
     from raggym_env.envs.env import RAGEnv
 
     mdp = load_mdp(card, **settings)
-    return RAGEnv(mdp.tasks, mdp.process, mdp.reward, render_mode=render_mode)
+    return RAGEnv(mdp.tasks, mdp.dynamics, mdp.reward, render_mode=render_mode)
 
 
 def make_vector_env(
@@ -48,7 +48,7 @@ def make_vector_env(
     from raggym_env.envs.vector import RAGVectorEnv
 
     mdp = load_mdp(card, **settings)
-    return RAGVectorEnv(mdp.tasks, mdp.process, mdp.reward, num_envs=num_envs, autoreset_mode=autoreset_mode)
+    return RAGVectorEnv(mdp.tasks, mdp.dynamics, mdp.reward, num_envs=num_envs, autoreset_mode=autoreset_mode)
 
 
 def register_card(path: str | Path) -> str:

@@ -64,7 +64,7 @@ def _reward(rewards: Sequence[Reward], index: int) -> str:
     if not 0 <= index < len(rewards):
         return ""
     reward = rewards[index]
-    return f"   reward {reward.total:+.3f} (outcome {reward.outcome:.3f}, process {reward.process:+.3f})"
+    return f"   reward {reward.total:+.3f} (outcome {reward.outcome:.3f}, process {reward.process_reward:+.3f})"
 
 
 def _wrap(head: str, text: str) -> str:

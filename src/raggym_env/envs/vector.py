@@ -16,8 +16,8 @@ from numpy.typing import NDArray
 from raggym_env.core import State, Task, as_action
 from raggym_env.envs.episodes import Episodes, Outcome
 from raggym_env.envs.spaces import action_space, observation_space, observe
-from raggym_env.errors import InvalidAction
-from raggym_env.mdp.dynamics import Process
+from raggym_env.errors import InvalidAction, OptionError
+from raggym_env.mdp.dynamics import Dynamics
 from raggym_env.mdp.step_reward import StepReward
 
 __all__ = ["RAGVectorEnv"]
@@ -39,7 +39,7 @@ class RAGVectorEnv(VectorEnv[VectorObs, Any, Any]):
     def __init__(
         self,
         tasks: Sequence[Task],
-        process: Process,
+        dynamics: Dynamics,
         reward: StepReward | None = None,
         *,
         num_envs: int = 1,
@@ -49,18 +49,18 @@ class RAGVectorEnv(VectorEnv[VectorObs, Any, Any]):
 
         Args:
             tasks: Questions to draw episodes from, at least one.
-            process: The transition: retriever, passages per search, search budget.
+            dynamics: The transition: retriever, passages per search, search budget.
             reward: How steps are rewarded; by default exact match of the answer.
             num_envs: Number of parallel episodes, `n`, at least 1.
             autoreset_mode: When an ended episode is followed by the next; see `gymnasium.vector.AutoresetMode`.
         """
         if num_envs < 1:
-            raise ValueError(f"num_envs must be at least 1, got {num_envs}.")
+            raise OptionError(f"num_envs must be at least 1, got {num_envs}.")
         self.num_envs = num_envs
-        self.episodes = Episodes(tasks, process, reward)
+        self.episodes = Episodes(tasks, dynamics, reward)
         self.autoreset_mode = AutoresetMode(autoreset_mode)
         self.metadata = {**type(self).metadata, "autoreset_mode": self.autoreset_mode}
-        self.single_observation_space = observation_space(process.max_searches)
+        self.single_observation_space = observation_space(dynamics.max_searches)
         self.single_action_space = action_space()
         self.observation_space = batch_space(self.single_observation_space, num_envs)
         self.action_space = batch_space(self.single_action_space, num_envs)
@@ -151,7 +151,7 @@ class RAGVectorEnv(VectorEnv[VectorObs, Any, Any]):
         index = self.episodes.pick(rng, options)
         task = self.episodes.tasks[index]
         self._tasks[i] = task
-        self._states[i] = self.episodes.process.start(task.question)
+        self._states[i] = self.episodes.dynamics.start(task.question)
         return {"question_id": task.id, "index": index}
 
     def _seeds(self, seed: int | Sequence[int | None] | None) -> list[int | None]:
@@ -160,7 +160,7 @@ class RAGVectorEnv(VectorEnv[VectorObs, Any, Any]):
         seeds: list[int | None]
         seeds = [seed + i for i in range(self.num_envs)] if isinstance(seed, int) else list(seed)
         if len(seeds) != self.num_envs:
-            raise ValueError(f"{self.num_envs} environments need as many seeds, got {len(seeds)}.")
+            raise OptionError(f"{self.num_envs} environments need as many seeds, got {len(seeds)}.")
         return seeds
 
     def _observe(self) -> VectorObs:
@@ -179,7 +179,7 @@ def _reset_mask(mask: Any, n: int) -> NDArray[np.bool_]:
     if mask is None:
         return np.ones(n, np.bool_)
     if not isinstance(mask, np.ndarray) or mask.dtype != np.bool_ or mask.shape != (n,) or not mask.any():
-        raise ValueError(f"reset_mask must be a bool array of shape ({n},) with a True in it, got {mask!r}.")
+        raise OptionError(f"reset_mask must be a bool array of shape ({n},) with a True in it, got {mask!r}.")
     return mask
 
 

@@ -1,54 +1,45 @@
-"""Language models, by name: `hf:NAME`, `openai:MODEL@URL`, `scripted:FILE`.
+"""Language models, by name: `hf:NAME`, `openai:MODEL@URL`, `scripted:FILE`, or your own `module:Class`.
 
-Adding a back end is adding a file and a name to `BACKENDS`.
+Adding a back end is adding a file and a name to `raggym_env.registry.LLMS`.
 """
 
 from __future__ import annotations
 
-import importlib
-import inspect
 from typing import Any
 
-from raggym_env.errors import LLMError, UnknownName
+from raggym_env.errors import OptionError
 from raggym_env.protocols import LLM, Completion, Messages, Sampling, Scorer
+from raggym_env.registry import LLMS, Factory
 
-__all__ = ["BACKENDS", "LLM", "Completion", "Messages", "Sampling", "Scorer", "make"]
-
-BACKENDS: dict[str, str] = {
-    "hf": "raggym_env.llm.hf.model:load",
-    "openai": "raggym_env.llm.openai.client:connect",
-    "scripted": "raggym_env.llm.scripted:load",
-}
-"""Back end -> "module:callable". The callable takes what follows the colon, then options by keyword."""
+__all__ = ["LLM", "LLMS", "Completion", "Messages", "Sampling", "Scorer", "make"]
 
 
-def make(spec: str, **options: Any) -> LLM:
+def make(llm: str | Factory, **options: Any) -> LLM:
     """Make a model from a spec such as `hf:smollm2` or `openai:my-model@http://localhost:8000/v1`.
 
     Args:
-        spec: Back end, a colon, and what that back end calls the model.
-        options: Keyword arguments of the back end.
+        llm: A back end, a colon, and what that back end calls the model; your own "module:Class" or
+            "module:Class:MODEL"; or a class. A class of yours gets MODEL, where there is one, as its first argument.
+        options: Keyword arguments of the back end or class.
 
     Raises:
-        LLMError: The spec has no back end, or the model cannot be had; the message says what was tried.
-        UnknownName: There is no such back end.
+        UnknownName: There is no such back end or class.
+        OptionError: The spec has no back end, or the back end has no such option.
+        LLMError: The model cannot be had; the message says what was tried.
         MissingExtra: The back end needs an optional dependency that is not installed.
     """
-    backend, colon, name = spec.partition(":")
-    if not colon or not name:
-        raise LLMError(
-            f"A model is named like hf:NAME or openai:MODEL@URL, got {spec!r}. Back ends: {sorted(BACKENDS)}."
+    if not isinstance(llm, str):
+        made: LLM = LLMS.make(llm, **options)
+        return made
+    backend, _, name = llm.partition(":")
+    if not backend or not name:
+        raise OptionError(
+            f"A model is named like hf:NAME or openai:MODEL@URL, got {llm!r}. Back ends: {', '.join(sorted(LLMS))}, "
+            "or your own module:Class."
         )
-    if backend not in BACKENDS:
-        raise UnknownName("language-model back end", backend, BACKENDS)
-    module, _, attribute = BACKENDS[backend].partition(":")
-    build = getattr(importlib.import_module(module), attribute)
-    try:
-        inspect.signature(build).bind(name, **options)
-    except TypeError as error:
-        known = [
-            each for each, about in inspect.signature(build).parameters.items() if about.kind is about.KEYWORD_ONLY
-        ]
-        raise LLMError(f"The back end {backend!r}: {error}. Its options: {', '.join(known)}.") from error
-    model: LLM = build(name, **options)
-    return model
+    if backend in LLMS:
+        made = LLMS.make(backend, name, **options)
+        return made
+    attribute, colon, model = name.partition(":")
+    made = LLMS.make(f"{backend}:{attribute}", *([model] if colon else []), **options)
+    return made

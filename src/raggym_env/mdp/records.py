@@ -50,7 +50,7 @@ class Step:
     passages: tuple[Passage, ...] = ()
     """What it found, best first."""
     outcome: float = 0.0
-    process: float = 0.0
+    process_reward: float = 0.0
     text: str = ""
     """The raw output the action was parsed from."""
     score: float | None = None
@@ -62,14 +62,16 @@ class Step:
     usage: Usage = field(default_factory=Usage)
 
     @classmethod
-    def of(cls, before: State, action: Action, after: State, outcome: float, process: float, **rest: Any) -> Step:
+    def of(
+        cls, before: State, action: Action, after: State, outcome: float, process_reward: float, **rest: Any
+    ) -> Step:
         """The record of taking `action` in `before`, which led to `after`."""
         found = after.history[-1].passages if len(after.history) > len(before.history) else ()
-        return cls(action, found, outcome, process, **rest)
+        return cls(action, found, outcome, process_reward, **rest)
 
     def to_json(self) -> Json:
         """The record of a run: of passages only their ids and titles, of the prompt nothing."""
-        record: Json = {**action_to_json(self.action), "outcome": self.outcome, "process": self.process}
+        record: Json = {**action_to_json(self.action), "outcome": self.outcome, "process_reward": self.process_reward}
         if self.passages:
             record["passages"] = [[passage.id, passage.title] for passage in self.passages]
         if self.text:

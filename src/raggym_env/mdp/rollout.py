@@ -8,14 +8,14 @@ from dataclasses import dataclass, field, replace
 from itertools import islice
 from typing import NamedTuple, TypeVar
 
-from raggym_env.core import Action, Question, State, StopReason, Task, Usage
-from raggym_env.errors import InvalidAction, LLMError, PolicyError, RAGGymError
-from raggym_env.mdp.dynamics import Process
+from raggym_env.core import Action, State, StopReason, Task, Usage
+from raggym_env.errors import InvalidAction, LLMError, OptionError, PolicyError, RAGGymError
+from raggym_env.mdp.dynamics import Dynamics
 from raggym_env.mdp.records import Candidate, Episode, Step
 from raggym_env.mdp.step_reward import StepReward
-from raggym_env.protocols import Policy, Proposal
+from raggym_env.protocols import Policy, Proposal, propose
 
-__all__ = ["Numbered", "complete", "numbered", "rollout"]
+__all__ = ["complete", "rollout"]
 
 T = TypeVar("T")
 
@@ -48,7 +48,7 @@ class _Running:
 def rollout(
     policy: Policy,
     tasks: Iterable[Task],
-    process: Process,
+    dynamics: Dynamics,
     reward: StepReward | None = None,
     *,
     in_flight: int = 32,
@@ -62,36 +62,23 @@ def rollout(
     Args:
         policy: Proposes one action per state.
         tasks: Read lazily; may be endless.
-        process: The transition.
+        dynamics: The transition.
         reward: How steps are rewarded; by default exact match of the answer.
         in_flight: Episodes that run side by side, at least 1. Policies, searches and rewards see batches of up to
             this size. Results do not depend on it unless the policy's do.
     """
     if in_flight < 1:
-        raise ValueError(f"in_flight must be at least 1, got {in_flight}.")
-    starting = (_Running(task, process.start(task.question)) for task in tasks)
-    for ended in _run(starting, policy, process, reward or StepReward(), in_flight):
+        raise OptionError(f"in_flight must be at least 1, got {in_flight}.")
+    starting = (_Running(task, dynamics.start(task.question)) for task in tasks)
+    for ended in _run(starting, policy, dynamics, reward or StepReward(), in_flight):
         yield from [episode.record() for episode in ended]
-
-
-@dataclass(frozen=True, slots=True)
-class Numbered(Question):
-    """The question of one of several episodes on it. It lasts from state to state, so a policy can tell them apart."""
-
-    number: int = 0
-
-
-def numbered(state: State, number: int) -> State:
-    """The state as that of one of several episodes on its question."""
-    asked = state.question
-    return replace(state, question=Numbered(asked.id, asked.text, asked.options, number))
 
 
 def complete(
     policy: Policy,
     tasks: Sequence[Task],
     states: Sequence[State],
-    process: Process,
+    dynamics: Dynamics,
     reward: StepReward | None = None,
 ) -> list[Episode]:
     """Run the policy from given states to the end, all side by side. Failures are recorded as by `rollout`.
@@ -100,7 +87,7 @@ def complete(
         policy: Proposes one action per state.
         tasks: `n` tasks, which may repeat.
         states: `n` states of these tasks' questions; those that have ended stay as they are.
-        process: The transition.
+        dynamics: The transition.
         reward: How steps are rewarded; by default exact match of the answer.
 
     Returns:
@@ -108,13 +95,13 @@ def complete(
     """
     episodes = [_Running(task, state) for task, state in zip(tasks, states, strict=True)]
     starting = iter([episode for episode in episodes if not episode.over])
-    for _ in _run(starting, policy, process, reward or StepReward(), max(1, len(episodes))):
+    for _ in _run(starting, policy, dynamics, reward or StepReward(), max(1, len(episodes))):
         pass
     return [episode.record() for episode in episodes]
 
 
 def _run(
-    waiting: Iterator[_Running], policy: Policy, process: Process, reward: StepReward, in_flight: int
+    waiting: Iterator[_Running], policy: Policy, dynamics: Dynamics, reward: StepReward, in_flight: int
 ) -> Iterator[list[_Running]]:
     """Run episodes, at most `in_flight` at a time, and yield after each step those that ended."""
     running: list[_Running] = []
@@ -122,7 +109,7 @@ def _run(
         running += islice(waiting, in_flight - len(running))
         if not running:
             return
-        _advance(running, policy, process, reward)
+        _advance(running, policy, dynamics, reward)
         yield [episode for episode in running if episode.over]
         running = [episode for episode in running if not episode.over]
 
@@ -135,11 +122,11 @@ class _Chosen(NamedTuple):
     action: Action
 
 
-def _advance(running: Sequence[_Running], policy: Policy, process: Process, reward: StepReward) -> None:
+def _advance(running: Sequence[_Running], policy: Policy, dynamics: Dynamics, reward: StepReward) -> None:
     """Take one step in each episode."""
     chosen: list[_Chosen] = []
     _isolated(lambda part: chosen.extend(_propose(part, policy)), running, lambda episode: episode)
-    _isolated(lambda part: _apply(part, process, reward), chosen, lambda choice: choice.episode)
+    _isolated(lambda part: _apply(part, dynamics, reward), chosen, lambda choice: choice.episode)
 
 
 def _isolated(act: Callable[[Sequence[T]], None], batch: Sequence[T], episode: Callable[[T], _Running]) -> None:
@@ -160,9 +147,7 @@ def _isolated(act: Callable[[Sequence[T]], None], batch: Sequence[T], episode: C
 
 def _propose(running: Sequence[_Running], policy: Policy) -> list[_Chosen]:
     """The episodes that go on, with what the policy chose. One whose output is no action fails by itself."""
-    proposed = policy.propose([episode.state for episode in running])
-    if len(proposed) != len(running):
-        raise PolicyError(f"The policy gave proposals for {len(proposed)} states instead of {len(running)}.")
+    proposed = propose(policy, [episode.state for episode in running])
     chosen = []
     for episode, proposals in zip(running, proposed, strict=True):
         proposal = proposals[0] if proposals else Proposal(None, failure="the policy proposed nothing")
@@ -178,14 +163,14 @@ def _propose(running: Sequence[_Running], policy: Policy) -> list[_Chosen]:
     return chosen
 
 
-def _apply(chosen: Sequence[_Chosen], process: Process, reward: StepReward) -> None:
+def _apply(chosen: Sequence[_Chosen], dynamics: Dynamics, reward: StepReward) -> None:
     states = [choice.episode.state for choice in chosen]
     actions = [choice.action for choice in chosen]
-    after = process.transition(states, actions)
+    after = dynamics.transition(states, actions)
     rewards = reward.score([choice.episode.task for choice in chosen], states, actions, after)
     # From here on nothing can fail, so no episode is left half-stepped.
     for (episode, proposal, action), state, part in zip(chosen, after, rewards, strict=True):
-        step = Step.of(episode.state, action, state, part.outcome, part.process, **_provenance(proposal))
+        step = Step.of(episode.state, action, state, part.outcome, part.process_reward, **_provenance(proposal))
         episode.steps.append(step)
         episode.state = state
 

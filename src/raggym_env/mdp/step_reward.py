@@ -5,12 +5,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import NamedTuple
 
-import numpy as np
-
 from raggym_env.core import Action, State, Task
-from raggym_env.errors import RewardError
+from raggym_env.errors import OptionError
 from raggym_env.mdp.metrics import METRICS, score
 from raggym_env.protocols import ProcessReward
+from raggym_env.protocols import score as score_actions
 
 __all__ = ["Reward", "StepReward"]
 
@@ -20,7 +19,7 @@ class Reward(NamedTuple):
 
     total: float
     outcome: float
-    process: float
+    process_reward: float
 
 
 _ZERO = Reward(0.0, 0.0, 0.0)
@@ -37,15 +36,15 @@ class StepReward:
     def __init__(
         self,
         metric: str = "em",
-        process: ProcessReward | None = None,
+        process_reward: ProcessReward | None = None,
         *,
         outcome_weight: float = 1.0,
         process_weight: float = 1.0,
     ) -> None:
         if metric not in METRICS:
-            raise ValueError(f"metric must be one of {sorted(METRICS)}, got {metric!r}.")
+            raise OptionError(f"metric must be one of {sorted(METRICS)}, got {metric!r}.")
         self.metric = metric
-        self.process = process
+        self.process_reward = process_reward
         self.outcome_weight = outcome_weight
         self.process_weight = process_weight
 
@@ -57,24 +56,18 @@ class StepReward:
         Raises:
             RewardError: The process reward failed.
         """
-        process = self._process_scores(states, actions)
+        process_rewards = self._process_rewards(states, actions)
         return [
             # Most steps are searches without a process reward; they share one immutable zero.
             _ZERO if state.stop is None and part == 0.0 else self._blend(task, state, part)
-            for task, state, part in zip(tasks, after, process, strict=True)
+            for task, state, part in zip(tasks, after, process_rewards, strict=True)
         ]
 
-    def _blend(self, task: Task, state: State, process: float) -> Reward:
+    def _blend(self, task: Task, state: State, process_reward: float) -> Reward:
         outcome = 0.0 if state.stop is None else score(self.metric, state.answer, task)
-        return Reward(self.outcome_weight * outcome + self.process_weight * process, outcome, process)
+        return Reward(self.outcome_weight * outcome + self.process_weight * process_reward, outcome, process_reward)
 
-    def _process_scores(self, states: Sequence[State], actions: Sequence[Action]) -> list[float]:
-        if self.process is None:
+    def _process_rewards(self, states: Sequence[State], actions: Sequence[Action]) -> list[float]:
+        if self.process_reward is None:
             return [0.0] * len(states)
-        scores = [np.asarray(row, np.float32) for row in self.process.score(states, [(a,) for a in actions])]
-        if len(scores) != len(states) or any(row.shape != (1,) or not np.isfinite(row[0]) for row in scores):
-            raise RewardError(
-                f"{type(self.process).__name__} must give one finite score per action: {len(states)} arrays "
-                f"of shape (1,), got {len(scores)} {[row.tolist() for row in scores]!r:.200}."
-            )
-        return [float(row[0]) for row in scores]
+        return [float(row[0]) for row in score_actions(self.process_reward, states, [(action,) for action in actions])]

@@ -12,10 +12,11 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from raggym_env.errors import MissingExtra, RetrievalError, UnknownName
+from raggym_env.models import catalogue
+from raggym_env.network import HubUnreachable, hub_model_commit, hub_offline
 
 __all__ = ["Source", "find"]
 
-_HUB_TIMEOUT_S = 10.0
 _HUB_FILES = ["*.json", "*.txt", "*.model", "*.safetensors"]
 _HUB_OTHERS = ["onnx/*", "openvino/*"]
 _HASHED = frozenset({".json", ".txt", ".model", ".safetensors"})
@@ -44,16 +45,14 @@ def find(name: str, *, hub: str, known: Iterable[str]) -> Source:
         RetrievalError: The hub does not give it; the message says how to get it.
         MissingExtra: The hub's client is not installed.
     """
-    from raggym_env.models import get as models
-
-    if cached := models.folder(name) if name in models.ENCODERS else None:
+    if cached := catalogue.folder(name) if name in catalogue.ENCODERS else None:
         return Source(cached, {"files": _content_hash(cached)})
     path = Path(name).expanduser()
     if path.is_dir():
         return Source(path.resolve(), {"files": _content_hash(path)})
     if hub.count("/") != 1:
         raise UnknownName("model, folder or model of the hub (OWNER/NAME)", name, known)
-    folder = _hub_folder(hub, f"raggym models get {name}" if name in models.ENCODERS else f"hf download {hub}")
+    folder = _hub_folder(hub, f"raggym models get {name}" if name in catalogue.ENCODERS else f"hf download {hub}")
     return Source(folder, {"hub": hub, "commit": folder.name})
 
 
@@ -82,31 +81,24 @@ def _hub_folder(name: str, command: str) -> Path:
 
 def _downloaded(name: str) -> Path | None:
     from huggingface_hub import snapshot_download
-    from huggingface_hub.constants import is_offline_mode
 
     try:
         folder = Path(snapshot_download(name, local_files_only=True))
     except (OSError, ValueError):
         return None
     # Something else may have needed a part of it only, say its tokenizer.
-    return folder if is_offline_mode() or any(folder.glob("*.safetensors")) else None
+    return folder if hub_offline() or any(folder.glob("*.safetensors")) else None
 
 
 def _download(name: str) -> Path:
     import httpx
-    from huggingface_hub import HfApi, snapshot_download
-    from huggingface_hub.constants import is_offline_mode
+    from huggingface_hub import snapshot_download
 
-    if is_offline_mode():
-        raise RetrievalError("it was not downloaded before, and HF_HUB_OFFLINE is set")
     try:
-        # Asked first, and with little patience: where there is no network the download would retry for long.
-        commit = HfApi().model_info(name, timeout=_HUB_TIMEOUT_S).sha
+        commit = hub_model_commit(name)
         _log.info("Downloading the model %s", name)
         return Path(snapshot_download(name, revision=commit, allow_patterns=_HUB_FILES, ignore_patterns=_HUB_OTHERS))
+    except HubUnreachable as error:
+        raise RetrievalError(str(error)) from error
     except (OSError, ValueError, httpx.HTTPError) as error:
-        raise RetrievalError(f"{type(error).__name__}: {_first_line(error)}") from error
-
-
-def _first_line(error: BaseException) -> str:
-    return str(error).strip().partition("\n")[0]
+        raise RetrievalError(f"{type(error).__name__}: {str(error).strip().partition(chr(10))[0]}") from error

@@ -5,11 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import replace
 
-import numpy as np
-
 from raggym_env.core import State, Usage
-from raggym_env.errors import RAGGymError, RewardError
-from raggym_env.protocols import BasePolicy, Policy, ProcessReward, Proposal, distinct, total_usage
+from raggym_env.errors import OptionError, RAGGymError
+from raggym_env.protocols import BasePolicy, Policy, ProcessReward, Proposal, distinct, propose, score, total_usage
 
 __all__ = ["BestOf", "score_all"]
 
@@ -27,14 +25,14 @@ class BestOf(BasePolicy):
 
     def __init__(self, policy: Policy, critic: ProcessReward, n: int = 10) -> None:
         if n < 1:
-            raise ValueError(f"n must be at least 1, got {n}.")
+            raise OptionError(f"n must be at least 1, got {n}.")
         self.policy = policy
         self.critic = critic
         self.n = n
 
     def propose(self, states: Sequence[State], n: int = 1) -> list[list[Proposal]]:
         """The `n` best candidates of each state, best first; an outage where the critic failed."""
-        proposed = self.policy.propose(states, max(n, self.n)) if states else []
+        proposed = propose(self.policy, states, max(n, self.n)) if states else []
         scored = score_all(self.critic, states, [distinct(proposals) for proposals in proposed])
         return [_best(row, proposals, n) for row, proposals in zip(scored, proposed, strict=True)]
 
@@ -59,9 +57,7 @@ def score_all(
 def _scored(
     critic: ProcessReward, states: Sequence[State], candidates: Sequence[Sequence[Proposal]]
 ) -> list[list[Proposal]]:
-    scores = critic.score(states, [[candidate.chosen() for candidate in row] for row in candidates])
-    if not all(np.isfinite(values).all() for values in scores):
-        raise RewardError(f"{type(critic).__name__} gave scores that are no numbers: {scores!r:.200}.")
+    scores = score(critic, states, [[candidate.chosen() for candidate in row] for row in candidates])
     scored = [
         [replace(candidate, score=float(value)) for candidate, value in zip(row, values, strict=True)]
         for row, values in zip(candidates, scores, strict=True)

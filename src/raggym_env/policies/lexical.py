@@ -7,6 +7,7 @@ import random
 from collections.abc import Iterable, Sequence
 
 from raggym_env.core import Answer, Search, State, state_rng
+from raggym_env.errors import OptionError
 from raggym_env.protocols import BasePolicy, Proposal
 from raggym_env.reading.answers import answers, answers_from, reading_of
 from raggym_env.reading.options import option_queries
@@ -44,9 +45,9 @@ class LexicalPolicy(BasePolicy):
 
     def __init__(self, *, seed: int = 0, searches: int = 6, enough: float = 0.35, temperature: float = 0.5) -> None:
         if searches < 0:
-            raise ValueError(f"searches must be 0 or more, got {searches}.")
+            raise OptionError(f"searches must be 0 or more, got {searches}.")
         if temperature < 0:
-            raise ValueError(f"temperature must be 0 or more, got {temperature}.")
+            raise OptionError(f"temperature must be 0 or more, got {temperature}.")
         self.seed = seed
         self.searches = searches
         self.enough = enough

@@ -6,9 +6,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 from raggym_env.core import State, Usage
-from raggym_env.mdp.dynamics import Process
+from raggym_env.errors import OptionError
+from raggym_env.mdp.dynamics import Dynamics
 from raggym_env.policies.best_of import score_all
-from raggym_env.protocols import BasePolicy, Policy, ProcessReward, Proposal, distinct, total_usage
+from raggym_env.protocols import BasePolicy, Policy, ProcessReward, Proposal, distinct, propose, total_usage
 
 __all__ = ["Tree"]
 
@@ -34,7 +35,7 @@ class Tree(BasePolicy):
     Args:
         policy: Proposes the branches.
         critic: Scores them.
-        process: The transition that paths follow: that of the environment.
+        dynamics: The transition that paths follow: that of the environment.
         width: Paths kept per state at each level, at least 1.
         depth: Steps looked ahead, at least 1; with 1 it is best-of-n.
         n: Branches asked for per path, at least 1.
@@ -44,7 +45,7 @@ class Tree(BasePolicy):
         self,
         policy: Policy,
         critic: ProcessReward,
-        process: Process,
+        dynamics: Dynamics,
         *,
         width: int = 3,
         depth: int = 2,
@@ -52,10 +53,10 @@ class Tree(BasePolicy):
     ) -> None:
         for name, value in (("width", width), ("depth", depth), ("n", n)):
             if value < 1:
-                raise ValueError(f"{name} must be at least 1, got {value}.")
+                raise OptionError(f"{name} must be at least 1, got {value}.")
         self.policy = policy
         self.critic = critic
-        self.process = process
+        self.dynamics = dynamics
         self.width = width
         self.depth = depth
         self.n = n
@@ -73,7 +74,7 @@ class Tree(BasePolicy):
             running = [path for beam in beams for path in beam if path.state.stop is None]
             if not running:
                 break
-            proposed = self.policy.propose([path.state for path in running], self.n)
+            proposed = propose(self.policy, [path.state for path in running], self.n)
             for path, proposals in zip(running, proposed, strict=True):
                 usage[path.root] += total_usage(proposals)
                 if level == 0:
@@ -99,7 +100,7 @@ class Tree(BasePolicy):
             for candidate in row[: self.width]
             if candidate.action is not None
         ]
-        after = self.process.transition([path.state for path, _ in pairs], [c.chosen() for _, c in pairs])
+        after = self.dynamics.transition([path.state for path, _ in pairs], [c.chosen() for _, c in pairs])
         return [
             _Path(path.root, state, path.value + (candidate.score or 0.0), path.first or candidate)
             for (path, candidate), state in zip(pairs, after, strict=True)

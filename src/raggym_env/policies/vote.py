@@ -6,8 +6,9 @@ from collections.abc import Hashable, Sequence
 from dataclasses import replace
 
 from raggym_env.core import Answer, Search, State
+from raggym_env.errors import OptionError
 from raggym_env.mdp.metrics import normalize
-from raggym_env.protocols import BasePolicy, Policy, Proposal, total_usage
+from raggym_env.protocols import BasePolicy, Policy, Proposal, propose, total_usage
 
 __all__ = ["Vote"]
 
@@ -26,13 +27,13 @@ class Vote(BasePolicy):
 
     def __init__(self, policy: Policy, n: int = 10) -> None:
         if n < 1:
-            raise ValueError(f"n must be at least 1, got {n}.")
+            raise OptionError(f"n must be at least 1, got {n}.")
         self.policy = policy
         self.n = n
 
     def propose(self, states: Sequence[State], n: int = 1) -> list[list[Proposal]]:
         """One proposal per group, the largest first, at most `n`."""
-        proposed = self.policy.propose(states, max(n, self.n)) if states else []
+        proposed = propose(self.policy, states, max(n, self.n)) if states else []
         return [self._elected(proposals)[:n] for proposals in proposed]
 
     @staticmethod

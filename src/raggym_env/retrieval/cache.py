@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from raggym_env.errors import RetrievalError
-from raggym_env.protocols import Hit, Retriever
+from raggym_env.protocols import Hit, Retriever, search
 from raggym_env.retrieval.bm25.analysis import check_request
 
 __all__ = ["CachedRetriever"]
@@ -69,7 +69,7 @@ class CachedRetriever:
             return {key: self._found[key] for key in keys if key in self._found}
 
     def _ask(self, queries: Sequence[str], k: int) -> list[tuple[Hit, ...]]:
-        results = self.retriever.search(queries, k)
+        results = search(self.retriever, queries, k)
         if len(results) != len(queries):
             raise RetrievalError(
                 f"{type(self.retriever).__name__} gave {len(results)} results for {len(queries)} queries."

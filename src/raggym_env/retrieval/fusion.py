@@ -29,7 +29,7 @@ from typing import Any, NamedTuple
 
 from raggym_env.core import Passage
 from raggym_env.errors import RetrievalError
-from raggym_env.protocols import Hit, Retriever
+from raggym_env.protocols import Hit, Retriever, search
 from raggym_env.retrieval import make
 from raggym_env.retrieval.bm25.analysis import check_request
 from raggym_env.retrieval.index_store import key_hash
@@ -57,7 +57,7 @@ class Member(NamedTuple):
     def search(self, queries: Sequence[str], k: int) -> list[list[Hit]]:
         """As `Retriever.search`; a failure names the member."""
         try:
-            results = self.retriever.search(queries, k)
+            results = search(self.retriever, queries, k)
         except RetrievalError as error:
             raise RetrievalError(f"The retriever {self.name!r} failed: {error}") from error
         if len(results) != len(queries):
@@ -123,7 +123,7 @@ class RRFRetriever:
         check_request(queries, k)
         if not queries:
             return []
-        found = [member.search(queries, max(self._depth, k)) for member in self._members]
+        found = [search(member, queries, max(self._depth, k)) for member in self._members]
         return [self._fused(lists)[:k] for lists in zip(*found, strict=True)]
 
     def _fused(self, lists: Sequence[list[Hit]]) -> list[Hit]:

@@ -10,8 +10,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from raggym_env.core import Action, Search, State, Task
-from raggym_env.errors import RewardError
-from raggym_env.mdp.dynamics import Process
+from raggym_env.errors import OptionError, RewardError
+from raggym_env.mdp.dynamics import Dynamics
 from raggym_env.mdp.metrics import score
 
 __all__ = ["EvidenceReward", "EvidenceValue", "evidence_recall", "title_key"]
@@ -44,7 +44,7 @@ class EvidenceReward:
     candidate searches: for training sets only.
     """
 
-    def __init__(self, tasks: Iterable[Task], process: Process, *, search_cost: float = 0.05) -> None:
+    def __init__(self, tasks: Iterable[Task], dynamics: Dynamics, *, search_cost: float = 0.05) -> None:
         self._by_id: dict[str, frozenset[str]] = {}
         # For states that were read from an observation, which names no question id.
         self._by_text: dict[str, frozenset[str]] = {}
@@ -54,7 +54,7 @@ class EvidenceReward:
             known = self._by_text.setdefault(task.question.text, gold)
             if known != gold:
                 self._by_text[task.question.text] = frozenset()  # the text alone does not say which is meant
-        self._process = process
+        self._dynamics = dynamics
         self.search_cost = search_cost
 
     def score(self, states: Sequence[State], actions: Sequence[Sequence[Action]]) -> list[NDArray[np.float32]]:
@@ -74,11 +74,19 @@ class EvidenceReward:
         scores = [
             np.full(len(candidates), found - 1, np.float32) for candidates, found in zip(actions, known, strict=True)
         ]
-        after = self._process.transition([state for _, _, state, _ in searches], [action for *_, action in searches])
+        after = self._dynamics.transition([state for _, _, state, _ in searches], [action for *_, action in searches])
         for (row, column, _, _), state in zip(searches, after, strict=True):
             gained = self.found(state) - known[row] if state.stop is None else known[row] - 1
             scores[row][column] = gained - self.search_cost
         return scores
+
+    @staticmethod
+    def check_tasks(tasks: Sequence[Task]) -> None:
+        """Raise `RewardError` where a task names no supporting facts, so that its states could not be scored."""
+        if lacking := sum(not task.supporting for task in tasks):
+            raise RewardError(
+                f"This process reward needs supporting facts, and {lacking} of {len(tasks)} questions name none."
+            )
 
     def found(self, state: State) -> float:
         """Share in [0, 1] of the supporting passages that a state's history holds.
@@ -113,7 +121,7 @@ class EvidenceValue:
 
     Args:
         tasks: The tasks whose states it scores.
-        process: The process the states belong to.
+        dynamics: The dynamics that the states belong to.
         metric: Scores answers; by default F1, or accuracy for questions with options.
         weight: `w`, in [0, 1].
         hope: `hope` with no evidence and with all of it, each in [0, 1].
@@ -122,7 +130,7 @@ class EvidenceValue:
     def __init__(
         self,
         tasks: Iterable[Task],
-        process: Process,
+        dynamics: Dynamics,
         *,
         metric: str | None = None,
         weight: float = 0.5,
@@ -130,8 +138,8 @@ class EvidenceValue:
     ) -> None:
         tasks = list(tasks)
         if not all(0 <= value <= 1 for value in (weight, *hope)):
-            raise ValueError(f"weight and hope must be in [0, 1], got {weight} and {hope}.")
-        self._gains = EvidenceReward(tasks, process, search_cost=0.0)
+            raise OptionError(f"weight and hope must be in [0, 1], got {weight} and {hope}.")
+        self._gains = EvidenceReward(tasks, dynamics, search_cost=0.0)
         self._tasks = {task.id: task for task in tasks}
         self.metric = metric
         self.weight = weight
@@ -144,6 +152,8 @@ class EvidenceValue:
             np.array([self._value(state, action, gain) for action, gain in zip(row, mine, strict=True)], np.float32)
             for state, row, mine in zip(states, actions, gains, strict=True)
         ]
+
+    check_tasks = staticmethod(EvidenceReward.check_tasks)
 
     def _value(self, state: State, action: Action, gain: float) -> float:
         low, high = self.hope

@@ -12,7 +12,7 @@ from jinja2 import TemplateError
 from numpy.typing import NDArray
 
 from raggym_env.core import Action, Answer, Passage, Question, Search, State, Turn, Usage, state_rng
-from raggym_env.errors import RewardError
+from raggym_env.errors import OptionError, RewardError
 from raggym_env.llm import LLM, make
 from raggym_env.protocols import Completion, Messages, Sampling
 from raggym_env.text.sections import history_sections, question_section, shown_again, template_environment
@@ -115,12 +115,12 @@ class JudgeReward:
     ) -> None:
         for name, value, known in (("mode", mode, get_args(Mode)), ("on_failure", on_failure, get_args(OnFailure))):
             if value not in known:
-                raise ValueError(f"{name} must be one of {known}, got {value!r}.")
+                raise OptionError(f"{name} must be one of {known}, got {value!r}.")
         for name, number, least in (("passage_chars", passage_chars, 1), ("history_chars", history_chars, 1)):
             if number < least:
-                raise ValueError(f"{name} must be at least {least}, got {number}.")
+                raise OptionError(f"{name} must be at least {least}, got {number}.")
         if retries < 0:
-            raise ValueError(f"retries must be 0 or more, got {retries}.")
+            raise OptionError(f"retries must be 0 or more, got {retries}.")
         self.mode: Mode = mode
         self.retries = retries
         self.on_failure = on_failure
@@ -260,7 +260,7 @@ class _Prompts:
 
     def __init__(self, templates: Mapping[str, str], passage_chars: int, history_chars: int) -> None:
         if unknown := templates.keys() - PROMPTS.keys():
-            raise ValueError(f"there is no prompt {sorted(unknown)}; a judge has {sorted(PROMPTS)}.")
+            raise OptionError(f"there is no prompt {sorted(unknown)}; a judge has {sorted(PROMPTS)}.")
         self._passage_chars = passage_chars
         self._history_chars = history_chars
         environment = template_environment()
@@ -269,7 +269,7 @@ class _Prompts:
             self._templates = {name: environment.from_string(text) for name, text in merged.items()}
             self._check()
         except TemplateError as error:
-            raise ValueError(f"a prompt of the judge is no template, or uses what there is not: {error}") from error
+            raise OptionError(f"a prompt of the judge is no template, or uses what there is not: {error}") from error
 
     def messages(self, case: _Case) -> Messages:
         asked = self._render(

@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from raggym_env.core import Action, Answer, Passage, Search, State, Turn
-from raggym_env.errors import RewardError
+from raggym_env.errors import OptionError, RewardError
 from raggym_env.rewards.features import FEATURES, features
 
 __all__ = ["WEIGHTS", "MiniReward", "inputs", "load_weights", "logits"]
@@ -60,7 +60,7 @@ class MiniReward:
 
     def __init__(self, weights: str | Path | None = None, *, search_cost: float = 0.02) -> None:
         if not 0 <= search_cost < math.inf:
-            raise ValueError(f"search_cost must be 0 or more, got {search_cost}.")
+            raise OptionError(f"search_cost must be 0 or more, got {search_cost}.")
         self.search_cost = search_cost
         loaded, self.start = load_weights(Path(weights) if weights is not None else WEIGHTS)
         self._weights = {name: tensor.astype(np.float64) for name, tensor in loaded.items()}

@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from raggym_env.core import Action, State
-from raggym_env.errors import MissingExtra, RAGGymError, RewardError
+from raggym_env.errors import MissingExtra, OptionError, RAGGymError, RewardError
 from raggym_env.llm.hf.batching import MIN_PREFIX, Tokens, common_prefix, runs
 from raggym_env.text.state_chat import ACTION_TOKENS, encode, fitted, render
 
@@ -81,12 +81,12 @@ class ModelReward:
     ) -> None:
         for name, value in (("action_tokens", action_tokens), ("token_budget", token_budget)):
             if value is not None and value < 1:
-                raise ValueError(f"{name} must be at least 1, got {value}.")
+                raise OptionError(f"{name} must be at least 1, got {value}.")
         self.name = str(path)
         self.model, self.tokenizer = load(str(path), device=device, dtype=dtype)
         context = _context(self.model.config, self.tokenizer)
         if max_tokens is not None and not action_tokens < max_tokens <= context:
-            raise ValueError(
+            raise OptionError(
                 f"max_tokens must be more than action_tokens={action_tokens} and at most {context}, got {max_tokens}."
             )
         self.max_tokens = max_tokens or context

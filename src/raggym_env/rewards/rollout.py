@@ -8,13 +8,13 @@ from dataclasses import replace
 import numpy as np
 from numpy.typing import NDArray
 
-from raggym_env.core import Action, Question, State, Task, Usage, state_rng
-from raggym_env.errors import RewardError
-from raggym_env.mdp.dynamics import Process
+from raggym_env.core import Action, State, Task, Usage, state_rng
+from raggym_env.errors import OptionError, RewardError
+from raggym_env.mdp.dynamics import Dynamics
 from raggym_env.mdp.metrics import METRICS, score
 from raggym_env.mdp.records import Episode
-from raggym_env.mdp.rollout import Numbered, complete, numbered
-from raggym_env.protocols import BasePolicy, Policy, Proposal
+from raggym_env.mdp.rollout import complete
+from raggym_env.protocols import BasePolicy, Policy, Proposal, propose
 
 __all__ = ["RolloutReward"]
 
@@ -37,7 +37,7 @@ class RolloutReward:
 
     Args:
         policy: Completes the episodes.
-        process: The process that the states belong to.
+        dynamics: The dynamics that the states belong to.
         tasks: The tasks whose states are scored. A state without a question id is known by its question's text.
         m: Completions per state, at least 1.
         metric: How answers are graded; None is "f1", or "accuracy" for a question with options.
@@ -54,7 +54,7 @@ class RolloutReward:
     def __init__(
         self,
         policy: Policy,
-        process: Process,
+        dynamics: Dynamics,
         tasks: Sequence[Task],
         *,
         m: int = 4,
@@ -66,18 +66,18 @@ class RolloutReward:
         seed: int = 0,
     ) -> None:
         if m < 1 or width < 1:
-            raise ValueError(f"m and width must be at least 1, got m={m} and width={width}.")
+            raise OptionError(f"m and width must be at least 1, got m={m} and width={width}.")
         if not 0 <= explore <= 1:
-            raise ValueError(f"explore must be in [0, 1], got {explore}.")
+            raise OptionError(f"explore must be in [0, 1], got {explore}.")
         if metric is not None and metric not in METRICS:
-            raise ValueError(f"metric must be one of {sorted(METRICS)}, got {metric!r}.")
+            raise OptionError(f"metric must be one of {sorted(METRICS)}, got {metric!r}.")
         if max_searches is not None and max_searches < 0:
-            raise ValueError(f"max_searches must be 0 or more, got {max_searches}.")
+            raise OptionError(f"max_searches must be 0 or more, got {max_searches}.")
         self.m = m
         self.metric = metric
         self.max_searches = max_searches
         self.advantage = advantage
-        self._process = process
+        self._dynamics = dynamics
         self._sampler = _Sampler(policy, width, explore, seed)
         self._by_id = {task.id: task for task in tasks}
         self._by_text: dict[str, list[Task]] = {}
@@ -98,7 +98,7 @@ class RolloutReward:
             LLMError: The policy's model cannot be used at all.
         """
         before = [state for state, row in zip(states, actions, strict=True) for _ in row]
-        after = self._process.transition(before, [action for row in actions for action in row])
+        after = self._dynamics.transition(before, [action for row in actions for action in row])
         values = self._values([*after, *before] if self.advantage else after)
         gains = [values[new] - (values[old] if self.advantage else 0.0) for old, new in zip(before, after, strict=True)]
         cuts = np.cumsum([len(row) for row in actions])[:-1]
@@ -111,17 +111,17 @@ class RolloutReward:
         episodes = complete(
             self._sampler,
             [tasks[state] for state, _ in starts],
-            [self._numbered(state, number) for state, number in starts],
-            self._process,
+            [self._start(state, number) for state, number in starts],
+            self._dynamics,
         )
         grades: dict[State, list[float]] = {state: [] for state in tasks}
         for (state, _), episode in zip(starts, episodes, strict=True):
             grades[state].append(self._grade(tasks[state], episode))
         return {state: sum(row) / len(row) for state, row in grades.items()}
 
-    def _numbered(self, state: State, number: int) -> State:
+    def _start(self, state: State, number: int) -> State:
         left = state.searches_left if self.max_searches is None else min(state.searches_left, self.max_searches)
-        return numbered(replace(state, searches_left=left), number)
+        return replace(state, searches_left=left, episode=number)
 
     def _grade(self, task: Task, episode: Episode) -> float:
         if episode.error is not None:
@@ -153,22 +153,16 @@ class _Sampler(BasePolicy):
 
     def propose(self, states: Sequence[State], n: int = 1) -> list[list[Proposal]]:
         """What each completion does next. Completions that are in the same state share the policy's proposals."""
-        plain = [_plain(state) for state in states]
+        plain = [replace(state, episode=0) for state in states]
         distinct = list(dict.fromkeys(plain))
-        proposed = dict(zip(distinct, self.policy.propose(distinct, self.width), strict=True))
+        proposed = dict(zip(distinct, propose(self.policy, distinct, self.width), strict=True))
         self.usage = sum((proposal.usage for row in proposed.values() for proposal in row), self.usage)
         rows = [(state, proposed[seen]) for state, seen in zip(states, plain, strict=True)]
         return [[self._pick(state, row)] if row else [] for state, row in rows]
 
     def _pick(self, state: State, proposals: Sequence[Proposal]) -> Proposal:
-        number = state.question.number if isinstance(state.question, Numbered) else 0
-        rng = state_rng(self.seed, state, "rollout", number)
+        rng = state_rng(self.seed, state, "rollout", state.episode)
         sampled = any(proposal.score is None for proposal in proposals)
         if sampled or (len(proposals) > 1 and rng.random() < self.explore):
             return rng.choice(proposals if sampled else proposals[1:])
         return proposals[0]
-
-
-def _plain(state: State) -> State:
-    asked = state.question
-    return replace(state, question=Question(asked.id, asked.text, asked.options))

@@ -24,7 +24,7 @@ from numpy.typing import NDArray
 
 from raggym_env.core import State, Usage
 from raggym_env.envs.candidates import OWN_FEATURES, Candidates, Features, Slots
-from raggym_env.errors import MissingExtra, PolicyError, UnknownName
+from raggym_env.errors import MissingExtra, OptionError, PolicyError, UnknownName
 from raggym_env.protocols import BasePolicy, Policy, Proposal
 
 try:
@@ -67,7 +67,7 @@ class _Embedding(nn.Module):
     def __init__(self, space: spaces.Dict, widths: Sequence[int], activation: type[nn.Module]) -> None:
         super().__init__()
         if not isinstance(widths, list | tuple) or not widths:
-            raise ValueError(f"net_arch must be a list of layer widths such as [64, 64], got {widths!r}.")
+            raise OptionError(f"net_arch must be a list of layer widths such as [64, 64], got {widths!r}.")
         self.slots = int(space["mask"].shape[0])  # type: ignore[index]
         self.features = int(space["candidates"].shape[0]) // self.slots  # type: ignore[index]
         inputs = self.features + int(space["state"].shape[0])  # type: ignore[index]

@@ -2,8 +2,8 @@ import itertools
 
 import pytest
 
-from raggym_env.data.synth import SynthWorld
-from raggym_env.data.synth.cached_tasks import generated_tasks
+from raggym_env.data.synth import SynthWorld, generate_tasks
+from raggym_env.data.synth.cached_tasks import cached_tasks
 from raggym_env.errors import DataError
 from raggym_env.storage.paths import cache_dir
 
@@ -15,23 +15,23 @@ def world(tmp_path, monkeypatch):
 
 
 def test_tasks_read_from_the_cache_are_those_that_were_generated(world):
-    fresh = tuple(itertools.islice(world.tasks("dev"), 25))
-    assert generated_tasks(world, "dev", 25) == fresh
-    assert generated_tasks(world, "dev", 25) == fresh
-    assert [task.metadata for task in generated_tasks(world, "dev", 25)] == [task.metadata for task in fresh]
+    fresh = tuple(itertools.islice(generate_tasks(world, "dev"), 25))
+    assert cached_tasks(world, "dev", 25) == fresh
+    assert cached_tasks(world, "dev", 25) == fresh
+    assert [task.metadata for task in cached_tasks(world, "dev", 25)] == [task.metadata for task in fresh]
 
 
 def test_other_streams_counts_and_worlds_are_kept_apart(world):
     ids = {
-        generated_tasks(*key)[-1].question
+        cached_tasks(*key)[-1].question
         for key in [(world, "dev", 5), (world, "dev", 6), (world, "test", 5), (SynthWorld(200, 4), "dev", 5)]
     }
     assert len(ids) == 4
 
 
 def test_a_damaged_cache_names_the_file_to_delete(world):
-    generated_tasks(world, "dev", 5)
+    cached_tasks(world, "dev", 5)
     (path,) = (cache_dir() / "datasets" / "synth").glob("*.jsonl")
     path.write_text("{")
     with pytest.raises(DataError, match=f"{path.name} cannot be read"):
-        generated_tasks(world, "dev", 5)
+        cached_tasks(world, "dev", 5)

@@ -25,14 +25,14 @@ from raggym_env import llm
 from raggym_env.core import Usage
 from raggym_env.evaluation import evaluate
 from raggym_env.llm import Sampling
-from raggym_env.models import get as models
+from raggym_env.models import catalogue
 from towns import write_towns
 
 pytestmark = pytest.mark.server
 
 START_SECONDS = 240
 # Looked up before the session gets a cache of its own. Only read.
-MODEL = models.folder("smollm2")
+MODEL = catalogue.folder("smollm2")
 # Without `do_sample` in the model's own configuration this server decodes greedily at any temperature.
 SAMPLE = {"generation_config": json.dumps({"do_sample": True})}
 

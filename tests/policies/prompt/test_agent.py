@@ -16,7 +16,7 @@ from raggym_env.policies.prompt import COMPONENTS, PromptAgent
 from raggym_env.policies.prompt.parse import Reason
 from raggym_env.storage.paths import card_file
 from raggym_env.testing import check_policy
-from worlds import BOTH, FILM, PILL, process
+from worlds import BOTH, FILM, PILL, dynamics
 
 SEARCH = '{"search": "Ada Berg", "draft": "Oslo"}'
 ANSWER = 'I know it.\n{"answer": "Oslo"}'
@@ -57,7 +57,7 @@ def test_every_agent_keeps_the_contract_of_a_policy(name):
 
 @pytest.mark.parametrize("name", COMPONENTS)
 def test_every_agent_plays_whole_episodes(name):
-    mdp, retriever = process()
+    mdp, retriever = dynamics()
     reply = ANSWER if name in ("direct", "cot", "rag") else SEARCH
     episodes = list(rollout(agent(name, Model(reply)), [FILM, BOTH, PILL], mdp))
     assert [episode.error for episode in episodes] == [None] * 3
@@ -121,7 +121,7 @@ def test_at_the_last_turn_the_model_is_told_to_answer():
 def test_a_search_all_the_same_is_a_failure_or_counts_by_its_draft():
     without = agent("react", Model('{"search": "Ada Berg"}')).propose([state("a", left=0)])[0][0]
     assert without.failure.startswith("no_searches_left")
-    mdp, _ = process(max_searches=0)
+    mdp, _ = dynamics(max_searches=0)
     episode = next(iter(rollout(agent("re2search", Model(SEARCH)), [FILM], mdp)))
     assert (episode.answer, episode.stop) == ("Oslo", "search_budget")
 

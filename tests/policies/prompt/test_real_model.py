@@ -27,16 +27,16 @@ def short(llm, name, **options):
 
 @pytest.mark.parametrize("name", COMPONENTS)
 def test_every_agent_ends_its_episodes_and_counts_what_they_cost(llm, mdp, name):
-    episodes = list(rollout(short(llm, name), mdp.tasks[:2], mdp.process, mdp.reward))
+    episodes = list(rollout(short(llm, name), mdp.tasks[:2], mdp.dynamics, mdp.reward))
     assert [episode.error for episode in episodes] == [None, None]
     assert {episode.stop for episode in episodes} <= {"answer", "search_budget", "no_action"}
     assert all(episode.usage.prompt_tokens > 0 and episode.usage.completion_tokens > 0 for episode in episodes)
 
 
 def test_a_critic_chooses_between_a_real_models_samples(llm, mdp):
-    critic = EvidenceReward(mdp.tasks, mdp.process)
+    critic = EvidenceReward(mdp.tasks, mdp.dynamics)
     policy = short(llm, "react", best_of=3, critic=critic)
-    ((proposal, *_),) = policy.propose([mdp.process.start(mdp.tasks[0].question)])
+    ((proposal, *_),) = policy.propose([mdp.dynamics.start(mdp.tasks[0].question)])
     scores = [candidate.score for candidate in proposal.candidates]
     assert scores == sorted(scores, reverse=True)
     assert proposal.usage.completion_tokens > 0

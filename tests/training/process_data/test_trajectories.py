@@ -12,7 +12,7 @@ from raggym_env.rewards.evidence import EvidenceReward
 from raggym_env.training.process_data.collect import collect
 from raggym_env.training.process_data.trajectories import Collection, Trajectory, trajectory_to_json
 from towns import Reader, write_jsonl, write_towns
-from worlds import FILM, process
+from worlds import FILM, dynamics
 
 
 @pytest.fixture(scope="module")
@@ -22,7 +22,7 @@ def collection(tmp_path_factory):
 
 
 def film_record(*actions, error=None):
-    transition, _ = process(max_searches=2)
+    transition, _ = dynamics(max_searches=2)
     policy = BestOf(ScriptedPolicy({"film": list(actions)}), EvidenceReward([FILM], transition), n=1)
     (episode,) = rollout(policy, [FILM], transition)
     return trajectory_to_json(episode, FILM, 2, "em")
@@ -59,7 +59,7 @@ def test_answers_among_the_candidates_are_graded_and_searches_are_not(collection
 
 def test_a_failed_episode_has_no_outcome():
     task = Task(Question("lost", "Where?"), ("x",))
-    transition, _ = process()
+    transition, _ = dynamics()
     (episode,) = rollout(Reader(fails={"lost"}), [task], transition)
     assert trajectory_to_json(episode, task, 2, "em")["outcome"] is None
 

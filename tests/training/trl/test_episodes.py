@@ -17,7 +17,7 @@ from raggym_env.core import Passage, Question, Task  # noqa: E402
 from raggym_env.envs.env import RAGEnv  # noqa: E402
 from raggym_env.envs.wrappers import TaggedText  # noqa: E402
 from raggym_env.errors import LLMError, RewardError  # noqa: E402
-from raggym_env.mdp.dynamics import Process  # noqa: E402
+from raggym_env.mdp.dynamics import Dynamics  # noqa: E402
 from raggym_env.mdp.step_reward import StepReward  # noqa: E402
 from raggym_env.testing import ScriptedRetriever  # noqa: E402
 from raggym_env.text.tagged import parse_tagged  # noqa: E402
@@ -47,7 +47,7 @@ class Finds:
 def make_env(tasks=TASKS, max_searches=2, **options):
     retriever = ScriptedRetriever(FOUND, fails=["broken"], default=["Unrelated"], **options)
     return RAGEnv(
-        tasks, Process(retriever, k=2, max_searches=max_searches), StepReward("em", Finds(), process_weight=2.0)
+        tasks, Dynamics(retriever, k=2, max_searches=max_searches), StepReward("em", Finds(), process_weight=2.0)
     )
 
 

@@ -6,19 +6,18 @@ import itertools
 import json
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from raggym_env.core import Evidence, Fact, Question, Task
+from raggym_env.data.synth.questions import generate_tasks
+from raggym_env.data.synth.world import SynthWorld
 from raggym_env.errors import DataError
 from raggym_env.storage.paths import cache_dir
 
-if TYPE_CHECKING:
-    from raggym_env.data.synth import SynthWorld
-
-__all__ = ["generated_tasks"]
+__all__ = ["cached_tasks"]
 
 
-def generated_tasks(world: SynthWorld, stream: str, count: int) -> Sequence[Task]:
+def cached_tasks(world: SynthWorld, stream: str, count: int) -> Sequence[Task]:
     """The first `count` tasks of a stream of the world.
 
     Raises:
@@ -31,7 +30,7 @@ def generated_tasks(world: SynthWorld, stream: str, count: int) -> Sequence[Task
         path.parent.mkdir(parents=True, exist_ok=True)
         with FileLock(f"{path}.lock"):
             if not path.exists():
-                _write(path, itertools.islice(world.tasks(stream), count))
+                _write(path, itertools.islice(generate_tasks(world, stream), count))
     return _read(path)
 
 

@@ -17,7 +17,7 @@ from raggym_env.data.synth.relations import NOUNS, RELATIONS, Relation
 from raggym_env.data.synth.values import Literal, Page, Ref, Value, date_text, with_article
 from raggym_env.data.synth.world import SynthWorld
 
-__all__ = ["MIX", "ask"]
+__all__ = ["MIX", "generate_tasks"]
 
 MIX = (
     *("bridge", "comparison", "compositional", "bridge", "bridge_comparison"),
@@ -74,8 +74,13 @@ class Draft:
         return [step.relation for step in self.steps]
 
 
-def ask(world: SynthWorld, stream: str) -> Iterator[Task]:
-    """Endless questions; see `SynthWorld.tasks`."""
+def generate_tasks(world: SynthWorld, stream: str = "train") -> Iterator[Task]:
+    """Generate endless questions over a world, the same for the same world and stream.
+
+    The streams "train", "dev" and "test" share no question. Any other name gives another stream, drawn from
+    questions that none of those three has; two such streams may share some. A stream repeats a question only after
+    thousands of others or, in a small world, when it has run out of new ones.
+    """
     rng = random.Random(f"{world.fingerprint}:{stream}")
     recent: OrderedDict[bytes, None] = OrderedDict()
     for number in itertools.count():

@@ -12,7 +12,7 @@ import math
 import random
 from collections.abc import Iterator
 
-from raggym_env.core import Passage, Task
+from raggym_env.core import Passage
 from raggym_env.data.synth.names import (
     FORMS,
     WORK_FORMS,
@@ -72,17 +72,6 @@ class SynthWorld:
         for number in range(self._size):
             page = self.page(self.ref(self._order(number)))
             yield Passage(f"synth-{number}", page.title, " ".join(page.sentences))
-
-    def tasks(self, stream: str = "train") -> Iterator[Task]:
-        """Endless questions, the same for the same seed and stream.
-
-        The streams "train", "dev" and "test" share no question. Any other name gives another stream, drawn from
-        questions that none of those three has; two such streams may share some. A stream repeats a question only
-        after thousands of others or, in a small world, when it has run out of new ones.
-        """
-        from raggym_env.data.synth.questions import ask
-
-        return ask(self, stream)
 
     # -- names ---------------------------------------------------------------------------------------------------
 

@@ -15,7 +15,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 
 from raggym_env.errors import LLMError, MissingExtra
-from raggym_env.models import get as models
+from raggym_env.models import catalogue
 
 __all__ = ["adapter_folder", "merged", "split_name"]
 
@@ -50,7 +50,7 @@ def adapter_folder(name: str) -> Path:
         LLMError: There is no such folder, or it is no LoRA adapter with safetensors weights.
     """
     path = Path(name).expanduser()
-    shipped = models.adapters()
+    shipped = catalogue.adapters()
     if not path.is_dir() and name not in shipped:
         listed = ", ".join(sorted(shipped)) or "none"
         raise LLMError(f"No adapter {name!r}: it is no folder, and no adapter that ships with the library ({listed}).")

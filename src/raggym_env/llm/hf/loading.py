@@ -5,34 +5,28 @@ A name may end in `+ADAPTER`: a LoRA adapter that is merged into the model; see 
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 from typing import Any, Literal
 
 import torch
-from huggingface_hub import HfApi
-from huggingface_hub.errors import HfHubHTTPError
 from safetensors import SafetensorError
-from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from raggym_env.errors import LLMError
 from raggym_env.llm.hf.adapters import adapter_folder, merged, split_name
-from raggym_env.models import get as models
+from raggym_env.models import catalogue
+from raggym_env.models.convert import read_model, require_on_hub, unquantised
 
-__all__ = ["Device", "Dtype", "hub_parts", "load_parts", "plain_model", "unquantised"]
+__all__ = ["Device", "Dtype", "load_parts", "plain_model"]
 
 Device = str
 Dtype = Literal["auto", "float32", "bfloat16", "float16"]
 
-_HUB_TIMEOUT_S = 10.0
 # `_chat.plain_template` in Jinja, with an end to what the assistant says, which is what a model learns to stop by.
 _PLAIN_TEMPLATE = (
     "{% for m in messages %}{{ m['role'] | capitalize }}: {{ m['content'] }}"
     "{% if m['role'] == 'assistant' %}{{ eos_token }}{% endif %}{{ '\n\n' }}{% endfor %}"
     "{% if add_generation_prompt %}Assistant:{% endif %}"
 )
-# HfHubHTTPError derives from the base error of the HTTP library in use, which differs between its versions.
-_HUB_ERRORS: tuple[type[BaseException], ...] = (OSError, ValueError, *HfHubHTTPError.__bases__)
 
 
 def load_parts(name: str, device: Device = "auto", dtype: Dtype = "auto") -> tuple[Any, Any]:
@@ -80,17 +74,6 @@ def _is_gguf(model: Any) -> bool:
     return str(getattr(method, "value", method)).lower() == "gguf"
 
 
-def unquantised(read: Any, dtype: torch.dtype) -> Any:
-    """A plain copy of a model read from a GGUF file, which remembers that it was quantised and refuses to be saved."""
-    config = read.config
-    del config.quantization_config
-    automatic: Any = AutoModelForCausalLM  # its methods are not typed
-    plain = automatic.from_config(config, dtype=dtype)
-    plain.load_state_dict(read.state_dict())
-    plain.generation_config = read.generation_config
-    return plain.eval()
-
-
 def _complete(tokenizer: Any) -> None:
     if tokenizer.pad_token is None:
         tokenizer.pad_token = tokenizer.eos_token
@@ -104,7 +87,7 @@ def _load(name: str, dtype: torch.dtype) -> tuple[Any, Any]:
     folder = None if adapter is None else adapter_folder(adapter)
     path, file = _find(base)
     try:
-        model, tokenizer = _read(path, file, dtype=dtype if folder is None else torch.float32)
+        model, tokenizer = read_model(path, file, dtype if folder is None else torch.float32)
     except (OSError, ValueError, KeyError, RuntimeError, SafetensorError) as error:
         raise LLMError(f"The model {base!r}, read from {path}, cannot be loaded: {error}") from error
     return (model if folder is None else _in(dtype, merged(model, folder, base))), tokenizer
@@ -118,31 +101,10 @@ def _in(dtype: torch.dtype, model: Any) -> Any:
     return model
 
 
-def hub_parts(name: str, dtype: torch.dtype | None = None) -> tuple[Any, Any]:
-    """The model and tokenizer of that name on the hub, in the dtype that it has there.
-
-    Raises:
-        LLMError: The hub cannot be reached or has no such model.
-    """
-    _require_on_hub(name)
-    try:
-        return _read(name, None, dtype=dtype or "auto")
-    except _HUB_ERRORS as error:
-        raise LLMError(f"the hub did not give {name}: {_first_line(error)}") from error
-
-
-def _read(path: str, file: str | None, dtype: torch.dtype | str) -> tuple[Any, Any]:
-    options: dict[str, Any] = {"trust_remote_code": False}
-    if file:
-        options["gguf_file"] = file
-    tokenizer = AutoTokenizer.from_pretrained(path, **options)
-    return AutoModelForCausalLM.from_pretrained(path, dtype=dtype, **options), tokenizer
-
-
 def _find(name: str) -> tuple[str, str | None]:
     """What to pass to transformers: a folder or hub name, and the GGUF file in it, if it is one."""
-    if name in models.MODELS:
-        cached = models.folder(name)
+    if name in catalogue.MODELS:
+        cached = catalogue.folder(name)
         if cached is None:
             raise LLMError(f"The model {name!r} is not in the cache. To get it: raggym models get {name}")
         return str(cached), None
@@ -156,39 +118,15 @@ def _find(name: str) -> tuple[str, str | None]:
 
 def _on_hub(name: str) -> str:
     tried = [
-        f"in the cache: known are {', '.join(sorted(models.MODELS))} (raggym models get NAME)",
+        f"in the cache: known are {', '.join(sorted(catalogue.MODELS))} (raggym models get NAME)",
         "as a folder with a config.json or as a .gguf file: there is none",
     ]
     try:
-        _require_on_hub(name)
+        require_on_hub(name)
     except LLMError as error:
         tried.append(f"on the hub: {error} (hf download OWNER/NAME, where there is a network)")
         raise LLMError(f"No model {name!r}. Looked {'; '.join(tried)}.") from error
     return name
-
-
-def _require_on_hub(name: str) -> None:
-    """Fail within seconds where there is neither a copy nor a network: the hub's own client retries for long."""
-    if _downloaded(name):
-        return
-    if os.environ.get("HF_HUB_OFFLINE", "0").upper() not in ("", "0", "FALSE", "NO"):
-        raise LLMError(f"{name} was not downloaded before, and HF_HUB_OFFLINE is set")
-    try:
-        HfApi().model_info(name, timeout=_HUB_TIMEOUT_S)
-    except _HUB_ERRORS as error:
-        raise LLMError(f"{type(error).__name__}: {_first_line(error)}") from error
-
-
-def _downloaded(name: str) -> bool:
-    try:
-        AutoTokenizer.from_pretrained(name, local_files_only=True, trust_remote_code=False)
-    except (OSError, ValueError):
-        return False
-    return True
-
-
-def _first_line(error: BaseException) -> str:
-    return str(error).strip().partition("\n")[0]
 
 
 def _device(device: Device) -> torch.device:

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any, Literal, get_args
 
 from raggym_env.core import Action, Answer, Search, State, Usage
+from raggym_env.errors import OptionError
 from raggym_env.llm import make
 from raggym_env.policies.prompt.components import Components
 from raggym_env.policies.prompt.notes import Notes
@@ -86,16 +87,16 @@ class PromptAgent(BasePolicy):
         seed: int = 0,
     ) -> None:
         if on_failure not in get_args(OnFailure):
-            raise ValueError(f"on_failure must be one of {get_args(OnFailure)}, got {on_failure!r}.")
+            raise OptionError(f"on_failure must be one of {get_args(OnFailure)}, got {on_failure!r}.")
         for name, value in (("passage_chars", passage_chars), ("history_chars", history_chars)):
             if value < 1:
-                raise ValueError(f"{name} must be at least 1, got {value}.")
+                raise OptionError(f"{name} must be at least 1, got {value}.")
         self.components = Components(reasoning, retrieval, queries, summaries, reflection)
         self.prompts = Prompts(
             prompts, [Example.from_card(example) for example in examples], Shown(passage_chars, history_chars)
         )
         if summaries and not self.prompts.summarises:
-            raise ValueError("summaries = true needs the prompts note_system and note_user.")
+            raise OptionError("summaries = true needs the prompts note_system and note_user.")
         self.on_failure = on_failure
         self.sampling = Sampling(temperature=temperature, top_p=top_p, max_tokens=max_tokens, seed=seed)
         self._greedy = replace(self.sampling, temperature=0.0, top_p=1.0)

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from raggym_env.errors import OptionError
+
 __all__ = ["COMPONENTS", "Components"]
 
 
@@ -26,7 +28,7 @@ class Components:
     def __post_init__(self) -> None:
         for part, needed in (("queries", "retrieval"), ("summaries", "retrieval"), ("reflection", "queries")):
             if getattr(self, part) and not getattr(self, needed):
-                raise ValueError(f"{part} = true needs {needed} = true.")
+                raise OptionError(f"{part} = true needs {needed} = true.")
 
 
 COMPONENTS = {

@@ -20,7 +20,7 @@ from typing import Any
 from jinja2 import TemplateError
 
 from raggym_env.core import Passage, Question, State, Turn
-from raggym_env.errors import PolicyError
+from raggym_env.errors import OptionError, PolicyError
 from raggym_env.protocols import Messages
 from raggym_env.text.sections import history_sections, question_section, shown_again, template_environment
 from raggym_env.text.untrusted import as_data, clipped
@@ -62,7 +62,7 @@ class Example:
         """
         known = {"question", "reply", "options", "searches_left", "history"}
         if unknown := content.keys() - known:
-            raise ValueError(f"an example has no {sorted(unknown)}; it has {sorted(known)}")
+            raise OptionError(f"an example has no {sorted(unknown)}; it has {sorted(known)}")
         try:
             turns = content.get("history", ())
             history = tuple(
@@ -75,7 +75,7 @@ class Example:
             notes = tuple(turn.get("note", "") for turn in turns) if noted else None
             return cls(state, notes, content["reply"].strip())
         except (KeyError, TypeError, AttributeError) as error:
-            raise ValueError(f"an example cannot be read ({error!r}): {dict(content)!r:.200}") from error
+            raise OptionError(f"an example cannot be read ({error!r}): {dict(content)!r:.200}") from error
 
 
 class Prompts:
@@ -95,16 +95,16 @@ class Prompts:
     ) -> None:
         self._shown = shown or Shown()
         if unknown := templates.keys() - set(_NAMES):
-            raise ValueError(f"there is no prompt {sorted(unknown)}; a card has {list(_NAMES)}")
+            raise OptionError(f"there is no prompt {sorted(unknown)}; a card has {list(_NAMES)}")
         if missing := {"system", "user"} - templates.keys():
-            raise ValueError(f"the prompt {sorted(missing)} is missing from the card's options.prompts")
+            raise OptionError(f"the prompt {sorted(missing)} is missing from the card's options.prompts")
         environment = template_environment()
         self._templates = {}
         for name, text in {"retry": _RETRY, **templates}.items():
             try:
                 self._templates[name] = environment.from_string(text)
             except TemplateError as error:
-                raise ValueError(f"the prompt {name} is no Jinja template: {error}") from error
+                raise OptionError(f"the prompt {name} is no Jinja template: {error}") from error
         self._examples: list[Mapping[str, str]] = []
         self._check()
         for example in examples:
@@ -175,7 +175,7 @@ class Prompts:
             if self.summarises:
                 self.note_messages(Question("", "Q?"), turn)
         except PolicyError as error:
-            raise ValueError(str(error)) from error
+            raise OptionError(str(error)) from error
 
 
 def _turns(history: Sequence[Turn], notes: Sequence[str] | None, length: int) -> list[dict[str, Any]]:

@@ -15,7 +15,7 @@ from typing import Any, Protocol, runtime_checkable
 from raggym_env.core import Passage
 from raggym_env.errors import MissingExtra, RetrievalError
 from raggym_env.models.files import find
-from raggym_env.protocols import Hit
+from raggym_env.protocols import Hit, search
 from raggym_env.retrieval.bm25.analysis import check_request, encodable
 from raggym_env.retrieval.dense.encoders import passage_text, torch_device
 from raggym_env.retrieval.fusion import Spec, check_depth, make_member
@@ -97,7 +97,7 @@ class RerankRetriever:
         check_request(queries, k)
         if not queries:
             return []
-        found = self._first.search(queries, max(self._depth, k))
+        found = search(self._first, queries, max(self._depth, k))
         return [self._reranked(query, hits)[:k] for query, hits in zip(queries, found, strict=True)]
 
     def _reranked(self, query: str, hits: Sequence[Hit]) -> list[Hit]:

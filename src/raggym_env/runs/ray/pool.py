@@ -44,19 +44,17 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from textwrap import shorten
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from raggym_env.core import Task
-from raggym_env.errors import RunError
+from raggym_env.errors import OptionError, RunError
 from raggym_env.runs.ray.cluster import connected
 from raggym_env.runs.ray.ledger import DEATHS, Ledger
-from raggym_env.runs.ray.worker import Make, Player, Reply
+from raggym_env.runs.plan import Plan
+from raggym_env.runs.ray.worker import Player, Reply
 from raggym_env.mdp.records import Episode
 
-if TYPE_CHECKING:
-    from raggym_env.runs.run import Plan
-
-__all__ = ["Workers", "spread"]
+__all__ = ["RayExecutor", "Workers"]
 
 _log = logging.getLogger(__name__)
 
@@ -80,39 +78,43 @@ class Workers:
 
     def __post_init__(self) -> None:
         if self.number is not None and self.number < 1:
-            raise ValueError(f"number must be at least 1 or None, got {self.number}.")
+            raise OptionError(f"number must be at least 1 or None, got {self.number}.")
         if not 0 <= self.gpus < math.inf:
-            raise ValueError(f"gpus must be 0 or more, got {self.gpus}.")
+            raise OptionError(f"gpus must be 0 or more, got {self.gpus}.")
 
 
-@contextmanager
-def spread(workers: Workers, make: Make, plan: Plan, in_flight: int, tasks: Sequence[Task]) -> Iterator[Iterator[Json]]:
-    """A context that gives the records of episodes as they end, run by Ray workers. On entering, one is ready.
+@dataclass(frozen=True, slots=True)
+class RayExecutor:
+    """Runs the episodes of a plan on Ray workers."""
 
-    Args:
-        workers: Where.
-        make: Makes the plan, in each worker. Ray pickles it, so it should hold cards and plain values only.
-        plan: The plan as made here.
-        in_flight: Episodes that run side by side in each worker. A worker holds up to twice as many questions.
-        tasks: At least one, of the plan's.
+    workers: Workers
+    in_flight: int = 32
+    """Episodes that run side by side in each worker. A worker holds up to twice as many questions."""
 
-    Raises:
-        MissingExtra: Ray is not installed.
-        RunError: Ray cannot be reached or started, no worker starts, all workers die again and again, or one has
-            other data than this process.
-        RAGGymError: What ends a run in a worker, e.g. DataNotFound or LLMError.
-    """
-    with connected(workers.ray, workers.number) as ray:
-        room = _room(ray, workers.gpus)
-        if workers.ray == "local" and not room:
-            raise RunError(f"A worker with {workers.gpus:g} GPUs does not fit on this machine: {_resources(ray)}.")
-        number = min(len(tasks), workers.number or max(1, room))
-        pool = _Pool(ray, number, workers.gpus, (make, plan.config, in_flight))
-        try:
-            pool.start()
-            yield _records(pool, Ledger([task.id for task in tasks], number, 2 * in_flight), plan)
-        finally:
-            pool.close()
+    @contextmanager
+    def episodes(self, plan: Plan, tasks: Sequence[Task]) -> Iterator[Iterator[Json]]:
+        """See `Executor.episodes`. On entering, one worker is ready. At least one task is needed.
+
+        The workers get the plan's spec, which Ray pickles, and load the plan again.
+
+        Raises:
+            MissingExtra: Ray is not installed.
+            RunError: Ray cannot be reached or started, no worker starts, all workers die again and again, or one has
+                other data than this process.
+            RAGGymError: What ends a run in a worker, e.g. DataNotFound or LLMError.
+        """
+        workers = self.workers
+        with connected(workers.ray, workers.number) as ray:
+            room = _room(ray, workers.gpus)
+            if workers.ray == "local" and not room:
+                raise RunError(f"A worker with {workers.gpus:g} GPUs does not fit on this machine: {_resources(ray)}.")
+            number = min(len(tasks), workers.number or max(1, room))
+            pool = _Pool(ray, number, workers.gpus, (plan.spec, plan.config, self.in_flight))
+            try:
+                pool.start()
+                yield _records(pool, Ledger([task.id for task in tasks], number, 2 * self.in_flight), plan)
+            finally:
+                pool.close()
 
 
 def _records(pool: _Pool, ledger: Ledger, plan: Plan) -> Iterator[Json]:

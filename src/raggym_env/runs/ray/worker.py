@@ -6,20 +6,17 @@ import platform
 import time
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import Any, NamedTuple
 
 from raggym_env import errors
 from raggym_env.core import Task
 from raggym_env.errors import RAGGymError, RunError
+from raggym_env.runs.plan import RunSpec
 from raggym_env.storage.work_folder import differences
 
-if TYPE_CHECKING:
-    from raggym_env.runs.run import Plan
-
-__all__ = ["Make", "Player", "Reply"]
+__all__ = ["Player", "Reply"]
 
 Json = dict[str, Any]
-Make = Callable[[], "Plan"]
 
 _REPLY_SECONDS = 1.0  # a worker replies no later than this, once an episode has ended
 
@@ -40,8 +37,8 @@ class Reply(NamedTuple):
 class Player:
     """A worker: makes the plan and runs episodes. Between two calls its episodes stand still, none is broken off."""
 
-    def __init__(self, make: Make, config: Json, in_flight: int) -> None:
-        self._make = make
+    def __init__(self, spec: RunSpec, config: Json, in_flight: int) -> None:
+        self._spec = spec
         self._config = config
         self._in_flight = in_flight
         self._waiting: deque[Task] = deque()
@@ -81,11 +78,11 @@ class Player:
             self._running = self._rollout()
 
     def _prepare(self) -> Callable[[], Iterator[Json]]:
-        plan = self._make()
+        plan = self._spec.load()
         _require_same(plan.config, self._config)
-        agent = plan.make_agent()
+        policy = plan.make_policy()
         self._tasks = {task.id: task for task in plan.tasks}
-        return lambda: plan.play(agent, _drained(self._waiting), self._in_flight)
+        return lambda: plan.episodes(policy, _drained(self._waiting), self._in_flight)
 
 
 def _drained(waiting: deque[Task]) -> Iterator[Task]:

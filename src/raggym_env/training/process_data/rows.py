@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import Any, Literal, TypeVar, get_args
 
 from raggym_env.core import Action, Answer, Search, State, state_rng
-from raggym_env.errors import MissingExtra, RunError
+from raggym_env.errors import MissingExtra, OptionError, RunError
 from raggym_env.mdp.metrics import read_option
 from raggym_env.protocols import Messages
 from raggym_env.text.state_chat import render as reward_text
@@ -63,7 +63,7 @@ def sft_rows(trajectories: Iterable[Trajectory], render: Render, *, best: Best =
             (`explore`) are left out. "top": the best-scored candidate; also of states that exploring led to.
     """
     if best not in get_args(Best):
-        raise ValueError(f"best must be one of {get_args(Best)}, got {best!r}.")
+        raise OptionError(f"best must be one of {get_args(Best)}, got {best!r}.")
     for choice in _choices(trajectories):
         good = _top(choice) if best == "top" else _executed(choice)
         if good is not None and (reply := render.reply(choice, good)) is not None:
@@ -128,11 +128,11 @@ def rows_of(
 ) -> Iterator[Row]:
     """The rows of a kind. `options` are the keyword arguments of its function; only rewards need no `render`."""
     if kind not in get_args(Kind):
-        raise ValueError(f"kind must be one of {get_args(Kind)}, got {kind!r}.")
+        raise OptionError(f"kind must be one of {get_args(Kind)}, got {kind!r}.")
     if kind == "reward":
         return reward_rows(trajectories, **options)
     if render is None:
-        raise ValueError(f"Rows of kind {kind!r} are made for an agent: pass a render.")
+        raise OptionError(f"Rows of kind {kind!r} are made for an agent: pass a render.")
     return (sft_rows if kind == "sft" else preference_rows)(trajectories, render, **options)
 
 
@@ -259,9 +259,9 @@ def _drawn(possible: list[T], state: State, count: int, seed: int) -> list[T]:
 
 def _check(margin: float, pairs: int) -> None:
     if not margin > 0:
-        raise ValueError(f"margin must be above 0, got {margin}.")
+        raise OptionError(f"margin must be above 0, got {margin}.")
     if pairs < 1:
-        raise ValueError(f"pairs must be at least 1, got {pairs}.")
+        raise OptionError(f"pairs must be at least 1, got {pairs}.")
 
 
 def _plain(messages: Messages) -> list[dict[str, str]]:

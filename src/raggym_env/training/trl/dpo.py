@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from raggym_env.cards import PolicyCard, policy_card
+from raggym_env.errors import OptionError
 from raggym_env.training.process_data.rows import Render, preference_rows
 from raggym_env.training.trl.fit import ProcessData, Progress, agent_job, carry_out, fitting
 from raggym_env.training.trl.lm import Base, data_set, load, trainable, trl
@@ -53,7 +54,7 @@ def train(
         ValueError: A number is out of range.
     """
     if not beta > 0:
-        raise ValueError(f"beta must be above 0, got {beta}.")
+        raise OptionError(f"beta must be above 0, got {beta}.")
     options, pairs = (options or Options()).filled(lr=2e-5, batch=4), pairs or Pairs()
     card = policy_card(agent)
     source = ProcessData.read(data, options.limit, pairs.outcome_weight)

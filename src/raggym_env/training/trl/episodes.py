@@ -18,6 +18,7 @@ whose template knows tools; an action is read as strictly as elsewhere; and an a
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 import gymnasium as gym
@@ -27,9 +28,9 @@ from gymnasium.wrappers import OrderEnforcing, PassiveEnvChecker
 from raggym_env.core import Action, Search, State, StopReason
 from raggym_env.envs.env import RAGEnv
 from raggym_env.envs.episodes import Episodes
-from raggym_env.errors import MissingExtra, RewardError
+from raggym_env.errors import MissingExtra, OptionError, RewardError
 from raggym_env.mdp.records import Episode
-from raggym_env.mdp.rollout import complete, numbered
+from raggym_env.mdp.rollout import complete
 from raggym_env.protocols import Messages
 from raggym_env.text.tagged import tagged_text
 from raggym_env.training.trl.tokens import Generate, Writer, Written, found_text
@@ -69,7 +70,7 @@ def episode_prompts(env: gym.Env[Any, Any], n: int | None = None, *, seed: int =
     episodes = _episodes(env)
     n = len(episodes.tasks) if n is None else n
     if not 1 <= n <= len(episodes.tasks):
-        raise ValueError(f"n must be in [1, {len(episodes.tasks)}], the questions of the environment, got {n}.")
+        raise OptionError(f"n must be in [1, {len(episodes.tasks)}], the questions of the environment, got {n}.")
     chosen = np.random.default_rng(seed).permutation(len(episodes.tasks))[:n]
     return Dataset.from_list([_row(episodes, int(index), system) for index in chosen])
 
@@ -77,7 +78,7 @@ def episode_prompts(env: gym.Env[Any, Any], n: int | None = None, *, seed: int =
 def _row(episodes: Episodes, index: int, system: str) -> dict[str, Any]:
     question = episodes.tasks[index].question
     named = {"index": index, "question_id": question.id}
-    asked = {"role": "user", "content": tagged_text(episodes.process.start(question)), **named}
+    asked = {"role": "user", "content": tagged_text(episodes.dynamics.start(question)), **named}
     return {"prompt": [{"role": "system", "content": system}, asked], **named}
 
 
@@ -169,7 +170,7 @@ class EpisodeRollouts:
     ) -> None:
         for name, value in (("max_tokens", max_tokens), ("passage_chars", passage_chars)):
             if value < 1:
-                raise ValueError(f"{name} must be at least 1, got {value}.")
+                raise OptionError(f"{name} must be at least 1, got {value}.")
         self.episodes = _episodes(env)
         self.invalid_reward = invalid_reward
         self.max_tokens = max_tokens
@@ -185,9 +186,9 @@ class EpisodeRollouts:
         """
         indices = [self._index(prompt) for prompt in prompts]
         writer = Writer(prompts, trainer, self.generate, max_tokens=self.max_tokens, passage_chars=self.passage_chars)
-        process, tasks = self.episodes.process, [self.episodes.tasks[index] for index in indices]
-        starts = [numbered(process.start(task.question), number) for number, task in enumerate(tasks)]
-        ended = complete(writer, tasks, starts, process, self.episodes.reward)
+        dynamics, tasks = self.episodes.dynamics, [self.episodes.tasks[index] for index in indices]
+        starts = [replace(dynamics.start(task.question), episode=number) for number, task in enumerate(tasks)]
+        ended = complete(writer, tasks, starts, dynamics, self.episodes.reward)
         columns = [self._columns(*each) for each in zip(ended, indices, writer.written, strict=True)]
         return {**writer.tokens(), **{name: [row[name] for row in columns] for name in columns[0]}}
 
@@ -195,11 +196,11 @@ class EpisodeRollouts:
         named: Mapping[str, Any] = prompt[-1] if prompt else {}
         index = named.get("index")
         if not isinstance(index, int) or not 0 <= index < len(self.episodes.tasks):
-            raise ValueError(
+            raise OptionError(
                 f"A prompt names no question of the environment; make it by episode_prompts: {prompt!r:.200}"
             )
         if self.episodes.tasks[index].id != named.get("question_id"):
-            raise ValueError(
+            raise OptionError(
                 f"Question {index} of the environment is {self.episodes.tasks[index].id!r}, not "
                 f"{named.get('question_id')!r}: the prompts were made from another environment or split."
             )
@@ -222,7 +223,8 @@ class EpisodeRollouts:
             return None
         weights = self.episodes.reward
         steps = (
-            weights.outcome_weight * step.outcome + weights.process_weight * step.process for step in episode.steps
+            weights.outcome_weight * step.outcome + weights.process_weight * step.process_reward
+            for step in episode.steps
         )
         return sum(steps) + (self.invalid_reward if written.failure == "no_action" else 0.0)
 

@@ -12,7 +12,8 @@ from typing import Any
 
 from raggym_env.cards import PolicyCard
 from raggym_env.errors import MissingExtra, RunError
-from raggym_env.runs.run import evaluate, identity_of
+from raggym_env.evaluation.evaluate import evaluate
+from raggym_env.runs.plan import card_identity
 from raggym_env.training.process_data.rows import graded
 from raggym_env.training.process_data.trajectories import Collection, Trajectory
 from raggym_env.training.trl.lm import Base, Chats, quiet, save
@@ -94,7 +95,7 @@ def agent_job(
     def with_model(name: str) -> Json:
         return {"policy.options.llm": f"hf:{name}", "policy.options.llm_options": llm_options}
 
-    config = {**config, "agent": identity_of(card), "model": base.identity(), "options": options.identity()}
+    config = {**config, "agent": card_identity(card), "model": base.identity(), "options": options.identity()}
     return Job(config, base, trainer, rows, card, with_model(options.model), with_model)
 
 

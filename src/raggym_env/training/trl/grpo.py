@@ -21,12 +21,12 @@ import numpy as np
 from raggym_env.build import MDP, load_mdp
 from raggym_env.cards import PolicyCard, SearchCard, env_card, override, policy_card
 from raggym_env.core import Action, Answer, State, Task
-from raggym_env.errors import RAGGymError, RewardError, RunError
+from raggym_env.errors import OptionError, RAGGymError, RewardError, RunError
 from raggym_env.llm.scripted import ScriptedLLM
 from raggym_env.mdp.metrics import score as metric_score
 from raggym_env.policies import make
-from raggym_env.protocols import Policy, ProcessReward
-from raggym_env.runs.run import identity_of
+from raggym_env.protocols import Policy, ProcessReward, score
+from raggym_env.runs.plan import card_identity
 from raggym_env.training.process_data.rows import Render
 from raggym_env.training.process_data.trajectories import Choice
 from raggym_env.training.trl.fit import ProcessData, Progress, agent_job, carry_out, fitting
@@ -54,7 +54,7 @@ class Scoring:
 
     def __post_init__(self) -> None:
         if not self.penalty > 0:
-            raise ValueError(f"penalty must be above 0, got {self.penalty}.")
+            raise OptionError(f"penalty must be above 0, got {self.penalty}.")
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,7 +75,7 @@ class Replies:
             ("temperature", self.temperature, self.temperature > 0, "above 0"),
         ):
             if not fine:
-                raise ValueError(f"{name} must be {wanted}, got {value}.")
+                raise OptionError(f"{name} must be {wanted}, got {value}.")
 
 
 class StepRewards:
@@ -179,7 +179,7 @@ class StepRewards:
         return alone
 
     def _scored(self, numbers: Sequence[int], actions: Sequence[Sequence[Action]]) -> list[list[float]]:
-        scores = self.reward.score([self.states[number] for number in numbers], actions)
+        scores = score(self.reward, [self.states[number] for number in numbers], actions)
         if any(not np.isfinite(row).all() or len(row) != len(mine) for row, mine in zip(scores, actions, strict=True)):
             raise RewardError(
                 f"{type(self.reward).__name__} must give one finite score per action, got {scores!r:.200}."
@@ -230,7 +230,7 @@ def train(
         ValueError: There is no such algorithm.
     """
     if algorithm not in get_args(Algorithm):
-        raise ValueError(f"algorithm must be one of {get_args(Algorithm)}, got {algorithm!r}.")
+        raise OptionError(f"algorithm must be one of {get_args(Algorithm)}, got {algorithm!r}.")
     scoring, replies = scoring or Scoring(), replies or Replies()
     options = _filled(options or Options(), replies.count)
     card = policy_card(agent)
@@ -260,20 +260,20 @@ def _filled(options: Options, generations: int) -> Options:
 
 def _states(data: str | Path, limit: int | None, scoring: Scoring) -> tuple[MDP, list[Choice], dict[str, Any]]:
     """The environment with the reward, the states to train on, and what identifies them."""
-    changes = {"reward.process": scoring.name, "reward.options": dict(scoring.options)}
+    changes = {"reward.process_reward": scoring.name, "reward.options": dict(scoring.options)}
     if Path(data).is_dir():
         source = ProcessData.read(data, limit)
         run = source.collection.run
         mdp = load_mdp(override(run.card, changes), run.config["split"])
         return mdp, [choice for each in source.trajectories for choice in each.choices], source.identity
     mdp = load_mdp(override(env_card(data), changes), "train")
-    states = [mdp.process.start(task.question) for task in mdp.tasks[:limit]]
-    identity = {"environment": identity_of(mdp.card), "dataset": mdp.dataset.fingerprint, "limit": limit}
+    states = [mdp.dynamics.start(task.question) for task in mdp.tasks[:limit]]
+    identity = {"environment": card_identity(mdp.card), "dataset": mdp.dataset.fingerprint, "limit": limit}
     return mdp, [Choice(state, (), Answer("?")) for state in states], identity
 
 
 def _rewards(card: PolicyCard, mdp: MDP, choices: Sequence[Choice], scoring: Scoring) -> StepRewards:
-    if mdp.reward.process is None:
+    if mdp.reward.process_reward is None:
         raise RewardError(f"The process reward {scoring.name!r} scores nothing, so there is nothing to learn from it.")
     states = [choice.state for choice in choices]
     tasks: dict[str, Task] = {task.id: task for task in mdp.tasks}
@@ -282,7 +282,7 @@ def _rewards(card: PolicyCard, mdp: MDP, choices: Sequence[Choice], scoring: Sco
         return scoring.outcome_weight * metric_score(mdp.reward.metric, answer.text, tasks[states[index].question.id])
 
     graded = {"outcome": outcome} if scoring.outcome_weight else {}
-    return StepRewards(card, states, mdp.reward.process, penalty=scoring.penalty, **graded)
+    return StepRewards(card, states, mdp.reward.process_reward, penalty=scoring.penalty, **graded)
 
 
 def _rows(

@@ -7,7 +7,7 @@ from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from raggym_env.errors import MissingExtra
+from raggym_env.errors import MissingExtra, OptionError
 
 try:
     import torch
@@ -54,18 +54,18 @@ class Options:
         whole = {name: getattr(self, name) for name in ("steps", "batch", "accumulate", "limit")}
         for name, value in {**whole, "max_length": self.max_length, "save_every": self.save_every}.items():
             if value is not None and value < 1:
-                raise ValueError(f"{name} must be at least 1, got {value}.")
+                raise OptionError(f"{name} must be at least 1, got {value}.")
         for name, number in (("lr", self.lr), ("epochs", self.epochs)):
             if number is not None and not number > 0:
-                raise ValueError(f"{name} must be above 0, got {number}.")
+                raise OptionError(f"{name} must be above 0, got {number}.")
         if self.lora_rank < 0:
-            raise ValueError(f"lora_rank must be 0 or more, got {self.lora_rank}.")
+            raise OptionError(f"lora_rank must be 0 or more, got {self.lora_rank}.")
         if self.steps is not None and self.epochs is not None:
-            raise ValueError(f"Give steps or epochs, not both: got {self.steps} and {self.epochs}.")
+            raise OptionError(f"Give steps or epochs, not both: got {self.steps} and {self.epochs}.")
         if self.device not in ("auto", "cpu"):
-            raise ValueError(f"device must be auto or cpu, got {self.device!r}.")
+            raise OptionError(f"device must be auto or cpu, got {self.device!r}.")
         if self.dtype not in ("auto", "float32", "bfloat16"):
-            raise ValueError(f"dtype must be auto, float32 or bfloat16, got {self.dtype!r}.")
+            raise OptionError(f"dtype must be auto, float32 or bfloat16, got {self.dtype!r}.")
 
     @property
     def on_cpu(self) -> bool:

@@ -15,7 +15,7 @@ from typing import Any
 
 from raggym_env.cards import PolicyCard, SearchCard, policy_card
 from raggym_env.core import State
-from raggym_env.errors import LLMError, RewardError, RunError
+from raggym_env.errors import LLMError, OptionError, RewardError, RunError
 from raggym_env.text.state_chat import fitted
 from raggym_env.training.process_data.rows import Row, reward_rows
 from raggym_env.training.process_data.trajectories import Trajectory
@@ -88,7 +88,7 @@ def _check(holdout: float, center: float, best_of: int) -> None:
         ("best_of", best_of, best_of >= 1, "at least 1"),
     ):
         if not fine:
-            raise ValueError(f"{name} must be {wanted}, got {value}.")
+            raise OptionError(f"{name} must be {wanted}, got {value}.")
 
 
 def _chosen_by(critic: str, best_of: int, options: Options) -> dict[str, Any]:

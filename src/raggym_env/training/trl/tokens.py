@@ -7,9 +7,8 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from raggym_env.core import State
-from raggym_env.errors import InvalidAction, LLMError
+from raggym_env.errors import InvalidAction, LLMError, OptionError
 from raggym_env.llm.hf.chat import Chat, PromptError
-from raggym_env.mdp.rollout import Numbered
 from raggym_env.protocols import BasePolicy, Messages, Proposal
 from raggym_env.text.tagged import parse_tagged
 from raggym_env.text.untrusted import as_data, clipped
@@ -46,7 +45,7 @@ class Written:
 
 
 class Writer(BasePolicy):
-    """The model as a policy that remembers the tokens of every rollout. States are `numbered`.
+    """The model as a policy that remembers the tokens of every rollout. `State.episode` is the number of a rollout.
 
     Args:
         prompts: What each rollout begins with.
@@ -67,7 +66,7 @@ class Writer(BasePolicy):
         self._reply_tokens: int = trainer.max_completion_length
         self._max_tokens, self._passage_chars = max_tokens, passage_chars
         if max_tokens < self._reply_tokens:
-            raise ValueError(
+            raise OptionError(
                 f"An episode's max_tokens must hold one reply of max_completion_length = {self._reply_tokens} tokens, "
                 f"got {max_tokens}."
             )
@@ -81,7 +80,7 @@ class Writer(BasePolicy):
             raise LLMError(str(error)) from error
 
     def propose(self, states: Sequence[State], n: int = 1) -> list[list[Proposal]]:
-        rollouts = [self.written[_number(state)] for state in states]
+        rollouts = [self.written[state.episode] for state in states]
         for written, state in zip(rollouts, states, strict=True):
             self._open_turn(written, state)
         going_on = [written for written in rollouts if written.failure is None]
@@ -152,9 +151,3 @@ def found_text(state: State, length: int) -> str:
     lines = [f"[{i}] {as_data(p.title)}: {clipped(as_data(p.text), length)}" for i, p in enumerate(passages, 1)]
     found = "\n".join(lines) or "nothing"
     return f"<information>\n{found}\n</information>\nSearches left: {state.searches_left}"
-
-
-def _number(state: State) -> int:
-    """Which rollout a state belongs to."""
-    assert isinstance(state.question, Numbered)  # noqa: S101  # a transition keeps a state's question
-    return state.question.number

@@ -1,0 +1,68 @@
+"""Evaluating a policy: a run, then its scores."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from raggym_env.cards import EnvCard, PolicyCard
+from raggym_env.errors import RunError
+from raggym_env.evaluation.scores import Scores, score_records
+from raggym_env.protocols import Policy
+from raggym_env.runs.plan import RunSpec
+from raggym_env.runs.ray.pool import RayExecutor, Workers
+from raggym_env.runs.run import LocalExecutor, Progress, Run, execute
+
+__all__ = ["evaluate"]
+
+
+def evaluate(
+    card: str | Path | EnvCard,
+    policy: str | Path | PolicyCard | Policy,
+    *,
+    split: str = "test",
+    limit: int | None = None,
+    seed: int = 0,
+    out: str | Path | None = None,
+    settings: Mapping[str, Any] | None = None,
+    in_flight: int = 32,
+    workers: Workers | None = None,
+    trust: bool = False,
+    progress: Progress | None = None,
+) -> tuple[Run, Scores]:
+    """Evaluate a policy on a split, or go on with an evaluation that was cut off.
+
+    Args:
+        card: Name, path or card of an environment.
+        policy: Name, path or card of a policy; or an object with a `propose` method. It is named by its `name` or
+            its class, and can be gone on with only if it has a `fingerprint`: a string that changes with everything
+            that changes what it does.
+        split: Split of the environment.
+        limit: Take the first `limit` questions only; None takes all.
+        seed: Seed of the policy.
+        out: Run folder. By default one below `runs/`, named after what is run, so that the same call goes on with
+            the same folder.
+        settings: Changes to the cards by dotted key: `retrieval.k`, `policy.options.x`.
+        in_flight: Episodes that run side by side, in each worker if there are workers.
+        workers: Ray workers to run the episodes on, instead of this process; see `raggym_env.runs.ray.pool`. The run
+            is the same: begun without them, it can be gone on with on them, and the other way round.
+        trust: Whether cards at paths may name code of their own, "module:Class".
+        progress: Called as each episode ends with the number done, the number of all and the episode's record.
+
+    Returns:
+        The run and its scores. Failed episodes are counted apart; calling again tries them again.
+
+    Raises:
+        RunError: `out` holds something else, or another process is writing to it; or workers are asked for and the
+            policy is an object, or they fail as `raggym_env.runs.ray.pool` says.
+    """
+    spec = RunSpec.of(card, policy, split=split, limit=limit, seed=seed, settings=settings or {}, trust=trust)
+    if workers is not None and not isinstance(spec.policy, PolicyCard):
+        raise RunError(f"Workers make the policy themselves: name a policy or a card, not an object: {policy!r:.100}.")
+    plan = spec.load()
+    executor = LocalExecutor(in_flight) if workers is None else RayExecutor(workers, in_flight)
+    run = execute(plan, executor, out, progress=progress)
+    scores = score_records(run.records(), plan.tasks, run.price)
+    run.write("complete" if scores.complete else "incomplete", scores.metrics)
+    return run, scores

@@ -1,0 +1,65 @@
+"""Files and folders that are whole or not there: written beside, then renamed; built once, under a lock."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import IO, Any
+
+__all__ = ["atomic_file", "atomic_folder", "build_once", "write_atomic"]
+
+
+@contextmanager
+def atomic_file(path: Path, mode: str = "wb") -> Iterator[IO[Any]]:
+    """Open a file beside `path` that replaces `path` when the context ends, and is removed if it fails.
+
+    Args:
+        path: A file that may exist. Its folder must exist.
+        mode: "wb", or "w" for UTF-8 text.
+    """
+    partial = path.with_name(f"{path.name}.partial")
+    try:
+        with partial.open(mode, encoding=None if "b" in mode else "utf-8") as file:
+            yield file
+        partial.replace(path)
+    finally:
+        partial.unlink(missing_ok=True)
+
+
+def write_atomic(path: Path, text: str) -> None:
+    """Write a file of UTF-8 text, whole or not at all."""
+    with atomic_file(path, "w") as file:
+        file.write(text)
+
+
+@contextmanager
+def atomic_folder(path: Path) -> Iterator[Path]:
+    """Make a folder beside `path` that becomes `path` when the context ends, and is removed if it fails.
+
+    What a killed process left beside is removed first, so call it where no other process is writing the same.
+    """
+    partial = path.with_name(f"{path.name}.partial")
+    shutil.rmtree(partial, ignore_errors=True)
+    partial.mkdir(parents=True)
+    try:
+        yield partial
+        partial.rename(path)
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)
+
+
+def build_once(path: Path, build: Callable[[Path], object]) -> Path:
+    """Call `build(path)` unless `path` exists. Of several processes at once, one builds and the others wait.
+
+    `build` must create `path` whole or not at all, as with `atomic_file` or `atomic_folder`.
+    """
+    from filelock import FileLock
+
+    if not path.exists():
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with FileLock(path.with_name(f"{path.name}.lock")):
+            if not path.exists():  # another process may have built it while this one waited
+                build(path)
+    return path
