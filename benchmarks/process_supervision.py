@@ -115,14 +115,14 @@ def critic(weights: Path | None, n: int) -> dict[str, Any]:
     return {"policy.search.best_of": n, "policy.search.critic": "mini", **options}
 
 
-def collected(plan: Plan, scorer: str, limit: int, n: int, options: dict[str, Any] | None = None) -> Collection:
-    """Trajectories of `lexical`, the same whatever the scorer, since the policy's own choices are executed."""
+def collected(plan: Plan, critic: str, limit: int, n: int, options: dict[str, Any] | None = None) -> Collection:
+    """Trajectories of `lexical`, the same whatever the critic, since the policy's own choices are executed."""
     settings = {"episode.metric": "f1", "reward.process_reward": "none"}
     if options:
         settings["policy.search.critic_options"] = options
     return collect(
-        plan.train_on, "lexical", scorer=scorer, n=n, limit=limit, keep="all", execute="own", explore=0.15,
-        out=plan.out / "data" / f"{scorer}-{limit}-{n}", settings=settings,
+        plan.train_on, "lexical", critic=critic, n=n, limit=limit, keep="all", execute="own", explore=0.15,
+        out=plan.out / "data" / f"{critic}-{limit}-{n}", settings=settings,
     )  # fmt: skip
 
 

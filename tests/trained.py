@@ -53,7 +53,7 @@ def write_workshop(folder: Path, questions: int = 6, keep: str = "all") -> Works
     logging.disable_progress_bar()
     gc.freeze()  # every training collects garbage; looking at all of torch's modules is most of what that takes
     card = write_towns(folder / "towns", questions)
-    way: dict[str, Any] = {"scorer": "evidence", "n": 4, "keep": keep, "explore": 0.5}
+    way: dict[str, Any] = {"critic": "evidence", "n": 4, "keep": keep, "explore": 0.5}
     collected = collect(card, "lexical", out=folder / "data", settings={"retrieval.k": 1}, **way)
     agent = folder / "brief.toml"
     agent.write_text(AGENT, encoding="utf-8")

@@ -147,7 +147,7 @@ def _with_settings(card: EnvCard, retriever: object, process_reward: object, set
     if isinstance(retriever, str):
         changes["retrieval.name"] = retriever
     if isinstance(process_reward, str):
-        changes["reward.process"] = process_reward
+        changes["reward.process_reward"] = process_reward
     return override(card, changes) if changes else card
 
 

@@ -313,7 +313,7 @@ def search(retriever: Retriever, queries: Sequence[str], k: int) -> list[list[Hi
     """
     results = retriever.search(queries, k)
     if not isinstance(results, list | tuple) or len(results) != len(queries):
-        raise RetrievalError(_wrong_form(retriever, "search", "one list of hits for each query", _SEARCH, results))
+        raise RetrievalError(_wrong_number(retriever, "search", "queries", len(queries), _SEARCH, results))
     if all(type(row) is list and (not row or type(row[0]) is Hit) for row in results):
         return results  # what the library's own retrievers return
     return [[_hit(retriever, item, rank) for rank, item in enumerate(_hits(retriever, row), 1)] for row in results]
@@ -351,7 +351,7 @@ def score(
         form = _wrong_form(process_reward, "score", "one list of numbers for each state", _SCORE, scores)
         raise RewardError(form) from error
     if [row.shape for row in rows] != [(len(candidates),) for candidates in actions]:
-        expected = f"one finite score for each action, {[len(candidates) for candidates in actions]!r:.80} in all"
+        expected = f"one score for each of {[len(candidates) for candidates in actions]!r:.80} actions"
         raise RewardError(_wrong_form(process_reward, "score", expected, _SCORE, scores))
     if not all(np.isfinite(row).all() for row in rows):
         raise RewardError(_wrong_form(process_reward, "score", "finite scores", _SCORE, scores))
@@ -361,6 +361,11 @@ def score(
 _PROPOSE = "def propose(self, states, n): return [[Search(query)] for state in states]"
 _SEARCH = "def search(self, queries, k): return [[Passage(id, title, text)] for query in queries]"
 _SCORE = "def score(self, states, actions): return [[0.0 for action in row] for row in actions]"
+
+
+def _wrong_number(plugin: object, method: str, inputs: str, count: int, example: str, given: Any) -> str:
+    returned = f"{len(given)}" if isinstance(given, list | tuple) else type(given).__name__
+    return _wrong_form(plugin, method, f"{count} lists for {count} {inputs}, not {returned}", example, given)
 
 
 def _wrong_form(plugin: object, method: str, expected: str, example: str, given: object) -> str:

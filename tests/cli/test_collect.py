@@ -19,14 +19,14 @@ def towns(tmp_path):
 
 @pytest.fixture
 def folder(towns, tmp_path):
-    options = ["--scorer", "evidence", "--n", 4, "--out", tmp_path / "run"]
+    options = ["--critic", "evidence", "--n", 4, "--out", tmp_path / "run"]
     done = raggym("collect", towns, "--policy", "lexical", *options)
     assert done.exit_code == 0, done.output
     return tmp_path / "run"
 
 
 def test_collect_prints_what_was_collected_and_where(towns, tmp_path, folder):
-    options = ["--scorer", "evidence", "--n", 4, "--out", folder]
+    options = ["--critic", "evidence", "--n", 4, "--out", folder]
     done = raggym("collect", towns, "--policy", "lexical", *options)
     figures = dict(line.split(maxsplit=1) for line in done.stdout.splitlines())
     assert figures["trajectories"] == figures["kept"] == "12"
@@ -36,12 +36,12 @@ def test_collect_prints_what_was_collected_and_where(towns, tmp_path, folder):
 
 def test_settings_and_options_reach_the_record(towns, tmp_path):
     done = raggym(
-        *("collect", towns, "--policy", "lexical", "--scorer", "random", "--n", 3, "--keep", "all", "--explore", 0.2),
+        *("collect", towns, "--policy", "lexical", "--critic", "random", "--n", 3, "--keep", "all", "--explore", 0.2),
         *("--limit", 5, "--seed", 7, "--out", tmp_path / "run", "--set", "policy.search.critic_options.seed=9"),
     )
     assert done.exit_code == 0, done.output
     config = json.loads((tmp_path / "run" / "run.json").read_text())["config"]
-    how = {"n": 3, "scorer": "random", "keep": "all", "execute": "best", "explore": 0.2, "metric": "em"}
+    how = {"n": 3, "critic": "random", "keep": "all", "execute": "best", "explore": 0.2, "metric": "em"}
     assert config["collect"] == how
     assert (config["limit"], config["seed"], config["split"]) == (5, 7, "train")
     assert config["policy"]["search"]["critic_options"] == {"seed": 9}
@@ -77,7 +77,7 @@ def test_export_takes_margin_pairs_and_the_weight_of_outcomes(folder, tmp_path):
 def test_failed_questions_give_exit_code_two_and_a_way_on(towns, tmp_path, monkeypatch):
     monkeypatch.setitem(POLICIES, "reader", lambda: Reader(fails={"q1"}))
     (tmp_path / "reader.toml").write_text('policy = "reader"\n')
-    options = ["--policy", tmp_path / "reader.toml", "--scorer", "random", "--n", 1, "--out", tmp_path / "run"]
+    options = ["--policy", tmp_path / "reader.toml", "--critic", "random", "--n", 1, "--out", tmp_path / "run"]
     done = raggym("collect", towns, *options)
     assert done.exit_code == 2, done.output
     assert "11 (1 failed)" in done.stdout
@@ -92,7 +92,7 @@ def test_failed_questions_give_exit_code_two_and_a_way_on(towns, tmp_path, monke
         (["RAGGym-Synth-v0", "--inspect", "x"], "Name an environment"),
         (["RAGGym-Synth-v0"], "--policy NAME"),
         (["RAGGym-Synth-v0", "--policy", "lexical", "--split", "test"], "splits named train"),
-        (["RAGGym-Synth-v0", "--policy", "lexical", "--scorer", "rendom"], "Did you mean 'random'"),
+        (["RAGGym-Synth-v0", "--policy", "lexical", "--critic", "rendom"], "Did you mean 'random'"),
         (["--inspect", "nowhere"], "holds no process data"),
     ],
 )

@@ -52,7 +52,7 @@ def test_a_sample_is_spread_over_all():
 
 def test_a_summary_counts_what_training_can_use(tmp_path):
     towns = write_towns(tmp_path / "data")
-    summary = summarise(collect(towns, "lexical", scorer="evidence", n=4, out=tmp_path / "run"))
+    summary = summarise(collect(towns, "lexical", critic="evidence", n=4, out=tmp_path / "run"))
     assert (summary.trajectories, summary.kept, summary.failed, summary.outcome) == (12, 12, 0, 1.0)
     assert summary.states >= 24
     assert 1 < summary.candidates_per_state <= 4

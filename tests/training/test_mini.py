@@ -35,7 +35,7 @@ def collection(tmp_path_factory):
     """A few hundred states of a small synthetic world, their candidates scored by what they are worth."""
     folder = tmp_path_factory.mktemp("small")
     (folder / "Small-v0.toml").write_text(WORLD, encoding="utf-8")
-    way = {"scorer": "evidence_value", "n": 10, "keep": "all", "execute": "own", "explore": 0.2}
+    way = {"critic": "evidence_value", "n": 10, "keep": "all", "execute": "own", "explore": 0.2}
     return collect(folder / "Small-v0.toml", "lexical", out=folder / "run", **way)
 
 
@@ -98,7 +98,7 @@ def test_the_recipe_says_how_to_make_the_weights_again(collection, trained):
     assert recipe["settings"]["epochs"] == 20
     (source,) = recipe["data"]
     assert (source["environment"], source["policy"], source["split"]) == ("Small-v0", "lexical", "train")
-    assert (source["collect"]["scorer"], source["collect"]["explore"]) == ("evidence_value", 0.2)
+    assert (source["collect"]["critic"], source["collect"]["explore"]) == ("evidence_value", 0.2)
     assert {"seed", "limit", "dataset", "corpus", "version"} < source.keys()
     assert len(source["sha256"]) == 64
     assert recipe["candidates"] > recipe["states"] > 50
@@ -139,7 +139,7 @@ class Collected:
 
     def __init__(self, *choices):
         self.choices = choices
-        self.settings = {"scorer": "evidence_value"}
+        self.settings = {"critic": "evidence_value"}
         self.run = SimpleNamespace(path="runs/hand-made")
 
     def trajectories(self, *, kept=True):
@@ -181,13 +181,13 @@ def test_outcomes_label_the_executed_actions_alone():
 @pytest.mark.parametrize("score", [-0.1, 1.1, float("nan")])
 def test_scores_that_are_no_values_are_refused(score):
     wrong = FIRST._replace(candidates=(Labelled(Answer("x"), 0.5), Labelled(Answer("y"), score)))
-    with pytest.raises(RunError, match=r"no values in \[0, 1\].*--scorer evidence_value"):
+    with pytest.raises(RunError, match=r"no values in \[0, 1\].*--critic evidence_value"):
         examples(Collected(wrong))
 
 
 def test_rewards_that_are_no_values_are_refused(tmp_path):
     card = write_towns(tmp_path / "towns", questions=4)
-    gains = collect(card, "lexical", scorer="evidence", n=3, out=tmp_path / "run")
+    gains = collect(card, "lexical", critic="evidence", n=3, out=tmp_path / "run")
     with pytest.raises(RunError, match="the scores of 'evidence' are no values"):
         train_mini([gains], tmp_path / "w")
     assert not (tmp_path / "w").exists()

@@ -1,4 +1,4 @@
-"""`raggym collect`: process data from a policy and a scorer, and a look at it."""
+"""`raggym collect`: process data from a policy and a critic, and a look at it."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ def collect(
     policy: Annotated[
         str | None, typer.Option(help="Policy: a name (`raggym policies`) or the path of a card.")
     ] = None,
-    scorer: Annotated[str, typer.Option(help="Process reward that scores the candidates.")] = "mini",
+    critic: Annotated[str, typer.Option(help="Process reward that scores the candidates.")] = "mini",
     n: Annotated[int, typer.Option("--n", min=1, help="Candidates per state.")] = 10,
     split: Annotated[str, typer.Option(help="Split of the environment, one named train...")] = "train",
     keep: Annotated[
@@ -62,7 +62,7 @@ def collect(
         _inspect(inspect, show, kept=keep == "correct")
         return
     changes = {**parse_settings(settings or []), **({} if llm is None else {"policy.options.llm": llm})}
-    how = {"scorer": scorer, "n": n, "split": split, "keep": keep, "execute": execute, "explore": explore}
+    how = {"critic": critic, "n": n, "split": split, "keep": keep, "execute": execute, "explore": explore}
     rest = {"limit": limit, "seed": seed, "out": out, "settings": changes, "in_flight": in_flight}
     _collect(env or "", policy, {**how, **rest, "workers": ray_workers(ray, workers, worker_gpus)})
 

@@ -202,7 +202,7 @@ def grpo(
 
 @app.command()
 def mini(
-    data: Annotated[list[Path], typer.Argument(help="Folders made by `raggym collect --scorer evidence_value`.")],
+    data: Annotated[list[Path], typer.Argument(help="Folders made by `raggym collect --critic evidence_value`.")],
     out: Annotated[Path, typer.Option(help="The safetensors file to write.")],
     epochs: Annotated[int, typer.Option(min=1, help="Passes over the data.")] = 20,
     networks: Annotated[int, typer.Option(min=1, help="Networks whose mean is kept.")] = 5,

@@ -14,7 +14,7 @@ from raggym_env.registry import LLMS, Factory
 __all__ = ["LLM", "LLMS", "Completion", "Messages", "Sampling", "Scorer", "make"]
 
 
-def make(llm: str | Factory, **options: Any) -> LLM:
+def make(llm: str | Factory, /, **options: Any) -> LLM:
     """Make a model from a spec such as `hf:smollm2` or `openai:my-model@http://localhost:8000/v1`.
 
     Args:

@@ -19,7 +19,7 @@ from raggym_env.registry import RETRIEVERS, Factory
 __all__ = ["RETRIEVERS", "Hit", "Retriever", "make"]
 
 
-def make(retriever: str | Factory, corpus: Sequence[Passage], **options: Any) -> Retriever:
+def make(retriever: str | Factory, corpus: Sequence[Passage], /, **options: Any) -> Retriever:
     """Make a retriever over a corpus.
 
     Args:

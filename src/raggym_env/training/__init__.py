@@ -1,6 +1,6 @@
 """Training: process data, and the bridges to TRL and Stable-Baselines3. No algorithm of its own.
 
-collect.py        policy, scorer and environment to process data
+collect.py        policy, critic and environment to process data
 trajectories.py   process data as it is written and read
 inspect.py        a look at it
 rows.py           process data to TRL's rows, prompted as an agent is (render.py)

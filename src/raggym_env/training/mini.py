@@ -80,7 +80,7 @@ def examples(collection: Collection, *, labels: Labels = "score", repeats: int =
             came_by = next((each.score for each in choice.candidates if each.action == choice.action), None)
     found = [example for example in found if len(example.values)]
     if not found:
-        raise RunError(f"{collection.run.path} holds no scored candidates. Collect with --scorer evidence_value.")
+        raise RunError(f"{collection.run.path} holds no scored candidates. Collect with --critic evidence_value.")
     return found
 
 
@@ -96,9 +96,9 @@ def _example(collection: Collection, choice: Choice, came_by: float | None, repe
         values += [came_by] * len(past)
     if not all(0 <= value <= 1 for value in values):
         raise RunError(
-            f"{collection.run.path}: the scores of {collection.settings['scorer']!r} are no values in [0, 1] "
-            f"(found {min(values):.3g} to {max(values):.3g}). Collect with --scorer evidence_value, or with "
-            "--scorer rollout and advantage = false."
+            f"{collection.run.path}: the scores of {collection.settings['critic']!r} are no values in [0, 1] "
+            f"(found {min(values):.3g} to {max(values):.3g}). Collect with --critic evidence_value, or with "
+            "--critic rollout and advantage = false."
         )
     searches = np.array([isinstance(action, Search) for action in actions], np.bool_)
     return Example(inputs(choice.state, actions), np.array(values, np.float32), searches, choice.state.question.id)

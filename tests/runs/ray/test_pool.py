@@ -102,7 +102,7 @@ def test_workers_killed_in_the_middle_change_nothing_in_the_records(cluster, tow
 
 
 def test_trajectories_are_the_same_on_workers(cluster, towns, tmp_path):
-    how = {"scorer": "evidence", "n": 3, "explore": 0.3, "limit": 30}
+    how = {"critic": "evidence", "n": 3, "explore": 0.3, "limit": 30}
     alone = collect(towns, "lexical", **how, out=tmp_path / "alone")
     spread = collect(towns, "lexical", **how, out=tmp_path / "run", in_flight=4, workers=TWO)
     assert contents(spread.run) == contents(alone.run)
@@ -221,7 +221,7 @@ def test_without_ray_the_extra_is_named(towns, tmp_path, monkeypatch):
 
 
 @pytest.mark.parametrize("option", [["--workers", "2"], ["--worker-gpus", "1"]])
-@pytest.mark.parametrize("command", [["eval"], ["collect", "--scorer", "random"]])
+@pytest.mark.parametrize("command", [["eval"], ["collect", "--critic", "random"]])
 def test_options_of_ray_without_ray_are_refused(towns, command, option):
     done = CliRunner().invoke(app, [*command, str(towns), "--policy", "lexical", *option])
     assert (done.exit_code, "add --ray local" in done.stderr) == (1, True)

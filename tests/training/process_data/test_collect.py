@@ -83,7 +83,7 @@ def test_a_share_out_of_range_is_refused(rate):
 
 
 def test_every_state_has_scored_candidates_of_which_the_best_was_executed(towns, tmp_path):
-    collection = collect(towns, "lexical", scorer="evidence", n=4, out=tmp_path / "run")
+    collection = collect(towns, "lexical", critic="evidence", n=4, out=tmp_path / "run")
     choices = [choice for trajectory in collection.trajectories() for choice in trajectory.choices]
     assert max(len(choice.candidates) for choice in choices) == 4
     for choice in choices:
@@ -93,7 +93,7 @@ def test_every_state_has_scored_candidates_of_which_the_best_was_executed(towns,
 
 
 def test_some_executed_actions_are_not_the_best_when_exploring(towns, tmp_path):
-    collection = collect(towns, "lexical", scorer="evidence", n=4, explore=1.0, keep="all", out=tmp_path / "run")
+    collection = collect(towns, "lexical", critic="evidence", n=4, explore=1.0, keep="all", out=tmp_path / "run")
     executed = {choice.action == choice.candidates[0].action for t in collection.trajectories() for choice in t.choices}
     assert executed == {True, False}
 
@@ -101,11 +101,11 @@ def test_some_executed_actions_are_not_the_best_when_exploring(towns, tmp_path):
 @pytest.mark.parametrize("split", ["test", "dev"])
 def test_data_that_an_evaluation_uses_is_never_collected_on(towns, split):
     with pytest.raises(RunError, match="splits named train"):
-        collect(towns, "lexical", scorer="random", split=split)
+        collect(towns, "lexical", critic="random", split=split)
 
 
 OTHER = {
-    "scorer": "random",
+    "critic": "random",
     "n": 3,
     "keep": "all",
     "explore": 0.5,
@@ -117,7 +117,7 @@ OTHER = {
 
 @pytest.mark.parametrize("key", OTHER)
 def test_different_settings_never_mix_in_one_folder(towns, tmp_path, key):
-    same = {"scorer": "evidence", "n": 2, "limit": 2, "out": tmp_path / "run"}
+    same = {"critic": "evidence", "n": 2, "limit": 2, "out": tmp_path / "run"}
     collect(towns, "lexical", **same)
     collect(towns, "lexical", **same)
     with pytest.raises(RunError, match="holds another run"):
@@ -125,7 +125,7 @@ def test_different_settings_never_mix_in_one_folder(towns, tmp_path, key):
 
 
 def test_another_metric_is_another_collection(towns, tmp_path):
-    same = {"scorer": "evidence", "n": 2, "out": tmp_path / "run"}
+    same = {"critic": "evidence", "n": 2, "out": tmp_path / "run"}
     assert collect(towns, "lexical", **same).settings["metric"] == "em"
     with pytest.raises(RunError, match=r"collect\.metric is 'em' there and 'f1' here"):
         collect(towns, "lexical", settings={"episode.metric": "f1"}, **same)
@@ -134,7 +134,7 @@ def test_another_metric_is_another_collection(towns, tmp_path):
 def test_an_evaluation_does_not_go_on_in_a_collection(towns, tmp_path):
     from raggym_env.evaluation import evaluate
 
-    collection = collect(towns, "lexical", scorer="evidence", n=2, out=tmp_path / "run")
+    collection = collect(towns, "lexical", critic="evidence", n=2, out=tmp_path / "run")
     search = {"policy.search": {"best_of": 2, "critic": "evidence"}}
     with pytest.raises(RunError, match="collect is"):
         evaluate(towns, "lexical", split="train", settings=search, out=collection.run.path)
@@ -146,15 +146,15 @@ def test_an_evaluation_does_not_go_on_in_a_collection(towns, tmp_path):
         ({"keep": "right"}, ValueError, "keep must be one of"),
         ({"explore": 2.0}, ValueError, "explore must be in"),
         ({"n": 0}, CardError, "best_of"),
-        ({"scorer": "evidense"}, UnknownName, "Did you mean 'evidence'"),
-        ({"scorer": "none"}, CardError, "cannot choose"),
-        ({"settings": {"policy.search.best_of": 3}}, RunError, "the arguments n and scorer"),
+        ({"critic": "evidense"}, UnknownName, "Did you mean 'evidence'"),
+        ({"critic": "none"}, CardError, "cannot choose"),
+        ({"settings": {"policy.search.best_of": 3}}, RunError, "the arguments n and critic"),
         ({"settings": {"policy.search.critic_options": {"cost": 1}}}, CardError, "does not take"),
     ],
 )
 def test_a_wrong_argument_is_refused_before_anything_is_written(towns, tmp_path, options, error, said):
     with pytest.raises(error, match=said):
-        collect(towns, "lexical", **{"scorer": "evidence", "out": tmp_path / "run", **options})
+        collect(towns, "lexical", **{"critic": "evidence", "out": tmp_path / "run", **options})
     assert not (tmp_path / "run").exists()
 
 
@@ -163,7 +163,7 @@ def test_a_scorer_without_its_facts_stops_before_the_run(towns, tmp_path):
     rows = [json.loads(line) for line in questions.read_text().splitlines()]
     write_jsonl(questions, [{key: row[key] for key in ("id", "question", "golden_answers")} for row in rows])
     with pytest.raises(RewardError, match="12 of 12 questions name none"):
-        collect(towns, "lexical", scorer="evidence", out=tmp_path / "run")
+        collect(towns, "lexical", critic="evidence", out=tmp_path / "run")
 
 
 def test_failed_questions_are_tried_again(towns, tmp_path, monkeypatch):
@@ -171,10 +171,10 @@ def test_failed_questions_are_tried_again(towns, tmp_path, monkeypatch):
     policy.write_text('policy = "reader"\n')
     down = {"q3", "q5"}
     monkeypatch.setitem(POLICIES, "reader", lambda: Reader(fails=down))
-    first = collect(towns, policy, scorer="random", n=1, out=tmp_path / "run")
+    first = collect(towns, policy, critic="random", n=1, out=tmp_path / "run")
     assert (first.failed, len(list(first.trajectories()))) == (2, 10)
     down.clear()
-    again = collect(towns, policy, scorer="random", n=1, out=tmp_path / "run")
+    again = collect(towns, policy, critic="random", n=1, out=tmp_path / "run")
     assert (again.failed, len(list(again.trajectories()))) == (0, 12)
 
 
@@ -182,14 +182,14 @@ def test_usage_is_recorded_as_in_a_run(towns, tmp_path):
     script = tmp_path / "replies.json"
     script.write_text(json.dumps({"lie?": ['I look.\n{"search": "Town1", "draft": "x"}', '{"answer": "River1"}']}))
     settings = {"policy.options.llm": f"scripted:{script}", "policy.price": {"prompt": 1.0, "completion": 1.0}}
-    collection = collect(towns, "react", scorer="evidence", n=2, limit=2, settings=settings, out=tmp_path / "run")
+    collection = collect(towns, "react", critic="evidence", n=2, limit=2, settings=settings, out=tmp_path / "run")
     usages = [record["usage"] for record in collection.run.records()]
     assert all(usage["calls"] and usage["completion_tokens"] for usage in usages)
     assert Collection.read(tmp_path / "run").run.price.prompt == 1.0
 
 
 def collect_command(card, out):
-    command = ["-m", "raggym_env", "collect", str(card), "--policy", "lexical", "--scorer", "evidence", "--n", "4"]
+    command = ["-m", "raggym_env", "collect", str(card), "--policy", "lexical", "--critic", "evidence", "--n", "4"]
     return [sys.executable, *command, "--explore", "0.3", "--out", str(out), "--in-flight", "4"]
 
 
@@ -222,6 +222,6 @@ def test_a_collection_killed_at_random_moments_ends_with_the_same_trajectories(t
 
 
 def test_process_data_is_not_ranked(towns, tmp_path):
-    collect(towns, "lexical", scorer="evidence", n=2, limit=2, out=tmp_path / "run")
+    collect(towns, "lexical", critic="evidence", n=2, limit=2, out=tmp_path / "run")
     with pytest.raises(RunError, match="is process data of `raggym collect`, no evaluation"):
         build_leaderboard([tmp_path / "run"])

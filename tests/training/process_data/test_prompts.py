@@ -99,7 +99,7 @@ def by_react(tmp_path_factory):
     script.write_text(json.dumps({"cannot be used": REPLIES["nothing usable"], "lie?": REPLIES["lie?"]}))
     settings = {"policy.options.llm": f"scripted:{script}", "episode.max_searches": 2}
     towns = write_towns(folder / "towns")
-    found = collect(towns, "react", scorer="evidence", n=3, limit=2, keep="all", settings=settings, out=folder / "run")
+    found = collect(towns, "react", critic="evidence", n=3, limit=2, keep="all", settings=settings, out=folder / "run")
     return [choice for trajectory in found.trajectories() for choice in trajectory.choices]
 
 

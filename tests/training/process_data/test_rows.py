@@ -37,7 +37,7 @@ def render():
 @pytest.fixture(scope="module")
 def collection(tmp_path_factory):
     folder = tmp_path_factory.mktemp("towns")
-    return collect(write_towns(folder / "data"), "lexical", scorer="evidence", n=6, out=folder / "run")
+    return collect(write_towns(folder / "data"), "lexical", critic="evidence", n=6, out=folder / "run")
 
 
 def searches(*scores):
@@ -189,7 +189,7 @@ def test_an_export_is_a_data_set_that_says_what_it_was_made_from(collection, ren
     assert list(loaded) == list(rows.rows_of(kind, collection.trajectories(), render))
     assert json.loads((tmp_path / "new" / "rows" / "provenance.json").read_text()) == provenance
     assert provenance["episodes_sha256"] == hashlib.sha256(collection.run.episodes_file.read_bytes()).hexdigest()
-    assert provenance["collection"]["collect"]["scorer"] == "evidence"
+    assert provenance["collection"]["collect"]["critic"] == "evidence"
     assert provenance["counts"] == {"trajectories": 12, "rows": len(loaded)}
     assert [path.name for path in (tmp_path / "new").iterdir()] == ["rows"]
 

@@ -18,7 +18,7 @@ from worlds import FILM, dynamics
 @pytest.fixture(scope="module")
 def collection(tmp_path_factory):
     folder = tmp_path_factory.mktemp("towns")
-    return collect(write_towns(folder / "data"), "lexical", scorer="evidence", n=4, keep="all", out=folder / "run")
+    return collect(write_towns(folder / "data"), "lexical", critic="evidence", n=4, keep="all", out=folder / "run")
 
 
 def film_record(*actions, error=None):
@@ -74,7 +74,7 @@ def test_only_right_answers_are_kept_unless_all_are_asked_for(tmp_path):
     policy = tmp_path / "mine.toml"
     answers = [f'q{i} = [[1, "{f"River{i % 7}" if i % 3 else "nowhere"}"]]' for i in range(12)]
     policy.write_text("\n".join(['policy = "scripted"', "[options.script]", *answers]))
-    collection = collect(towns, policy, scorer="random", n=1, out=tmp_path / "run")
+    collection = collect(towns, policy, critic="random", n=1, out=tmp_path / "run")
     assert {trajectory.outcome for trajectory in collection.trajectories()} == {1.0}
     assert len(list(collection.trajectories())) == 8
     assert len(list(collection.trajectories(kept=False))) == 12

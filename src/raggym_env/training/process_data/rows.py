@@ -139,7 +139,7 @@ def rows_of(
 def graded(trajectories: Iterable[Trajectory], weight: float) -> Iterator[Trajectory]:
     """The trajectories with `weight` times its outcome added to the score of every answer.
 
-    A scorer that looks at searches alone (`evidence`) gives right and wrong answers of a state the same score.
+    A critic that looks at searches alone (`evidence`) gives right and wrong answers of a state the same score.
     """
     for trajectory in trajectories:
         yield replace(trajectory, choices=tuple(_graded(choice, weight) for choice in trajectory.choices))

@@ -25,7 +25,7 @@ Json = dict[str, Any]
 
 
 class Labelled(NamedTuple):
-    """A candidate action, what the scorer thought of it and, for an answer, how right it is."""
+    """A candidate action, what the critic thought of it and, for an answer, how right it is."""
 
     action: Action
     score: float
@@ -142,7 +142,7 @@ class Collection:
 
     @property
     def settings(self) -> Json:
-        """How it was collected: `n`, `scorer`, `keep`, `explore`, `metric`."""
+        """How it was collected: `n`, `critic`, `keep`, `explore`, `metric`."""
         settings: Json = self.run.config["collect"]
         return settings
 
