@@ -23,7 +23,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from raggym_env.core import State, Usage
-from raggym_env.envs.candidates import OWN_FEATURES, Candidates, Features, Slots
+from raggym_env.envs.candidates import RANK_FEATURES, Candidates, Features, Slots
 from raggym_env.errors import MissingExtra, OptionError, PolicyError, UnknownName
 from raggym_env.protocols import BasePolicy, Policy, Proposal
 
@@ -79,8 +79,8 @@ class _Embedding(nn.Module):
         return obs["candidates"].reshape(-1, self.slots, self.features)
 
     def column(self, obs: TensorDict, name: str) -> Tensor:
-        """One of `OWN_FEATURES`, which come last: `(B, n)`."""
-        return self.candidates(obs)[..., OWN_FEATURES.index(name) - len(OWN_FEATURES)]
+        """One of `RANK_FEATURES`, which come last: `(B, n)`."""
+        return self.candidates(obs)[..., RANK_FEATURES.index(name) - len(RANK_FEATURES)]
 
     def forward(self, obs: TensorDict) -> Tensor:
         candidates = self.candidates(obs)
@@ -103,8 +103,8 @@ class _Scorer(nn.Module):
 
     def __init__(self, space: spaces.Dict, widths: Sequence[int], activation: type[nn.Module], prior: Prior) -> None:
         super().__init__()
-        for name in prior.keys() - set(OWN_FEATURES):
-            raise UnknownName("feature of the proposer's ranking", name, OWN_FEATURES)
+        for name in prior.keys() - set(RANK_FEATURES):
+            raise UnknownName("feature of the proposer's ranking", name, RANK_FEATURES)
         self.prior = dict(prior)
         self.embedding = _Embedding(space, widths, activation)
         self.head = nn.Sequential(nn.Linear(self.embedding.width, widths[-1]), activation())
@@ -146,8 +146,8 @@ class CandidatePolicy(policies.ActorCriticPolicy):
     that embed a candidate; the other arguments are those of `ActorCriticPolicy`.
 
     Args:
-        prior: Weights of some of `OWN_FEATURES` that are added to a candidate's logit (or Q-value), before anything is
-            learnt and after: `{"answer_behind": -4.0}` starts from the proposer's ranking of the answers.
+        prior: Weights of some of `RANK_FEATURES` that are added to a candidate's logit (or Q-value), before anything is
+            learnt and after: `{"answer_rank": -4.0}` starts from the proposer's ranking of the answers.
     """
 
     def __init__(self, *args: Any, prior: Prior | None = None, **kwargs: Any) -> None:

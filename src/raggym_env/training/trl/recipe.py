@@ -21,7 +21,7 @@ from raggym_env.storage.work_folder import FolderKind, locked
 __all__ = ["Recipe"]
 
 _PACKAGES = ("raggym-env", "torch", "transformers", "trl", "peft", "datasets", "accelerate", "numpy")
-_TRAINING = FolderKind("recipe.json", "training", "holds nothing trained", "raggym train", _PACKAGES)
+_TRAINING = FolderKind("recipe.json", "training", "raggym train", _PACKAGES)
 
 Json = dict[str, Any]
 
@@ -59,7 +59,7 @@ class Recipe:
             RunError: The folder holds something else; the message says what differs.
         """
         path, config = Path(path), json.loads(json.dumps(config))
-        if not _TRAINING.begun(path):
+        if not _TRAINING.exists(path):
             return cls(path, config)
         recipe = cls.read(path)
         _TRAINING.require_same(path, recipe.config, config)
