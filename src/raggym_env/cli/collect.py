@@ -8,8 +8,8 @@ from typing import Annotated, Any, Literal
 import typer
 from rich.console import Console
 
+from raggym_env.cli._options import Ray, WorkerCount, WorkerGPUs, parse_settings, ray_workers
 from raggym_env.cli._progress import EpisodeBar
-from raggym_env.cli.evaluate import RayOption, WorkerGPUsOption, WorkersOption, parse_settings, ray_workers
 from raggym_env.errors import RunError
 
 __all__ = ["collect"]
@@ -43,9 +43,9 @@ def collect(
         typer.Option("--set", metavar="KEY=VALUE", help="Change a card, e.g. policy.search.critic_options.seed=1."),
     ] = None,
     in_flight: Annotated[int, typer.Option(min=1, help="Episodes that run side by side, in each worker.")] = 32,
-    ray: RayOption = None,
-    workers: WorkersOption = None,
-    worker_gpus: WorkerGPUsOption = None,
+    ray: Ray = None,
+    workers: WorkerCount = None,
+    worker_gpus: WorkerGPUs = None,
     inspect: Annotated[
         Path | None, typer.Option(metavar="FOLDER", help="Print some of its trajectories instead.")
     ] = None,
