@@ -180,9 +180,9 @@ def test_a_folder_with_other_files_is_not_written_to(towns, tmp_path):
         ({"id": 3}, "id"),
         ({"answer": 5}, "answer"),
         ({"steps": None}, "steps"),
-        ({"steps": [{}]}, "steps"),
-        ({"steps": [{"search": "x", "passages": [["only one"]]}]}, "steps"),
-        ({"usage": {"calls": 1}}, "usage"),
+        ({"steps": [{}]}, r"steps\[0\].search"),
+        ({"steps": [{"search": "x", "passages": [["only one"]]}]}, r"steps\[0\].passages\[0\]"),
+        ({"usage": {"calls": 1}}, "usage.prompt_tokens"),
     ],
 )
 def test_a_tampered_record_is_named_by_line_and_field(towns, tmp_path, change, field):
