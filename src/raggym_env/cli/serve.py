@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from raggym_env.cards import DatasetCard, EnvCard, Source, env_card, override
-from raggym_env.cli.evaluate import parse_settings
+from raggym_env.cli._options import parse_settings
 from raggym_env.errors import CardError, RetrievalError
 from raggym_env.retrieval.wire import TOKEN_ENV
 

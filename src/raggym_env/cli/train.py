@@ -12,7 +12,7 @@ import typer
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-from raggym_env.cli.evaluate import parse_settings
+from raggym_env.cli._options import parse_settings
 from raggym_env.errors import RunError
 
 __all__ = ["app"]
