@@ -7,8 +7,8 @@ from concurrent.futures import ThreadPoolExecutor
 import pytest
 
 from raggym_env.core import Passage
-from raggym_env.errors import RetrievalError, UnknownName
-from raggym_env.retrieval.bm25.analysis import ENGLISH_STOP_WORDS, Analyzer, check_request
+from raggym_env.errors import UnknownName
+from raggym_env.retrieval.bm25.analysis import ENGLISH_STOP_WORDS, Analyzer
 
 PLAIN = Analyzer(stemmer="none", stop_words="none")
 
@@ -100,11 +100,3 @@ def test_the_memory_of_words_is_bounded(monkeypatch):
 
 def test_stop_words_are_already_in_their_folded_form():
     assert all(word == word.casefold() and word.isascii() for word in ENGLISH_STOP_WORDS)
-
-
-def test_one_string_is_not_a_list_of_queries_and_k_is_at_least_one():
-    check_request([], 1)
-    with pytest.raises(RetrievalError, match=r"\[query\]"):
-        check_request("who", 1)
-    with pytest.raises(RetrievalError, match="k must be at least 1, got 0"):
-        check_request(["who"], 0)

@@ -21,14 +21,14 @@ import json
 import re
 import threading
 import unicodedata
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import asdict, dataclass
 from typing import Any
 
 from raggym_env.core import Passage
-from raggym_env.errors import RetrievalError, UnknownName
+from raggym_env.errors import UnknownName
 
-__all__ = ["ENGLISH_STOP_WORDS", "Analyzer", "check_request", "encodable"]
+__all__ = ["ENGLISH_STOP_WORDS", "Analyzer"]
 
 _LUCENE = """a an and are as at be but by for if in into is it no not of on or such that the their then there these
 they this to was will with"""
@@ -90,18 +90,6 @@ class Analyzer:
         return hashlib.blake2b(json.dumps(self.params, sort_keys=True).encode(), digest_size=8).hexdigest()
 
 
-def check_request(queries: Sequence[str], k: int) -> None:
-    """Refuse what no retriever can answer: one string in place of a list of queries, or a `k` below 1.
-
-    Raises:
-        RetrievalError: Says what was given.
-    """
-    if isinstance(queries, str):
-        raise RetrievalError(f"search takes a list of queries, got one string: {queries!r:.80}. Pass [query].")
-    if k < 1:
-        raise RetrievalError(f"k must be at least 1, got {k!r}.")
-
-
 class _Memo(dict[str, str]):
     """Word as written -> its term, or "" for a stop word. Looking a known word up runs no Python code."""
 
@@ -125,11 +113,6 @@ def _terms(memo: _Memo, text: str) -> list[str]:
     if not text.isascii():
         text = unicodedata.normalize("NFKC", text)
     return [term for word in _words(text) if (term := memo[word])]
-
-
-def encodable(text: str) -> str:
-    """The text with a question mark for each lone surrogate, which neither tokenizers nor Java take."""
-    return text if text.isascii() else text.encode("utf-8", "replace").decode()
 
 
 def _fold(word: str) -> str:

@@ -43,9 +43,10 @@ from numpy.typing import NDArray
 from raggym_env.core import Passage
 from raggym_env.errors import RAGGymError, RetrievalError, UnknownName
 from raggym_env.protocols import Hit
-from raggym_env.retrieval.bm25.analysis import Analyzer, check_request
+from raggym_env.retrieval.bm25.analysis import Analyzer
 from raggym_env.retrieval.bm25.index import FORMAT, Index, write_index
 from raggym_env.retrieval.index_store import corpus_key, key_hash, open_or_build
+from raggym_env.retrieval.requests import check_request
 
 __all__ = ["K1", "KERNEL_AFTER", "KERNEL_BATCH", "TITLE_WEIGHT", "B", "BM25Retriever"]
 

@@ -33,7 +33,6 @@ from numpy.typing import NDArray
 from raggym_env.core import Passage
 from raggym_env.errors import DataError, RetrievalError, UnknownName
 from raggym_env.protocols import Hit
-from raggym_env.retrieval.bm25.analysis import check_request
 from raggym_env.retrieval.dense.encoders import Encoder, Vectors
 from raggym_env.retrieval.dense.faiss_index import (
     FaissIndex,
@@ -44,6 +43,7 @@ from raggym_env.retrieval.dense.faiss_index import (
     build_index,
 )
 from raggym_env.retrieval.index_store import corpus_key, default_store, key_hash, open_or_build
+from raggym_env.retrieval.requests import check_request
 
 __all__ = ["DTYPES", "DenseRetriever"]
 

@@ -28,11 +28,11 @@ from typing import Any
 from raggym_env.core import Passage
 from raggym_env.errors import DataError, MissingExtra, RetrievalError, UnknownName
 from raggym_env.protocols import Hit
-from raggym_env.retrieval.bm25.analysis import check_request
 from raggym_env.retrieval.bm25.retriever import K1, TITLE_WEIGHT, B, check_parameters
 from raggym_env.retrieval.index_store import corpus_key, key_hash, open_or_build
 from raggym_env.retrieval.lucene import jvm as _jvm
 from raggym_env.retrieval.lucene.index import IndexBuilder, LuceneIndex, in_memory, java_classes, make_analyzer, on_disk
+from raggym_env.retrieval.requests import check_request
 
 __all__ = ["LuceneRetriever"]
 
