@@ -45,7 +45,7 @@ from raggym_env.errors import RAGGymError, RetrievalError, UnknownName
 from raggym_env.protocols import Hit
 from raggym_env.retrieval.bm25.analysis import Analyzer
 from raggym_env.retrieval.bm25.index import FORMAT, Index, write_index
-from raggym_env.retrieval.index_store import corpus_key, key_hash, open_or_build
+from raggym_env.retrieval.index_store import Store, corpus_key, key_hash, open_or_build, store_folder
 from raggym_env.retrieval.requests import check_request
 
 __all__ = ["K1", "KERNEL_AFTER", "KERNEL_BATCH", "TITLE_WEIGHT", "B", "BM25Retriever"]
@@ -76,8 +76,7 @@ class BM25Retriever:
         backend: "numpy", "numba", or "auto": numba for requests of `KERNEL_BATCH` queries or more, and for all once
             much was searched (`KERNEL_AFTER`). numba's first request takes about half a second, and two more once
             per machine and version, to compile.
-        store: The folder of indexes; None or True for the cache's own, False to keep the index in memory only (it is
-            built in a temporary folder).
+        store: See `index_store.Store`; False builds in a temporary folder and reads the index into memory.
 
     Raises:
         DataError: The corpus holds no word to search for.
@@ -98,7 +97,7 @@ class BM25Retriever:
         stop_words: str = "english",
         title_weight: int = TITLE_WEIGHT,
         backend: str = "auto",
-        store: str | Path | bool | None = None,
+        store: Store = True,
     ) -> None:
         check_parameters(k1, b, title_weight)
         if backend not in BACKENDS:
@@ -120,14 +119,15 @@ class BM25Retriever:
         def write(folder: Path) -> None:
             write_index(self._analyzer.passages(corpus, title_weight), folder, k1=k1, b=b)
 
-        if store is False:
+        indexes = store_folder(store)
+        if indexes is None:
             self._index = _in_memory(write)
         else:
             folder = open_or_build(
                 "bm25",
                 {**key, "format": FORMAT},  # of the files alone: it changes no result, so no fingerprint
                 write,
-                store=None if store is None or store is True else Path(store).expanduser(),
+                store=indexes,
                 libraries=("numpy", "PyStemmer"),
             )
             self._index = Index.load(folder)
