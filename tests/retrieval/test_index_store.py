@@ -9,8 +9,15 @@ from pathlib import Path
 import pytest
 
 from raggym_env.core import Passage
-from raggym_env.errors import DataNotFound, IndexMismatch, RetrievalError
-from raggym_env.retrieval.index_store import corpus_key, default_store, key_hash, open_index, open_or_build
+from raggym_env.errors import DataNotFound, IndexMismatch, OptionError, RetrievalError
+from raggym_env.retrieval.index_store import (
+    corpus_key,
+    default_store,
+    key_hash,
+    open_index,
+    open_or_build,
+    store_folder,
+)
 
 KEY = {"corpus": {"passages": 2, "fingerprint": "abc"}, "k1": 0.9, "tags": ("a", "b")}
 
@@ -56,10 +63,19 @@ def test_the_manifest_says_how_long_the_build_took_and_opening_changes_nothing(t
     assert json.loads((folder / "manifest.json").read_text())["seconds"] == seconds
 
 
-def test_the_default_store_is_in_the_cache(tmp_path, monkeypatch):
+def test_a_store_is_the_cache_a_folder_or_none(tmp_path, monkeypatch):
     monkeypatch.setenv("RAGGYM_CACHE", str(tmp_path))
-    assert default_store() == tmp_path / "indexes"
-    assert open_or_build("kind", KEY, write).parent == tmp_path / "indexes"
+    monkeypatch.setenv("HOME", "/home/somebody")
+    assert store_folder(True) == default_store() == tmp_path / "indexes"
+    assert store_folder(str(tmp_path)) == store_folder(tmp_path) == tmp_path
+    assert store_folder("~/indexes") == Path("/home/somebody/indexes")
+    assert store_folder(False) is None
+
+
+@pytest.mark.parametrize("store", [None, "", 1])
+def test_a_store_of_another_type_is_refused(store):
+    with pytest.raises(OptionError, match=r"store must be True .*, False .* or the path of a folder, got "):
+        store_folder(store)
 
 
 def test_a_failed_build_leaves_nothing_and_can_be_repeated(tmp_path):

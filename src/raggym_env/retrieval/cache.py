@@ -9,7 +9,7 @@ from typing import Any
 
 from raggym_env.errors import RetrievalError
 from raggym_env.protocols import Hit, Retriever, search
-from raggym_env.retrieval.bm25.analysis import check_request
+from raggym_env.retrieval.requests import check_request
 
 __all__ = ["CachedRetriever"]
 

@@ -31,8 +31,8 @@ from raggym_env.core import Passage
 from raggym_env.errors import RetrievalError
 from raggym_env.protocols import Hit, Retriever, search
 from raggym_env.retrieval import make
-from raggym_env.retrieval.bm25.analysis import check_request
 from raggym_env.retrieval.index_store import key_hash
+from raggym_env.retrieval.requests import check_request
 
 __all__ = ["DEPTH", "RRF_K", "Member", "RRFRetriever", "Spec", "make_member"]
 

@@ -35,7 +35,7 @@ from raggym_env.core import Passage
 from raggym_env.errors import IndexMismatch, RetrievalError
 from raggym_env.network import retry_after
 from raggym_env.protocols import Hit
-from raggym_env.retrieval.bm25.analysis import check_request
+from raggym_env.retrieval.requests import check_request
 from raggym_env.retrieval.wire import FINGERPRINT_HEADER, TOKEN_ENV, read_results
 
 __all__ = ["HTTPRetriever"]

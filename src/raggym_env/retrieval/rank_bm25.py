@@ -16,9 +16,10 @@ import numpy as np
 from raggym_env.core import Passage
 from raggym_env.errors import DataError, RetrievalError
 from raggym_env.protocols import Hit
-from raggym_env.retrieval.bm25.analysis import Analyzer, check_request
+from raggym_env.retrieval.bm25.analysis import Analyzer
 from raggym_env.retrieval.bm25.retriever import K1, TITLE_WEIGHT, B, check_parameters
 from raggym_env.retrieval.index_store import corpus_key, key_hash
+from raggym_env.retrieval.requests import check_request
 
 __all__ = ["MAX_PASSAGES", "RankBM25Retriever"]
 

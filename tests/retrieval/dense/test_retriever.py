@@ -190,7 +190,7 @@ def test_a_broken_off_build_goes_on_with_the_next_shard(over, counted, tmp_path)
 
     assert counted == [str(number) for number in range(120)]
     assert resumed.search(QUERIES, 5) == over(store=tmp_path / "other").search(QUERIES, 5)
-    assert list((tmp_path / "store").glob("*.partial")) == []
+    assert list((tmp_path / "store").glob("*.shards")) == []
 
 
 KILLED = """
@@ -206,7 +206,7 @@ class Encoder:
     def embed(self, batch):
         print(*[passage.id for passage in batch], flush=True)
         if sys.argv[2] in [passage.id for passage in batch]:
-            (next(Path(sys.argv[1]).glob("*.partial")) / "0000000060-0000000090.tmp").write_bytes(b"half")
+            (next(Path(sys.argv[1]).glob("*.shards")) / "0000000060-0000000090.tmp").write_bytes(b"half")
             os._exit(9)
         return np.array([[float(passage.id)] for passage in batch], np.float32)
 

@@ -22,7 +22,7 @@ from numpy.typing import NDArray
 from raggym_env.core import Passage
 from raggym_env.errors import MissingExtra, RetrievalError, UnknownName
 from raggym_env.models.files import Source, find
-from raggym_env.retrieval.bm25.analysis import encodable
+from raggym_env.retrieval.requests import encodable
 
 __all__ = ["ENCODERS", "Encoder", "EncoderSpec", "Vectors", "passage_text", "torch_device"]
 

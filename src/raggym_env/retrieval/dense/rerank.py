@@ -16,10 +16,10 @@ from raggym_env.core import Passage
 from raggym_env.errors import MissingExtra, RetrievalError
 from raggym_env.models.files import find
 from raggym_env.protocols import Hit, search
-from raggym_env.retrieval.bm25.analysis import check_request, encodable
 from raggym_env.retrieval.dense.encoders import passage_text, torch_device
 from raggym_env.retrieval.fusion import Spec, check_depth, make_member
 from raggym_env.retrieval.index_store import key_hash
+from raggym_env.retrieval.requests import check_request, encodable
 
 __all__ = ["DEPTH", "MODEL", "CrossEncoderScorer", "PassageScorer", "RerankRetriever"]
 

@@ -1,7 +1,7 @@
 """Dense retrieval: passages and queries become vectors, and the nearest passages are found by FAISS.
 
     <store>/
-        embeddings-4f1c0d9a8b7e6f50.partial/     shards of a corpus that is being embedded; what is there is kept
+        embeddings-4f1c0d9a8b7e6f50.shards/      shards of a corpus that is being embedded; what is there is kept
         embeddings-4f1c0d9a8b7e6f50/             the vectors of all passages: 0000000000-0000004096.npy, ...
         dense-7d0a11c45e9f3b26/                  an hnsw or ivf index over them: index.faiss
 
@@ -33,7 +33,6 @@ from numpy.typing import NDArray
 from raggym_env.core import Passage
 from raggym_env.errors import DataError, RetrievalError, UnknownName
 from raggym_env.protocols import Hit
-from raggym_env.retrieval.bm25.analysis import check_request
 from raggym_env.retrieval.dense.encoders import Encoder, Vectors
 from raggym_env.retrieval.dense.faiss_index import (
     FaissIndex,
@@ -43,7 +42,8 @@ from raggym_env.retrieval.dense.faiss_index import (
     VectorIndex,
     build_index,
 )
-from raggym_env.retrieval.index_store import corpus_key, default_store, key_hash, open_or_build
+from raggym_env.retrieval.index_store import Store, corpus_key, key_hash, open_or_build, store_folder
+from raggym_env.retrieval.requests import check_request
 
 __all__ = ["DTYPES", "DenseRetriever"]
 
@@ -79,7 +79,7 @@ class DenseRetriever:
         dtype: Of the vectors on disk, "float32" or "float16". The latter takes half the space; a flat index, which
             has to convert all of them, then takes ten times as long for a single query.
         shard: Passages embedded between two points that a killed build can go on from.
-        store: The folder of indexes; None or True for the cache's own, False for a temporary one of this retriever.
+        store: See `index_store.Store`; False builds in a temporary folder, deleted with the retriever.
 
     Raises:
         DataError: The corpus is empty.
@@ -109,7 +109,7 @@ class DenseRetriever:
         nprobe: int = 32,
         dtype: str = "float32",
         shard: int = 4096,
-        store: str | Path | bool | None = None,
+        store: Store = True,
     ) -> None:
         encoding: dict[str, Any] = {
             "model": model,
@@ -157,12 +157,12 @@ class DenseRetriever:
         found = zip(positions[best].tolist(), scores[best].tolist(), strict=True)
         return [Hit(self._corpus[position], score) for position, score in found]
 
-    def _place(self, store: str | Path | bool | None) -> Path:
-        if store is False:
+    def _place(self, store: Store) -> Path:
+        folder = store_folder(store)
+        if folder is None:
             folder = Path(tempfile.mkdtemp(prefix="raggym-dense-"))
             weakref.finalize(self, shutil.rmtree, folder, ignore_errors=True)
-            return folder
-        return default_store() if store is None or store is True else Path(store).expanduser()
+        return folder
 
     def __reduce__(self) -> tuple[Any, ...]:
         return functools.partial(DenseRetriever, self._corpus, **self._made_with), ()
@@ -204,7 +204,7 @@ def _open_vectors(
     corpus: Sequence[Passage], encoder: Encoder, key: dict[str, Any], shard: int, store: Path
 ) -> MappedVectors:
     def build(folder: Path) -> None:
-        partial = folder.with_suffix(".partial")
+        partial = folder.with_suffix(".shards")
         _embed(corpus, encoder.passages(), partial, np.dtype(key["dtype"]), shard)
         for path in partial.glob("*.npy"):
             _link(path, folder / path.name)
@@ -212,7 +212,7 @@ def _open_vectors(
     folder = open_or_build(
         "embeddings", key, build, store=store, libraries=("sentence-transformers", "transformers", "torch")
     )
-    shutil.rmtree(folder.with_suffix(".partial"), ignore_errors=True)
+    shutil.rmtree(folder.with_suffix(".shards"), ignore_errors=True)
     vectors = MappedVectors.load(folder)
     if len(vectors) != len(corpus):
         raise RetrievalError(f"{folder} holds {len(vectors)} vectors for {len(corpus)} passages. Delete this folder.")

