@@ -112,8 +112,8 @@ PUBLIC = {
         register_card""",
     "raggym_env.envs": """CandidateActions Candidates RAGEnv RAGVectorEnv RecordEpisodes TaggedText make_env
         make_vector_env register_card""",
-    "raggym_env.evaluation": """Estimate Leaderboard Run Scores Workers bootstrap build_leaderboard evaluate html_report
-        score_records""",
+    "raggym_env.evaluation": """Estimate Leaderboard Prediction Run Scores Workers bootstrap build_leaderboard
+        evaluate html_report score_record score_records""",
     "raggym_env.llm": "LLM LLMS Completion Messages Sampling Scorer make",
     "raggym_env.policies": "BasePolicy POLICIES Policy Proposal make",
     "raggym_env.retrieval": "RETRIEVERS Hit Retriever make",

@@ -20,7 +20,7 @@ from pydantic import ValidationError
 from raggym_env.cards import EnvCard, PriceCard
 from raggym_env.core import Task
 from raggym_env.errors import RunError
-from raggym_env.mdp.records import append_record, check_episode, read_records, repair
+from raggym_env.mdp.records import Episode, append_record, check_episode, read_episodes, read_records, repair
 from raggym_env.runs.plan import Plan, first_tasks
 from raggym_env.storage.work_folder import FolderKind, locked
 
@@ -78,11 +78,21 @@ class Run:
         """Return the tasks of the split that the run covers."""
         return first_tasks(tasks, self.config["limit"])
 
+    def episodes(self) -> list[Episode]:
+        """Return the episodes recorded so far, in the order in which they ended.
+
+        Raises:
+            MalformedData: A line is not the record of an episode.
+        """
+        return list(read_episodes(self.episodes_file)) if self.episodes_file.exists() else []
+
     def records(self) -> list[Json]:
-        """Return the episode records written so far, in the order in which the episodes ended."""
-        if not self.episodes_file.exists():
-            return []
-        records = list(read_records(self.episodes_file))
+        """Return the records of the episodes as they are written, with the fields that process data adds.
+
+        Raises:
+            MalformedData: A line is not the record of an episode.
+        """
+        records = list(read_records(self.episodes_file)) if self.episodes_file.exists() else []
         for number, record in enumerate(records, 1):
             check_episode(record, self.episodes_file, f"line {number}")
         return records
@@ -151,7 +161,7 @@ def execute(
     run = replace(run, price=plan.price or run.price)
     with locked(run.path):
         repair(run.episodes_file)
-        finished = {record["id"] for record in run.records() if record["error"] is None}
+        finished = {episode.id for episode in run.episodes() if episode.error is None}
         remaining = [task for task in plan.tasks if task.id not in finished]
         failures = len(remaining)
         with executor.episodes(plan, remaining) if remaining else nullcontext(iter(())) as records:
