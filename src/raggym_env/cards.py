@@ -8,10 +8,21 @@ from __future__ import annotations
 
 import tomllib
 from collections.abc import Iterator, Mapping
-from pathlib import Path
+from dataclasses import dataclass
+from pathlib import Path, PureWindowsPath
 from typing import Annotated, Any, Literal, Self, TypeVar
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Discriminator,
+    Field,
+    Tag,
+    ValidationError,
+    model_validator,
+)
 
 from raggym_env.errors import CardError, UnknownName
 from raggym_env.registry import names_code
@@ -22,6 +33,8 @@ __all__ = [
     "EnvCard",
     "PolicyCard",
     "Source",
+    "SourceCard",
+    "SplitSourceCard",
     "env_card",
     "override",
     "policy_card",
@@ -37,34 +50,102 @@ class _Card(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
 
-class Source(_Card):
-    """One place a split can come from. A split lists several; the first whose files are all there is used."""
+@dataclass(frozen=True)
+class Source:
+    """One questions file, its corpus and the rows to take: what a split is read from. Fields as in `SourceCard`."""
 
     questions: str
-    """File name inside the data set's folder (`.gz` is found too), `hub:OWNER/NAME[:CONFIG]:SPLIT`, or, for
-    `format = "synth"`, the name of a question stream."""
     corpus: str = "contexts"
-    """Corpus file name inside the folder, or "contexts": the paragraphs that the questions file itself holds."""
-    rows: Annotated[str, Field(pattern=r"^(all|(first|last|after) [1-9][0-9]*)$")] = "all"
-    """"all", "first N" or "last N" rows of the file, in its own order, or those "after N", the first N left out. A
-    shorter file is used whole."""
+    rows: str = "all"
+
+
+def _inside_folder(names: tuple[str, ...]) -> tuple[str, ...]:
+    for name in names:
+        path = PureWindowsPath(name)  # understands both separators and drive letters, on every system
+        if not name.startswith("hub:") and (path.anchor or ".." in path.parts):
+            raise ValueError("a file must lie in the data set's folder; put a link to it there")
+    return names
+
+
+_Names = Annotated[
+    tuple[str, ...],
+    Field(min_length=1),
+    BeforeValidator(lambda value: (value,) if isinstance(value, str) else value),
+    AfterValidator(_inside_folder),
+]
+_Rows = Annotated[str, Field(pattern=r"^(all|(first|last|after) [1-9][0-9]*)$")]
+
+
+class SourceCard(_Card):
+    """Files that a split can be read from. Both keys take a name or a list of names.
+
+    Every pair of one questions file and one corpus is a source: the first corpus with each of the questions files in
+    turn, then the next corpus.
+    """
+
+    questions: _Names
+    """Questions file in the data set's folder (also found with `.gz` appended), or a data set on the Hugging Face
+    hub, `hub:OWNER/NAME[:CONFIG]:SPLIT`. For `format = "synth"`: the name of a stream of generated questions."""
+    corpus: _Names = ("contexts",)
+    """Corpus file in the data set's folder (also found with `.gz` appended) or data set on the hub, in a form that
+    `raggym_env.data.read_passages` reads. "contexts" means the paragraphs that the questions file itself holds."""
+
+    def pairs(self, rows: str) -> Iterator[Source]:
+        """Yield the sources that these files make, in the order in which they are tried."""
+        for corpus in self.corpus:
+            for questions in self.questions:
+                yield Source(questions, corpus, rows)
+
+
+class SplitSourceCard(SourceCard):
+    """Files that one split can be read from, and the rows to take from them."""
+
+    rows: _Rows = "all"
+    """Questions to take, in the file's order: "all", "first N", "last N", or "after N", which is all but the first N.
+    The first or last N of a file with fewer questions are all of them."""
+
+
+_SplitCard = Annotated[
+    Annotated[_Rows, Tag("rows")] | Annotated[tuple[SplitSourceCard, ...], Tag("sources")],
+    # Without a discriminator, a mistake in one form would be reported for both forms.
+    Discriminator(lambda value: "rows" if isinstance(value, str) else "sources"),
+]
 
 
 class DatasetCard(_Card):
+    """Where an environment's questions and passages come from."""
+
     format: Literal["hotpotqa", "2wikimultihopqa", "bamboogle", "medqa", "jsonl", "synth"]
+    """Format of the questions files: that of a published data set, "jsonl" (FlashRAG's: `id`, `question`,
+    `golden_answers` and optionally `options`, `supporting_facts` and `metadata`), or "synth", which generates a
+    fictional world and needs no files."""
     folder: Annotated[str, Field(pattern=_SAFE_PATH)] = ""
-    """Folder below `$RAGGYM_DATA` or the cache; for a user's card, also relative to the card itself."""
+    """The data set's folder, below `$RAGGYM_DATA` or the cache. For a card that does not ship with the library, the
+    card's own folder is searched first, then this folder below it."""
     default_split: str = "test"
-    splits: dict[Annotated[str, Field(pattern=_SAFE_NAME)], tuple[Source, ...]]
+    """Split that is used when none is named."""
+    sources: tuple[SourceCard, ...] = ()
+    """Files shared by the splits that give only their rows. Sources are tried in order; a split is read from the
+    first source whose files are all available."""
+    splits: dict[Annotated[str, Field(pattern=_SAFE_NAME)], _SplitCard]
+    """The splits by name. A split is either the rows it takes from `sources`, such as "first 1000", or a list of
+    sources of its own, each with its `rows`."""
     options: dict[str, Any] = {}
-    """For `format = "synth"`: `passages` and `seed` of the world."""
+    """For `format = "synth"`: `passages`, the size of the world, and its `seed`, both integers."""
+
+    def sources_of(self, split: str) -> tuple[Source, ...]:
+        """Return a split's sources in the order in which they are tried."""
+        card = self.splits[split]
+        if isinstance(card, str):
+            return tuple(source for files in self.sources for source in files.pairs(card))
+        return tuple(source for files in card for source in files.pairs(files.rows))
 
     @model_validator(mode="after")
     def _splits_exist(self) -> Self:
         if self.default_split not in self.splits:
             raise ValueError(f"default_split {self.default_split!r} is not one of the splits {sorted(self.splits)}")
-        if empty := [name for name, sources in self.splits.items() if not sources]:
-            raise ValueError(f"split {empty[0]!r} has no source")
+        if empty := [name for name in self.splits if not self.sources_of(name)]:
+            raise ValueError(f"split {empty[0]!r} has no source: list its files, or those of all splits in `sources`")
         return self
 
 

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from raggym_env.cards import DatasetCard, EnvCard, Source, env_card, override
+from raggym_env.cards import DatasetCard, EnvCard, SourceCard, env_card, override
 from raggym_env.cli._options import parse_settings
 from raggym_env.errors import CardError, RetrievalError
 from raggym_env.retrieval.wire import TOKEN_ENV
@@ -90,7 +90,7 @@ _NO_ENVIRONMENT = EnvCard(
     name="corpus",
     path=Path(),
     title="A corpus file",
-    dataset=DatasetCard(format="jsonl", splits={"test": (Source(questions="none"),)}),
+    dataset=DatasetCard(format="jsonl", sources=(SourceCard(questions=("none",)),), splits={"test": "all"}),
 )
 
 
