@@ -31,14 +31,8 @@ MAX_PASSAGES = 200_000
 class RankBM25Retriever:
     """`rank_bm25.BM25Okapi` over the terms of `Analyzer`. In memory, and built for every retriever. Thread-safe.
 
-    Args:
-        corpus: See `raggym_env.retrieval.bm25.retriever.BM25Retriever`, as for all options but `epsilon`.
-        k1: See there.
-        b: See there.
-        epsilon: At least 0. Share of the mean inverse document frequency that stands for a negative one.
-        stemmer: See there.
-        stop_words: See there.
-        title_weight: See there.
+    `epsilon` (at least 0) is the share of the mean inverse document frequency that stands for a negative one. The other
+    options are those of `raggym_env.retrieval.bm25.retriever.BM25Retriever`.
 
     Raises:
         DataError: The corpus has no word, or more than `MAX_PASSAGES` passages.
