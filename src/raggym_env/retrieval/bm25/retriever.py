@@ -1,8 +1,8 @@
 """BM25 with the scores of bm25s: the default search engine.
 
 As in bm25s (arXiv:2407.03618) every term of every passage is scored when the index is built, by Lucene's formula,
-and the scores are stored by term: see `raggym_env.retrieval.bm25.index`, also for the measured reason why the builder
-is ours (a third of bm25s's memory and time). A query is then a sum over the postings of its terms. The sum and the
+and the scores are stored by term: see `raggym_env.retrieval.bm25.index`, also for why bm25s does not build it (three
+times the memory and CPU time, measured). A query is then a sum over the postings of its terms. The sum and the
 choice of the best are computed here, over the passages that contain a term of the query, in one of two ways:
 
 - in NumPy, which needs nothing else and compiles nothing;
