@@ -53,6 +53,8 @@ class Registry(dict[str, str | Factory]):
         if not _MODULE_CLASS.fullmatch(target):
             raise UnknownName(self.kind, target, self)
         module_name, _, path = target.partition(":")
+        if module_name in LLMS:  # `hf:NAME` is a model, never the class NAME of a module called hf; see `names_code`
+            raise UnknownName(self.kind, target, self)
         try:
             value: Any = _import(module_name)
         except ModuleNotFoundError as error:
@@ -108,15 +110,15 @@ def _import(module_name: str) -> ModuleType:
 
 
 def names_code(value: str) -> bool:
-    """True if a card's text names a plug-in as "module:Class", so that reading the card would import code.
+    """True if a string of a card names a plug-in as "module:Class", which would import code.
 
-    A language model such as `hf:smollm2` has the same form and names a back end of the library.
+    A language model such as `hf:smollm2` has the same form but names a back end.
 
     >>> names_code("subprocess:Popen"), names_code("hf:smollm2"), names_code("lexical")
     (True, False, False)
     """
-    module, _, rest = value.partition(":")
-    return _MODULE_CLASS.match(value) is not None and module not in LLMS and not rest.startswith("//")
+    # `match`, not `fullmatch`: an LLM may be named as "module:Class:MODEL".
+    return _MODULE_CLASS.match(value) is not None and value.partition(":")[0] not in LLMS
 
 
 def _wrong_options(subject: str, names: list[str], options: Mapping[str, Any], error: TypeError) -> str:
