@@ -36,7 +36,7 @@ def test_a_batch_makes_one_retriever_call_and_keeps_the_order():
 def test_the_query_on_the_last_allowed_turn_is_run():
     steps, retriever = dynamics(max_searches=1)
     (state,) = steps.transition([steps.start(FILM.question)], [Search("Dawn")])
-    assert retriever.asked == ["Dawn"]
+    assert retriever.queries == ["Dawn"]
     assert (state.searches_left, state.stop) == (0, None)
 
 

@@ -59,7 +59,7 @@ def test_it_first_searches_for_the_question_then_for_the_bridge_and_then_answers
     running = dynamics.start(question)
     while running.stop is None:
         (running,) = dynamics.transition([running], [policy.act(running)])
-    assert retriever.asked == [question.text, "Ilse Brandt"]
+    assert retriever.queries == [question.text, "Ilse Brandt"]
     assert (running.answer, running.stop) == ("7 June 1991", StopReason.ANSWER)
 
 

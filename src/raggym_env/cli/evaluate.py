@@ -1,4 +1,4 @@
-"""`raggym eval`: a policy on an environment, into a run folder."""
+"""`raggym eval`: evaluate a policy on an environment, into a run folder."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ def evaluate(
     best_of: Annotated[int | None, typer.Option(min=1, help="Sample N actions; the critic chooses.")] = None,
     vote: Annotated[int | None, typer.Option(min=1, help="Sample N actions; their answers vote.")] = None,
     tree: Annotated[str | None, typer.Option(metavar="WxD", help="Beam search of width W and depth D.")] = None,
-    critic: Annotated[str | None, typer.Option(help="Process reward that --best-of and --tree choose by.")] = None,
+    critic: Annotated[str | None, typer.Option(help="Process reward by which --best-of and --tree choose.")] = None,
     price: Annotated[
         str | None, typer.Option(metavar="P,C", help="US dollars per million prompt and completion tokens.")
     ] = None,
@@ -51,9 +51,18 @@ def evaluate(
     worker_gpus: WorkerGPUs = None,
     trust_card: TrustCard = False,
 ) -> None:
-    """Evaluate a policy. Killed and started again with the same words, it goes on where it was."""
+    """Evaluate a policy. If it is interrupted, the same command resumes it."""
     from raggym_env.evaluation import evaluate as run_evaluation
 
+    changes: dict[str, Any] = {
+        "policy.options.llm": llm,
+        "policy.search.best_of": best_of,
+        "policy.search.vote": vote,
+        "policy.search.tree": _tree(tree),
+        "policy.search.critic": critic,
+        "policy.price": _price(price),
+    }
+    changes = {key: value for key, value in changes.items() if value is not None}
     with EpisodeBar(policy) as bar:
         run, scores = run_evaluation(
             env,
@@ -62,11 +71,7 @@ def evaluate(
             limit=limit,
             seed=seed,
             out=out,
-            settings={
-                **parse_settings(settings),
-                **_inference(llm, best_of, vote, tree, critic),
-                **_price(price),
-            },
+            settings={**parse_settings(settings), **changes},
             in_flight=in_flight,
             workers=ray_workers(ray, workers, worker_gpus),
             trust=trust_card,
@@ -78,29 +83,20 @@ def evaluate(
     bar.exit_if_failed(scores.failed)
 
 
-def _inference(
-    llm: str | None, best_of: int | None, vote: int | None, tree: str | None, critic: str | None
-) -> dict[str, Any]:
-    """The flags as changes of the policy's card."""
-    changes = {
-        "policy.options.llm": llm,
-        "policy.search.best_of": best_of,
-        "policy.search.vote": vote,
-        "policy.search.critic": critic,
-    }
-    if tree is not None:
-        width, times, depth = tree.partition("x")
-        if not (times and width.isdecimal() and depth.isdecimal()):
-            raise CardError(f"--tree takes WIDTHxDEPTH such as 3x2, got {tree!r}.")
-        changes["policy.search.tree"] = {"width": int(width), "depth": int(depth)}  # type: ignore[assignment]
-    return {key: value for key, value in changes.items() if value is not None}
+def _tree(tree: str | None) -> dict[str, int] | None:
+    if tree is None:
+        return None
+    width, separator, depth = tree.partition("x")
+    if not (separator and width.isdecimal() and depth.isdecimal()):
+        raise CardError(f"--tree takes WIDTHxDEPTH such as 3x2, got {tree!r}.")
+    return {"width": int(width), "depth": int(depth)}
 
 
-def _price(price: str | None) -> dict[str, Any]:
+def _price(price: str | None) -> dict[str, float] | None:
     if price is None:
-        return {}
+        return None
     prompt, _, completion = price.partition(",")
     try:
-        return {"policy.price": {"prompt": float(prompt), "completion": float(completion)}}
+        return {"prompt": float(prompt), "completion": float(completion)}
     except ValueError as error:
         raise CardError(f"--price takes two numbers such as 0.15,0.60, got {price!r}.") from error

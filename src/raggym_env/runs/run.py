@@ -139,9 +139,7 @@ class LocalExecutor:
         return nullcontext(plan.episodes(plan.make_policy(), tasks, self.in_flight))
 
 
-def execute(
-    plan: Plan, executor: Executor, out: str | Path | None = None, *, progress: Progress | None = None
-) -> Run:
+def execute(plan: Plan, executor: Executor, out: str | Path | None = None, *, progress: Progress | None = None) -> Run:
     """Run a plan in a run folder, or resume a run that was interrupted.
 
     Args:

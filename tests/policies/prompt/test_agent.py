@@ -62,7 +62,7 @@ def test_every_agent_plays_whole_episodes(name):
     episodes = list(rollout(agent(name, Model(reply)), [FILM, BOTH, PILL], mdp))
     assert [episode.error for episode in episodes] == [None] * 3
     assert {episode.answer for episode in episodes} == {"Oslo"}
-    assert len(retriever.asked) == {"direct": 0, "cot": 0, "rag": 3}.get(name, 6)
+    assert len(retriever.queries) == {"direct": 0, "cot": 0, "rag": 3}.get(name, 6)
 
 
 def test_rag_searches_for_the_question_itself_without_calling_the_model():

@@ -17,11 +17,11 @@ from typer.testing import CliRunner
 from raggym_env.cli import app
 from raggym_env.errors import MissingExtra, RunError, UnknownName
 from raggym_env.evaluation import Run, evaluate
+from raggym_env.policies import POLICIES
 from raggym_env.runs.ray import pool
 from raggym_env.runs.ray.cluster import _private
-from raggym_env.runs.ray.worker import Player
 from raggym_env.runs.ray.pool import Workers
-from raggym_env.policies import POLICIES
+from raggym_env.runs.ray.worker import Player
 from raggym_env.training.process_data.collect import collect
 from towns import Reader, write_towns
 

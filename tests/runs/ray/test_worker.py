@@ -83,7 +83,9 @@ class Stops(BasePolicy):
 
 
 def test_what_ended_before_an_error_is_kept(spec):
-    reply = Player(Spec(lambda: replace(spec.load(), make_policy=Stops)), spec.load().config, in_flight=4).play(["q0", "q1"])
+    reply = Player(Spec(lambda: replace(spec.load(), make_policy=Stops)), spec.load().config, in_flight=4).play(
+        ["q0", "q1"]
+    )
     assert [record["id"] for record in reply.records] == ["q0"]
     with pytest.raises(LLMError, match="no model"):
         reply.check()

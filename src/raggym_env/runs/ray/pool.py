@@ -52,11 +52,11 @@ from typing import Any
 
 from raggym_env.core import Task
 from raggym_env.errors import RunError, check_option
+from raggym_env.mdp.records import Episode
+from raggym_env.runs.plan import Plan
 from raggym_env.runs.ray.cluster import connected
 from raggym_env.runs.ray.ledger import DEATHS, Ledger
-from raggym_env.runs.plan import Plan
 from raggym_env.runs.ray.worker import Player, Reply
-from raggym_env.mdp.records import Episode
 
 __all__ = ["RayExecutor", "Workers"]
 

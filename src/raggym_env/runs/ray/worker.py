@@ -63,7 +63,7 @@ class Player:
         """Return once the worker's process runs."""
 
     def play(self, ids: Sequence[str]) -> Reply:
-        """Take on questions and run until `in_flight` episodes ended, or one ended and a second has passed, or all ended.
+        """Take on questions and run until `in_flight` episodes ended, one ended and a second has passed, or all ended.
 
         With `2 * in_flight` questions at first, and afterwards as many as it returned records, a worker never idles.
         """
