@@ -65,7 +65,7 @@ class Base:
         the first message of the user.
         """
         chat = Chat(self.tokenizer, ())
-        clean = [{"role": message["role"], "content": chat._defused(message["content"])} for message in messages]
+        clean = [{"role": message["role"], "content": chat.defused(message["content"])} for message in messages]
         try:
             self.tokenizer.apply_chat_template(clean)
         except TemplateError:
@@ -76,7 +76,7 @@ class Base:
         """A row with a prompt for TRL, its replies made safe like the prompt."""
         chat = Chat(self.tokenizer, ())
         replies = {
-            name: [{"role": said["role"], "content": chat._defused(said["content"])} for said in reply]
+            name: [{"role": said["role"], "content": chat.defused(said["content"])} for said in reply]
             for name, reply in row.items()
             if name != "prompt"
         }
