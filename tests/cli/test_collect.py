@@ -81,7 +81,7 @@ def test_failed_questions_give_exit_code_two_and_a_way_on(towns, tmp_path, monke
     done = raggym("collect", towns, *options)
     assert done.exit_code == 2, done.output
     assert "11 (1 failed)" in done.stdout
-    assert "1 episodes failed: the same command tries them again" in done.stderr
+    assert "1 episodes failed: The same command runs them again" in done.stderr
     assert "the server is down" in done.stderr
 
 

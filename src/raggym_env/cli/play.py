@@ -18,7 +18,7 @@ def play(
     split: Annotated[str | None, typer.Option(help="Split. Default: the card's.")] = None,
     seed: Annotated[int | None, typer.Option(help="Seed that picks the question.")] = None,
     index: Annotated[
-        int | None, typer.Option(help="Index of the question in the split, instead of a random one.")
+        int | None, typer.Option(help="Index of the question, instead of a random one.")
     ] = None,
     trust_card: TrustCard = False,
 ) -> None:

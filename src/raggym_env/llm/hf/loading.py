@@ -1,6 +1,6 @@
-"""Finding and loading transformers models: the cache, a folder, a GGUF file, the hub, in this order.
+"""Locates and loads transformers models: in the cache, a folder, a GGUF file or on the hub, in this order.
 
-A name may end in `+ADAPTER`: a LoRA adapter that is merged into the model; see `_adapters`.
+A name may end in `+ADAPTER`: a LoRA adapter that is merged into the model; see `adapters`.
 """
 
 from __future__ import annotations
@@ -28,10 +28,12 @@ __all__ = [
 ]
 
 Device = str
+"""A torch device such as "cpu" or "cuda:1", or "auto"."""
 Dtype = Literal["auto", "float32", "bfloat16", "float16"]
+"""A torch dtype by name, or "auto"."""
 _DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 
-# `_chat.plain_template` in Jinja, with an end to what the assistant says, which is what a model learns to stop by.
+# `chat.plain_template` in Jinja, with the end token after each reply, from which a model learns to stop.
 _PLAIN_TEMPLATE = (
     "{% for m in messages %}{{ m['role'] | capitalize }}: {{ m['content'] }}"
     "{% if m['role'] == 'assistant' %}{{ eos_token }}{% endif %}{{ '\n\n' }}{% endfor %}"
@@ -40,7 +42,7 @@ _PLAIN_TEMPLATE = (
 
 
 def load_parts(name: str, device: Device = "auto", dtype: Dtype = "auto") -> tuple[Any, Any]:
-    """The model, on its device, and the tokenizer. Arguments and errors as for `hf.load`."""
+    """Return the model, on its device, and the tokenizer. Arguments and errors as for `hf.model.load`."""
     target = resolve_device(device)
     model, tokenizer = _load(name, resolve_dtype(dtype, target))
     try:
@@ -50,46 +52,40 @@ def load_parts(name: str, device: Device = "auto", dtype: Dtype = "auto") -> tup
 
 
 def plain_model(name: str, dtype: Dtype = "float32") -> tuple[Any, Any]:
-    """A model and its tokenizer as trainers want them.
+    """Return a model and its tokenizer for training.
 
     Args:
-        name: As for `hf.load`. With `+ADAPTER`, training goes on from the merged weights.
-        dtype: Of the weights. Training in less than float32 rounds small updates away, unless a LoRA adapter of
-            float32 is trained on top.
+        name: As for `hf.model.load`. With `+ADAPTER`, training starts from the merged weights.
+        dtype: The dtype of the weights. Training in less than float32 rounds small updates away, unless a LoRA adapter
+            in float32 is trained on top.
 
     Returns:
-        model: A causal language model on the CPU, all of its weights trainable, that can be saved and given to PEFT:
-            nothing in it says that it was read from a GGUF file or had an adapter.
-        tokenizer: It has a chat template, the `plain_template` of prompts if it came with none, and a padding token,
-            which is the end token if it came with none.
+        model: A causal language model on the CPU, all of its weights trainable, without a trace of a GGUF file or an
+            adapter, so that it can be saved and given to PEFT.
+        tokenizer: It has a chat template, by default `plain_template`, and a padding token, by default the end token.
 
     Raises:
-        LLMError: The model cannot be had, or its weights are quantised.
+        LLMError: The model cannot be loaded, or its weights are quantised.
     """
     precision = resolve_dtype(dtype, torch.device("cpu"))
     model, tokenizer = _load(name, precision)
-    if getattr(model.config, "quantization_config", None) is not None:
-        if not _is_gguf(model):
+    quantization = getattr(model.config, "quantization_config", None)
+    if quantization is not None:
+        is_dict = isinstance(quantization, dict)
+        method = quantization.get("quant_method") if is_dict else getattr(quantization, "quant_method", None)
+        # Weights from a GGUF file are dequantised by reading them; those of all other methods are still packed.
+        if str(getattr(method, "value", method)).lower() != "gguf":
             raise LLMError(f"The weights of {name!r} are quantised and cannot be trained. Take the original ones.")
         model = unquantised(model, precision)
     model.requires_grad_(True)
     model.config.use_cache = True
-    _complete(tokenizer)
-    return model, tokenizer
-
-
-def _is_gguf(model: Any) -> bool:
-    found = model.config.quantization_config
-    method = found.get("quant_method") if isinstance(found, dict) else getattr(found, "quant_method", None)
-    return str(getattr(method, "value", method)).lower() == "gguf"
-
-
-def _complete(tokenizer: Any) -> None:
     if tokenizer.pad_token is None:
         tokenizer.pad_token = tokenizer.eos_token
     if not tokenizer.chat_template:
-        starts = tokenizer.bos_token_id in tokenizer("")["input_ids"] and tokenizer.bos_token_id is not None
+        # Rendering a template adds no start token, which a model that expects one was given by the tokenizer.
+        starts = tokenizer.bos_token_id is not None and tokenizer.bos_token_id in tokenizer("")["input_ids"]
         tokenizer.chat_template = ("{{ bos_token }}" if starts else "") + _PLAIN_TEMPLATE
+    return model, tokenizer
 
 
 def _load(name: str, dtype: torch.dtype) -> tuple[Any, Any]:
@@ -100,15 +96,13 @@ def _load(name: str, dtype: torch.dtype) -> tuple[Any, Any]:
         model, tokenizer = read_model(path, file, dtype if folder is None else torch.float32)
     except (OSError, ValueError, KeyError, RuntimeError, SafetensorError) as error:
         raise LLMError(f"The model {base!r}, read from {path}, cannot be loaded: {error}") from error
-    return (model if folder is None else _in(dtype, merged(model, folder, base))), tokenizer
-
-
-def _in(dtype: torch.dtype, model: Any) -> Any:
-    """The model with its weights in a dtype. Buffers, such as rotary frequencies, stay exact, as when it is loaded."""
-    for parameter in model.parameters():
-        parameter.data = parameter.data.to(dtype)
-    model.config.dtype = dtype
-    return model
+    if folder is not None:
+        model = merged(model, folder, base)
+        # Not `model.to(dtype)`: buffers, such as rotary frequencies, stay exact, as in a model loaded in that dtype.
+        for parameter in model.parameters():
+            parameter.data = parameter.data.to(dtype)
+        model.config.dtype = dtype
+    return model, tokenizer
 
 
 def find_model(name: str) -> tuple[str, str | None]:

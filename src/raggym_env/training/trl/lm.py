@@ -83,7 +83,7 @@ class Base:
     def _defuse(self, messages: Sequence[Mapping[str, str]]) -> list[dict[str, str]]:
         # A passage may contain the text of a control token; the tokenizer would read it as the chat's structure.
         chat = Chat(self.tokenizer, ())
-        return [{"role": message["role"], "content": chat._defused(message["content"])} for message in messages]
+        return [{"role": message["role"], "content": chat.defused(message["content"])} for message in messages]
 
     def tokens(self, row: Chats) -> int:
         """Return the number of tokens of the longest sequence that TRL makes of a row."""
