@@ -20,7 +20,7 @@ from raggym_env.errors import DataError, MissingExtra, RetrievalError, UnknownNa
 from raggym_env.protocols import Retriever
 from raggym_env.retrieval.lucene import index as lucene_index
 from raggym_env.retrieval.lucene import jvm as _jvm
-from raggym_env.retrieval.lucene import make
+from raggym_env.retrieval import make
 from raggym_env.retrieval.lucene.retriever import LuceneRetriever
 
 pytest.importorskip("pyserini", exc_type=ImportError)
