@@ -10,8 +10,6 @@ trl/              sft.py, dpo.py, prm.py, grpo.py: one file per trainer
     episodes.py tokens.py              whole episodes for TRL's GRPOTrainer
 mini.py           trains the process reward `mini`
 sb3.py            networks and policies for Stable-Baselines3 over `envs.CandidateActions`
-
-The names below are loaded on first use, since the trainers import PyTorch.
 """
 
 from __future__ import annotations
@@ -51,27 +49,24 @@ __all__ = [
     "train_sft",
 ]
 
+# Loaded on first use (PEP 562): collecting and exporting must not wait for PyTorch, which the trainers import.
 _MODULES = {
-    "Collection": "process_data.trajectories",
-    "EvalSpec": "trl.config",
-    "MiniConfig": "mini",
-    "PairConfig": "trl.config",
-    "Recipe": "trl.recipe",
-    "Renderer": "process_data.prompts",
-    "ReplyConfig": "trl.grpo",
-    "StepRewardConfig": "trl.grpo",
-    "TrainingConfig": "trl.config",
-    "collect": "process_data.collect",
-    "export": "process_data.rows",
-    "train_dpo": "trl.dpo",
-    "train_grpo": "trl.grpo",
-    "train_mini": "mini",
-    "train_prm": "trl.prm",
-    "train_sft": "trl.sft",
+    "mini": ("MiniConfig", "train_mini"),
+    "process_data.collect": ("collect",),
+    "process_data.prompts": ("Renderer",),
+    "process_data.rows": ("export",),
+    "process_data.trajectories": ("Collection",),
+    "trl.config": ("EvalSpec", "PairConfig", "TrainingConfig"),
+    "trl.dpo": ("train_dpo",),
+    "trl.grpo": ("ReplyConfig", "StepRewardConfig", "train_grpo"),
+    "trl.prm": ("train_prm",),
+    "trl.recipe": ("Recipe",),
+    "trl.sft": ("train_sft",),
 }
 
 
 def __getattr__(name: str) -> Any:
-    if name not in _MODULES:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    return getattr(import_module(f"{__name__}.{_MODULES[name]}"), name)
+    for module, names in _MODULES.items():
+        if name in names:
+            return getattr(import_module(f"{__name__}.{module}"), name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

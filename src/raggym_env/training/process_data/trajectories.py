@@ -154,7 +154,7 @@ class Collection:
 
     @property
     def failed(self) -> int:
-        """Number of questions whose episode failed, for example by an outage. The same `raggym collect` retries them."""
+        """Number of questions whose episode failed, e.g. by an outage. The same `raggym collect` retries them."""
         return sum(record["error"] is not None for _, record in self._latest())
 
     def _latest(self) -> list[tuple[int, Json]]:

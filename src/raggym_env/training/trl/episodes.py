@@ -231,9 +231,7 @@ class EpisodeRollouts:
         return sum(rewards) + (self.invalid_reward if rollout.failure == "no_action" else 0.0)
 
 
-def _generate_with_trainer(
-    trainer: Any, prompts: list[list[int]]
-) -> tuple[list[list[int]], list[list[float]] | None]:
+def _generate_with_trainer(trainer: Any, prompts: list[list[int]]) -> tuple[list[list[int]], list[list[float]] | None]:
     # A private method: TRL 1.16 has no public one that generates as the trainer is configured to (transformers,
     # vLLM, sharded or not). Therefore pyproject.toml admits no later minor version.
     replies, logprobs = trainer._generate_single_turn(prompts, None, {}, num_generations=1)

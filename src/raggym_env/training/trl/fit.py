@@ -49,9 +49,7 @@ class ProcessData:
     """Checksum and settings of the data, for the recipe."""
 
     @classmethod
-    def read(
-        cls, data: str | Path | Collection, limit: int | None = None, outcome_weight: float = 0.0
-    ) -> ProcessData:
+    def read(cls, data: str | Path | Collection, limit: int | None = None, outcome_weight: float = 0.0) -> ProcessData:
         """Read the first `limit` trajectories that the collection keeps, with outcomes added as by `rows.graded`.
 
         Raises:
@@ -199,7 +197,9 @@ def _train(job: Job, recipe: Recipe, progress: Progress | None) -> None:
     trainer = job.make_trainer()
     # A killed process may leave an incomplete checkpoint. The trainer's state is written last, so it marks those
     # that are complete.
-    complete = [path.parent for path in recipe.checkpoints.glob("checkpoint-*/trainer_state.json") if path.stat().st_size]
+    complete = [
+        path.parent for path in recipe.checkpoints.glob("checkpoint-*/trainer_state.json") if path.stat().st_size
+    ]
     start, checkpoint = max(((_step(path), path) for path in complete), default=(0, None))
     trainer.remove_callback(PrinterCallback)
     # purge_step drops the curves of steps after the checkpoint, which are trained again.
@@ -223,8 +223,8 @@ def _train(job: Job, recipe: Recipe, progress: Progress | None) -> None:
     shutil.rmtree(recipe.checkpoints, ignore_errors=True)
 
 
-def _step(checkpoint: Path) -> int:
-    return int(checkpoint.name.rpartition("-")[2])
+def _step_of(checkpoint: Path) -> int:
+    return int(checkpoint.name.rpartition("-")[2])  # "checkpoint-50"
 
 
 def _report(trainer: Any, seconds: float, start: int) -> Json:

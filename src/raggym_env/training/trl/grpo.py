@@ -286,9 +286,7 @@ def _step_rewards(card: PolicyCard, mdp: MDP, states: Sequence[State], reward: S
     def outcome(index: int, answer: Answer) -> float:
         if not reward.outcome_weight:
             return 0.0
-        return reward.outcome_weight * metric_score(
-            mdp.reward.metric, answer.text, tasks[states[index].question.id]
-        )
+        return reward.outcome_weight * metric_score(mdp.reward.metric, answer.text, tasks[states[index].question.id])
 
     return StepRewards(card, states, mdp.reward.process_reward, penalty=reward.penalty, outcome=outcome)
 
