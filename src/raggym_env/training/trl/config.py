@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from raggym_env.errors import MissingExtra, OptionError, check_option
+from raggym_env.training.trl.lm import quiet
 
 try:
     import peft
@@ -249,7 +250,8 @@ def _check_names(kind: str, options: Mapping[str, Any], valid: list[str], reserv
 
 def _construct(kind: Any, values: Json, option: str, options: Mapping[str, Any]) -> Any:
     try:
-        return kind(**values)
+        with quiet():  # transformers warns of arguments that newer versions have renamed
+            return kind(**values)
     except (TypeError, ValueError) as error:
         if not options:  # then the values are all ours, and so is the fault
             raise

@@ -197,10 +197,10 @@ def _train(job: Job, recipe: Recipe, progress: Progress | None) -> None:
     trainer = job.make_trainer()
     # A killed process may leave an incomplete checkpoint. The trainer's state is written last, so it marks those
     # that are complete.
-    complete = [
-        path.parent for path in recipe.checkpoints.glob("checkpoint-*/trainer_state.json") if path.stat().st_size
-    ]
-    start, checkpoint = max(((_step(path), path) for path in complete), default=(0, None))
+    states = recipe.checkpoints.glob("checkpoint-*/trainer_state.json")
+    complete = [state.parent for state in states if state.stat().st_size]
+    checkpoint = max(complete, key=_step_of, default=None)
+    start = 0 if checkpoint is None else _step_of(checkpoint)
     trainer.remove_callback(PrinterCallback)
     # purge_step drops the curves of steps after the checkpoint, which are trained again.
     writer = SummaryWriter(str(recipe.path / "tensorboard"), purge_step=start + 1 if start else None)
@@ -223,8 +223,8 @@ def _train(job: Job, recipe: Recipe, progress: Progress | None) -> None:
     shutil.rmtree(recipe.checkpoints, ignore_errors=True)
 
 
-def _step(checkpoint: Path) -> int:
-    return int(checkpoint.name.rpartition("-")[2])
+def _step_of(checkpoint: Path) -> int:
+    return int(checkpoint.name.rpartition("-")[2])  # "checkpoint-50"
 
 
 def _report(trainer: Any, seconds: float, start: int) -> Json:

@@ -133,7 +133,7 @@ class TokenPolicy(BasePolicy):
         replies, logprobs = self._generate(self._trainer, [rollout.prompt + rollout.completion for rollout in rollouts])
         self._has_logprobs &= logprobs is not None
         for number, (rollout, tokens) in enumerate(zip(rollouts, replies, strict=True)):
-            rollout.append(tokens, logprobs and logprobs[number], by_model=True)
+            rollout.append(tokens, None if logprobs is None else logprobs[number], by_model=True)
         return [self._chat.text(tokens, ()) for tokens in replies]
 
 
