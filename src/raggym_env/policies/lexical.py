@@ -104,7 +104,7 @@ def _new(queries: Iterable[Candidate], done: set[str]) -> list[Candidate]:
 
 
 def _queries(reading: Reading, state: State) -> list[Candidate]:
-    asked = reading.asked
+    asked = reading.question
     if not state.history:
         return [Candidate(asked.text, 1.0), *(Candidate(name, 0.8) for name in asked.names)]
     found = [*_named(reading), *_leads(reading, state)]
@@ -114,7 +114,7 @@ def _queries(reading: Reading, state: State) -> list[Candidate]:
 
 def _named(reading: Reading) -> list[Candidate]:
     """Names that the question gives and no found page is about."""
-    names = reading.asked.choices or reading.asked.names
+    names = reading.question.choices or reading.question.names
     return [Candidate(name, 0.9) for name in names if name not in COUNTRIES and not reading.knows(name)]
 
 
