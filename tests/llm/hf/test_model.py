@@ -10,7 +10,7 @@ torch = pytest.importorskip("torch")
 pytest.importorskip("transformers")
 
 from raggym_env.core import Usage  # noqa: E402
-from raggym_env.errors import LLMError  # noqa: E402
+from raggym_env.errors import LLMError, OptionError  # noqa: E402
 from raggym_env.llm import LLM, Sampling, Scorer  # noqa: E402
 from raggym_env.llm.hf.model import HFModel, load  # noqa: E402
 from tiny_llm import texts, tiny_model, tiny_tokenizer, user  # noqa: E402
@@ -308,5 +308,5 @@ def test_code_that_comes_with_a_model_is_never_run(tmp_path):
 
 @pytest.mark.parametrize("options", [{"device": "nowhere"}, {"dtype": "int3"}])
 def test_a_wrong_device_or_dtype_is_refused_by_name(options):
-    with pytest.raises(LLMError, match=next(iter(options))):
+    with pytest.raises(OptionError, match=next(iter(options))):
         load("smollm2", **options)

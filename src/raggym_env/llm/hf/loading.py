@@ -11,15 +11,25 @@ from typing import Any, Literal
 import torch
 from safetensors import SafetensorError
 
-from raggym_env.errors import LLMError
+from raggym_env.errors import LLMError, OptionError, check_option
 from raggym_env.llm.hf.adapters import adapter_folder, merged, split_name
 from raggym_env.models import catalogue
 from raggym_env.models.convert import read_model, require_on_hub, unquantised
 
-__all__ = ["Device", "Dtype", "load_parts", "plain_model"]
+__all__ = [
+    "Device",
+    "Dtype",
+    "context_length",
+    "find_model",
+    "load_parts",
+    "plain_model",
+    "resolve_device",
+    "resolve_dtype",
+]
 
 Device = str
 Dtype = Literal["auto", "float32", "bfloat16", "float16"]
+_DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 
 # `_chat.plain_template` in Jinja, with an end to what the assistant says, which is what a model learns to stop by.
 _PLAIN_TEMPLATE = (
@@ -31,12 +41,12 @@ _PLAIN_TEMPLATE = (
 
 def load_parts(name: str, device: Device = "auto", dtype: Dtype = "auto") -> tuple[Any, Any]:
     """The model, on its device, and the tokenizer. Arguments and errors as for `hf.load`."""
-    where = _device(device)
-    model, tokenizer = _load(name, _dtype(dtype, where))
+    target = resolve_device(device)
+    model, tokenizer = _load(name, resolve_dtype(dtype, target))
     try:
-        return model.to(where), tokenizer
+        return model.to(target), tokenizer
     except torch.OutOfMemoryError as error:
-        raise LLMError(f"The model {name!r} does not fit on {where}: {error}") from error
+        raise LLMError(f"The model {name!r} does not fit on {target}: {error}") from error
 
 
 def plain_model(name: str, dtype: Dtype = "float32") -> tuple[Any, Any]:
@@ -56,7 +66,7 @@ def plain_model(name: str, dtype: Dtype = "float32") -> tuple[Any, Any]:
     Raises:
         LLMError: The model cannot be had, or its weights are quantised.
     """
-    precision = _dtype(dtype, torch.device("cpu"))
+    precision = resolve_dtype(dtype, torch.device("cpu"))
     model, tokenizer = _load(name, precision)
     if getattr(model.config, "quantization_config", None) is not None:
         if not _is_gguf(model):
@@ -85,7 +95,7 @@ def _complete(tokenizer: Any) -> None:
 def _load(name: str, dtype: torch.dtype) -> tuple[Any, Any]:
     base, adapter = split_name(name)
     folder = None if adapter is None else adapter_folder(adapter)
-    path, file = _find(base)
+    path, file = find_model(base)
     try:
         model, tokenizer = read_model(path, file, dtype if folder is None else torch.float32)
     except (OSError, ValueError, KeyError, RuntimeError, SafetensorError) as error:
@@ -101,8 +111,15 @@ def _in(dtype: torch.dtype, model: Any) -> Any:
     return model
 
 
-def _find(name: str) -> tuple[str, str | None]:
-    """What to pass to transformers: a folder or hub name, and the GGUF file in it, if it is one."""
+def find_model(name: str) -> tuple[str, str | None]:
+    """Return where transformers reads a model from: a folder or a name on the hub, and the GGUF file in the folder.
+
+    Args:
+        name: A model of `raggym models list`, a folder with a config.json, a `.gguf` file, or a name on the hub.
+
+    Raises:
+        LLMError: There is no such model; the message says what was tried.
+    """
     if name in catalogue.MODELS:
         cached = catalogue.folder(name)
         if cached is None:
@@ -113,53 +130,62 @@ def _find(name: str) -> tuple[str, str | None]:
         return str(path.parent), path.name
     if (path / "config.json").is_file():
         return str(path), None
-    return _on_hub(name), None
-
-
-def _on_hub(name: str) -> str:
-    tried = [
-        f"in the cache: known are {', '.join(sorted(catalogue.MODELS))} (raggym models get NAME)",
-        "as a folder with a config.json or as a .gguf file: there is none",
-    ]
     try:
         require_on_hub(name)
     except LLMError as error:
-        tried.append(f"on the hub: {error} (hf download OWNER/NAME, where there is a network)")
-        raise LLMError(f"No model {name!r}. Looked {'; '.join(tried)}.") from error
-    return name
+        raise LLMError(
+            f"No model {name!r}. Looked in the cache: known are {', '.join(sorted(catalogue.MODELS))} (raggym models "
+            "get NAME); as a folder with a config.json or as a .gguf file: there is none; on the hub: "
+            f"{error} (hf download OWNER/NAME, where there is a network)."
+        ) from error
+    return name, None
 
 
-def _device(device: Device) -> torch.device:
+def resolve_device(device: Device) -> torch.device:
+    """Return the torch device that "auto", "cpu", "cuda:1", ... stands for; "auto" is the GPU if there is one.
+
+    Raises:
+        OptionError: It is no device, or a GPU and torch sees none.
+    """
     if device == "auto":
         device = "cuda" if torch.cuda.is_available() else "cpu"
     try:
-        where = torch.device(device)
+        resolved = torch.device(device)
     except RuntimeError as error:
-        raise LLMError(f"device must be auto or a torch device such as cpu or cuda:1, got {device!r}.") from error
-    if where.type == "cuda" and not torch.cuda.is_available():
-        raise LLMError(f"device={device!r} was asked for, but torch sees no GPU here. Use device='cpu'.")
-    return where
+        raise OptionError(f"device must be auto or a torch device such as cpu or cuda:1, got {device!r}.") from error
+    if resolved.type == "cuda" and not torch.cuda.is_available():
+        raise OptionError(f"device={device!r} needs a GPU, and torch sees none on this machine. Use device='cpu'.")
+    return resolved
 
 
-def _dtype(dtype: Dtype, device: torch.device) -> torch.dtype:
-    known = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
-    if dtype == "auto":
-        return _fast_dtype(device)
-    if dtype not in known:
-        raise LLMError(f"dtype must be auto or one of {', '.join(known)}, got {dtype!r}.")
-    return known[dtype]
+def resolve_dtype(dtype: Dtype, device: torch.device) -> torch.dtype:
+    """Return the torch dtype that a name stands for; "auto" is the fastest one that the device computes in.
 
-
-def _fast_dtype(device: torch.device) -> torch.dtype:
+    Raises:
+        OptionError: It is not a name of `Dtype`.
+    """
+    if dtype != "auto":
+        check_option("dtype", dtype, dtype in _DTYPES, f"auto or one of {', '.join(_DTYPES)}")
+        return _DTYPES[dtype]
     if device.type == "cuda":
         return torch.bfloat16 if torch.cuda.is_bf16_supported(including_emulation=False) else torch.float16
-    return torch.bfloat16 if _cpu_computes_bfloat16() else torch.float32
+    # A CPU with bfloat16 instructions prefills 2.8 times as fast in it as in float32 (135 M parameters, one core with
+    # AVX-512 BF16) and decodes at the same speed. Other CPUs emulate it and are slower.
+    features = torch.cpu.get_capabilities() if hasattr(torch.cpu, "get_capabilities") else {}
+    return torch.bfloat16 if features.get("avx512_bf16") or features.get("amx_bf16") else torch.float32
 
 
-def _cpu_computes_bfloat16() -> bool:
-    """Whether the CPU multiplies bfloat16 itself. There it prefills 2.8 times as fast as float32 (135 M
-    parameters, one core with AVX-512 BF16) and decodes alike; elsewhere it is emulated and slower."""
-    if not hasattr(torch.cpu, "get_capabilities"):
-        return False
-    found = torch.cpu.get_capabilities()
-    return bool(found.get("avx512_bf16") or found.get("amx_bf16"))
+def context_length(config: Any, *, sliding: bool = True) -> int:
+    """Return how many tokens a model can attend to: the smallest limit in its configuration.
+
+    Args:
+        config: A transformers configuration.
+        sliding: Whether a sliding attention window counts as a limit. It must where a prefix is shared: the masks
+            for that know no window, and up to the window's length there is no difference.
+    """
+    config = config.get_text_config(decoder=True)
+    names = ["max_position_embeddings", "n_positions"]
+    if sliding and getattr(config, "use_sliding_window", True):
+        names.append("sliding_window")
+    limits = [getattr(config, name, None) for name in names]
+    return min((int(limit) for limit in limits if limit), default=1 << 31)

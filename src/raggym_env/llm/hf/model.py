@@ -7,7 +7,6 @@ that are scored after it. Prompts are batched by length; what else is in a batch
 
 from __future__ import annotations
 
-import inspect
 import logging
 import time
 from collections.abc import Callable, Sequence
@@ -27,8 +26,8 @@ try:
     from transformers.cache_utils import Cache
 
     from raggym_env.llm.hf.chat import Chat, PromptError
-    from raggym_env.llm.hf.engine import Engine, Sample
-    from raggym_env.llm.hf.loading import Device, Dtype, load_parts
+    from raggym_env.llm.hf.engine import Engine, Sample, unsupported
+    from raggym_env.llm.hf.loading import Device, Dtype, context_length, load_parts
 except ImportError as error:
     raise MissingExtra("The hf: back end", "llm") from error
 
@@ -92,12 +91,16 @@ class HFModel:
     def __init__(self, model: Any, tokenizer: Any, *, name: str = "model", token_budget: int | None = None) -> None:
         if token_budget is not None and token_budget < 1:
             raise LLMError(f"token_budget must be at least 1, got {token_budget}.")
-        _require_plain_attention(model, name)
+        if reasons := unsupported(model):
+            raise LLMError(
+                f"The hf: back end runs decoders with plain attention; {name} differs in {', '.join(sorted(reasons))}. "
+                "Serve it with vLLM or another server and use openai:."
+            )
         kind = "cpu" if model.device.type == "cpu" else "cuda"
         self.name = name
         self.model = model.eval()
         self.token_budget = token_budget or _BUDGET[kind]
-        self.context = _context(model.config)
+        self.context = context_length(model.config)
         self.chat = Chat(tokenizer, _end_tokens(model, tokenizer))
         self.engine = Engine(model, _PREFILL[kind])
 
@@ -245,26 +248,6 @@ class HFModel:
 def _raise(job: _Job) -> None:
     if job.failure is not None:
         raise LLMError(f"Cannot score continuations: {job.failure}.")
-
-
-def _require_plain_attention(model: Any, name: str) -> None:
-    """The engine lays samples side by side under a mask of its own, which recurrent layers would not heed."""
-    layers = set(getattr(model.config.get_text_config(decoder=True), "layer_types", None) or [])
-    missing = {"position_ids", "past_key_values", "logits_to_keep"} - set(inspect.signature(model.forward).parameters)
-    if odd := (layers - {"full_attention", "sliding_attention"}) | missing:
-        raise LLMError(
-            f"The hf: back end runs decoders with plain attention; {name} differs in {', '.join(sorted(odd))}. "
-            "Serve it with vLLM or another server and use openai:."
-        )
-
-
-def _context(config: Any) -> int:
-    config = config.get_text_config(decoder=True)
-    limits = [getattr(config, name, None) for name in ("max_position_embeddings", "n_positions")]
-    # The engine's masks know no sliding window; up to the window's length there is no difference.
-    if getattr(config, "use_sliding_window", True):
-        limits.append(getattr(config, "sliding_window", None))
-    return min((limit for limit in limits if limit), default=1 << 31)
 
 
 def _end_tokens(model: Any, tokenizer: Any) -> list[int]:
