@@ -353,12 +353,14 @@ def override(card: C, changes: Mapping[str, Any]) -> C:
     Raises:
         CardError: A key or a value does not fit the card's schema.
     """
+    # Not `model_copy(update=...)`, which validates nothing.
     content = card.model_dump()
     for key, (part, options) in _OPTIONS_OF.items():
         if key in changes and part in content and content[part][key.split(".")[1]] != changes[key]:
             content[part][options] = {}
     for key, value in changes.items():
         *parents, last = key.split(".")
+        # They decide where data is looked for and what a run folder is called.
         if key in ("name", "path"):
             raise CardError(f"{card.name}: the {key} of a card is that of its file; it cannot be set.")
         table = content
@@ -374,6 +376,7 @@ def _validated(content: Mapping[str, Any], model: type[C], what: object) -> C:
     try:
         return model.model_validate(content)
     except ValidationError as error:
+        # Pydantic's own text spans several lines for each problem and links to its documentation.
         problems = "; ".join(
             f"{'.'.join(map(str, problem['loc'])) or 'card'}: {problem['msg']} (given: {problem['input']!r:.80})"
             for problem in error.errors()
