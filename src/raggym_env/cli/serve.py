@@ -39,7 +39,7 @@ def serve(
     ] = None,
     batch_size: Annotated[int, typer.Option(min=1, help="Maximum number of queries in one search.")] = 512,
     batch_wait: Annotated[
-        float, typer.Option(min=0, max=1000, help="Maximum milliseconds to wait for more queries.")
+        float, typer.Option(min=0, max=1000, help="Milliseconds to wait for more queries.")
     ] = 2.0,
     threads: Annotated[int, typer.Option(min=1, help="Searches at the same time.")] = 1,
     grace: Annotated[int, typer.Option(min=0, help="Seconds for accepted requests to finish at the end.")] = 60,
