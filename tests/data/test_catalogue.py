@@ -85,6 +85,23 @@ def test_info_shows_licence_and_example_and_no_answer():
     assert "Ant" not in result.output
 
 
+def test_info_on_a_strangers_card_neither_controls_the_terminal_nor_reads_markup(tmp_path):
+    folder = tmp_path / "[bold]"
+    folder.mkdir()
+    (folder / "q.jsonl").write_text('{"id": "1", "question": "Who [x]?\\u001b[2J", "golden_answers": ["Ant"]}\n')
+    (folder / "c.jsonl").write_text('{"id": "1", "title": "Ant", "text": "An ant."}\n')
+    (folder / "Own-v0.toml").write_text(
+        'title = "[red]\\u001b]0;x"\n[dataset]\nformat = "jsonl"\n[[dataset.splits.test]]\n'
+        'questions = "q.jsonl"\ncorpus = "c.jsonl"\n'
+    )
+    result = CliRunner().invoke(app, ["data", "info", str(folder / "Own-v0.toml")], env={"COLUMNS": "400"})
+    assert result.exit_code == 0
+    assert "\x1b" not in result.output
+    assert "[red]" in result.output
+    assert "Who [x]?" in result.output
+    assert str(folder / "q.jsonl") in result.output
+
+
 def test_an_unknown_name_on_the_command_line_shows_no_traceback():
     result = CliRunner().invoke(app, ["data", "info", "nothing-like-this"])
     assert (result.exit_code, "Traceback" in result.output) == (1, False)
