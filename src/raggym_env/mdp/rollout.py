@@ -144,7 +144,7 @@ def _choose(running: Sequence[_Running], policy: Policy) -> list[_Choice]:
     choices = []
     for episode, proposals in zip(running, rows, strict=True):
         proposal = proposals[0] if proposals else Proposal(None, failure="the policy proposed nothing")
-        episode.usage += proposal.usage
+        episode.usage += proposal.usage  # also of an output that turns out not to be an action
         try:
             choices.append(_Choice(episode, proposal, proposal.chosen()))
         except (PolicyError, InvalidAction) as error:

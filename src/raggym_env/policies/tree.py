@@ -77,6 +77,7 @@ class Tree(BasePolicy):
             running = [path for beam in beams for path in beam if path.state.stop is None]
             if not running:
                 break
+            # One call per level for all paths of all states.
             rows = propose(self.policy, [path.state for path in running], self.n)
             for path, row in zip(running, rows, strict=True):
                 usage[path.root] += total_usage(row)
