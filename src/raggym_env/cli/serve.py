@@ -35,11 +35,10 @@ def serve(
         typer.Option(help="File with the token that clients must send. Default: $RAGGYM_RETRIEVER_TOKEN, if set."),
     ] = None,
     batch_size: Annotated[int, typer.Option(min=1, help="Maximum number of queries in one search.")] = 512,
-    batch_wait: Annotated[
-        float, typer.Option(min=0, max=1000, help="Milliseconds to wait for more queries.")
-    ] = 2.0,
+    batch_wait: Annotated[float, typer.Option(min=0, max=1000, help="Milliseconds to wait for more queries.")] = 2.0,
     threads: Annotated[int, typer.Option(min=1, help="Searches at the same time.")] = 1,
     grace: Annotated[int, typer.Option(min=0, help="Seconds for accepted requests to finish at the end.")] = 60,
+    trust_card: TrustCard = False,
 ) -> None:
     """Serve a search engine in the format of Search-R1: POST /retrieve, GET /health, GET /metrics.
 
@@ -52,7 +51,12 @@ def serve(
 
     # The extra, the card, the token and the port are checked first: an index may take hours to build.
     server.check_installed()
-    card = _card(env, corpus, retriever, settings or [])
+    if env is None and corpus is None:
+        raise OptionError("Name an environment whose corpus to serve, or pass --corpus FILE.")
+    changes = parse_settings(settings)
+    if retriever is not None:
+        changes["retrieval.name"] = retriever
+    card = override(_NO_ENVIRONMENT if env is None else env_card(env, trust=trust_card), changes)
     token = _token(token_file)
     with server.bind(host, port) as listener:
         if token is None and not server.is_local(listener):
@@ -72,15 +76,6 @@ def serve(
             options,
             ready=lambda url: typer.echo(f"Serving {card.retrieval.name} over {len(passages):,} passages at {url}"),
         )
-
-
-def _card(env: str | None, corpus: Path | None, retriever: str | None, settings: list[str]) -> EnvCard:
-    if env is None and corpus is None:
-        raise OptionError("Name an environment whose corpus to serve, or pass --corpus FILE.")
-    changes = parse_settings(settings)
-    if retriever is not None:
-        changes["retrieval.name"] = retriever
-    return override(env_card(env) if env is not None else _NO_ENVIRONMENT, changes)
 
 
 # The card of a corpus file without an environment: it has the default [retrieval].
