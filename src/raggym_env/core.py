@@ -223,12 +223,7 @@ def state_rng(seed: int, state: State, *extra: object) -> random.Random:
     """
     # A hash of its own: Python's `hash` of strings differs between processes.
     digest = hashlib.blake2b(repr(seed).encode(), digest_size=16)
-    for part in (
-        state.question.text,
-        *state.question.options,
-        *(turn.query for turn in state.history),
-        *extra,
-    ):
+    for part in (state.question.text, *state.question.options, *(turn.query for turn in state.history), *extra):
         # A separator, so that the pair ("ab", "c") differs from ("a", "bc").
         digest.update(b"\x00" + str(part).encode("utf-8", "surrogatepass"))
     for turn in state.history:

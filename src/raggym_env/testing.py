@@ -38,11 +38,7 @@ class ScriptedRetriever:
     fingerprint = "scripted"
 
     def __init__(
-        self,
-        results: Mapping[str, Iterable[str | Passage]],
-        *,
-        fails: Iterable[str] = (),
-        default: Iterable[str] = (),
+        self, results: Mapping[str, Iterable[str | Passage]], *, fails: Iterable[str] = (), default: Iterable[str] = ()
     ) -> None:
         """Make a retriever.
 

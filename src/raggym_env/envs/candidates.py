@@ -168,12 +168,7 @@ class CandidateActions(gym.Wrapper[Any, Any, Any, Any]):
     `info["candidates"]` has the action in each slot; after a step, `info["action"]` the one taken.
     """
 
-    def __init__(
-        self,
-        env: gym.Env[Obs, Any],
-        candidates: Policy | Candidates,
-        **options: Any,
-    ) -> None:
+    def __init__(self, env: gym.Env[Obs, Any], candidates: Policy | Candidates, **options: Any) -> None:
         """Wrap an environment.
 
         Args:

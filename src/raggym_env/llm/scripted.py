@@ -66,10 +66,7 @@ class ScriptedLLM:
     """
 
     def __init__(
-        self,
-        replies: Callable[[Messages], Replies] | Mapping[Any, Replies] | Sequence[Reply],
-        *,
-        name: str = "script",
+        self, replies: Callable[[Messages], Replies] | Mapping[Any, Replies] | Sequence[Reply], *, name: str = "script"
     ) -> None:
         # A string is a sequence too, and would be played letter by letter.
         if isinstance(replies, str) or not (callable(replies) or isinstance(replies, Mapping | Sequence)):

@@ -488,8 +488,7 @@ def test_openai_itself_needs_a_key(monkeypatch):
 
 
 @pytest.mark.parametrize(
-    "name",
-    ["m@http://user:hunter2@host/v1", "m@http://host/v1?key=hunter2", "m@http://host:hunter2/v1", "http://h/v1"],
+    "name", ["m@http://user:hunter2@host/v1", "m@http://host/v1?key=hunter2", "m@http://host:hunter2/v1", "http://h/v1"]
 )
 def test_a_url_that_is_wrong_or_holds_a_secret_is_refused_without_repeating_it(name):
     with pytest.raises(OptionError) as caught:

@@ -18,14 +18,7 @@ from raggym_env.errors import RetrievalError
 from raggym_env.protocols import Hit, Retriever
 from raggym_env.retrieval.server.batching import Batcher, Batching, Overloaded
 from raggym_env.retrieval.server.metrics import Metrics
-from raggym_env.retrieval.wire import (
-    FINGERPRINT_HEADER,
-    BadRequest,
-    Limits,
-    SearchRequest,
-    read_request,
-    write_results,
-)
+from raggym_env.retrieval.wire import FINGERPRINT_HEADER, BadRequest, Limits, SearchRequest, read_request, write_results
 
 __all__ = ["RetrievalApp"]
 
