@@ -46,14 +46,7 @@ class Tree(BasePolicy):
     """
 
     def __init__(
-        self,
-        policy: Policy,
-        critic: ProcessReward,
-        dynamics: Dynamics,
-        *,
-        width: int = 3,
-        depth: int = 2,
-        n: int = 4,
+        self, policy: Policy, critic: ProcessReward, dynamics: Dynamics, *, width: int = 3, depth: int = 2, n: int = 4
     ) -> None:
         for name, value in (("width", width), ("depth", depth), ("n", n)):
             check_option(name, value, value >= 1, "at least 1")

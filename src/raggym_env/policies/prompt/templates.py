@@ -143,11 +143,7 @@ class Prompts:
         """Return the chat continued by the model's reply and a message that says what is wrong with it."""
         # The problem may quote the reply.
         complaint = self._render("retry", problem=as_data(problem), can_search=can_search)
-        return [
-            *messages,
-            {"role": "assistant", "content": shown_again(reply)},
-            {"role": "user", "content": complaint},
-        ]
+        return [*messages, {"role": "assistant", "content": shown_again(reply)}, {"role": "user", "content": complaint}]
 
     def note_messages(self, question: Question, turn: Turn) -> Messages:
         """Return the chat that requests a note on the passages of one search."""
