@@ -150,6 +150,8 @@ class DatasetCard(_Card):
 
 
 class RetrievalCard(_Card):
+    """The search engine of an environment."""
+
     name: str = "bm25"
     """A name in `raggym_env.registry.RETRIEVERS`, or "module:Class" in a trusted card."""
     k: Annotated[int, Field(ge=1, strict=True)] = 5
@@ -159,28 +161,40 @@ class RetrievalCard(_Card):
 
 
 class EpisodeCard(_Card):
+    """The limits of an episode and the grading of its answer."""
+
     max_searches: Annotated[int, Field(ge=0, le=10_000, strict=True)] = 8
+    """Searches allowed in an episode. Another one truncates it."""
     metric: Literal["em", "f1", "cover_em", "accuracy"] = "em"
     """Scores an answer in [0, 1]; see `raggym_env.mdp.metrics`."""
 
 
 class RewardCard(_Card):
+    """How a step is rewarded: the weighted sum of outcome and process reward."""
+
     process_reward: str = "none"
     """A name in `raggym_env.registry.PROCESS_REWARDS`, or "module:Class" in a trusted card."""
     options: dict[str, Any] = {}
     """Keyword arguments of the process reward."""
     outcome_weight: Annotated[float, Field(allow_inf_nan=False)] = 1.0
+    """Weight of the outcome reward: the score of an answer by `episode.metric`, and 0 for a search."""
     process_weight: Annotated[float, Field(allow_inf_nan=False)] = 1.0
+    """Weight of the process reward, which every action gets."""
 
 
 class EnvCard(_Card):
     """What one environment id is made of."""
 
     name: Annotated[str, Field(pattern=_SAFE_NAME)]
+    """The file's name without `.toml`. Not written in the file."""
     path: Path
+    """The file's path. Not written in the file."""
     title: str
+    """Short name for lists, e.g. "HotpotQA, open retrieval"."""
     description: str = ""
+    """One or two sentences about the questions, with their source."""
     licence: str = ""
+    """Licence of the questions and of the corpus."""
     dataset: DatasetCard
     retrieval: RetrievalCard = RetrievalCard()
     episode: EpisodeCard = EpisodeCard()
@@ -188,9 +202,14 @@ class EnvCard(_Card):
 
 
 class TreeCard(_Card):
+    """Options of the tree search."""
+
     width: Annotated[int, Field(ge=1)] = 3
+    """Paths kept per state at each level: the width of the beam."""
     depth: Annotated[int, Field(ge=1)] = 2
+    """Steps looked ahead. With 1, the search is best-of-n."""
     n: Annotated[int, Field(ge=1)] = 4
+    """Actions that the policy proposes in each state."""
 
 
 class SearchCard(_Card):
@@ -221,22 +240,28 @@ class PriceCard(_Card):
     """US dollars per million tokens."""
 
     prompt: Annotated[float, Field(ge=0)]
+    """Price of the tokens that the model reads."""
     completion: Annotated[float, Field(ge=0)]
+    """Price of the tokens that the model writes."""
     cached: Annotated[float | None, Field(ge=0)] = None
-    """Of prompt tokens that were not computed again; by default as `prompt`."""
+    """Price of prompt tokens that the server had in its cache; by default that of `prompt`."""
 
 
 class PolicyCard(_Card):
     """What one policy is made of."""
 
     name: Annotated[str, Field(pattern=_SAFE_NAME)]
+    """The file's name without `.toml`. Not written in the file."""
     path: Path
+    """The file's path. Not written in the file."""
     policy: str
     """The class that runs it: a name in `raggym_env.registry.POLICIES`, or "module:Class" in a trusted card."""
     description: str = ""
+    """One or two sentences about how the policy chooses its actions."""
     options: dict[str, Any] = {}
     """Keyword arguments of that class."""
     search: SearchCard = SearchCard()
+    """Search at inference over the policy's proposals; by default none."""
     price: PriceCard | None = None
     """What the model costs, where it costs something."""
 
