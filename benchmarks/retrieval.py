@@ -1,4 +1,4 @@
-"""How well, how fast and at what cost the retrievers find the gold passages, the question being the only query.
+"""Quality, speed and memory of the retrievers, with the question as the only query.
 
     python benchmarks/retrieval.py                          # all of them on both corpora
     python benchmarks/retrieval.py --only 2Wiki --retriever bm25 --retriever rrf
@@ -7,22 +7,22 @@
     python benchmarks/retrieval.py --fusion                 # rrf over depth, rrf_k and weights
 
 Needs the data sets in `$RAGGYM_DATA` or in `shared/data` beside the checkout: HotpotQA with 56,327 passages and
-3,745 questions, 2WikiMultihopQA with 12,003 and 903. A retriever whose packages are not installed is skipped, and
-said so. `dense` and `rrf` use --encoder, by default the small MiniLM (raggym models get minilm).
+3,745 questions, 2WikiMultihopQA with 12,003 and 903. A retriever whose packages are not installed is reported and
+skipped. `dense` and `rrf` use --encoder, by default the small MiniLM (raggym models get minilm). The rates of `bm25` in
+batches depend on numba, the extra `fast`.
 
 Columns. r@k: the share of a question's gold titles among the titles of its k best passages, as a mean over
 questions. all@5: the share of questions with all of them. MRR: one over the rank of the first gold passage, 0 below
 rank 20. Titles are compared with HTML entities resolved, white space collapsed and case folded, because corpora and
-questions spell them differently in these ways. single, batch: queries a second at k=5, asked one by one and 32 at
-once. index: seconds to build what is stored, as the stored manifests say; the indexes of --store are built once and
-kept. open: seconds to make the retriever with its index stored; what that imports counts. disk: megabytes stored.
+questions spell them differently in these ways. single, batch: queries per second at k=5, one by one and 32 at
+once. index: seconds to build the stored indexes, from their manifests; the indexes of --store are built once and
+reused. open: seconds to create the retriever with its index stored, imports included. disk: megabytes stored.
 
-resident, private: megabytes by which the process grew from before the retriever was made until it had answered all
-questions (VmRSS of Linux), and the part of that which is not pages of mapped files (RssAnon), which the system cannot
-take back. Each retriever runs in a process of its own that only opens and searches; the index is built in another.
-An `rrf` holds its members' indexes, so its index time and disk are theirs together. "rrf" fuses bm25 and dense with
-rrf_k=10 and twice the weight for bm25, "rrf default" with the default options, "rrf paper" lucene and dense as the
-paper does.
+resident, private: megabytes by which the process grew from the creation of the retriever to the last answer (VmRSS of
+Linux), and the part of that which is not pages of mapped files (RssAnon), which the system cannot take back. Each
+retriever runs in a separate process that only opens and searches; the index is built in another. An `rrf` uses the
+indexes of its members, so its index time and disk are their sums. "rrf" fuses bm25 and dense with rrf_k=10 and twice
+the weight for bm25, "rrf default" with the default options, "rrf paper" lucene and dense as in the paper.
 """
 
 from __future__ import annotations
@@ -55,7 +55,7 @@ FUSED = {
     "rrf default": (("bm25", "dense"), {}),
     "rrf paper": (("lucene", "dense"), {"rrf_k": 60, "depth": 100}),
 }
-"""What is fused, and how: `--fusion` shows what other options do."""
+"""Row -> the members of the fusion and its options; `--fusion` tries others."""
 RETRIEVERS = ["bm25", "lucene", "dense", *FUSED, "rank-bm25"]
 DEPTHS = (1, 5, 20)
 QUALITY = ["r@1", "r@5", "r@20", "all@5", "MRR"]
@@ -79,7 +79,7 @@ class DataSet(NamedTuple):
     corpus: Sequence[Passage]
     questions: list[str]
     gold: list[frozenset[str]]
-    """Plain titles of the supporting passages, by question."""
+    """Titles of the supporting passages, as returned by `plain`, for every question."""
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -111,11 +111,11 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 
 def compare(options: argparse.Namespace, data_set: str) -> None:
-    """The retrievers side by side, each in processes of its own."""
+    """Print one row per retriever, each measured in separate processes."""
     header("retriever", *COLUMNS)
     for name in options.retriever or RETRIEVERS:
         if name == "rank-bm25" and data_set == "HotpotQA" and not options.full:
-            continue
+            continue  # it scores all 56,327 passages in Python for each of 3,745 questions
         built = {} if name == "rank-bm25" else run(options, data_set, name, "build")
         figures = built if "skipped" in built else run(options, data_set, name, "search")
         if "skipped" in figures:
@@ -125,31 +125,35 @@ def compare(options: argparse.Namespace, data_set: str) -> None:
 
 
 def run(options: argparse.Namespace, data_set: str, name: str, step: str) -> dict[str, Any]:
-    """One step of one retriever in a process of its own, so that its memory is its own."""
+    """Run one step of one retriever in a new process, so that its memory is measured alone."""
     shared = ["--only", data_set, "--encoder", options.encoder, "--data", options.data, "--store", options.store]
     command = [sys.executable, __file__, *map(str, shared), "--child", name, step]
-    done = subprocess.run(command, stdout=subprocess.PIPE, text=True)
-    if done.returncode:
-        sys.exit(f"{name}, {step}: failed with {done.returncode}")
-    figures: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
+    process = subprocess.run(command, stdout=subprocess.PIPE, text=True)
+    if process.returncode:
+        sys.exit(f"{name}, {step}: failed with {process.returncode}")
+    figures: dict[str, Any] = json.loads(process.stdout.splitlines()[-1])  # libraries may print before it
     return figures
 
 
 def child(options: argparse.Namespace, name: str, step: str) -> dict[str, Any]:
+    """Return the figures of one step, in the process that `run` started for it."""
     data = read(options.data, options.only)
     try:
-        return {} if step == "build" and made(name, data, options) else {"cells": measured(name, data, options)}
+        if step == "search":
+            return {"cells": measure(name, data, options)}
+        create(name, data, options)
+        return {}
     except MissingExtra as error:
         return {"skipped": str(error)}
 
 
-def made(name: str, data: DataSet, options: argparse.Namespace) -> Retriever:
+def create(name: str, data: DataSet, options: argparse.Namespace) -> Retriever:
     table = spec(name, options)
     return make(table.pop("name"), data.corpus, **table)
 
 
 def spec(name: str, options: argparse.Namespace) -> dict[str, Any]:
-    """The retriever as a card would name it, with its own folder of indexes."""
+    """Return the retriever's name and options as in a card, with a separate folder of indexes."""
     if name in FUSED:
         members, settings = FUSED[name]
         return {"name": "rrf", "retrievers": [spec(member, options) for member in members], **settings}
@@ -159,22 +163,24 @@ def spec(name: str, options: argparse.Namespace) -> dict[str, Any]:
     return {"name": name, **encoder, "store": options.store / options.only / name}
 
 
-def measured(name: str, data: DataSet, options: argparse.Namespace) -> list[str]:
-    before = memory()
-    retriever, opening = timed(lambda: made(name, data, options))
+def measure(name: str, data: DataSet, options: argparse.Namespace) -> list[str]:
+    """Return the cells of one retriever's row."""
+    start = memory()
+    retriever, opening = timed(lambda: create(name, data, options))
     retriever.search(data.questions[:BATCH], K)  # loads or compiles what the first search does
     results, seconds = timed(lambda: retriever.search(data.questions, max(DEPTHS)))
-    after = memory()
+    end = memory()
     building, size = stored(name, options)
-    if name == "rank-bm25":  # nothing is stored: making it is building it, and one by one is all it does
+    if name == "rank-bm25":  # stores nothing, so creating it builds it; and it searches one query at a time
         return [*quality(data, results), *[f"{len(data.questions) / seconds:,.0f}"] * 2, f"{opening:.1f}", "-", "-",
-                *grown(before, after)]  # fmt: skip
+                *growth(start, end)]  # fmt: skip
+    # 20 batches are enough for a rate, and 2 for a retriever that takes long over all questions.
     rate = rates(retriever, data.questions[: 20 * BATCH if seconds < 30 else 2 * BATCH])
-    return [*quality(data, results), *rate, f"{building:,.1f}", f"{opening:.2f}", f"{size:,.1f}", *grown(before, after)]
+    return [*quality(data, results), *rate, f"{building:,.1f}", f"{opening:.2f}", f"{size:,.1f}", *growth(start, end)]
 
 
 def stored(name: str, options: argparse.Namespace) -> tuple[float, float]:
-    """Seconds to build and megabytes on disk of a retriever's indexes, from their manifests."""
+    """Return the build time in seconds and the size in megabytes of a retriever's indexes, from their manifests."""
     seconds = size = 0.0
     for member in FUSED[name][0] if name in FUSED else [name]:
         for path in (options.store / options.only / member).glob("*/manifest.json"):
@@ -185,18 +191,18 @@ def stored(name: str, options: argparse.Namespace) -> tuple[float, float]:
 
 
 def memory() -> tuple[float, float]:
-    """Megabytes resident, and those of them that are not pages of files."""
+    """Return the megabytes resident, and those of them that are not pages of files."""
     status = Path("/proc/self/status").read_text(encoding="utf-8").splitlines()
     kilobytes = {line.split(":")[0]: line.split()[1] for line in status if line.startswith(("VmRSS", "RssAnon"))}
     return int(kilobytes["VmRSS"]) / 1e3, int(kilobytes["RssAnon"]) / 1e3
 
 
-def grown(before: tuple[float, float], after: tuple[float, float]) -> list[str]:
-    return [f"{end - start:,.0f}" for start, end in zip(before, after, strict=True)]
+def growth(start: tuple[float, float], end: tuple[float, float]) -> list[str]:
+    return [f"{last - first:,.0f}" for first, last in zip(start, end, strict=True)]
 
 
 def rates(retriever: Retriever, questions: list[str]) -> list[str]:
-    """Queries a second, one by one and in batches; the better of three runs, for a busy machine."""
+    """Return the queries per second, one by one and in batches: the best of three runs, for a busy machine."""
     batches = [questions[start : start + BATCH] for start in range(0, len(questions), BATCH)]
 
     def rate(requests: list[list[str]]) -> str:
@@ -207,6 +213,7 @@ def rates(retriever: Retriever, questions: list[str]) -> list[str]:
 
 
 def sweep(data: DataSet) -> None:
+    """Print the quality of bm25 for every combination in `SWEEP`."""
     header("k1", "b", "stemmer", "title", *QUALITY)
     for options in SWEEP:
         retriever = make("bm25", data.corpus, store=False, **options)
@@ -214,11 +221,11 @@ def sweep(data: DataSet) -> None:
 
 
 def fusion(data: DataSet, options: argparse.Namespace, name: str) -> None:
-    """What rrf's options do, beside its members. `weights` are those of bm25 and dense."""
+    """Print the quality of rrf for the options in `FUSION`, below its members. `weights` are for bm25 and dense."""
     options.only = name
     header("options", *QUALITY)
-    room = len(data.questions) * len(FUSION)  # a depth is searched once
-    members = {member: CachedRetriever(made(member, data, options), size=room) for member in FUSED["rrf"][0]}
+    size = len(data.questions) * len(FUSION)  # for every depth, so that each is searched once
+    members = {member: CachedRetriever(create(member, data, options), size=size) for member in FUSED["rrf"][0]}
     for label, retriever in members.items():
         row(f"{label} alone", *quality(data, retriever.search(data.questions, max(DEPTHS))))
     for settings in ({}, *FUSION):
@@ -228,13 +235,13 @@ def fusion(data: DataSet, options: argparse.Namespace, name: str) -> None:
 
 
 def quality(data: DataSet, results: list[list[Hit]]) -> list[str]:
-    """The columns r@k, all@5 and MRR."""
-    found = [[plain(hit.passage.title) for hit in hits] for hits in results]
-    pairs = list(zip(data.gold, found, strict=True))
+    """Return the columns r@k, all@5 and MRR."""
+    rankings = [[plain(hit.passage.title) for hit in hits] for hits in results]
+    pairs = list(zip(data.gold, rankings, strict=True))
     shares = {k: [len(gold.intersection(titles[:k])) / len(gold) for gold, titles in pairs] for k in DEPTHS}
     means = [mean(shares[k]) for k in DEPTHS]
-    whole = mean(share == 1 for share in shares[5])
-    return [f"{value:.3f}" for value in (*means, whole, mean(reciprocal_rank(*pair) for pair in pairs))]
+    complete = mean(share == 1 for share in shares[5])
+    return [f"{value:.3f}" for value in (*means, complete, mean(reciprocal_rank(*pair) for pair in pairs))]
 
 
 def reciprocal_rank(gold: frozenset[str], titles: Sequence[str]) -> float:
@@ -260,9 +267,10 @@ def best_time(work: Callable[[], Any]) -> float:
     return min(timed(work)[1] for _ in range(3))
 
 
-def data_folder(given: Path | None) -> Path:
+def data_folder(option: Path | None) -> Path:
+    """Return the folder of data sets: the option, else `$RAGGYM_DATA`, else `shared/data` beside the checkout."""
     beside = Path(__file__).resolve().parents[2] / "shared" / "data"
-    for folder in (given, os.environ.get("RAGGYM_DATA"), beside):
+    for folder in (option, os.environ.get("RAGGYM_DATA"), beside):
         if folder and Path(folder).is_dir():
             return Path(folder)
     sys.exit("No data sets. Set RAGGYM_DATA to their folder, or pass --data.")
@@ -270,7 +278,8 @@ def data_folder(given: Path | None) -> Path:
 
 def read(folder: Path, name: str) -> DataSet:
     subfolder, questions = DATA_SETS[name]
-    corpus = prepare_corpus(folder / subfolder / "corpus.jsonl.gz")  # mapped, so that it is no memory of a retriever's
+    # Mapped, so that the corpus does not count as memory of a retriever.
+    corpus = prepare_corpus(folder / subfolder / "corpus.jsonl.gz")
     rows = json.loads((folder / subfolder / questions).read_text(encoding="utf-8"))
     gold = [frozenset(plain(title) for title, _ in row["supporting_facts"]) for row in rows]
     return DataSet(corpus, [row["question"] for row in rows], gold)

@@ -3,9 +3,9 @@
     python benchmarks/scale.py                              # bm25 on 0.1 and 1 million generated passages
     python benchmarks/scale.py --passages 0.1 1 5           # 10 GB of disk, half an hour
     python benchmarks/scale.py --retriever bm25 lucene      # any name of raggym_env.retrieval that has a store
-    python benchmarks/scale.py --baselines 1                # bm25s and rank-bm25 used directly, up to 1 million
+    python benchmarks/scale.py --baseline 0.2               # rank-bm25 too, on up to 0.2 million
 
-Every step runs in a process of its own, so that memory is that step's alone. Linux only: memory is read from /proc.
+Every step runs in a separate process, so that its memory is measured alone. Linux only: memory is read from /proc.
 
 The passages are drawn word by word from the double power law of English (Gerlach and Altmann 2013,
 arXiv:1212.1362: exponent 1 up to rank 7,873, 1.77 beyond), in which the vocabulary grows with the corpus as it does
@@ -20,24 +20,25 @@ of its passages is in this share of them:
 A passage has 80 to 120 words and 51 distinct terms (HotpotQA: 92 on average, and 46); a question 9 to 21 words, of the
 title and the text of one passage and others as they come, and 10 terms (HotpotQA: 16 words, 10 terms).
 
-Columns. build CPU s, p50 CPU ms: time of processors spent, which is what an idle machine would take. cold, warm: from
-the start of a new Python to its first answer, imports included, with and without the corpus and the index dropped
-from the page cache. p50, p99: one query at a time, k=5, passages included. batch q/s: 32 at once. build MB, own MB: at
-most while building, and after 1,000 queries, without the pages of mapped files; RSS MB with those that were touched,
-which the system takes back when it needs them. While it is built an index takes 2.5 times its size on the disk.
+Columns. build CPU s, p50 CPU ms: processor time, which is what an idle machine would take. cold, warm: from the start
+of a new Python to its first answer, imports included, with and without the corpus and the index dropped from the page
+cache. p50, p99: one query at a time, k=5, passages included. batch q/s: 32 at once. build MB, own MB: the peak while
+building, and after 1,000 queries, without the pages of mapped files; RSS MB with those that were touched, which the
+system takes back when it needs them. While it is built an index takes 2.5 times its size on the disk.
 
 To expect on two cores shared with a dozen other busy programs, so that the wall times are up to six times those of an
 idle machine:
 
     passages   retriever  build s  build CPU s  cold s  warm s  p50 ms  p50 CPU ms  batch q/s  build MB  RSS MB  own MB
     100,000    bm25            61          9.8     2.9     2.1    1.8         1.4      1,373       313     356     108
-    100,000    bm25s           96         13.9     3.2     3.4   11.9         3.8         27       469     322     116
     1,000,000  bm25           541         88       1.7     1.3    5.6         1.7        356       590     984      99
 
 on 0.07 and 0.70 GB of corpus and 0.05 and 0.45 GB of index; on a line through both, wiki-18 needs 15 GB and 9 GB, half
 an hour of one core and 6.8 GB of memory to build. The extrapolation of a query's time needs corpora of a million and
-more: a thousand queries on 0.1 million are answered by NumPy, most of those on a million by the kernel (KERNEL_AFTER in
-`raggym_env.retrieval.bm25.retriever`).
+more: with numba installed, a thousand queries on 0.1 million are answered by NumPy, most of those on a million by the
+kernel (KERNEL_AFTER in `raggym_env.retrieval.bm25.retriever`).
+
+No row for bm25s: the one shown earlier ran its NumPy default against our numba kernel. It returns once both use numba.
 """
 
 from __future__ import annotations
@@ -66,7 +67,6 @@ WIKI_18 = 21_015_324
 K, BATCH, QUESTIONS = 5, 32, 1000
 TIMES = ("write s", "build s", "build CPU s", "cold s", "warm s", "p50 ms", "p50 CPU ms", "p99 ms", "batch q/s")
 COLUMNS = (*TIMES, "corpus GB", "index GB", "build MB", "RSS MB", "own MB")
-BASELINES = ("bm25s", "rank-bm25")
 Figures = dict[str, float]
 
 
@@ -77,15 +77,16 @@ BEND, EXPONENT = 7873, 1.77
 STOP_WORDS = ["the", "of", "and", "in", "a", "is", "to", "was", "by", "as", "on", "s", "for", "it", "with", "an"]
 STOP_WORDS += ["from", "at", "that", "which", "has", "are", "or", "their", "were", "this", "be", "had", "not", "have"]
 SYLLABLES = [onset + vowel for onset in [*"bcdfghjklmnprstvwxz", "br", "ch", "sh", "tr"] for vowel in "aiou"]
-REPEATED = 0.22  # of the words of a passage are said again, which makes distinct words as few as in real ones
-SPELLED = 1 << 18  # ranks whose words are kept; one word in a hundred is rarer
-ROWS = 1024
+REPEATED = 0.22  # share of words that repeat one of their passage, which makes distinct words as few as in real ones
+SPELLED = 1 << 18  # ranks whose words are stored in a table; one word in a hundred is rarer
+ROWS = 1024  # passages generated at once; part of the seed, so that a smaller corpus is the beginning of a larger one
 
 
 class Language:
     """Words by their rank: stop words first, then invented ones."""
 
     def __init__(self) -> None:
+        # Up to the bend the weights are summed; beyond it the power law has an integral and an inverse.
         weights = 1 / np.arange(1, BEND + 1)
         self._head = np.cumsum(weights)
         self._tail = 1 / (EXPONENT - 1)  # the weight of all ranks beyond the bend
@@ -93,19 +94,20 @@ class Language:
         self._words = np.array(words, object)
 
     def draw(self, rng: np.random.Generator, count: int) -> NDArray[np.int64]:
-        """Ranks of words in running text."""
-        at = rng.random(count) * (self._head[-1] + self._tail)
-        ranks = np.searchsorted(self._head, at) + 1
+        """Draw the ranks of words in running text."""
+        points = rng.random(count) * (self._head[-1] + self._tail)
+        ranks = np.searchsorted(self._head, points) + 1
         rare = np.flatnonzero(ranks > BEND)
         ranks[rare] = self.draw_rare(rng, len(rare))
         return ranks
 
     def draw_rare(self, rng: np.random.Generator, count: int, least: int = BEND) -> NDArray[np.int64]:
-        """Ranks beyond `least` by the law of the tail."""
-        shares = np.maximum(rng.random(count), 1e-9)
+        """Draw ranks beyond `least` by the law of the tail."""
+        shares = np.maximum(rng.random(count), 1e-9)  # 0 would be an infinite rank
         return (least * shares ** (-1 / (EXPONENT - 1))).astype(np.int64)
 
     def words(self, ranks: NDArray[np.int64]) -> list[str]:
+        """Return the words of ranks."""
         rare = ranks >= SPELLED
         words = self._words[np.where(rare, 0, ranks)]
         words[rare] = list(map(spelling, ranks[rare].tolist()))
@@ -113,9 +115,9 @@ class Language:
 
 
 def spelling(rank: int) -> str:
-    """A word for a rank, of three syllables or more, that no stemmer shortens to another's."""
+    """Return the word of a rank: three syllables or more, in a form that no stemmer shortens to another word's."""
     syllables = []
-    rank += len(SYLLABLES) ** 2
+    rank += len(SYLLABLES) ** 2  # the numbers below would give words of one or two syllables
     while rank:
         rank, syllable = divmod(rank, len(SYLLABLES))
         syllables.append(SYLLABLES[syllable])
@@ -123,7 +125,7 @@ def spelling(rank: int) -> str:
 
 
 def passages(count: int, seed: int = 0) -> Iterator[Passage]:
-    """Passages one by one; a smaller corpus is the beginning of a larger one."""
+    """Yield passages one by one; a smaller corpus is the beginning of a larger one."""
     language = Language()
     for start in range(0, count, ROWS):
         rng = np.random.default_rng([seed, start])
@@ -133,11 +135,12 @@ def passages(count: int, seed: int = 0) -> Iterator[Passage]:
 
 
 def batch(language: Language, rng: np.random.Generator) -> tuple[list[str], list[str]]:
-    """`ROWS` titles of two names, and texts that say each name once or twice more."""
+    """Return `ROWS` titles of two names, and texts that contain each name once or twice."""
     lengths = rng.integers(80, 121, ROWS)
     ends = np.cumsum(lengths)
     starts = ends - lengths
     ranks = language.draw(rng, int(ends[-1]))
+    # A word that repeats one of its passage repeats one at an earlier place.
     first = np.repeat(starts, lengths)
     earlier = first + (rng.random(len(ranks)) * (np.arange(len(ranks)) - first)).astype(np.int64)
     ranks = np.where(rng.random(len(ranks)) < REPEATED, ranks[earlier], ranks)
@@ -151,8 +154,9 @@ def batch(language: Language, rng: np.random.Generator) -> tuple[list[str], list
 
 
 def questions(corpus: Sequence[Passage], count: int, seed: int = 1) -> list[str]:
+    """Return questions about randomly drawn passages: words of the title, of the text, and others."""
     language, rng = Language(), np.random.default_rng(seed)
-    asked = []
+    texts = []
     for row in rng.integers(0, len(corpus), count).tolist():
         title, text = corpus[row].title.split(), corpus[row].text.split()
         words = [
@@ -161,11 +165,11 @@ def questions(corpus: Sequence[Passage], count: int, seed: int = 1) -> list[str]
             *language.words(language.draw(rng, rng.integers(5, 13))),
         ]
         rng.shuffle(words)
-        asked.append(" ".join(words))
-    return asked
+        texts.append(" ".join(words))
+    return texts
 
 
-# ---- steps, each in its own process ----
+# ---- steps, each in a separate process ----
 
 
 def write(folder: Path, retriever: str, count: int) -> Figures:
@@ -184,25 +188,26 @@ def build(folder: Path, retriever: str, count: int) -> Figures:
 
 
 def first(folder: Path, retriever: str, count: int) -> Figures:
-    """When the first answer is there, for the caller to subtract the time at which it started this process."""
+    """Return the time of the first answer; the caller subtracts the time at which it started this process."""
     make(retriever, folder).search(read_questions(folder)[:1], K)
     return {"at": time.time()}
 
 
 def search(folder: Path, retriever: str, count: int) -> Figures:
-    asked = read_questions(folder)
+    queries = read_questions(folder)
     engine = make(retriever, folder)
-    asked = asked[: 20 if retriever == "rank-bm25" else len(asked)]
-    engine.search(asked[:1], K)
-    singles = [timed(lambda question=question: engine.search([question], K)) for question in asked]
+    queries = queries[: 20 if retriever == "rank-bm25" else len(queries)]  # a query takes it about a second
+    engine.search(queries[:1], K)
+    singles = [timed(lambda query=query: engine.search([query], K)) for query in queries]
     seconds, work = (np.array(times) for times in zip(*singles, strict=True))
     p50, p99 = np.percentile(seconds, [50, 99]) * 1e3
+    # Before the batches, whose kernel takes memory that a user of single queries never pays for.
     resident = {"RSS MB": status_mb("VmRSS"), "own MB": status_mb("RssAnon")}
-    batches = [asked[at : at + BATCH] for at in range(0, len(asked), BATCH)]
+    batches = [queries[start : start + BATCH] for start in range(0, len(queries), BATCH)]
     engine.search(batches[0], K)  # loads or compiles a kernel
     batched, _ = timed(lambda: [engine.search(batch, K) for batch in batches])
     times = {"p50 ms": p50, "p99 ms": p99, "p50 CPU ms": float(np.median(work)) * 1e3}
-    return {**times, "batch q/s": len(asked) / batched, **resident}
+    return {**times, "batch q/s": len(queries) / batched, **resident}
 
 
 STEPS: dict[str, Callable[[Path, str, int], Figures]] = {
@@ -214,43 +219,20 @@ STEPS: dict[str, Callable[[Path, str, int], Figures]] = {
 
 
 def make(name: str, folder: Path) -> Any:
-    """The retriever, with its index in `folder`, built first if there is none."""
-    from raggym_env import retrieval
+    """Create the retriever, with its index in `folder`, built first if it is missing."""
+    from raggym_env import retrieval  # here, since the time to import it counts for the first answer
 
     corpus = Corpus(folder / "corpus")
-    if name == "bm25s":
-        return BM25S(corpus, folder / name)
     return retrieval.make(name, corpus, **({} if name == "rank-bm25" else {"store": folder / name}))
 
 
-class BM25S:
-    """bm25s as its own documentation uses it, on the same terms; its index memory-mapped."""
-
-    def __init__(self, corpus: Corpus, folder: Path) -> None:
-        import bm25s
-
-        from raggym_env.retrieval.bm25.analysis import Analyzer
-
-        self._corpus, self._analyzer = corpus, Analyzer()
-        if not folder.exists():
-            index = bm25s.BM25(k1=1.2, b=0.75, method="lucene")
-            index.index(list(self._analyzer.passages(corpus, 3)), show_progress=False)
-            index.save(folder, show_progress=False)
-        self._index = bm25s.BM25.load(folder, mmap=True)
-
-    def search(self, queries: list[str], k: int) -> list[list[Passage]]:
-        terms = list(self._analyzer.batch(queries))
-        found, _ = self._index.retrieve(terms, k=k, show_progress=False)
-        return [[self._corpus[i] for i in row] for row in found.tolist()]
-
-
 def read_questions(folder: Path) -> list[str]:
-    asked: list[str] = json.loads((folder / "questions.json").read_text(encoding="utf-8"))
-    return asked
+    texts: list[str] = json.loads((folder / "questions.json").read_text(encoding="utf-8"))
+    return texts
 
 
 def timed(work: Callable[[], Any]) -> tuple[float, float]:
-    """Seconds that passed, and seconds of processors that this process spent: what an idle machine would take."""
+    """Return the wall time and the processor time of `work`, in seconds."""
     start, spent = time.perf_counter(), time.process_time()
     work()
     return time.perf_counter() - start, time.process_time() - spent
@@ -261,27 +243,27 @@ def size_gb(folder: Path) -> float:
 
 
 def status_mb(field: str) -> float:
-    """Of this process: `VmRSS` with the pages of mapped files, which the system may take back; `RssAnon` without."""
+    """Return the memory of this process: `VmRSS` with the pages of mapped files, `RssAnon` without."""
     status = Path("/proc/self/status").read_text(encoding="ascii")
     return int(status.partition(f"{field}:")[2].split()[0]) * 1024 / 1e6
 
 
 class OwnMemory:
-    """Samples the memory of this process that is not pages of mapped files, and keeps the peak, in MB."""
+    """Samples the memory of this process that is not pages of mapped files; `peak` is in MB."""
 
     def __enter__(self) -> OwnMemory:
         self.peak = 0.0
-        self._done = threading.Event()
+        self._stop = threading.Event()
         self._thread = threading.Thread(target=self._sample)
         self._thread.start()
         return self
 
     def __exit__(self, *_: object) -> None:
-        self._done.set()
+        self._stop.set()
         self._thread.join()
 
     def _sample(self) -> None:
-        while not self._done.wait(0.02):
+        while not self._stop.wait(0.02):
             self.peak = max(self.peak, status_mb("RssAnon"))
 
 
@@ -301,16 +283,16 @@ def parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--passages", type=float, nargs="+", default=[0.1, 1], help="millions of passages")
     parser.add_argument("--retriever", nargs="+", default=["bm25"])
-    parser.add_argument("--baselines", type=float, default=0.1, help="millions of passages up to which to run them")
-    parser.add_argument(
-        "--folder", type=Path, help="an empty folder to work in, and to keep (default: a temporary one)"
-    )
+    parser.add_argument("--baseline", type=float, default=0.1, help="millions of passages up to which to run rank-bm25")
+    parser.add_argument("--folder", type=Path, help="an empty folder to work in, not deleted (default: temporary)")
     parser.add_argument("--step", choices=STEPS, help=argparse.SUPPRESS)
     parser.add_argument("--count", type=int, help=argparse.SUPPRESS)
     return parser
 
 
 def compare(options: argparse.Namespace, folder: Path, keep: bool) -> None:
+    from raggym_env.retrieval.rank_bm25 import MAX_PASSAGES
+
     measured: dict[str, list[Figures]] = {name: [] for name in options.retriever}
     row("passages", "retriever", *COLUMNS)
     row(*("---" for _ in range(2 + len(COLUMNS))))
@@ -318,10 +300,11 @@ def compare(options: argparse.Namespace, folder: Path, keep: bool) -> None:
         home = folder / str(count)
         home.mkdir(parents=True)
         written = step("write", home, count)
-        for name in [*options.retriever, *baselines(count, options.baselines * 1e6)]:
+        baseline = ["rank-bm25"] if count <= min(options.baseline * 1e6, MAX_PASSAGES) else []
+        for name in [*options.retriever, *baseline]:
             figures = {"passages": count, **written, **measure(name, home, count)}
             measured.setdefault(name, []).append(figures)
-            row(f"{count:,}", name, *(shown(figures[column]) for column in COLUMNS))
+            row(f"{count:,}", name, *(cell(figures[column]) for column in COLUMNS))
         if not keep:
             shutil.rmtree(home)
     for name in options.retriever:
@@ -329,13 +312,8 @@ def compare(options: argparse.Namespace, folder: Path, keep: bool) -> None:
             extrapolate(name, *measured[name][-2:])
 
 
-def baselines(count: int, most: float) -> list[str]:
-    from raggym_env.retrieval.rank_bm25 import MAX_PASSAGES
-
-    return [name for name in BASELINES if count <= min(most, MAX_PASSAGES if name == "rank-bm25" else most)]
-
-
 def measure(name: str, home: Path, count: int) -> Figures:
+    """Return all figures of one retriever on one corpus."""
     figures = step("build", home, count, name)
     forget(home)
     for column in ("cold s", "warm s"):
@@ -345,16 +323,17 @@ def measure(name: str, home: Path, count: int) -> Figures:
 
 
 def step(name: str, home: Path, count: int, retriever: str = "-") -> Figures:
+    """Run one of `STEPS` in a new process and return its figures."""
     command = [sys.executable, __file__, "--step", name, "--folder", str(home)]
     command += ["--count", str(count), "--retriever", retriever]
-    done = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True)
-    figures: Figures = json.loads(done.stdout.splitlines()[-1])
+    process = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True)
+    figures: Figures = json.loads(process.stdout.splitlines()[-1])  # libraries may print before it
     return figures
 
 
 def forget(folder: Path) -> None:
-    """Have the system drop these files from its page cache, so that they are next read from the disk."""
-    os.sync()
+    """Drop these files from the page cache, so that they are next read from the disk."""
+    os.sync()  # pages that are not yet written would stay
     for path in folder.rglob("*"):
         if path.is_file():
             with path.open("rb") as file:
@@ -362,7 +341,7 @@ def forget(folder: Path) -> None:
 
 
 def extrapolate(name: str, small: Figures, large: Figures) -> None:
-    """What a machine needs for wiki-18: each figure on the straight line through the two largest corpora."""
+    """Print what a machine needs for wiki-18: every figure on the straight line through the two largest corpora."""
     print(f"\n{name} on the {WIKI_18:,} passages of wiki-18, if all grows as from {small['passages']:,.0f} on\n")
     row("figure", f"{large['passages']:,.0f}", "grows as", f"{WIKI_18:,}")
     row(*("---" for _ in range(4)))
@@ -371,12 +350,12 @@ def extrapolate(name: str, small: Figures, large: Figures) -> None:
     for column in COLUMNS:
         power = -1 if column.endswith("/s") else 1  # a rate: the time of one query is what grows
         low, high = (figures[column] ** power for figures in (small, large))
-        far = high + max(high - low, 0) * steps
+        far = high + max(high - low, 0) * steps  # noise may make a small corpus the slower one
         exponent = math.log(high / low) / math.log(ratio)
-        row(column, shown(large[column]), f"n^{exponent:.2f}", shown(far**power))
+        row(column, cell(large[column]), f"n^{exponent:.2f}", cell(far**power))
 
 
-def shown(value: float) -> str:
+def cell(value: float) -> str:
     return f"{value:,.0f}" if value >= 100 else f"{value:.3g}"
 
 

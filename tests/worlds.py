@@ -14,12 +14,7 @@ FILM = Task(
 BOTH = Task(Question("both", "Are Dawn and Dusk both films?"), ("yes",), supporting=(Fact("Dawn"), Fact("Dusk")))
 PILL = Task(Question("pill", "Which drug?", ("aspirin", "ibuprofen")), ("ibuprofen",), correct=1)
 
-RESULTS = {
-    "Dawn": ["Dawn", "Dawn (song)"],
-    "Dusk": ["Dusk"],
-    "Ada Berg": ["Ada Berg", "Oslo"],
-    "nothing": [],
-}
+RESULTS = {"Dawn": ["Dawn", "Dawn (song)"], "Dusk": ["Dusk"], "Ada Berg": ["Ada Berg", "Oslo"], "nothing": []}
 
 
 def dynamics(max_searches: int = 2, **options: object) -> tuple[Dynamics, ScriptedRetriever]:

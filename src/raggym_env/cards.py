@@ -1,7 +1,10 @@
-"""Cards: the TOML files in `envs/` and `policies/` that say what an environment or a policy is made of.
+"""Cards: the TOML files in `envs/` and `policies/` that define environments and policies.
 
 A card's name is its file's name without `.toml`. The cards that ship with the library lie at the top of the
 repository and, in an installed wheel, in `raggym_env/_cards/`. A user's own card is named by its path.
+
+A card may come from a stranger. Without the user's trust (`--trust-card`, `trust=True`) it may not name code
+("module:Class"), and none of its files may lie outside its data folder.
 """
 
 from __future__ import annotations
@@ -41,7 +44,7 @@ __all__ = [
 ]
 
 
-# A card may come from somebody else: nothing in it may lead out of the folders it is about.
+# Names that become part of a path: no separators, and no leading dot.
 _SAFE_NAME = r"^[A-Za-z0-9_][A-Za-z0-9_.+-]*$"
 _SAFE_PATH = r"^([A-Za-z0-9_][A-Za-z0-9_.+-]*(/[A-Za-z0-9_][A-Za-z0-9_.+-]*)*)?$"
 
@@ -161,16 +164,17 @@ class RetrievalCard(_Card):
 
 
 class EpisodeCard(_Card):
-    """The limits of an episode and the grading of its answer."""
+    """The limits of an episode and the metric of its answer."""
 
+    # The upper bound keeps the observation space, Discrete(max_searches + 1), within 64-bit integers.
     max_searches: Annotated[int, Field(ge=0, le=10_000, strict=True)] = 8
-    """Searches allowed in an episode. Another one truncates it."""
+    """Searches per episode. One more than this truncates it."""
     metric: Literal["em", "f1", "cover_em", "accuracy"] = "em"
     """Scores an answer in [0, 1]; see `raggym_env.mdp.metrics`."""
 
 
 class RewardCard(_Card):
-    """How a step is rewarded: the weighted sum of outcome and process reward."""
+    """The reward of a step: `outcome_weight * outcome + process_weight * process_reward`."""
 
     process_reward: str = "none"
     """A name in `raggym_env.registry.PROCESS_REWARDS`, or "module:Class" in a trusted card."""
@@ -183,18 +187,18 @@ class RewardCard(_Card):
 
 
 class EnvCard(_Card):
-    """What one environment id is made of."""
+    """An environment. Its name and path are those of its file."""
 
     name: Annotated[str, Field(pattern=_SAFE_NAME)]
     """The file's name without `.toml`. Not written in the file."""
     path: Path
     """The file's path. Not written in the file."""
     title: str
-    """Short name for lists, e.g. "HotpotQA, open retrieval"."""
+    """One line that `raggym envs` shows."""
     description: str = ""
     """One or two sentences about the questions, with their source."""
     licence: str = ""
-    """Licence of the questions and of the corpus."""
+    """Licence of the questions and passages, which are not part of the library."""
     dataset: DatasetCard
     retrieval: RetrievalCard = RetrievalCard()
     episode: EpisodeCard = EpisodeCard()
@@ -202,32 +206,32 @@ class EnvCard(_Card):
 
 
 class TreeCard(_Card):
-    """Options of the tree search."""
+    """Beam search over states; see `raggym_env.policies.tree`."""
 
     width: Annotated[int, Field(ge=1)] = 3
-    """Paths kept per state at each level: the width of the beam."""
+    """Paths that are kept at each depth."""
     depth: Annotated[int, Field(ge=1)] = 2
-    """Steps looked ahead. With 1, the search is best-of-n."""
+    """Actions that a path looks ahead."""
     n: Annotated[int, Field(ge=1)] = 4
-    """Actions that the policy proposes in each state."""
+    """Candidates per state."""
 
 
 class SearchCard(_Card):
-    """Search at inference over what the policy proposes: one of three ways, or none."""
+    """Search at inference over the policy's proposals: best-of-n, voting, tree search, or none of them."""
 
     best_of: Annotated[int | None, Field(ge=1)] = None
-    """Candidates per state, of which the critic chooses."""
+    """Candidates per state, among which the critic chooses."""
     vote: Annotated[int | None, Field(ge=1)] = None
     """Samples per state that vote by their answers."""
     tree: TreeCard | None = None
     """Beam search over states, guided by the critic."""
     critic: str | None = None
-    """Name of a process reward."""
+    """A name in `raggym_env.registry.PROCESS_REWARDS`, or "module:Class" in a trusted card."""
     critic_options: dict[str, Any] = {}
     """Keyword arguments of the critic."""
 
     @model_validator(mode="after")
-    def _one_way(self) -> Self:
+    def _one_search(self) -> Self:
         chosen = [name for name in ("best_of", "vote", "tree") if getattr(self, name) is not None]
         if len(chosen) > 1:
             raise ValueError(f"choose one of best_of, vote and tree, not {' and '.join(chosen)}")
@@ -237,25 +241,25 @@ class SearchCard(_Card):
 
 
 class PriceCard(_Card):
-    """US dollars per million tokens."""
+    """The price of a language model, in US dollars per million tokens."""
 
     prompt: Annotated[float, Field(ge=0)]
     """Price of the tokens that the model reads."""
     completion: Annotated[float, Field(ge=0)]
     """Price of the tokens that the model writes."""
     cached: Annotated[float | None, Field(ge=0)] = None
-    """Price of prompt tokens that the server had in its cache; by default that of `prompt`."""
+    """Price of prompt tokens that were not computed again; by default that of `prompt`."""
 
 
 class PolicyCard(_Card):
-    """What one policy is made of."""
+    """A policy. Its name and path are those of its file."""
 
     name: Annotated[str, Field(pattern=_SAFE_NAME)]
     """The file's name without `.toml`. Not written in the file."""
     path: Path
     """The file's path. Not written in the file."""
     policy: str
-    """The class that runs it: a name in `raggym_env.registry.POLICIES`, or "module:Class" in a trusted card."""
+    """The policy's class: a name in `raggym_env.registry.POLICIES`, or "module:Class" in a trusted card."""
     description: str = ""
     """One or two sentences about how the policy chooses its actions."""
     options: dict[str, Any] = {}
@@ -263,7 +267,7 @@ class PolicyCard(_Card):
     search: SearchCard = SearchCard()
     """Search at inference over the policy's proposals; by default none."""
     price: PriceCard | None = None
-    """What the model costs, where it costs something."""
+    """Price of the policy's language model, if it has one."""
 
 
 def env_card(card: str | Path | EnvCard, *, trust: bool = False) -> EnvCard:
@@ -299,35 +303,35 @@ C = TypeVar("C", EnvCard, PolicyCard)
 
 def _load(card: str | Path, kind: CardKind, model: type[C], trust: bool) -> C:
     path = Path(card)
-    if path.suffix == ".toml":
-        if not path.is_file():
-            raise CardError(f"No card at {path}. Pass the path of a TOML file, or a name: {card_names(kind)}.")
-    else:
+    if path.suffix != ".toml":
         path = card_file(kind, str(card))
         if not path.is_file():
-            what = "environment card" if kind == "envs" else "policy card"
-            raise UnknownName(what, str(card), card_names(kind))
+            raise UnknownName("environment card" if kind == "envs" else "policy card", str(card), card_names(kind))
+    elif not path.is_file():
+        raise CardError(f"No card at {path}. Pass the path of a TOML file, or a name: {card_names(kind)}.")
     try:
         content = tomllib.loads(path.read_text(encoding="utf-8"))
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise CardError(f"{path} is not valid TOML: {error}") from error
-    if taken := content.keys() & {"name", "path"}:
-        raise CardError(f"{path}: a card is named by its file; remove {sorted(taken)}.")
+    if reserved := content.keys() & {"name", "path"}:
+        raise CardError(f"{path}: a card is named by its file; remove {sorted(reserved)}.")
     loaded = _validated({**content, "name": path.stem, "path": path.resolve()}, model, path)
-    if not trust and (named := next(filter(names_code, _plugin_names(loaded)), None)):
+    # Checked here, where a card enters, and before anything is imported: what the user changes afterwards is theirs.
+    if not trust and (plugin := next(filter(names_code, _plugin_names(loaded)), None)):
         raise CardError(
-            f"{path} names code of its own, {named!r}: making it would import and run that module. Where you trust "
-            "the card, say so with --trust-card, or trust=True in Python."
+            f"{path} names code, {plugin!r}, and loading it would run that module. If you trust the card, pass "
+            "--trust-card, or trust=True in Python."
         )
     return loaded
 
 
 def _plugin_names(card: EnvCard | PolicyCard) -> Iterator[str]:
-    """Every text of a card that may name a plug-in. Options count in full: they name models and inner retrievers."""
+    """Yield every string of a card that may name a plug-in. Any option may: models and inner retrievers are options."""
     if isinstance(card, EnvCard):
         parts: tuple[Any, ...] = (card.retrieval.name, card.retrieval.options)
         parts += (card.reward.process_reward, card.reward.options)
     else:
+        # Prompts are text for a model, and may well look like "Question:x".
         options = {key: value for key, value in card.options.items() if key not in ("prompts", "examples")}
         parts = (card.policy, options, card.search.critic, card.search.critic_options)
     return _texts(parts)
@@ -344,12 +348,14 @@ def _texts(value: Any) -> Iterator[str]:
             yield from _texts(inner)
 
 
-# Whose options they are: those of a card's own choice mean nothing to another.
+# The options of a retriever or reward mean nothing to another one.
 _OPTIONS_OF = {"retrieval.name": ("retrieval", "options"), "reward.process_reward": ("reward", "options")}
 
 
 def override(card: C, changes: Mapping[str, Any]) -> C:
-    """The card with some values replaced, checked again. Another retriever or process reward starts without options.
+    """Return the card with some values replaced, validated again.
+
+    Another retriever or process reward starts without options.
 
     Args:
         card: An environment or policy card.
@@ -358,12 +364,14 @@ def override(card: C, changes: Mapping[str, Any]) -> C:
     Raises:
         CardError: A key or a value does not fit the card's schema.
     """
+    # Not `model_copy(update=...)`, which validates nothing.
     content = card.model_dump()
     for key, (part, options) in _OPTIONS_OF.items():
         if key in changes and part in content and content[part][key.split(".")[1]] != changes[key]:
             content[part][options] = {}
     for key, value in changes.items():
         *parents, last = key.split(".")
+        # They decide where data is looked for and what a run folder is called.
         if key in ("name", "path"):
             raise CardError(f"{card.name}: the {key} of a card is that of its file; it cannot be set.")
         table = content
@@ -379,6 +387,7 @@ def _validated(content: Mapping[str, Any], model: type[C], what: object) -> C:
     try:
         return model.model_validate(content)
     except ValidationError as error:
+        # Pydantic's own text spans several lines for each problem and links to its documentation.
         problems = "; ".join(
             f"{'.'.join(map(str, problem['loc'])) or 'card'}: {problem['msg']} (given: {problem['input']!r:.80})"
             for problem in error.errors()

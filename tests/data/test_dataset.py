@@ -199,8 +199,7 @@ def test_a_generated_split_has_its_rows_and_the_worlds_encyclopedia(make_card):
 
 
 @pytest.mark.parametrize(
-    ("rows", "options"),
-    [("all", {}), ("last 5", {}), ("first 5", {"sizes": 3}), ("first 5", {"passages": "many"})],
+    ("rows", "options"), [("all", {}), ("last 5", {}), ("first 5", {"sizes": 3}), ("first 5", {"passages": "many"})]
 )
 def test_a_generated_split_with_invalid_rows_or_options_is_a_card_error(make_card, rows, options):
     card = make_card({"test": [{"questions": "test", "rows": rows}]}, format="synth", options=options)

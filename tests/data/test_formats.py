@@ -84,10 +84,7 @@ def test_rows_stored_by_column_as_on_the_hub_read_the_same(tmp_path):
         **HOTPOT,
         "id": "h1",
         "supporting_facts": {"title": ["Ant &amp; Dec", "Byker"], "sent_id": [0, 2]},
-        "context": {
-            "title": ["Ant &amp; Dec", "Byker"],
-            "sentences": [["Two men.", " From Newcastle."], ["A place."]],
-        },
+        "context": {"title": ["Ant &amp; Dec", "Byker"], "sentences": [["Two men.", " From Newcastle."], ["A place."]]},
     }
     del hub["_id"]
     official, by_column = written(tmp_path, HOTPOT), written(tmp_path, hub, name="hub.jsonl")
@@ -141,11 +138,7 @@ def test_medqa_options_are_in_letter_order_and_ids_are_positions(tmp_path):
 
 @pytest.mark.parametrize(
     ("options", "golden", "correct"),
-    [
-        (["x", "y"], ["y"], 1),
-        (["x", "y"], ["B"], 1),
-        ({"B": "y", "A": "x"}, ["B", "y"], 1),
-    ],
+    [(["x", "y"], ["y"], 1), (["x", "y"], ["B"], 1), ({"B": "y", "A": "x"}, ["B", "y"], 1)],
 )
 def test_a_golden_answer_may_be_a_letter_or_an_options_text(tmp_path, options, golden, correct):
     task = one(tmp_path, "jsonl", {**GENERIC, "options": options, "golden_answers": golden}, "f.jsonl")

@@ -148,10 +148,7 @@ RESOLVED = {
         ]
         for split, rows in (("train", "first 1000"), ("test", "all"))
     },
-    "RAGGym-Synth-v0": {
-        "train": [("train", "contexts", "first 2000")],
-        "test": [("test", "contexts", "first 1000")],
-    },
+    "RAGGym-Synth-v0": {"train": [("train", "contexts", "first 2000")], "test": [("test", "contexts", "first 1000")]},
 }
 """Questions, corpus and rows of every source, in the order in which they are tried."""
 

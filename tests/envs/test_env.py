@@ -62,7 +62,7 @@ def test_a_search_beyond_the_budget_truncates_and_its_draft_is_graded():
     env.step(Search("Dawn"))
     _, reward, terminated, truncated, info = env.step(Search("Ada Berg", draft="Oslo"))
     assert (reward, terminated, truncated) == (1.0, False, True)
-    assert (info["stop_reason"], info["answer"], retriever.asked) == ("search_budget", "Oslo", ["Dawn"])
+    assert (info["stop_reason"], info["answer"], retriever.queries) == ("search_budget", "Oslo", ["Dawn"])
 
 
 def test_gold_answers_never_reach_the_observation_or_the_info():
@@ -164,14 +164,7 @@ def test_ansi_rendering_tells_the_whole_episode():
     env.step(Search("nothing"))
     env.step(Answer("Oslo"))
     text = env.render()
-    parts = [
-        "Question: Where",
-        "Search 1: Dawn",
-        "[1] Dawn: Text of Dawn.",
-        "nothing found",
-        "answer: Oslo",
-        "+1.000",
-    ]
+    parts = ["Question: Where", "Search 1: Dawn", "[1] Dawn: Text of Dawn.", "nothing found", "answer: Oslo", "+1.000"]
     assert [part for part in parts if part not in text] == []
 
 

@@ -2,12 +2,17 @@ import numpy as np
 import pytest
 
 from raggym_env.cards import PriceCard
-from raggym_env.evaluation.scores import bootstrap, score_records
+from raggym_env.evaluation.scores import Prediction, bootstrap, score_records
+from raggym_env.mdp.records import Episode
 from worlds import BOTH, FILM, PILL
 
 
-def record(task, answer, **rest):
-    return {"id": task.id, "answer": answer, "stop": "answer", "error": None, "steps": [], **rest}
+def record(task, answer, steps=(), **rest):
+    """An episode, read from its record."""
+    steps = [{"outcome": 0.0, "process_reward": 0.0, **step} for step in steps]
+    return Episode.from_json(
+        {"id": task.id, "question": "?", "answer": answer, "stop": "answer", "error": None, "steps": steps, **rest}
+    )
 
 
 def test_means_are_over_all_questions_of_the_set():
@@ -65,12 +70,7 @@ def test_a_search_that_exceeded_the_budget_is_not_counted():
 def test_tokens_are_totals_not_means_and_failed_episodes_cost_too():
     usage = {"calls": 1, "prompt_tokens": 10, "completion_tokens": 5, "cached_tokens": 0, "seconds": 0.5}
     failed = record(BOTH, None, stop=None, error="down", usage=usage)
-    records = [
-        record(FILM, "x", usage=usage),
-        failed,
-        record(BOTH, "x", usage=usage),
-        record(PILL, "B", usage=usage),
-    ]
+    records = [record(FILM, "x", usage=usage), failed, record(BOTH, "x", usage=usage), record(PILL, "B", usage=usage)]
     scores = score_records(records, [FILM, BOTH])
     assert (scores.tokens, scores.usage.calls, scores.usage.seconds) == (45, 3, 1.5)
 
@@ -89,7 +89,7 @@ def test_options_are_scored_by_accuracy():
 
 
 def test_plain_predictions_have_no_searches():
-    scores = score_records([{"id": "film", "prediction": "Oslo"}], [FILM])
+    scores = score_records([Prediction("film", "Oslo")], [FILM])
     assert (scores.metrics["em"].mean, scores.searches) == (1.0, None)
 
 

@@ -28,29 +28,29 @@ def a_model(folder: Path, weights: bytes = b"weights") -> Path:
     return folder
 
 
-def found(name: str | Path) -> Source:
-    return find(str(name), hub=str(name), known=["minilm"])
+def source(name: str | Path) -> Source:
+    return find(str(name), hub=str(name), suggestions=["minilm"])
 
 
-def test_a_folder_is_known_by_what_is_in_it_and_not_by_its_place(tmp_path):
+def test_a_folder_is_identified_by_its_content_and_not_by_its_location(tmp_path):
     one, same, other = a_model(tmp_path / "a"), a_model(tmp_path / "b"), a_model(tmp_path / "c", b"others")
     for note in ("README.md", "raggym.json"):
-        (same / note).write_text("says nothing about what the model computes")
-    assert found(one).identity == found(same).identity != found(other).identity
+        (same / note).write_text("does not change what the model computes")
+    assert source(one).identity == source(same).identity != source(other).identity
     (same / "1_Pooling" / "config.json").write_text("[]")
-    assert found(one).identity != found(same).identity
+    assert source(one).identity != source(same).identity
 
 
-def test_a_model_of_the_hub_is_known_by_its_commit(hub):
+def test_a_model_of_the_hub_is_identified_by_its_commit(hub):
     folder = on_the_hub(hub, "owner/name", a_model, commit="a" * 40)
-    assert found("owner/name") == Source(folder, {"hub": "owner/name", "commit": "a" * 40})
+    assert source("owner/name") == Source(folder, {"hub": "owner/name", "commit": "a" * 40})
 
 
-def test_a_known_model_is_taken_from_the_cache(tmp_path, hub, monkeypatch):
+def test_a_model_of_the_catalogue_is_taken_from_the_cache(tmp_path, hub, monkeypatch):
     monkeypatch.setenv("RAGGYM_CACHE", str(tmp_path))
     folder = a_model(tmp_path / "models" / "minilm")
     (folder / "raggym.json").write_text("{}")
-    assert found("minilm") == Source(folder, found(folder).identity)
+    assert source("minilm") == Source(folder, source(folder).identity)
 
 
 @pytest.mark.parametrize(
@@ -62,7 +62,7 @@ def test_a_known_model_is_taken_from_the_cache(tmp_path, hub, monkeypatch):
 )
 def test_without_a_network_the_error_says_how_to_get_the_model(hub, name, hub_name, command):
     with pytest.raises(RetrievalError, match=rf"HF_HUB_OFFLINE is set.*{command}"):
-        find(name, hub=hub_name, known=[])
+        find(name, hub=hub_name, suggestions=[])
 
 
 def test_a_hub_that_cannot_be_reached_is_one_clear_error_within_seconds(hub, monkeypatch):
@@ -75,10 +75,10 @@ def test_a_hub_that_cannot_be_reached_is_one_clear_error_within_seconds(hub, mon
 
     monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
     monkeypatch.setattr(HfApi, "model_info", unreachable)
-    with pytest.raises(RetrievalError, match=r"cannot be had: ConnectError: no route.*hf download owner/name"):
-        found("owner/name")
+    with pytest.raises(RetrievalError, match=r"not available: ConnectError: no route.*hf download owner/name"):
+        source("owner/name")
 
 
 def test_a_misspelt_name_gets_a_suggestion():
     with pytest.raises(UnknownName, match="Did you mean 'minilm'"):
-        found("minilmm")
+        source("minilmm")

@@ -5,13 +5,13 @@ from concurrent.futures import ThreadPoolExecutor
 import pytest
 
 from raggym_env.core import Passage
-from raggym_env.errors import RetrievalError
+from raggym_env.errors import OptionError, RetrievalError
 from raggym_env.protocols import Hit, Retriever
 from raggym_env.retrieval.cache import CachedRetriever
 
 
 class Echo:
-    """Finds one passage per query, its text the query; notes each call; fails when told to."""
+    """Returns one passage per query, with the query as its text; records the calls; fails while `broken`."""
 
     def __init__(self) -> None:
         self.fingerprint = "echo"
@@ -34,7 +34,7 @@ def texts(results) -> list[str]:
     return [hits[0].passage.text for hits in results]
 
 
-def test_only_misses_reach_the_back_end_in_one_call_each_once(echo):
+def test_only_misses_reach_the_retriever_once_each_in_one_call(echo):
     cached = CachedRetriever(echo)
     cached.search(["a"], 3)
 
@@ -45,7 +45,7 @@ def test_only_misses_reach_the_back_end_in_one_call_each_once(echo):
     assert (cached.hits, cached.misses) == (2, 3)
 
 
-def test_a_request_known_in_full_makes_no_call(echo):
+def test_a_request_that_is_cached_in_full_makes_no_call(echo):
     cached = CachedRetriever(echo)
     cached.search(["a", "b"], 3)
     cached.search(["b", "a"], 3)
@@ -53,7 +53,7 @@ def test_a_request_known_in_full_makes_no_call(echo):
     assert len(echo.calls) == 1
 
 
-def test_queries_are_told_apart_exactly_and_by_k(echo):
+def test_queries_are_the_same_only_if_every_character_and_k_are(echo):
     cached = CachedRetriever(echo)
     for query, k in [("a", 3), ("A", 3), ("a ", 3), ("a", 4)]:
         [[hit]] = cached.search([query], k)
@@ -61,7 +61,7 @@ def test_queries_are_told_apart_exactly_and_by_k(echo):
     assert len(echo.calls) == 4
 
 
-def test_the_least_recently_used_is_forgotten_first(echo):
+def test_the_least_recently_used_query_is_dropped_first(echo):
     cached = CachedRetriever(echo, size=2)
     for query in ["a", "b", "a", "c", "a", "b"]:
         cached.search([query], 1)
@@ -73,7 +73,7 @@ def test_a_request_larger_than_the_cache_is_answered_in_full(echo):
     assert texts(cached.search(list("abcde"), 1)) == list("abcde")
 
 
-def test_nothing_is_remembered_when_the_back_end_fails(echo):
+def test_nothing_is_cached_when_the_retriever_fails(echo):
     cached = CachedRetriever(echo)
     echo.broken = True
     with pytest.raises(RetrievalError, match="down"):
@@ -90,7 +90,7 @@ def test_changing_a_result_changes_no_later_one(echo):
     assert len(twin) == len(cached.search(["a"], 1)[0]) == 1
 
 
-def test_a_changed_back_end_is_asked_again(echo):
+def test_a_retriever_that_changed_is_searched_again(echo):
     cached = CachedRetriever(echo)
     cached.search(["a"], 1)
     echo.fingerprint = "another index"
@@ -98,13 +98,13 @@ def test_a_changed_back_end_is_asked_again(echo):
     assert cached.fingerprint == "another index"
 
 
-def test_a_back_end_that_loses_results_is_an_error(echo):
+def test_a_retriever_that_loses_results_is_an_error(echo):
     echo.search = lambda queries, k: [[]]
-    with pytest.raises(RetrievalError, match="1 results for 2 queries"):
+    with pytest.raises(RetrievalError, match="2 lists for 2 queries, not 1"):
         CachedRetriever(echo).search(["a", "b"], 1)
 
 
-def test_clear_forgets_results(echo):
+def test_clear_empties_the_cache(echo):
     cached = CachedRetriever(echo)
     cached.search(["a"], 1)
     cached.clear()
@@ -115,7 +115,7 @@ def test_clear_forgets_results(echo):
 def test_wrong_requests_and_sizes_are_refused(echo):
     with pytest.raises(RetrievalError, match="list of queries"):
         CachedRetriever(echo).search("a", 1)
-    with pytest.raises(RetrievalError, match="size"):
+    with pytest.raises(OptionError, match="size"):
         CachedRetriever(echo, size=0)
     assert echo.calls == []
 

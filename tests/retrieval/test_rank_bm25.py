@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from raggym_env.core import Passage
-from raggym_env.errors import DataError, RetrievalError, UnknownName
+from raggym_env.errors import DataError, OptionError, RetrievalError, UnknownName
 from raggym_env.retrieval import rank_bm25
 from raggym_env.retrieval.bm25.retriever import BM25Retriever
 from raggym_env.retrieval.rank_bm25 import RankBM25Retriever
@@ -52,9 +52,9 @@ def test_wrong_requests_and_options_are_refused():
     retriever = RankBM25Retriever(passages("cat", *FILLER))
     with pytest.raises(RetrievalError, match="list of queries"):
         retriever.search("cat", 1)
-    with pytest.raises(RetrievalError, match="k1"):
+    with pytest.raises(OptionError, match="k1"):
         RankBM25Retriever(passages("cat"), k1=-1)
-    with pytest.raises(RetrievalError, match="epsilon"):
+    with pytest.raises(OptionError, match="epsilon"):
         RankBM25Retriever(passages("cat"), epsilon=-1)
     with pytest.raises(UnknownName):
         RankBM25Retriever(passages("cat"), stemmer="none!")

@@ -62,7 +62,8 @@ def evaluate(
         raise RunError(f"Workers make the policy themselves: name a policy or a card, not an object: {policy!r:.100}.")
     plan = spec.load()
     executor = LocalExecutor(in_flight) if workers is None else RayExecutor(workers, in_flight)
+    # Scores are computed once, here: executing a plan knows no metric but that of the environment's reward.
     run = execute(plan, executor, out, progress=progress)
-    scores = score_records(run.records(), plan.tasks, run.price)
+    scores = score_records(run.episodes(), plan.tasks, run.price)
     run.write("complete" if scores.complete else "incomplete", scores.metrics)
     return run, scores

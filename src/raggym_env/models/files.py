@@ -1,6 +1,6 @@
-"""Where the files of a model are: in the library's cache, in a folder, or in the cache of the Hugging Face hub.
+"""Locate the files of a model: in the library's cache, in a folder, or in the cache of the Hugging Face hub.
 
-A model is told from others by its files, wherever they lie, or by its name on the hub and the commit.
+A model is identified by the content of its files, wherever they lie, or by its name on the hub and the commit.
 """
 
 from __future__ import annotations
@@ -18,31 +18,32 @@ from raggym_env.network import HubUnreachable, hub_model_commit, hub_offline
 __all__ = ["Source", "find"]
 
 _HUB_FILES = ["*.json", "*.txt", "*.model", "*.safetensors"]
-_HUB_OTHERS = ["onnx/*", "openvino/*"]
+_HUB_IGNORED = ["onnx/*", "openvino/*"]  # copies of the weights for other runtimes
+# Files that determine what a model computes: weights, configuration, tokenizer. READMEs and pictures do not.
 _HASHED = frozenset({".json", ".txt", ".model", ".safetensors"})
-_NOTES = "raggym.json"  # where a known model came from; it says nothing about what the model computes
 _log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
 class Source:
-    """A model's folder, and what tells it from any other model."""
+    """The folder of a model, and its identity."""
 
     folder: Path
     identity: dict[str, str]
+    """A hash of its files, or its name on the hub and the commit. JSON values, for the keys of indexes."""
 
 
-def find(name: str, *, hub: str, known: Iterable[str]) -> Source:
-    """The folder of a model: a known one from the cache, a folder as it is, or one of the hub.
+def find(name: str, *, hub: str, suggestions: Iterable[str]) -> Source:
+    """Return the folder of a model from the cache, from a path, or from the hub, which may download it.
 
     Args:
-        name: What the user gave.
-        hub: Its name on the hub, if it is neither in the cache nor a folder.
-        known: Names to suggest where there is no such model.
+        name: The model as the user named it.
+        hub: Its name on the hub, used if it is neither in the cache nor a folder.
+        suggestions: Valid names, from which the error for a misspelt one suggests the closest.
 
     Raises:
-        UnknownName: It is neither known nor a folder, nor can it be a name on the hub.
-        RetrievalError: The hub does not give it; the message says how to get it.
+        UnknownName: It is no name in the catalogue, no folder and no possible name on the hub.
+        RetrievalError: The hub does not provide it; the message says how to get it.
         MissingExtra: The hub's client is not installed.
     """
     if cached := catalogue.folder(name) if name in catalogue.ENCODERS else None:
@@ -50,17 +51,19 @@ def find(name: str, *, hub: str, known: Iterable[str]) -> Source:
     path = Path(name).expanduser()
     if path.is_dir():
         return Source(path.resolve(), {"files": _content_hash(path)})
+    # A name on the hub is OWNER/NAME: anything else is a misspelt name, and not worth a request.
     if hub.count("/") != 1:
-        raise UnknownName("model, folder or model of the hub (OWNER/NAME)", name, known)
+        raise UnknownName("model, folder or model of the hub (OWNER/NAME)", name, suggestions)
     folder = _hub_folder(hub, f"raggym models get {name}" if name in catalogue.ENCODERS else f"hf download {hub}")
     return Source(folder, {"hub": hub, "commit": folder.name})
 
 
 def _content_hash(folder: Path) -> str:
-    """Hash of the files that say what a model computes; where the folder lies does not matter."""
+    """Return a hash of the files that determine what a model computes. It does not depend on the folder's location."""
     digest = hashlib.blake2b(digest_size=16)
     for path in sorted(folder.rglob("*")):
-        if path.suffix in _HASHED and path.name != _NOTES and path.is_file():
+        # The catalogue's manifest records where a model came from, so two equal models may have different ones.
+        if path.suffix in _HASHED and path.name != catalogue.MANIFEST and path.is_file():
             with path.open("rb") as file:
                 content = hashlib.file_digest(file, "sha256").hexdigest()
             digest.update(f"{path.relative_to(folder).as_posix()}\0{content}\n".encode())
@@ -68,14 +71,15 @@ def _content_hash(folder: Path) -> str:
 
 
 def _hub_folder(name: str, command: str) -> Path:
-    """The folder that the hub's client keeps a model in, named by its commit. Downloaded if it is not there."""
+    """Return the folder of the hub's client for a model, named by its commit. Downloads it if it is missing."""
     try:
         return _downloaded(name) or _download(name)
     except ImportError as error:
         raise MissingExtra("The 'dense' retriever", "dense") from error
     except RetrievalError as error:
         raise RetrievalError(
-            f"The model {name!r} cannot be had: {error}. Where there is a network: {command}. Or pass a folder."
+            f"The model {name!r} is not available: {error}. With a network connection, run `{command}`; or pass a "
+            "folder."
         ) from error
 
 
@@ -86,7 +90,8 @@ def _downloaded(name: str) -> Path | None:
         folder = Path(snapshot_download(name, local_files_only=True))
     except (OSError, ValueError):
         return None
-    # Something else may have needed a part of it only, say its tokenizer.
+    # Another program may have downloaded only a part of the model, such as its tokenizer. Offline, the caller reports
+    # which files are missing.
     return folder if hub_offline() or any(folder.glob("*.safetensors")) else None
 
 
@@ -95,9 +100,10 @@ def _download(name: str) -> Path:
     from huggingface_hub import snapshot_download
 
     try:
+        # The hub's client retries for minutes where there is no network; asking for the commit fails within 10 s.
         commit = hub_model_commit(name)
         _log.info("Downloading the model %s", name)
-        return Path(snapshot_download(name, revision=commit, allow_patterns=_HUB_FILES, ignore_patterns=_HUB_OTHERS))
+        return Path(snapshot_download(name, revision=commit, allow_patterns=_HUB_FILES, ignore_patterns=_HUB_IGNORED))
     except HubUnreachable as error:
         raise RetrievalError(str(error)) from error
     except (OSError, ValueError, httpx.HTTPError) as error:

@@ -1,4 +1,4 @@
-"""Search engines over a corpus, by name. Nothing here knows of episodes, prompts or rewards.
+"""Search engines over a corpus, by name. Nothing here depends on episodes, prompts or rewards.
 
 >>> from raggym_env.core import Passage
 >>> corpus = [Passage("1", "Paris", "The capital of France."), Passage("2", "Rome", "The capital of Italy.")]
@@ -20,7 +20,7 @@ __all__ = ["RETRIEVERS", "Hit", "Retriever", "make"]
 
 
 def make(retriever: str | Factory, corpus: Sequence[Passage], /, **options: Any) -> Retriever:
-    """Make a retriever over a corpus.
+    """Create a retriever over a corpus.
 
     Args:
         retriever: A key of `RETRIEVERS`, "module:Class", or a class.
@@ -31,8 +31,8 @@ def make(retriever: str | Factory, corpus: Sequence[Passage], /, **options: Any)
         UnknownName: No retriever has that name.
         OptionError: An option does not exist, is missing, or is out of range.
         RetrievalError: The index cannot be opened or built.
-        DataError: The corpus has nothing to search in.
+        DataError: The corpus has no passage, or no word, to search for.
         MissingExtra: The retriever needs an optional dependency that is not installed.
     """
-    made: Retriever = RETRIEVERS.make(retriever, corpus, **options)
-    return made
+    engine: Retriever = RETRIEVERS.make(retriever, corpus, **options)
+    return engine

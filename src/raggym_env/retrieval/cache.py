@@ -1,91 +1,75 @@
-"""Remembering what was searched: the same query is asked of a back end once."""
+"""A cache in front of a retriever: a repeated query is searched for once."""
 
 from __future__ import annotations
 
+import functools
 import threading
-from collections import OrderedDict
 from collections.abc import Sequence
 from typing import Any
 
-from raggym_env.errors import RetrievalError
+from raggym_env.errors import check_option
 from raggym_env.protocols import Hit, Retriever, search
-from raggym_env.retrieval.bm25.analysis import check_request
+from raggym_env.retrieval.requests import check_request
+from raggym_env.storage.lru import LRU
 
 __all__ = ["CachedRetriever"]
 
-_Key = tuple[str, str, int]
-
 
 class CachedRetriever:
-    """A retriever that remembers the results of the `size` most recently used queries. Thread-safe.
+    """A retriever with a cache of the `size` most recently used queries. Thread-safe.
 
-    Queries are the same if they are equal, character by character, and ask for the same `k`. The misses of a
-    request go to the back end in one call, each distinct query once. If that call raises, nothing is remembered.
-    Two threads that miss the same query at once both search for it.
+    Two queries are the same if they are equal, character by character, and have the same `k`. The misses of a request
+    go to the retriever in one call, each distinct query once. If that call raises, nothing is cached. Two threads
+    that miss the same query at the same time both search for it.
+
+    Raises:
+        OptionError: `size` is below 1. To cache nothing, use the retriever itself.
     """
 
     hits: int
-    """Queries answered without the back end, over the lifetime of this object."""
+    """Queries answered from the cache, over the lifetime of this object."""
     misses: int
-    """Queries sent to the back end. `hits + misses` is the number of queries answered."""
+    """Queries sent to the retriever. `hits + misses` is the number of queries answered."""
 
     def __init__(self, retriever: Retriever, *, size: int = 10_000) -> None:
-        if size < 1:
-            raise RetrievalError(f"size must be at least 1, got {size!r}. To cache nothing, use the retriever itself.")
+        check_option("size", size, size >= 1, "at least 1")
         self.retriever = retriever
         self.size = size
         self.hits = self.misses = 0
         self._lock = threading.Lock()
-        self._found: OrderedDict[_Key, tuple[Hit, ...]] = OrderedDict()
+        # Tuples, so that no caller can change a cached result through the list it got.
+        self._results = LRU[tuple[str, str, int], tuple[Hit, ...]](size)
 
     def __reduce__(self) -> tuple[Any, ...]:
-        """A copy, and one sent to another process, starts with an empty memory."""
-        return _with_size, (self.retriever, self.size)
+        # A copy, also one sent to another process, starts with an empty cache: sending results costs more than a miss.
+        return functools.partial(CachedRetriever, self.retriever, size=self.size), ()
 
     @property
     def fingerprint(self) -> str:
-        """That of the retriever inside: caching changes no result."""
+        """The fingerprint of the retriever inside: caching changes no result."""
         return str(getattr(self.retriever, "fingerprint", ""))
 
     def search(self, queries: Sequence[str], k: int) -> list[list[Hit]]:
-        """As `Retriever.search`. The lists are the caller's own; changing them changes no later result."""
+        """As `Retriever.search`. The lists belong to the caller; changing them changes no later result."""
         check_request(queries, k)
-        fingerprint = self.fingerprint  # part of the key: a served index may change under a running client
+        fingerprint = self.fingerprint  # part of the key: the index of a server may change while its client runs
         keys = [(fingerprint, query, k) for query in queries]
-        known = self._recall(keys)
-        missing = [key for key in dict.fromkeys(keys) if key not in known]
+        with self._lock:
+            results = {key: self._results[key] for key in keys if key in self._results}
+        missing = [key for key in dict.fromkeys(keys) if key not in results]
         if missing:
-            known.update(zip(missing, self._ask([query for _, query, _ in missing], k), strict=True))
-        self._remember(known, hits=len(keys) - len(missing), misses=len(missing))
-        return [list(known[key]) for key in keys]
+            # Outside the lock, since a search may take seconds and other threads may find theirs in the cache.
+            rankings = search(self.retriever, [query for _, query, _ in missing], k)
+            results.update(zip(missing, map(tuple, rankings), strict=True))
+        with self._lock:
+            # Counted only now, so that a search that raised counts neither as hits nor as misses.
+            self.hits += len(keys) - len(missing)
+            self.misses += len(missing)
+            for key, hits in results.items():
+                self._results[key] = hits  # also marks it as used now
+        return [list(results[key]) for key in keys]
 
     def clear(self) -> None:
-        """Forget every result. The counters go on."""
+        """Empty the cache. The counters stay."""
         with self._lock:
-            self._found.clear()
-
-    def _recall(self, keys: Sequence[_Key]) -> dict[_Key, tuple[Hit, ...]]:
-        with self._lock:
-            return {key: self._found[key] for key in keys if key in self._found}
-
-    def _ask(self, queries: Sequence[str], k: int) -> list[tuple[Hit, ...]]:
-        results = search(self.retriever, queries, k)
-        if len(results) != len(queries):
-            raise RetrievalError(
-                f"{type(self.retriever).__name__} gave {len(results)} results for {len(queries)} queries."
-            )
-        return [tuple(hits) for hits in results]
-
-    def _remember(self, known: dict[_Key, tuple[Hit, ...]], hits: int, misses: int) -> None:
-        with self._lock:
-            self.hits += hits
-            self.misses += misses
-            for key, found in known.items():
-                self._found[key] = found
-                self._found.move_to_end(key)
-            while len(self._found) > self.size:
-                self._found.popitem(last=False)
-
-
-def _with_size(retriever: Retriever, size: int) -> CachedRetriever:
-    return CachedRetriever(retriever, size=size)
+            self._results.clear()

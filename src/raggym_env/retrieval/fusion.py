@@ -1,13 +1,14 @@
-"""Reciprocal rank fusion (Cormack, Clarke and Büttcher, SIGIR 2009): several retrievers heard as one.
+"""Reciprocal rank fusion (Cormack, Clarke and Büttcher, SIGIR 2009): merges the ranked lists of several retrievers.
 
 Only ranks count, so scores of different kinds need no calibration: a passage scores the sum, over the retrievers
-that found it, of `weight / (rrf_k + rank)`, ranks from 1. The RAG-Gym paper fuses BM25 with one dense retriever in
+that returned it, of `weight / (rrf_k + rank)`, ranks from 1. The RAG-Gym paper fuses BM25 with one dense retriever in
 this way, with `rrf_k = 60`; its code takes 100 passages of each for the 32 it returns.
 
 With `rrf_k = 60` the ranks hardly differ: rank 62 in both lists is worth as much as rank 1 in one of them. Deep lists
-then raise recall far down and lower it at the top, where what one retriever alone has found (of two gold passages,
-often the second) gives way to what both have found somewhere. `depth` bounds this, and a small `rrf_k` ends it.
-Weights help where one retriever is the better one. BM25 and MiniLM, the question being the only query:
+then raise recall far down and lower it at the top, where a passage that only one retriever returned (of two gold
+passages, often the second) falls behind passages that both returned at some rank. `depth` bounds this, and a small
+`rrf_k` prevents it. Weights help where one retriever is the better one. BM25 and MiniLM, with the question as the only
+query:
 
                                          2Wiki                         HotpotQA, a sample
                                          r@5    r@20   all@5  MRR      r@5    r@20   all@5  MRR
@@ -28,11 +29,11 @@ from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 from raggym_env.core import Passage
-from raggym_env.errors import RetrievalError
+from raggym_env.errors import OptionError, RetrievalError, check_option
 from raggym_env.protocols import Hit, Retriever, search
 from raggym_env.retrieval import make
-from raggym_env.retrieval.bm25.analysis import check_request
 from raggym_env.retrieval.index_store import key_hash
+from raggym_env.retrieval.requests import check_request
 
 __all__ = ["DEPTH", "RRF_K", "Member", "RRFRetriever", "Spec", "make_member"]
 
@@ -40,49 +41,48 @@ RRF_K = 60.0
 DEPTH = 20
 
 Spec = str | Mapping[str, Any] | Retriever
-"""How a retriever is named inside another: its name, a table with `name` and its options, or itself."""
+"""A retriever inside another one: its name, a table with `name` and its options, or the object itself."""
 
 
 class Member(NamedTuple):
     """A retriever inside another one."""
 
     name: str
-    """What messages call it."""
+    """The name for error messages."""
     retriever: Retriever
 
     @property
     def fingerprint(self) -> str:
+        """The fingerprint of the retriever; "" if it has none."""
         return str(getattr(self.retriever, "fingerprint", ""))
 
     def search(self, queries: Sequence[str], k: int) -> list[list[Hit]]:
-        """As `Retriever.search`; a failure names the member."""
+        """As `Retriever.search`; the error of a failure names the member."""
         try:
-            results = search(self.retriever, queries, k)
+            return search(self.retriever, queries, k)
         except RetrievalError as error:
             raise RetrievalError(f"The retriever {self.name!r} failed: {error}") from error
-        if len(results) != len(queries):
-            raise RetrievalError(f"The retriever {self.name!r} gave {len(results)} results for {len(queries)} queries.")
-        return results
 
 
 class RRFRetriever:
-    """Fuses what several retrievers find. As thread-safe as they are.
+    """Fuses the results of several retrievers. Thread-safe if they are.
 
-    The `depth` best of each retriever are fused. Passages of one id are one passage. Equal scores are common, since
-    ranks are whole numbers: of two passages, the one that stands higher in some list comes first, then the one
-    whose list is named first. Where the corpus has it, this says more than the position in the corpus would.
+    The `depth` best hits of each retriever are fused. Hits with the same passage id are one passage. Equal scores are
+    common, since ranks are whole numbers: of two passages, the one with the better rank in some list comes first, then
+    the one whose list is named first. This says more about them than their positions in the corpus would.
 
     Args:
-        corpus: The passages, given to every retriever that is named rather than passed in.
-        retrievers: Two or more, in order: each a name, a table `{name = "bm25", k1 = 0.9}` with options of its own
-            (`store`, too, is each retriever's own), or an object with a `search` method.
+        corpus: The passages, for the retrievers that are given by name or table.
+        retrievers: Two or more, in order: each a name, a table `{name = "bm25", k1 = 0.9}` with its options (`store`
+            is such an option too), or an object with a `search` method.
         rrf_k: At least 0. The larger, the less the first ranks count above the later ones.
-        depth: Passages taken from each retriever, at least 1; `k` where that is more. None is `DEPTH`.
+        depth: Passages to take from each retriever, at least 1; `k` where that is more. None is `DEPTH`.
         weights: One positive number per retriever; None for equal weights.
 
     Raises:
-        RetrievalError: An option has a value it cannot have, or a retriever cannot be made.
-        UnknownName: No retriever has such a name or option.
+        OptionError: An option is out of its range, or a retriever does not have it.
+        UnknownName: There is no such retriever.
+        RetrievalError: The index of a retriever cannot be built or opened.
         MissingExtra: A retriever needs an optional dependency that is not installed.
     """
 
@@ -95,21 +95,26 @@ class RRFRetriever:
         depth: int | None = None,
         weights: Sequence[float] | None = None,
     ) -> None:
+        # A string or a single table is a sequence as well, and would be read item by item.
         if isinstance(retrievers, str | Mapping) or len(retrievers) < 2:
-            raise RetrievalError(
+            raise OptionError(
                 f"'rrf' fuses at least two retrievers, got {retrievers!r:.200}. "
                 'Give them as retrievers = ["bm25", {name = "dense"}].'
             )
-        if not _is_number(rrf_k) or rrf_k < 0:
-            raise RetrievalError(f"rrf_k must be a number, at least 0, got {rrf_k!r}.")
+        check_option("rrf_k", rrf_k, _is_number(rrf_k) and rrf_k >= 0, "a number, at least 0")
+        if weights is None:
+            weights = [1.0] * len(retrievers)
+        positive = not isinstance(weights, str) and all(_is_number(weight) and weight > 0 for weight in weights)
+        expected = f"{len(retrievers)} positive numbers, one per retriever"
+        check_option("weights", weights, positive and len(weights) == len(retrievers), expected)
         self._rrf_k = float(rrf_k)
-        self._weights = _weights(weights, len(retrievers))
+        self._weights = [float(weight) for weight in weights]
         self._depth = DEPTH if depth is None else check_depth(depth)
         self._members = [make_member(spec, corpus) for spec in retrievers]
 
     @property
     def fingerprint(self) -> str:
-        """Changes with everything that changes results, as far as the retrievers' own fingerprints do."""
+        """Changes with everything that results depend on, as far as the fingerprints of the retrievers do."""
         key = {
             "members": [member.fingerprint for member in self._members],
             "weights": self._weights,
@@ -119,34 +124,40 @@ class RRFRetriever:
         return f"rrf-{key_hash(key)}"
 
     def search(self, queries: Sequence[str], k: int) -> list[list[Hit]]:
-        """As `Retriever.search`, with the whole batch to every retriever; ties as the class says."""
+        """As `Retriever.search`, with the whole batch to every retriever; ties as described for the class."""
         check_request(queries, k)
         if not queries:
             return []
-        found = [search(member, queries, max(self._depth, k)) for member in self._members]
-        return [self._fused(lists)[:k] for lists in zip(*found, strict=True)]
+        depth = max(self._depth, k)
+        rankings = [member.search(queries, depth) for member in self._members]
+        return [self._fuse(lists)[:k] for lists in zip(*rankings, strict=True)]
 
-    def _fused(self, lists: Sequence[list[Hit]]) -> list[Hit]:
+    def _fuse(self, lists: Sequence[list[Hit]]) -> list[Hit]:
+        """Return all hits of one query's lists, fused, best first."""
         passages: dict[str, Passage] = {}
-        parts: dict[str, list[float]] = {}
+        shares: dict[str, list[float]] = {}
         firsts: dict[str, tuple[int, int]] = {}  # best rank, and the number of the list it is in
         for number, (hits, weight) in enumerate(zip(lists, self._weights, strict=True)):
-            for rank, (key, passage) in enumerate(_distinct(hits).items(), 1):
+            # A list that contains a passage twice must not count it twice: its first rank stands.
+            unique: dict[str, Passage] = {}
+            for hit in hits:
+                unique.setdefault(hit.passage.id, hit.passage)
+            for rank, (key, passage) in enumerate(unique.items(), 1):
                 passages.setdefault(key, passage)
-                parts.setdefault(key, []).append(weight / (self._rrf_k + rank))
+                shares.setdefault(key, []).append(weight / (self._rrf_k + rank))
                 firsts[key] = min(firsts.get(key, (rank, number)), (rank, number))
-        # fsum: parts added in any order have the same sum to the last bit, so that ties are ties.
-        scores = {key: math.fsum(part) for key, part in parts.items()}
+        # fsum: shares added in any order have the same sum to the last bit, so that ties are ties.
+        scores = {key: math.fsum(values) for key, values in shares.items()}
         order = sorted(scores, key=lambda key: (-scores[key], firsts[key]))
         return [Hit(passages[key], scores[key]) for key in order]
 
 
 def make_member(spec: Spec, corpus: Sequence[Passage]) -> Member:
-    """The retriever that a name, a table or an object stands for.
+    """Return the retriever that a name, a table or an object stands for.
 
     Raises:
-        RetrievalError: It is none of these, or the table has no name.
-        UnknownName: No retriever has that name or option.
+        OptionError: It is none of these, the table has no name, or the retriever has no such option.
+        UnknownName: There is no such retriever.
     """
     if isinstance(spec, str):
         spec = {"name": spec}
@@ -154,41 +165,26 @@ def make_member(spec: Spec, corpus: Sequence[Passage]) -> Member:
         options = dict(spec)
         name = options.pop("name", None)
         if not isinstance(name, str):
-            raise RetrievalError(f'A table that names a retriever needs name = "...", got {dict(spec)!r:.200}.')
+            raise OptionError(f'A table for a retriever needs name = "...", got {dict(spec)!r:.200}.')
         return Member(name, make(name, corpus, **options))
     if isinstance(spec, Retriever):
         return Member(type(spec).__name__, spec)
-    raise RetrievalError(
+    raise OptionError(
         f"A retriever is a name, a table with name and options, or has a search method; got {spec!r:.100}."
     )
 
 
 def check_depth(depth: object) -> int:
-    """Refuse a depth that is no whole number from 1.
+    """Return `depth` if it is a whole number, at least 1.
 
     Raises:
-        RetrievalError: Says what was given.
+        OptionError: It is not. True is no number here, although Python says that it equals 1.
     """
     if type(depth) is not int or depth < 1:
-        raise RetrievalError(f"depth must be a whole number, at least 1, got {depth!r}.")
+        raise OptionError(f"depth must be a whole number, at least 1, got {depth!r}.")
     return depth
 
 
-def _distinct(hits: Sequence[Hit]) -> dict[str, Passage]:
-    """Passages by id, best first. A list that holds a passage twice must not count it twice."""
-    found: dict[str, Passage] = {}
-    for hit in hits:
-        found.setdefault(hit.passage.id, hit.passage)
-    return found
-
-
-def _weights(weights: Sequence[float] | None, members: int) -> list[float]:
-    if weights is None:
-        return [1.0] * members
-    if isinstance(weights, str) or len(weights) != members or not all(_is_number(w) and w > 0 for w in weights):
-        raise RetrievalError(f"weights must be {members} positive numbers, one per retriever, got {weights!r:.200}.")
-    return [float(weight) for weight in weights]
-
-
 def _is_number(value: object) -> bool:
+    # A bool is an int in Python; nan and infinity would make scores that cannot be sorted.
     return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)

@@ -1,107 +1,135 @@
-"""The index store: every index is built once, kept in its own folder and refused if it is not what was asked for.
+"""The index store: every index is built once, stored in its own folder, and refused if it was built from other input.
 
     <cache>/indexes/
         bm25-4f1c0d9a8b7e6f50/        one index: its kind and a hash of its key
-            manifest.json             format, kind, key, library versions, seconds it took, and the size of every file
-            ...                       what the back end wrote
+            manifest.json             format, kind, key, library versions, build time, and the size of every file
+            ...                       the files of the back end
         bm25-4f1c0d9a8b7e6f50.lock    held while that index is built
 
-The key says everything the index depends on: the corpus, the analyser, the parameters. A build writes into a
-temporary folder beside, which is renamed once it is whole, so a killed build leaves nothing that counts.
+The key holds everything the index depends on: the corpus, the analyzer, the parameters. A build writes into
+`<folder>.partial`, which is renamed once it is complete, so a killed build leaves no index behind.
 """
 
 from __future__ import annotations
 
 import hashlib
-import importlib.metadata
 import json
 import logging
 import platform
-import shutil
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from raggym_env.core import Passage
-from raggym_env.errors import IndexMismatch, RAGGymError, RetrievalError
+from raggym_env.errors import IndexMismatch, RAGGymError, RetrievalError, check_option
+from raggym_env.storage.atomic import atomic_folder, build_once
 from raggym_env.storage.paths import cache_dir
+from raggym_env.storage.work_folder import installed_version
 
-__all__ = ["corpus_key", "default_store", "key_hash", "open_index", "open_or_build"]
+__all__ = ["Store", "corpus_key", "default_store", "key_hash", "open_index", "open_or_build", "store_folder"]
+
+Store = str | Path | bool
+"""The `store` option of `bm25`, `dense` and `lucene`: where a retriever stores its indexes.
+
+- `True`, the default: in the cache, `<cache>/indexes`.
+- a path: in that folder, which is created if it is missing. "~" stands for the home folder.
+- `False`: nowhere. The index is built in memory or in a temporary folder, again for every retriever.
+"""
 
 _FORMAT = 1
 _MANIFEST = "manifest.json"
+_CURE = "Delete this folder to have the index built again."
 _log = logging.getLogger(__name__)
 
 
+def store_folder(store: Store) -> Path | None:
+    """Return the folder of indexes that a `store` option names; None if indexes are not stored.
+
+    Raises:
+        OptionError: `store` is neither a bool nor a path.
+    """
+    valid = isinstance(store, bool | str | Path) and store != ""  # "" would be the current folder
+    check_option("store", store, valid, "True (in the cache), False (not stored) or the path of a folder")
+    if isinstance(store, bool):
+        return default_store() if store else None
+    return Path(store).expanduser()
+
+
+def default_store() -> Path:
+    """Return the folder of indexes in the cache, `<cache>/indexes`."""
+    return cache_dir() / "indexes"
+
+
 def open_or_build(
-    kind: str,
-    key: Mapping[str, Any],
-    build: Callable[[Path], None],
-    *,
-    store: Path | None = None,
-    libraries: Sequence[str] = (),
+    kind: str, key: Mapping[str, Any], build: Callable[[Path], None], *, store: Path, libraries: Sequence[str] = ()
 ) -> Path:
-    """The folder of an index, built first if there is none. Of several processes at once, one builds.
+    """Return the folder of an index, which is built first if it is missing. Of several processes at once, one builds.
 
     Args:
         kind: Name of the back end, e.g. "bm25"; the folder's name starts with it.
-        key: All that the index depends on, as JSON values.
-        build: Writes the index into the empty folder it is given.
-        store: The folder that holds the indexes; None for `default_store()`.
+        key: Everything the index depends on, as JSON values.
+        build: Writes the index into the empty folder that it is called with.
+        store: The folder that holds the indexes; see `store_folder`.
         libraries: Distributions whose versions the manifest records, for people to read.
 
     Raises:
         IndexMismatch: The folder of that name holds an index with another key or format.
         RetrievalError: The folder is incomplete, or the index could not be written.
     """
-    folder = (store or default_store()) / f"{kind}-{key_hash(key)}"
-    if not folder.exists():
-        _build_locked(folder, kind, key, build, libraries)
+    folder = store / f"{kind}-{key_hash(key)}"
+    try:
+        build_once(folder, lambda path: _build(path, kind, key, build, libraries))
+    except RAGGymError:  # DataNotFound is an OSError as well, and says more than the message below
+        raise
+    except OSError as error:
+        raise RetrievalError(
+            f"Could not write the index {folder}: {error}. Free space there, or choose another folder: RAGGYM_CACHE "
+            "sets the cache."
+        ) from error
     return open_index(folder, kind, key)
 
 
 def open_index(folder: Path, kind: str, key: Mapping[str, Any]) -> Path:
-    """Check that a folder holds the whole index of that kind and key, and return it. Reads only the manifest.
+    """Check that a folder holds the complete index of that kind and key, and return it. Reads only the manifest.
 
     Raises:
-        IndexMismatch: It was built from something else; the message says what differs.
-        RetrievalError: The manifest cannot be read, or a file is missing or has another size than when built.
+        IndexMismatch: It was built from other input; the message lists the differences.
+        RetrievalError: The manifest cannot be read, or a file is missing or has another size than when it was built.
     """
     manifest = _read_manifest(folder)
     expected = {"format": _FORMAT, "kind": kind, "key": _plain(key)}
-    found = {name: manifest.get(name) for name in expected}
-    if found != expected:
-        raise IndexMismatch(f"The index in {folder} is not the one asked for: {_differences(expected, found)}. {_CURE}")
+    # The folder's name holds a hash of the key only, so a renamed or copied folder is recognized here.
+    actual = {name: manifest.get(name) for name in expected}
+    if actual != expected:
+        right, wrong = dict(_leaves(expected)), dict(_leaves(actual))
+        names = [name for name in {**right, **wrong} if right.get(name) != wrong.get(name)]
+        listed = "; ".join(f"{name}: expected {right.get(name)!r}, found {wrong.get(name)!r}" for name in names)
+        raise IndexMismatch(f"The index in {folder} is another one: {listed}. {_CURE}")
+    # Sizes find a full disk and an interrupted copy; hashes would read gigabytes on every start.
     for name, size in manifest["files"].items():
         path = folder / name
         if not path.is_file():
             raise RetrievalError(f"The index in {folder} is incomplete: {name} is missing. {_CURE}")
-        if (actual := path.stat().st_size) != size:
-            raise RetrievalError(f"The index in {folder} is damaged: {name} has {actual} bytes, not {size}. {_CURE}")
+        if (actual_size := path.stat().st_size) != size:
+            raise RetrievalError(
+                f"The index in {folder} is damaged: {name} has {actual_size} bytes, not {size}. {_CURE}"
+            )
     return folder
 
 
-def default_store() -> Path:
-    """`<cache>/indexes`."""
-    return cache_dir() / "indexes"
-
-
 def key_hash(key: Mapping[str, Any]) -> str:
-    """16 hexadecimal digits that change with every value in the key, and not with its order."""
+    """Return 16 hexadecimal digits that depend on every value in the key, and not on their order."""
     return hashlib.blake2b(json.dumps(_plain(key), sort_keys=True).encode(), digest_size=8).hexdigest()
 
 
 def corpus_key(corpus: Sequence[Passage]) -> dict[str, Any]:
-    """What a key says of its corpus: its number of passages and its fingerprint.
+    """Return the part of a key that identifies the corpus: its number of passages and its fingerprint.
 
-    The fingerprint is the corpus's own where it has one, else a hash over ids, titles and texts in order.
+    The fingerprint is `corpus.fingerprint` where the corpus has one, else a hash over ids, titles and texts in order.
     """
     fingerprint = getattr(corpus, "fingerprint", None)
     return {"passages": len(corpus), "fingerprint": str(fingerprint) if fingerprint else _content_hash(corpus)}
-
-
-_CURE = "Delete this folder to have the index built again."
 
 
 def _content_hash(corpus: Sequence[Passage]) -> str:
@@ -109,62 +137,32 @@ def _content_hash(corpus: Sequence[Passage]) -> str:
     for passage in corpus:
         for field in passage:
             encoded = field.encode("utf-8", "surrogatepass")
+            # The length goes first, so that ("ab", "c") and ("a", "bc") have different hashes.
             digest.update(len(encoded).to_bytes(8, "little") + encoded)
     return digest.hexdigest()
-
-
-def _build_locked(
-    folder: Path, kind: str, key: Mapping[str, Any], build: Callable[[Path], None], libraries: Sequence[str]
-) -> None:
-    from filelock import FileLock
-
-    try:
-        folder.parent.mkdir(parents=True, exist_ok=True)
-        with FileLock(folder.with_name(f"{folder.name}.lock")):
-            if not folder.exists():  # else another process built it while this one waited for the lock
-                _build(folder, kind, key, build, libraries)
-    except RAGGymError:  # some of ours are OSErrors too
-        raise
-    except OSError as error:
-        raise RetrievalError(
-            f"Could not write the index {folder}: {error}. Free or change the place: RAGGYM_CACHE names the cache."
-        ) from error
 
 
 def _build(
     folder: Path, kind: str, key: Mapping[str, Any], build: Callable[[Path], None], libraries: Sequence[str]
 ) -> None:
     _log.info("Building the %s index %s", kind, folder)
-    temporary = folder.with_name(f"{folder.name}.tmp")
-    shutil.rmtree(temporary, ignore_errors=True)  # what a killed build left; the lock says that nobody is at it
-    temporary.mkdir()
     start = time.monotonic()
-    try:
-        build(temporary)
+    with atomic_folder(folder) as partial:
+        build(partial)
+        files = [path for path in sorted(partial.rglob("*")) if path.is_file()]
         manifest = {
             "format": _FORMAT,
             "kind": kind,
             "key": _plain(key),
-            "built_with": {"python": platform.python_version(), **dict(_versions(("raggym-env", *libraries)))},
+            # The versions are not compared: an index is valid for any version that reads its format.
+            "built_with": {
+                "python": platform.python_version(),
+                **{name: installed_version(name) for name in ("raggym-env", *libraries)},
+            },
             "seconds": round(time.monotonic() - start, 3),
-            "files": {path.relative_to(temporary).as_posix(): path.stat().st_size for path in _files(temporary)},
+            "files": {path.relative_to(partial).as_posix(): path.stat().st_size for path in files},
         }
-        (temporary / _MANIFEST).write_text(json.dumps(manifest, indent=2, ensure_ascii=False), encoding="utf-8")
-        temporary.rename(folder)
-    finally:
-        shutil.rmtree(temporary, ignore_errors=True)
-
-
-def _files(folder: Path) -> Iterator[Path]:
-    return (path for path in sorted(folder.rglob("*")) if path.is_file())
-
-
-def _versions(libraries: Sequence[str]) -> Iterator[tuple[str, str]]:
-    for name in libraries:
-        try:
-            yield name, importlib.metadata.version(name)
-        except importlib.metadata.PackageNotFoundError:
-            yield name, "not installed as a distribution"
+        (partial / _MANIFEST).write_text(json.dumps(manifest, indent=2, ensure_ascii=False), encoding="utf-8")
 
 
 def _read_manifest(folder: Path) -> dict[str, Any]:
@@ -178,14 +176,8 @@ def _read_manifest(folder: Path) -> dict[str, Any]:
 
 
 def _plain(key: Mapping[str, Any]) -> Any:
-    """As it comes back from JSON, so that a tuple equals the list it was stored as."""
+    """Return the key as JSON reads it back, so that a tuple equals the list that is stored for it."""
     return json.loads(json.dumps(dict(key)))
-
-
-def _differences(expected: Mapping[str, Any], found: Mapping[str, Any]) -> str:
-    wanted, present = dict(_leaves(expected)), dict(_leaves(found))
-    names = [name for name in {**wanted, **present} if wanted.get(name) != present.get(name)]
-    return "; ".join(f"{name}: expected {wanted.get(name)!r}, found {present.get(name)!r}" for name in names)
 
 
 def _leaves(tree: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:

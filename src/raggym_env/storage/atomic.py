@@ -55,9 +55,9 @@ def build_once(path: Path, build: Callable[[Path], object]) -> Path:
 
     `build` must create `path` whole or not at all, as with `atomic_file` or `atomic_folder`.
     """
-    from filelock import FileLock
-
     if not path.exists():
+        from filelock import FileLock  # imported here, so that reading what exists loads nothing
+
         path.parent.mkdir(parents=True, exist_ok=True)
         with FileLock(path.with_name(f"{path.name}.lock")):
             if not path.exists():  # another process may have built it while this one waited

@@ -38,13 +38,7 @@ def test_ids_are_the_stream_and_the_number(tasks):
 
 def test_the_mix_of_types_repeats_exactly(tasks):
     assert [task.type for task in tasks] == list(MIX) * 30
-    assert Counter(MIX) == {
-        "bridge": 7,
-        "comparison": 4,
-        "compositional": 4,
-        "bridge_comparison": 3,
-        "inference": 2,
-    }
+    assert Counter(MIX) == {"bridge": 7, "comparison": 4, "compositional": 4, "bridge_comparison": 3, "inference": 2}
 
 
 def test_hops_run_from_two_to_four_and_count_the_links_of_the_chain(tasks):

@@ -1,7 +1,9 @@
 from __future__ import annotations
 
 import copy
+import importlib.util
 import itertools
+import logging
 import pickle
 import subprocess
 import sys
@@ -15,7 +17,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from raggym_env.core import Passage
-from raggym_env.errors import DataError, RetrievalError, UnknownName
+from raggym_env.errors import DataError, MissingExtra, OptionError, RetrievalError, UnknownName
 from raggym_env.protocols import Retriever
 from raggym_env.retrieval.bm25 import retriever as bm25
 from raggym_env.retrieval.bm25.retriever import KERNEL_BATCH, BM25Retriever
@@ -33,7 +35,8 @@ def memory(corpus, **options) -> BM25Retriever:
     return BM25Retriever(corpus, store=False, **options)
 
 
-BACKENDS = pytest.mark.parametrize("backend", ["numpy", "numba", "auto"])
+needs_numba = pytest.mark.skipif(importlib.util.find_spec("numba") is None, reason="numba is not installed")
+BACKENDS = pytest.mark.parametrize("backend", ["numpy", pytest.param("numba", marks=needs_numba), "auto"])
 ANIMALS = passages("cat dog", "dog dog bird", "fish", "bird cat cat", "")
 
 
@@ -75,6 +78,7 @@ def test_a_title_is_searched_too():
 words = st.lists(st.sampled_from(["ant", "bee", "cat", "dog", "elk", "fox", "gnu", "hen"]), max_size=8).map(" ".join)
 
 
+@needs_numba
 @settings(max_examples=60, deadline=None)
 @given(st.lists(words, min_size=1, max_size=30), st.lists(words, max_size=12), st.integers(1, 40))
 def test_numpy_and_numba_agree_to_the_last_bit(texts, queries, k):
@@ -83,6 +87,7 @@ def test_numpy_and_numba_agree_to_the_last_bit(texts, queries, k):
     assert numpy.search(queries, k) == numba.search(queries, k)
 
 
+@needs_numba
 @pytest.mark.parametrize("k", [1, 5, 40])
 def test_numpy_and_numba_agree_on_a_skewed_vocabulary(k):
     rng = np.random.default_rng(k)
@@ -105,15 +110,16 @@ def test_hits_are_the_best_of_all_passages_by_a_full_sort(texts, query, k):
 
     expected = sorted((-score, position) for position, score in enumerate(sums) if score > 0)[:k]
 
-    found = retriever.search([query], k)[0]
-    assert [(-hit.score, int(hit.passage.id)) for hit in found] == expected
+    [hits] = retriever.search([query], k)
+    assert [(-hit.score, int(hit.passage.id)) for hit in hits] == expected
 
 
-def test_a_few_postings_in_a_large_corpus_are_found_as_in_a_small_one():
+@BACKENDS
+def test_a_few_postings_in_a_large_corpus_are_found_as_in_a_small_one(backend):
     corpus = passages(*["filler"] * 500, "rare pearl", *["filler"] * 500, "rare pearl", "rare")
-    results = [memory(corpus, backend=backend).search(["rare pearl"], 5) for backend in ("numpy", "numba")]
-    assert results[0] == results[1]
-    assert ids(results[0][0]) == ["500", "1001", "1002"]
+    [hits] = memory(corpus, backend=backend).search(["rare pearl"], 5)
+    assert ids(hits) == ["500", "1001", "1002"]
+    assert hits == memory(corpus, backend="numpy").search(["rare pearl"], 5)[0]
 
 
 def test_scores_are_those_of_bm25s():
@@ -136,7 +142,8 @@ def test_the_result_of_a_query_does_not_depend_on_its_batch(backend):
     assert retriever.search(queries, 3) == [retriever.search([query], 3)[0] for query in queries]
 
 
-def test_the_kernel_comes_in_once_as_much_was_searched_as_loading_it_costs(monkeypatch):
+@needs_numba
+def test_auto_uses_the_kernel_once_enough_was_searched_to_pay_for_loading_it(monkeypatch):
     sizes = []
     search = bm25._search_numba
     monkeypatch.setattr(bm25, "_search_numba", lambda *request: sizes.append(len(request[1])) or search(*request))
@@ -187,8 +194,8 @@ def test_searching_a_stored_index_imports_neither_bm25s_nor_numba(tmp_path):
         "assert len(retriever.search(['cat'], 5)[0]) == 2\n"
         "print(sorted({'bm25s', 'numba', 'scipy', 'filelock', 'pyarrow'} & set(sys.modules)))\n"
     )
-    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
-    assert done.stdout.strip() == "[]"
+    process = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+    assert process.stdout.strip() == "[]"
 
 
 def test_the_fingerprint_changes_with_everything_that_changes_results():
@@ -202,7 +209,7 @@ def test_the_fingerprint_changes_with_everything_that_changes_results():
         memory(ANIMALS, stop_words="none"),
     ]
     assert len({variant.fingerprint for variant in variants}) == len(variants)
-    assert memory(ANIMALS, backend="numpy").fingerprint == memory(ANIMALS, backend="numba").fingerprint
+    assert memory(ANIMALS, backend="numpy").fingerprint == memory(ANIMALS, backend="auto").fingerprint
 
 
 @pytest.mark.parametrize("corpus", [[], passages("", "?!", "the")])
@@ -214,7 +221,7 @@ def test_a_corpus_without_words_is_refused(corpus, tmp_path):
 
 @pytest.mark.parametrize("option", [{"k1": -1}, {"k1": "high"}, {"b": 1.5}, {"b": float("nan")}, {"title_weight": 0.5}])
 def test_parameters_out_of_range_are_refused_by_name(option):
-    with pytest.raises(RetrievalError, match=next(iter(option))):
+    with pytest.raises(OptionError, match=next(iter(option))):
         memory(ANIMALS, **option)
 
 
@@ -260,7 +267,8 @@ def test_an_index_of_an_earlier_format_is_built_anew_with_the_same_fingerprint(t
     assert len(list(tmp_path.glob("bm25-*/"))) == 2
 
 
-def test_without_a_place_for_compiled_code_the_kernel_is_compiled_all_the_same(monkeypatch):
+@needs_numba
+def test_the_kernel_is_compiled_without_a_folder_for_compiled_code(monkeypatch):
     import numba
 
     def njit(function, *, nogil, cache=False):
@@ -274,6 +282,49 @@ def test_without_a_place_for_compiled_code_the_kernel_is_compiled_all_the_same(m
         assert ids(memory(ANIMALS, backend="numba").search(["cat"], 5)[0]) == ["3", "0"]
     finally:
         bm25._kernel.cache_clear()
+
+
+@pytest.fixture
+def no_numba(monkeypatch):
+    monkeypatch.setitem(sys.modules, "numba", None)  # makes importing it fail, as if it were not installed
+    bm25._suggest_numba.cache_clear()
+    yield
+    bm25._suggest_numba.cache_clear()
+
+
+def test_without_numba_auto_is_numpy_with_the_same_results(no_numba):
+    retriever = memory(ANIMALS)
+    queries = ["dog cat", "bird", "fish cat"] * KERNEL_BATCH
+    assert retriever.backend == "numpy"
+    assert retriever.search(queries, 5) == memory(ANIMALS, backend="numpy").search(queries, 5)
+
+
+def test_without_numba_the_numba_back_end_names_the_extra(no_numba):
+    with pytest.raises(MissingExtra, match=r"raggym-env\[fast\]"):
+        memory(ANIMALS, backend="numba")
+
+
+def test_without_numba_large_corpora_log_one_hint(no_numba, monkeypatch, caplog):
+    memory(ANIMALS)
+    assert [record for record in caplog.records if record.levelno >= logging.WARNING] == []
+
+    monkeypatch.setattr(bm25, "LARGE_CORPUS", len(ANIMALS))
+    memory(ANIMALS, backend="numpy")  # a choice, which needs no advice
+    for _ in range(3):
+        memory(ANIMALS)
+
+    [hint] = [record.getMessage() for record in caplog.records if record.levelno >= logging.WARNING]
+    assert "pip install 'raggym-env[fast]'" in hint
+    assert "pip install -c constraints.txt -e '.[fast]'" in hint
+
+
+@BACKENDS
+def test_the_back_end_in_use_is_an_attribute_and_logged(backend, caplog):
+    caplog.set_level(logging.INFO)
+    retriever = memory(ANIMALS, backend=backend)
+    expected = "numpy" if importlib.util.find_spec("numba") is None else backend
+    assert retriever.backend == expected
+    assert f"bm25 over 5 passages, back end {expected}" in caplog.text
 
 
 def test_it_is_a_retriever():

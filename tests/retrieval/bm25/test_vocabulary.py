@@ -35,20 +35,20 @@ def test_a_term_is_searched_for_once(opened, monkeypatch):
     assert opened.ids(["dog", "cat"]) == [0]
 
 
-def test_what_is_remembered_is_bounded(opened, monkeypatch):
-    monkeypatch.setattr(vocabulary, "_REMEMBERED", 10)
+def test_the_memo_of_terms_is_bounded(opened, monkeypatch):
+    monkeypatch.setattr(vocabulary, "_MEMO_SIZE", 10)
     for number in range(100):
         assert opened.ids([f"unknown {number}", "car"]) == [2]
-    assert len(opened._known) <= 10
+    assert len(opened._memo) <= 10
 
 
 @given(st.sets(st.text(min_size=1), min_size=1), st.lists(st.text(min_size=1)))
-def test_it_knows_what_a_dict_knows(tmp_path_factory, terms, others):
+def test_it_agrees_with_a_dict(tmp_path_factory, terms, others):
     numbers = {term: number for number, term in enumerate(terms)}
     folder = tmp_path_factory.mktemp("vocabulary")
     write_vocabulary(numbers, folder)
-    asked = [*others, *terms]
-    assert Vocabulary.open(folder).ids(asked) == [numbers[term] for term in asked if term in numbers]
+    queries = [*others, *terms]
+    assert Vocabulary.open(folder).ids(queries) == [numbers[term] for term in queries if term in numbers]
 
 
 def test_it_can_be_pickled(opened):

@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 
 from raggym_env.core import Passage
-from raggym_env.errors import RetrievalError, UnknownName
-from raggym_env.retrieval.dense.encoders import ENCODERS, Encoder
+from raggym_env.errors import OptionError, RetrievalError, UnknownName
+from raggym_env.retrieval.dense.encoders import ENCODERS, Encoder, EncoderOptions
 from tiny_encoders import on_the_hub, tiny_bert, tiny_sentence_transformer
 
 torch = pytest.importorskip("torch")
@@ -42,7 +42,7 @@ def hub(tmp_path, monkeypatch) -> Path:
 
 
 def encoder(model, **options) -> Encoder:
-    return Encoder(model, device="cpu", **options)
+    return Encoder(EncoderOptions(**{"model": model, "device": "cpu", **options}))
 
 
 def token_vectors(folder: Path, *texts: str, max_length: int = 128):
@@ -59,7 +59,7 @@ def unit(vector):
 
 
 @pytest.mark.parametrize("name", PREFIXES)
-def test_a_row_of_the_table_says_prefix_pooling_and_normalisation(bert, name):
+def test_a_row_of_the_table_determines_prefix_pooling_and_normalization(bert, name):
     spec = ENCODERS[name]
     query_prefix, passage_prefix = PREFIXES[name]
     pool = {"cls": lambda tokens: tokens[0], "mean": lambda tokens: tokens.mean(axis=0)}[spec.pooling]
@@ -102,14 +102,14 @@ def test_medcpt_has_an_encoder_for_queries_and_one_for_pairs_of_title_and_text(h
     assert model.queries([long])[0] == pytest.approx(token_vectors(query_folder, long, max_length=64)[0], abs=1e-5)
 
 
-def test_the_table_knows_a_model_by_its_name_on_the_hub_too(hub):
+def test_the_table_also_applies_to_a_model_named_as_on_the_hub(hub):
     on_the_hub(hub, "intfloat/e5-base-v2", tiny_bert)
     by_name, by_hub_name = encoder("e5-base"), encoder("intfloat/e5-base-v2")
     assert by_name.query_key == by_hub_name.query_key
     assert by_name.query_key["prefix"] == "query: "
 
 
-def test_a_sentence_transformers_folder_is_used_as_it_says(tmp_path):
+def test_a_sentence_transformers_folder_is_used_as_its_configuration_says(tmp_path):
     prompts = {"query": "query: ", "document": "passage: "}
     folder = tiny_sentence_transformer(tmp_path / "model", prompts=prompts)
     model = encoder(folder)
@@ -121,7 +121,7 @@ def test_a_sentence_transformers_folder_is_used_as_it_says(tmp_path):
     assert model.passages()([CAT])[0] == pytest.approx(expected, abs=1e-5)
 
 
-def test_a_model_that_compares_by_dot_product_is_not_normalised(tmp_path):
+def test_a_model_that_compares_by_dot_product_is_not_normalized(tmp_path):
     model = encoder(tiny_sentence_transformer(tmp_path / "model", prompts={}, similarity="dot"))
     assert np.linalg.norm(model.queries(["ant"])[0]) > 1.5
 
@@ -132,7 +132,7 @@ def test_a_model_that_compares_by_distance_is_refused(tmp_path):
         encoder(folder)
 
 
-def test_a_plain_folder_that_the_table_does_not_know_is_refused_with_what_to_do(bert):
+def test_the_error_for_a_plain_folder_that_is_not_in_the_table_says_what_to_do(bert):
     with pytest.raises(RetrievalError, match=r"no modules\.json.*like=NAME"):
         encoder(bert)
 
@@ -171,13 +171,13 @@ def test_the_batch_size_changes_nothing_but_the_last_bits(bert):
     assert few == pytest.approx(many, abs=1e-5)
 
 
-def test_what_is_over_the_length_is_cut_off(bert):
+def test_text_beyond_the_length_is_cut_off(bert):
     model = encoder(bert, like="minilm", max_length=8)
-    [kept, long] = model.queries(["ant bee cat dog elk fox", "ant bee cat dog elk fox gnu hen"])
-    assert np.array_equal(kept, long)
+    [short, long] = model.queries(["ant bee cat dog elk fox", "ant bee cat dog elk fox gnu hen"])
+    assert np.array_equal(short, long)
 
 
-def test_a_length_beyond_the_models_own_is_the_models_own(bert):
+def test_max_length_cannot_exceed_the_models_limit(bert):
     long = "ant " * 500
     assert encoder(bert, like="minilm", max_length=100_000).queries([long]) == pytest.approx(
         encoder(bert, like="minilm").queries([long])
@@ -209,14 +209,14 @@ def test_a_misspelt_name_gets_a_suggestion():
     "option", [{"max_length": 2}, {"max_length": "long"}, {"batch_size": 0}, {"device": "toaster"}]
 )
 def test_options_out_of_range_are_refused_by_name(bert, option):
-    with pytest.raises(RetrievalError, match=next(iter(option))):
-        Encoder(bert, like="e5-base", **option)
+    with pytest.raises(OptionError, match=next(iter(option))):
+        encoder(bert, like="e5-base", **option)
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
-def test_a_gpu_that_is_not_there_is_refused(bert):
-    with pytest.raises(RetrievalError, match="no GPU"):
-        Encoder(bert, like="e5-base", device="cuda")
+def test_cuda_without_a_gpu_is_refused(bert):
+    with pytest.raises(OptionError, match="no GPU"):
+        encoder(bert, like="e5-base", device="cuda")
 
 
 def test_the_real_encoder_agrees_with_sentence_transformers(small_encoder):

@@ -5,7 +5,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from raggym_env.errors import RetrievalError, UnknownName
+from raggym_env.errors import OptionError, RetrievalError, UnknownName
 from raggym_env.retrieval.dense.faiss_index import FaissIndex, FlatIndex, IndexOptions, MappedVectors, build_index
 
 pytest.importorskip("faiss")
@@ -28,8 +28,8 @@ def mapped(array: np.ndarray, folder: Path, shard: int = 300) -> MappedVectors:
     return MappedVectors.load(folder)
 
 
-def recall(found: np.ndarray, right: np.ndarray) -> float:
-    return float(np.mean([len(set(a) & set(b)) / len(b) for a, b in zip(found.tolist(), right.tolist(), strict=True)]))
+def recall(positions: np.ndarray, nearest: np.ndarray) -> float:
+    return float(np.mean([np.isin(row, hits).mean() for hits, row in zip(positions, nearest, strict=True)]))
 
 
 DATA = vectors(2000)
@@ -57,15 +57,15 @@ def test_float32_vectors_are_searched_in_the_mapped_file_without_a_copy(tmp_path
 @pytest.mark.parametrize("dtype", ["float32", "float16"])
 def test_a_flat_index_finds_exactly_the_nearest(tmp_path, dtype):
     data = DATA.astype(dtype)
-    right = np.argsort(-(QUERIES.astype(np.float64) @ data.T.astype(np.float64)), axis=1)[:, :10]
+    nearest = np.argsort(-(QUERIES.astype(np.float64) @ data.T.astype(np.float64)), axis=1)[:, :10]
 
     scores, positions = FlatIndex(mapped(data, tmp_path)).search(QUERIES, 10)
 
-    assert np.array_equal(positions, right)
-    assert scores == pytest.approx(np.take_along_axis(QUERIES @ data.T.astype(np.float32), right, axis=1), abs=1e-5)
+    assert np.array_equal(positions, nearest)
+    assert scores == pytest.approx(np.take_along_axis(QUERIES @ data.T.astype(np.float32), nearest, axis=1), abs=1e-5)
 
 
-def test_a_flat_index_finds_no_more_than_there_are(tmp_path):
+def test_a_flat_index_returns_positions_of_minus_1_beyond_its_size(tmp_path):
     _, positions = FlatIndex(mapped(DATA[:7], tmp_path, shard=3)).search(QUERIES[:1], 9)
     assert sorted(positions[0, :7]) == list(range(7))
     assert positions[0, 7:].tolist() == [-1, -1]
@@ -74,16 +74,16 @@ def test_a_flat_index_finds_no_more_than_there_are(tmp_path):
 @pytest.mark.parametrize("dtype", ["float32", "float16"])
 @pytest.mark.parametrize(("kind", "least"), [("hnsw", 0.95), ("ivf", 0.85)])
 def test_an_approximate_index_finds_most_of_the_nearest(tmp_path, kind, least, dtype):
-    options = IndexOptions(kind, nprobe=8)
+    options = IndexOptions(index=kind, nprobe=8)
     build_index(mapped(DATA.astype(dtype), tmp_path), options, tmp_path / "index")
     _, positions = FaissIndex(tmp_path / "index", options).search(QUERIES, 10)
     assert recall(positions, EXACT) >= least
 
 
-def test_an_ivf_index_that_looks_at_all_clusters_is_exact_and_at_one_finds_fewer(tmp_path):
-    build_index(mapped(DATA, tmp_path), IndexOptions("ivf", nlist=30), tmp_path / "index")
-    _, everything = FaissIndex(tmp_path / "index", IndexOptions("ivf", nlist=30, nprobe=30)).search(QUERIES, 10)
-    _, little = FaissIndex(tmp_path / "index", IndexOptions("ivf", nlist=30, nprobe=1)).search(QUERIES, 200)
+def test_an_ivf_index_is_exact_over_all_clusters_and_finds_fewer_in_one(tmp_path):
+    build_index(mapped(DATA, tmp_path), IndexOptions(index="ivf", nlist=30), tmp_path / "index")
+    _, everything = FaissIndex(tmp_path / "index", IndexOptions(index="ivf", nlist=30, nprobe=30)).search(QUERIES, 10)
+    _, little = FaissIndex(tmp_path / "index", IndexOptions(index="ivf", nlist=30, nprobe=1)).search(QUERIES, 200)
     assert recall(everything, EXACT) == 1
     assert (little == -1).any()
 
@@ -91,20 +91,20 @@ def test_an_ivf_index_that_looks_at_all_clusters_is_exact_and_at_one_finds_fewer
 def test_float16_halves_an_index(tmp_path):
     sizes = []
     for dtype in ("float32", "float16"):
-        build_index(mapped(DATA.astype(dtype), tmp_path / dtype), IndexOptions("ivf"), tmp_path / "index")
+        build_index(mapped(DATA.astype(dtype), tmp_path / dtype), IndexOptions(index="ivf"), tmp_path / "index")
         sizes.append((tmp_path / "index").stat().st_size)
     assert 0.4 < sizes[1] / sizes[0] < 0.65
 
 
 def test_there_are_39_vectors_or_more_in_a_cluster_by_default():
-    assert [IndexOptions("ivf").clusters(n) for n in (1, 100, 56_327, 21_000_000)] == [1, 2, 949, 18_330]
-    with pytest.raises(RetrievalError, match="nlist must be at most the number of passages, 9"):
-        IndexOptions("ivf", nlist=10).clusters(9)
+    assert [IndexOptions(index="ivf").clusters(n) for n in (1, 100, 56_327, 21_000_000)] == [1, 2, 949, 18_330]
+    with pytest.raises(OptionError, match="nlist must be at most the number of passages, 9"):
+        IndexOptions(index="ivf", nlist=10).clusters(9)
 
 
-def test_keys_name_what_matters_to_each_kind():
-    assert IndexOptions("flat", m=9, nprobe=9).build_key(100) == {"kind": "flat"}
-    hnsw, ivf = IndexOptions("hnsw", m=8, ef_search=9), IndexOptions("ivf", nlist=5, nprobe=9)
+def test_a_key_holds_only_the_options_of_its_kind():
+    assert IndexOptions(index="flat", m=9, nprobe=9).build_key(100) == {"kind": "flat"}
+    hnsw, ivf = IndexOptions(index="hnsw", m=8, ef_search=9), IndexOptions(index="ivf", nlist=5, nprobe=9)
     assert hnsw.build_key(100) == {"kind": "hnsw", "m": 8, "ef_construction": 100}
     assert ivf.build_key(100) == {"kind": "ivf", "nlist": 5}
     assert (hnsw.search_key, ivf.search_key) == ({"ef_search": 9}, {"nprobe": 9})
@@ -114,19 +114,19 @@ def test_keys_name_what_matters_to_each_kind():
     "option", [{"m": 1}, {"ef_search": 0}, {"nprobe": 2.5}, {"nlist": 0}, {"ef_construction": "9"}]
 )
 def test_parameters_out_of_range_are_refused_by_name(option):
-    with pytest.raises(RetrievalError, match=next(iter(option))):
-        IndexOptions("hnsw", **option)
+    with pytest.raises(OptionError, match=next(iter(option))):
+        IndexOptions(index="hnsw", **option)
 
 
 def test_an_unknown_kind_gets_a_suggestion():
     with pytest.raises(UnknownName, match="Did you mean 'hnsw'"):
-        IndexOptions("hsnw")
+        IndexOptions(index="hsnw")
 
 
 def test_unreadable_files_are_one_clear_error(tmp_path):
     (tmp_path / "index").write_bytes(b"no index")
     with pytest.raises(RetrievalError, match="Delete its folder"):
-        FaissIndex(tmp_path / "index", IndexOptions("hnsw"))
+        FaissIndex(tmp_path / "index", IndexOptions(index="hnsw"))
     with pytest.raises(RetrievalError, match="Delete this folder"):
         MappedVectors.load(tmp_path)  # holds no vectors
     np.save(tmp_path / "0-1.npy", np.array([{}], dtype=object))

@@ -5,7 +5,7 @@ from concurrent.futures import ThreadPoolExecutor
 import pytest
 
 from raggym_env.core import Passage
-from raggym_env.errors import RetrievalError
+from raggym_env.errors import OptionError, RetrievalError
 from raggym_env.protocols import Retriever
 from raggym_env.retrieval import make
 from raggym_env.retrieval.dense.rerank import RerankRetriever
@@ -16,14 +16,14 @@ BM25 = {"name": "bm25", "store": False}
 
 
 class Scripted:
-    """Scores passages by a table of titles and remembers what it was asked."""
+    """Scores passages by a table of titles and records its calls."""
 
     def __init__(self, scores, default=0.0):
         self.scores, self.default = scores, default
-        self.asked = []
+        self.calls = []
 
     def score(self, query, passages):
-        self.asked.append((query, [passage.title for passage in passages]))
+        self.calls.append((query, [passage.title for passage in passages]))
         return [self.scores.get(passage.title, self.default) for passage in passages]
 
 
@@ -51,22 +51,22 @@ def test_only_the_depth_best_are_scored_and_only_they_are_returned():
     retriever = reranked("abc", scorer, depth=2)
     assert titles(retriever.search(["q"], 1)[0]) == ["a"]
     assert titles(retriever.search(["q"], 2)[0]) == ["a", "b"]
-    assert scorer.asked == [("q", ["a", "b"])] * 2
+    assert scorer.calls == [("q", ["a", "b"])] * 2
 
 
-def test_asking_for_more_than_the_depth_scores_as_many():
+def test_a_k_above_the_depth_is_the_depth():
     assert titles(reranked("abc", Scripted({"c": 9.0}), depth=2).search(["q"], 3)[0]) == ["c", "a", "b"]
 
 
-def test_the_retriever_is_asked_once_for_the_whole_batch_and_the_model_once_for_each_query():
+def test_the_retriever_is_called_once_for_the_whole_batch_and_the_model_once_for_each_query():
     first, scorer = ScriptedRetriever({"p": ["a"], "q": ["b", "c"], "nothing": []}), Scripted({})
     results = RerankRetriever([], retriever=first, model=scorer).search(["p", "nothing", "q"], 5)
     assert first.calls == [["p", "nothing", "q"]]
-    assert scorer.asked == [("p", ["a"]), ("q", ["b", "c"])]
+    assert scorer.calls == [("p", ["a"]), ("q", ["b", "c"])]
     assert [titles(hits) for hits in results] == [["a"], [], ["b", "c"]]
 
 
-def test_no_queries_ask_nothing():
+def test_no_queries_cause_no_search():
     first = ScriptedRetriever({})
     assert RerankRetriever([], retriever=first, model=Scripted({})).search([], 5) == []
     assert first.calls == []
@@ -95,9 +95,9 @@ def test_a_failure_of_the_retriever_names_it():
 
 def test_any_retriever_can_be_reranked_and_the_whole_be_fused():
     fused = {"name": "rrf", "retrievers": [BM25, {**BM25, "k1": 0.9}]}
-    table = {"name": "rerank", "retriever": fused, "model": Scripted({"Town 3": 1.0})}
-    assert titles(make(**table, corpus=TOWNS).search(["river number 2"], 1)[0]) == ["Town 3"]
-    retriever = make("rrf", TOWNS, retrievers=[table, BM25])
+    rerank = {"retriever": fused, "model": Scripted({"Town 3": 1.0})}
+    assert titles(make("rerank", TOWNS, **rerank).search(["river number 2"], 1)[0]) == ["Town 3"]
+    retriever = make("rrf", TOWNS, retrievers=[{"name": "rerank", **rerank}, BM25])
     check_retriever(retriever, ["town 3", "river", "", "number 4 river town 2"])
 
 
@@ -125,8 +125,8 @@ def test_the_fingerprint_changes_with_the_retriever_the_model_and_the_depth():
         ({"model": "m", "batch_size": 0}, "batch_size must be a whole number"),
     ],
 )
-def test_options_that_make_no_sense_are_refused_by_name(options, message):
-    with pytest.raises(RetrievalError, match=message):
+def test_options_out_of_range_are_refused_by_name(options, message):
+    with pytest.raises(OptionError, match=message):
         RerankRetriever(TOWNS, **{"retriever": BM25, "model": Scripted({}), **options})
 
 
@@ -189,8 +189,8 @@ def test_a_cross_encoders_result_does_not_depend_on_the_batch_to_the_last_bit(en
 def test_copies_of_a_passage_keep_the_retrievers_order_wherever_they_fall_in_a_batch(cross_encoder):
     copies = [Passage(str(i), "Town 1", "On the river number 1, mile 1.") for i in range(0, 60, 2)]
     others = [Passage(str(i), "Town 1", f"{'mile ' * i} river.") for i in range(1, 40, 2)]
-    found = ScriptedRetriever({}, default=[*copies, *others])
-    retriever = RerankRetriever([], retriever=found, model=cross_encoder, device="cpu", batch_size=7)
+    first = ScriptedRetriever({}, default=[*copies, *others])
+    retriever = RerankRetriever([], retriever=first, model=cross_encoder, device="cpu", batch_size=7)
     [hits] = retriever.search(["town 1"], 50)
     order = [hit.passage for hit in hits if hit.passage in copies]
     assert order == copies
@@ -205,17 +205,17 @@ def test_threads_share_a_cross_encoder(encoded):
 
 def test_text_beyond_the_length_is_not_read(cross_encoder):
     long = [Passage(str(i), "Town 1", "river " * 30 + f"number {i} mile") for i in range(3)]
-    same, told_apart = (
+    cut, whole = (
         RerankRetriever(long, retriever=BM25, model=cross_encoder, device="cpu", max_length=length).search(["river"], 3)
         for length in (16, None)
     )
-    assert same[0][0].score - same[0][-1].score <= 1e-5
-    assert told_apart[0][0].score - told_apart[0][-1].score > 1e-3
-    with pytest.raises(RetrievalError, match="max_length must be a whole number from 1 to the model's 64, got 65"):
+    assert cut[0][0].score - cut[0][-1].score <= 1e-5
+    assert whole[0][0].score - whole[0][-1].score > 1e-3
+    with pytest.raises(OptionError, match="max_length must be a whole number from 1 to the model's 64, got 65"):
         RerankRetriever(long, retriever=BM25, model=cross_encoder, device="cpu", max_length=65)
 
 
-def test_the_fingerprint_is_of_the_models_weights_wherever_they_lie(encoded, cross_encoder, tmp_path):
+def test_the_fingerprint_is_of_the_models_weights_wherever_they_are_stored(encoded, cross_encoder, tmp_path):
     import shutil
 
     copy = shutil.copytree(cross_encoder, tmp_path / "copy")
@@ -237,7 +237,7 @@ def test_a_model_without_a_trained_head_is_refused_and_so_is_one_with_several_ou
             RerankRetriever(TOWNS, retriever=BM25, model=save(folder, kind, num_labels=labels), device="cpu")
 
 
-def test_weights_that_are_no_safetensors_are_not_read(cross_encoder, tmp_path):
+def test_weights_other_than_safetensors_are_not_read(cross_encoder, tmp_path):
     import shutil
 
     import torch
@@ -250,9 +250,9 @@ def test_weights_that_are_no_safetensors_are_not_read(cross_encoder, tmp_path):
         RerankRetriever(TOWNS, retriever=BM25, model=folder, device="cpu")
 
 
-def test_a_model_that_is_nowhere_is_one_clear_error(tmp_path, monkeypatch):
+def test_a_model_that_cannot_be_downloaded_is_one_clear_error(tmp_path, monkeypatch):
     pytest.importorskip("sentence_transformers")
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
-    with pytest.raises(RetrievalError, match=r"'no/such-model' cannot be had"):
+    with pytest.raises(RetrievalError, match=r"'no/such-model' is not available"):
         RerankRetriever(TOWNS, retriever=BM25, model="no/such-model", device="cpu")

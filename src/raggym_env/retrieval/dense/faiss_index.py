@@ -1,25 +1,25 @@
 """Nearest vectors by inner product: exact search over mapped files, and the approximate indexes of FAISS.
 
-    flat    every vector is compared. Exact; no index but the vectors themselves, which stay on disk.
-    hnsw    a graph (arXiv:1603.09320). Fast; finds most of the nearest.
-    ivf     only the `nprobe` of `nlist` clusters that are nearest to the query are looked at. Small; fast to build.
+    flat    compares every vector. Exact; needs no index beyond the vectors themselves, which stay on disk.
+    hnsw    a graph (arXiv:1603.09320). Fast; finds most of the nearest vectors.
+    ivf     compares the vectors of only the `nprobe` of `nlist` clusters nearest to the query. Small; fast to build.
 
-All are searched from memory-mapped files: what is in memory is the kernel's cache, shared between processes.
-Building an hnsw or ivf index needs memory for the vectors; a flat one needs none.
+All are searched from memory-mapped files, so memory holds only the kernel's page cache, shared between processes.
+Building an hnsw or ivf index needs memory for all vectors; a flat one needs none.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal, Protocol
+from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
-from raggym_env.errors import MissingExtra, RetrievalError, UnknownName
+from raggym_env.errors import MissingExtra, RetrievalError, UnknownName, check_option
 
 __all__ = ["KINDS", "FaissIndex", "FlatIndex", "IndexOptions", "MappedVectors", "VectorIndex", "build_index"]
 
@@ -28,89 +28,93 @@ KINDS = ("flat", "hnsw", "ivf")
 Scores = NDArray[np.float32]
 Positions = NDArray[np.int64]
 
-_BLOCK = 16_384  # vectors converted from float16 at once
-_PER_CLUSTER = 256  # vectors per cluster to train on; FAISS takes no more
+_BLOCK = 16_384  # vectors converted from float16 at once: 64 MB as float32 with 1,024 dimensions
+_MIN_PER_CLUSTER = 39  # FAISS warns that it clusters badly with fewer vectors to train on
+_MAX_PER_CLUSTER = 256  # FAISS ignores any further ones
 
 
 class VectorIndex(Protocol):
     """Finds the nearest of the stored vectors. Thread-safe."""
 
     def search(self, queries: NDArray[np.float32], k: int) -> tuple[Scores, Positions]:
-        """The `k` nearest for each query, nearest first; both arrays have the shape `(n, k)`.
+        """Return scores and positions of the `k` nearest vectors of each query, nearest first, both of shape `(n, k)`.
 
         Where fewer are found, a row ends in positions of -1.
         """
         ...
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, kw_only=True)
 class IndexOptions:
-    """What kind of index, with FAISS's parameters.
+    """The kind of index, with FAISS's parameters.
 
     Raises:
         UnknownName: There is no such kind.
-        RetrievalError: A parameter is out of range.
+        OptionError: A parameter is out of range.
     """
 
-    kind: str = "flat"
+    index: str = "flat"
+    """"flat" (exact), "hnsw" or "ivf" (approximate)."""
     m: int = 32
-    """hnsw: neighbours per vector in the graph."""
+    """hnsw: neighbors of each vector in the graph, at least 2."""
     ef_construction: int = 100
-    """hnsw: candidates kept while the graph is built."""
+    """hnsw: candidates considered for each vector while the graph is built."""
     ef_search: int = 128
-    """hnsw: candidates kept while it is searched."""
+    """hnsw: candidates considered for each query."""
     nlist: int | None = None
-    """ivf: clusters; None for 4 times the square root of the number of vectors, with 39 vectors or more in each."""
+    """ivf: number of clusters; None for 4 times the square root of the number of vectors, with at least 39 in each."""
     nprobe: int = 32
-    """ivf: clusters looked at."""
+    """ivf: clusters searched for each query."""
 
     def __post_init__(self) -> None:
-        if self.kind not in KINDS:
-            raise UnknownName("index of the 'dense' retriever", str(self.kind), KINDS)
-        for name, value in asdict(self).items():
-            if (
-                name != "kind"
-                and value is not None
-                and (not isinstance(value, int) or value < (2 if name == "m" else 1))
-            ):
-                raise RetrievalError(
-                    f"{name} must be a whole number, at least {2 if name == 'm' else 1}, got {value!r}."
-                )
+        if self.index not in KINDS:
+            raise UnknownName("index of the 'dense' retriever", str(self.index), KINDS)
+        for name in ("m", "ef_construction", "ef_search", "nlist", "nprobe"):
+            value, least = getattr(self, name), 2 if name == "m" else 1
+            valid = (isinstance(value, int) and value >= least) or (name == "nlist" and value is None)
+            check_option(name, value, valid, f"a whole number, at least {least}")
 
     def build_key(self, vectors: int) -> dict[str, Any]:
-        """What the stored index depends on, beside its vectors."""
-        if self.kind == "hnsw":
-            return {"kind": self.kind, "m": self.m, "ef_construction": self.ef_construction}
-        if self.kind == "ivf":
-            return {"kind": self.kind, "nlist": self.clusters(vectors)}
-        return {"kind": self.kind}
+        """Return what the stored index depends on, apart from its vectors.
+
+        Raises:
+            OptionError: As for `clusters`.
+        """
+        if self.index == "hnsw":
+            return {"kind": self.index, "m": self.m, "ef_construction": self.ef_construction}
+        if self.index == "ivf":
+            return {"kind": self.index, "nlist": self.clusters(vectors)}
+        return {"kind": self.index}
 
     @property
     def search_key(self) -> dict[str, Any]:
-        """What the results depend on besides."""
-        if self.kind == "hnsw":
+        """What results depend on, apart from the stored index."""
+        if self.index == "hnsw":
             return {"ef_search": self.ef_search}
-        return {"nprobe": self.nprobe} if self.kind == "ivf" else {}
+        return {"nprobe": self.nprobe} if self.index == "ivf" else {}
 
     def clusters(self, vectors: int) -> int:
-        """`nlist` for so many vectors.
+        """Return the number of clusters for that many vectors: `nlist`, or its default.
 
         Raises:
-            RetrievalError: It exceeds them.
+            OptionError: `nlist` is above the number of vectors.
         """
         if self.nlist is None:
-            return max(1, min(int(4 * math.sqrt(vectors)), vectors // 39))
-        if self.nlist > vectors:
-            raise RetrievalError(f"nlist must be at most the number of passages, {vectors}, got {self.nlist}.")
+            # 4 to 16 times the square root is FAISS's guideline for up to a million vectors.
+            return max(1, min(int(4 * math.sqrt(vectors)), vectors // _MIN_PER_CLUSTER))
+        check_option("nlist", self.nlist, self.nlist <= vectors, f"at most the number of passages, {vectors}")
         return self.nlist
 
 
 class MappedVectors:
-    """Vectors in files `FIRST-END.npy` that stay on disk: rows `FIRST` to `END` of one long array."""
+    """One long array of vectors, stored in files `FIRST-END.npy` that hold its rows from `FIRST` up to `END`.
+
+    Args:
+        shards: Arrays of shape `(rows, dimension)`, in order; at least one.
+    """
 
     def __init__(self, shards: Sequence[NDArray[Any]]) -> None:
-        """Of arrays of shape `(rows, dimension)`, in order; at least one."""
-        # Plain arrays over the mapped files: slices of numpy.memmap cost several times more.
+        # Plain arrays over the mapped files: a slice of numpy.memmap takes several times as long.
         self._shards = [shard.view(np.ndarray) for shard in shards]
         self._ends = np.cumsum([len(shard) for shard in shards])
         self.dimension = int(self._shards[0].shape[1])
@@ -125,26 +129,29 @@ class MappedVectors:
         """
         try:
             return cls([np.load(path, mmap_mode="r", allow_pickle=False) for path in sorted(folder.glob("*.npy"))])
-        except (OSError, ValueError, IndexError) as error:
+        except (OSError, ValueError, IndexError) as error:  # IndexError: no file, or one with a single number
             raise RetrievalError(
-                f"The vectors in {folder} cannot be read: {error}. Delete this folder to have them made again."
+                f"The vectors in {folder} cannot be read: {error}. Delete this folder to have them computed again."
             ) from error
 
     def __len__(self) -> int:
         return int(self._ends[-1])
 
     def rows(self, positions: Positions) -> NDArray[np.float32]:
-        """The vectors at these positions, shape `(n, dimension)`."""
-        found = np.empty((len(positions), self.dimension), np.float32)
-        numbers = np.searchsorted(self._ends, positions, side="right")
-        for number in np.unique(numbers):
-            here = numbers == number
+        """Return the vectors at these positions, shape `(n, dimension)`."""
+        vectors = np.empty((len(positions), self.dimension), np.float32)
+        shard_numbers = np.searchsorted(self._ends, positions, side="right")
+        for number in np.unique(shard_numbers):
+            in_shard = shard_numbers == number
             shard = self._shards[number]
-            found[here] = shard[positions[here] - (self._ends[number] - len(shard))]
-        return found
+            vectors[in_shard] = shard[positions[in_shard] - (self._ends[number] - len(shard))]
+        return vectors
 
     def blocks(self) -> Iterator[tuple[int, NDArray[np.float32]]]:
-        """All vectors in order, as position of the first and a float32 array. Those of float32 are not copied."""
+        """Yield all vectors in order, in pairs of the first one's position and a float32 array.
+
+        float32 vectors are not copied.
+        """
         for end, shard in zip(self._ends.tolist(), self._shards, strict=True):
             start = end - len(shard)
             for low in range(0, len(shard), _BLOCK):
@@ -152,17 +159,18 @@ class MappedVectors:
 
 
 class FlatIndex:
-    """Compares a query with every vector."""
+    """Exact search: compares a query with every vector."""
 
     def __init__(self, vectors: MappedVectors) -> None:
         self._vectors = vectors
         self._faiss = _faiss()
 
     def search(self, queries: NDArray[np.float32], k: int) -> tuple[Scores, Positions]:
-        """As `VectorIndex.search`; fewer than `k` only where there are fewer vectors."""
+        """As `VectorIndex.search`; fewer than `k` are found only if there are fewer vectors."""
         faiss = self._faiss
+        # A heap keeps the best of all blocks: faiss.IndexFlat would copy every vector into memory instead.
         heap = faiss.ResultHeap(len(queries), k, keep_max=True)
-        heap.I.fill(-1)
+        heap.I.fill(-1)  # positions that no vector takes
         for start, block in self._vectors.blocks():
             scores, positions = faiss.knn(queries, block, min(k, len(block)), faiss.METRIC_INNER_PRODUCT)
             heap.add_result(scores, positions + start)
@@ -171,10 +179,10 @@ class FlatIndex:
 
 
 class FaissIndex:
-    """A stored hnsw or ivf index, mapped."""
+    """A stored hnsw or ivf index, memory-mapped."""
 
     def __init__(self, path: Path, options: IndexOptions) -> None:
-        """Open an index of one's own: FAISS does not protect itself against files made to harm.
+        """Open an index that this library built: FAISS does not defend itself against malicious files.
 
         Raises:
             RetrievalError: It cannot be read.
@@ -186,7 +194,8 @@ class FaissIndex:
             raise RetrievalError(
                 f"The index {path} cannot be read: {error}. Delete its folder to have it built again."
             ) from error
-        if options.kind == "hnsw":
+        # Passed with each search: they are no part of the stored index, which serves any values of them.
+        if options.index == "hnsw":
             self._params = faiss.SearchParametersHNSW(efSearch=options.ef_search)
         else:
             self._params = faiss.SearchParametersIVF(nprobe=options.nprobe)
@@ -198,29 +207,23 @@ class FaissIndex:
 
 
 def build_index(vectors: MappedVectors, options: IndexOptions, path: Path) -> None:
-    """Build an hnsw or ivf index and write it to a file. Vectors are added block by block, in their own precision.
+    """Build an hnsw or ivf index and write it to a file. It stores the vectors in the precision that they have.
 
-    The clusters of ivf are the same every time; the graph of hnsw is if it is built by one thread.
+    ivf clusters are the same in every build; an hnsw graph is only if it is built by one thread.
     """
     faiss = _faiss()
-    stored: Literal["SQfp16", "Flat"] = "SQfp16" if vectors.dtype == np.float16 else "Flat"
-    if options.kind == "hnsw":
-        name = f"HNSW{options.m},{stored}" if stored == "Flat" else f"HNSW{options.m}_{stored}"
-    else:
-        name = f"IVF{options.clusters(len(vectors))},{stored}"
-    index = faiss.index_factory(vectors.dimension, name, faiss.METRIC_INNER_PRODUCT)
-    if options.kind == "hnsw":
+    structure = f"HNSW{options.m}" if options.index == "hnsw" else f"IVF{options.clusters(len(vectors))}"
+    storage = "SQfp16" if vectors.dtype == np.float16 else "Flat"
+    index = faiss.index_factory(vectors.dimension, f"{structure},{storage}", faiss.METRIC_INNER_PRODUCT)
+    if options.index == "hnsw":
         index.hnsw.efConstruction = options.ef_construction
     if not index.is_trained:
-        index.train(_sample(vectors, options.clusters(len(vectors)) * _PER_CLUSTER))
+        size = min(options.clusters(len(vectors)) * _MAX_PER_CLUSTER, len(vectors))
+        # Evenly spread over the corpus, whose neighbors often share a topic.
+        index.train(vectors.rows(np.unique(np.linspace(0, len(vectors) - 1, size, dtype=np.int64))))
     for _, block in vectors.blocks():
         index.add(block)
     faiss.write_index(index, str(path))
-
-
-def _sample(vectors: MappedVectors, size: int) -> NDArray[np.float32]:
-    """At most `size` vectors, evenly spread."""
-    return vectors.rows(np.unique(np.linspace(0, len(vectors) - 1, min(size, len(vectors)), dtype=np.int64)))
 
 
 def _faiss() -> Any:

@@ -1,7 +1,7 @@
-"""A second look: the best passages of any retriever, put in the order that a model gives them.
+"""Reranking: a model reorders the best passages of any retriever.
 
-A cross-encoder reads query and passage together (Nogueira and Cho, arXiv:1901.04085), which is more exact than any
-index and far too slow for a whole corpus; so it reads only the `depth` best of another retriever.
+A cross-encoder reads query and passage together (Nogueira and Cho, arXiv:1901.04085), which is more accurate than any
+index and far too slow for a whole corpus, so it reads only the `depth` best passages of another retriever.
 """
 
 from __future__ import annotations
@@ -13,50 +13,50 @@ from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
 
 from raggym_env.core import Passage
-from raggym_env.errors import MissingExtra, RetrievalError
+from raggym_env.errors import MissingExtra, RetrievalError, check_option
 from raggym_env.models.files import find
 from raggym_env.protocols import Hit, search
-from raggym_env.retrieval.bm25.analysis import check_request, encodable
 from raggym_env.retrieval.dense.encoders import passage_text, torch_device
 from raggym_env.retrieval.fusion import Spec, check_depth, make_member
 from raggym_env.retrieval.index_store import key_hash
+from raggym_env.retrieval.requests import check_request, encodable
 
 __all__ = ["DEPTH", "MODEL", "CrossEncoderScorer", "PassageScorer", "RerankRetriever"]
 
 DEPTH = 50
 MODEL = "cross-encoder/ms-marco-MiniLM-L6-v2"
-_PLACES = 5
+_PLACES = 5  # decimals of a score: coarser than the noise between batches, finer than any real difference
 
 
 @runtime_checkable
 class PassageScorer(Protocol):
-    """Says how well passages answer a query. One with a `fingerprint` puts it into the retriever's."""
+    """Scores how well passages answer a query. If it has a `fingerprint`, the retriever's depends on it."""
 
     def score(self, query: str, passages: Sequence[Passage]) -> Sequence[float]:
-        """One finite number per passage, in order; higher is better. At least one passage is given."""
+        """Return one finite number per passage, in order; higher is better. There is at least one passage."""
         ...
 
 
 class RerankRetriever:
-    """Reranks what another retriever finds. Thread-safe where the retriever and the model are.
+    """Reranks the hits of another retriever. Thread-safe if the retriever and the model are.
 
-    The `depth` best of the retriever are scored, or `k` where that is more; nothing beyond them is ever returned.
-    Equal scores keep the retriever's order. Each query's passages are scored by themselves, so a result does not
-    depend on the other queries of a request.
+    The `depth` best passages of the retriever are scored, or `k` if that is more; no others are ever returned. Equal
+    scores keep the retriever's order. Each query's passages are scored separately, so a result does not depend on the
+    other queries of a request.
 
     Args:
-        corpus: The passages, given to the retriever unless that is passed in.
+        corpus: The passages, for a retriever given by name or table.
         retriever: A name, a table `{name = "bm25", k1 = 0.9}` with its options, or an object with a `search` method.
-        model: Folder or name on the hub of a cross-encoder, or an object with the `score` method of
-            `PassageScorer`.
+        model: Folder or name on the hub of a cross-encoder, or a `PassageScorer`.
         depth: Passages scored per query, at least 1.
-        device: For a cross-encoder, as for `CrossEncoderScorer`, like `batch_size` and `max_length`.
-        batch_size: See `device`.
-        max_length: See `device`.
+        device: Of the cross-encoder, as for `CrossEncoderScorer`.
+        batch_size: Of the cross-encoder, as for `CrossEncoderScorer`.
+        max_length: Of the cross-encoder, as for `CrossEncoderScorer`.
 
     Raises:
-        RetrievalError: An option has a value it cannot have, or the model cannot be used.
-        UnknownName: No retriever has that name or option.
+        OptionError: An option is out of range, or the retriever has no such option.
+        RetrievalError: The model cannot be used.
+        UnknownName: No retriever has that name.
         MissingExtra: sentence-transformers is not installed.
     """
 
@@ -77,14 +77,13 @@ class RerankRetriever:
             self._scorer: PassageScorer = CrossEncoderScorer(
                 model, device=device, batch_size=batch_size, max_length=max_length
             )
-        elif isinstance(model, PassageScorer):
-            self._scorer = model
         else:
-            raise RetrievalError(f"model must be a name, a folder or have a score method, got {model!r:.100}.")
+            check_option("model", model, isinstance(model, PassageScorer), "a name, a folder or have a score method")
+            self._scorer = model
 
     @property
     def fingerprint(self) -> str:
-        """Changes with the retriever, the model and the depth, as far as their own fingerprints do."""
+        """Changes with the depth, and with the retriever and the model as far as their fingerprints do."""
         key = {
             "retriever": self._first.fingerprint,
             "model": str(getattr(self._scorer, "fingerprint", "")),
@@ -93,18 +92,19 @@ class RerankRetriever:
         return f"rerank-{key_hash(key)}"
 
     def search(self, queries: Sequence[str], k: int) -> list[list[Hit]]:
-        """As `Retriever.search`; scores are the model's, and equal ones keep the first retriever's order."""
+        """As `Retriever.search`; scores are the model's, and equal ones keep the retriever's order."""
         check_request(queries, k)
         if not queries:
             return []
-        found = search(self._first, queries, max(self._depth, k))
-        return [self._reranked(query, hits)[:k] for query, hits in zip(queries, found, strict=True)]
+        results = search(self._first, queries, max(self._depth, k))
+        return [self._reranked(query, hits)[:k] for query, hits in zip(queries, results, strict=True)]
 
     def _reranked(self, query: str, hits: Sequence[Hit]) -> list[Hit]:
         if not hits:
             return []
         passages = [hit.passage for hit in hits]
         scores = [float(score) for score in self._scorer.score(query, passages)]
+        # NaN compares as false with everything, so sorting by it would give any order without an error.
         if len(scores) != len(passages) or not all(map(math.isfinite, scores)):
             raise RetrievalError(
                 f"{type(self._scorer).__name__} must give one finite score for each of {len(passages)} passages, "
@@ -115,48 +115,44 @@ class RerankRetriever:
 
 
 class CrossEncoderScorer:
-    """A sentence-transformers `CrossEncoder` with one output: a logit, rounded to five places. Thread-safe.
+    """Scores by a sentence-transformers `CrossEncoder`: its single logit, rounded to five decimals. Thread-safe.
 
-    A passage is read as `dense` reads it, title, space, text, and cut where it exceeds the model's length. Weights
-    come from safetensors files only, and no code that comes with a model is ever run.
+    A passage is read as one text, title, space, text, and cut off at the model's length. Weights are read from
+    safetensors files only, and no code that comes with a model is run.
 
     Args:
         model: Folder, or name on the hub.
-        device: A torch device such as "cpu" or "cuda:1"; None for a GPU where there is one.
-        batch_size: Pairs computed at once, at least 1.
-        max_length: Tokens of query and passage together, at most the model's own limit, which is the default.
+        device: A torch device such as "cpu" or "cuda:1"; None for a GPU if there is one.
+        batch_size: Pairs scored at once, at least 1.
+        max_length: Tokens of query and passage together, at most the model's limit, which is the default.
 
     Raises:
         MissingExtra: sentence-transformers is not installed.
-        RetrievalError: The model cannot be had, is not trained to score pairs, or an option is out of its range.
+        OptionError: An option is out of range.
+        RetrievalError: The model is not available, or was not trained to score pairs.
     """
 
     fingerprint: str
     """Changes with the model and `max_length`."""
 
     def __init__(
-        self,
-        model: str | Path,
-        *,
-        device: str | None = None,
-        batch_size: int = 32,
-        max_length: int | None = None,
+        self, model: str | Path, *, device: str | None = None, batch_size: int = 32, max_length: int | None = None
     ) -> None:
-        if type(batch_size) is not int or batch_size < 1:
-            raise RetrievalError(f"batch_size must be a whole number, at least 1, got {batch_size!r}.")
+        valid = type(batch_size) is int and batch_size >= 1
+        check_option("batch_size", batch_size, valid, "a whole number, at least 1")
         self.name = str(model)
         self._batch_size = batch_size
-        source = find(self.name, hub=self.name, known=(MODEL,))
+        source = find(self.name, hub=self.name, suggestions=(MODEL,))
         self._encoder = _load(source.folder, torch_device(device))
         self._encoder.max_seq_length = _length(self._encoder, max_length)
         self._lock = threading.Lock()  # a tokenizer of the tokenizers library is not thread-safe while it pads
         self.fingerprint = key_hash({"model": source.identity, "max_length": max_length})
 
     def score(self, query: str, passages: Sequence[Passage]) -> list[float]:
-        """One logit per passage.
+        """Return one logit per passage.
 
         Raises:
-            RetrievalError: The memory does not suffice, or the model failed otherwise.
+            RetrievalError: The model failed, or there is not enough memory.
         """
         query = encodable(query)
         pairs = [(query, passage_text(passage)) for passage in passages]
@@ -167,7 +163,7 @@ class CrossEncoderScorer:
             raise RetrievalError(
                 f"The cross-encoder {self.name} failed on {len(pairs)} pairs (batch_size={self._batch_size}): {error}"
             ) from error
-        # The same text at another place of a batch differs in the last bits; the corpus may hold a text twice.
+        # A text's logit differs in the last bits with its place in the batch. Rounded, copies of a passage are ties.
         return [round(float(score), _PLACES) for score in scores]
 
 
@@ -185,7 +181,7 @@ def _load(folder: Path, device: str | None) -> Any:
             local_files_only=True,
             trust_remote_code=False,
             model_kwargs={"use_safetensors": True, "dtype": "float32"},
-            # The usual sigmoid is 1.0 for every logit above 17 and would make ties of them.
+            # The usual sigmoid is 1.0 in float32 for every logit above 17, and would make ties of them.
             activation_fn=torch.nn.Identity(),
         )
     except (OSError, ValueError, KeyError, TypeError, RuntimeError, ImportError, SafetensorError) as error:
@@ -198,25 +194,27 @@ def _load(folder: Path, device: str | None) -> Any:
 
 
 def _require_trained(folder: Path, encoder: Any) -> None:
-    """Refuse a model whose scores would come from weights that were never trained, or from several outputs."""
+    """Raise `RetrievalError` for a model with several outputs, or whose scoring layer was not trained."""
     if encoder.num_labels != 1:
         raise RetrievalError(f"{folder} has {encoder.num_labels} outputs. A reranker has one: num_labels = 1.")
     model = encoder.transformers_model
     if type(model).__name__.endswith("ForSequenceClassification"):
+        # transformers adds a random scoring layer to a bare encoder and only logs it.
         saved_as = getattr(model.config, "architectures", None) or []
         if not any(name.endswith("ForSequenceClassification") for name in saved_as):
             raise RetrievalError(
                 f"{folder} is no cross-encoder: it was saved as {', '.join(saved_as) or 'a bare encoder'}, without a "
-                f"layer that scores. Pass one that was trained to, such as {MODEL!r}."
+                f"scoring layer. Pass a trained cross-encoder such as {MODEL!r}."
             )
 
 
-def _length(encoder: Any, wanted: int | None) -> int:
-    text = encoder.config.get_text_config()
-    limits = (encoder.max_seq_length, getattr(text, "max_position_embeddings", None), 1 << 31)
-    own = min(int(limit) for limit in limits if limit)
-    if wanted is None:
-        return own
-    if type(wanted) is not int or not 1 <= wanted <= own:
-        raise RetrievalError(f"max_length must be a whole number from 1 to the model's {own}, got {wanted!r}.")
-    return wanted
+def _length(encoder: Any, max_length: int | None) -> int:
+    text_config = encoder.config.get_text_config()
+    # Either may be missing; tokenizers without a limit report a huge one.
+    limits = (encoder.max_seq_length, getattr(text_config, "max_position_embeddings", None), 1 << 31)
+    longest = min(int(limit) for limit in limits if limit)
+    if max_length is None:
+        return longest
+    valid = type(max_length) is int and 1 <= max_length <= longest
+    check_option("max_length", max_length, valid, f"a whole number from 1 to the model's {longest}")
+    return max_length

@@ -1,16 +1,16 @@
-"""Dense retrieval: passages and queries become vectors, and the nearest passages are found by FAISS.
+"""Dense retrieval: passages and queries become vectors, and FAISS finds the nearest passages.
 
     <store>/
-        embeddings-4f1c0d9a8b7e6f50.partial/     shards of a corpus that is being embedded; what is there is kept
+        embeddings-4f1c0d9a8b7e6f50.shards/      shards of a corpus that is being embedded, from which a build resumes
         embeddings-4f1c0d9a8b7e6f50/             the vectors of all passages: 0000000000-0000004096.npy, ...
         dense-7d0a11c45e9f3b26/                  an hnsw or ivf index over them: index.faiss
 
-Embedding takes most of the time, so it is kept apart from the index: every kind of index uses the same vectors.
+Embedding takes most of the time, so vectors are stored apart from the index: every kind of index uses the same ones.
 
 Scores and ties. FAISS only proposes candidates. Their scores are computed again in float64 from the stored vectors,
-rounded to 16 significant bits (a relative 1.5e-5, far above the noise of an encoder and far below what tells passages
-apart), and equal ones are put in corpus order. So hits do not depend on how FAISS splits its work, every kind of index
-gives a passage the same score, and copies of a passage keep their order.
+rounded to 16 significant bits (a relative 1.5e-5, far above the noise of an encoder and far below the differences
+between passages), and equal scores keep corpus order. So hits do not depend on how FAISS splits its work, every kind
+of index gives a passage the same score, and copies of a passage keep their order.
 """
 
 from __future__ import annotations
@@ -24,6 +24,8 @@ import sys
 import tempfile
 import weakref
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field, fields
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -31,10 +33,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from raggym_env.core import Passage
-from raggym_env.errors import DataError, RetrievalError, UnknownName
+from raggym_env.errors import DataError, RetrievalError, UnknownName, check_option
 from raggym_env.protocols import Hit
-from raggym_env.retrieval.bm25.analysis import check_request
-from raggym_env.retrieval.dense.encoders import Encoder, Vectors
+from raggym_env.retrieval.dense.encoders import Encoder, EncoderOptions, Vectors
 from raggym_env.retrieval.dense.faiss_index import (
     FaissIndex,
     FlatIndex,
@@ -43,158 +44,142 @@ from raggym_env.retrieval.dense.faiss_index import (
     VectorIndex,
     build_index,
 )
-from raggym_env.retrieval.index_store import corpus_key, default_store, key_hash, open_or_build
+from raggym_env.retrieval.index_store import Store, corpus_key, key_hash, open_or_build, store_folder
+from raggym_env.retrieval.requests import check_request
+from raggym_env.storage.atomic import atomic_file
 
 __all__ = ["DTYPES", "DenseRetriever"]
 
 DTYPES = ("float32", "float16")
-_BITS = 16  # of a score that count
-_TIE = 2.0**-13  # scores nearer than this, relatively, may change places once they are computed exactly
-_MARGIN = 8  # candidates beyond k: ties at the last place are then mostly settled at once
+_BITS = 16  # significant bits of a score
+_TIE = 2.0**-13  # relative difference of float32 scores below which the exact ones may have another order
+_MARGIN = 8  # candidates beyond k, so that one search usually settles the ties at the last rank
 _log = logging.getLogger(__name__)
 
 _Embed = Callable[[Sequence[Passage]], Vectors]
 
 
-class DenseRetriever:
-    """The passages whose vectors have the largest inner product with the query's. Thread-safe.
+# Options are inherited as fields, so that each is named, typed and documented once, and the generated constructor
+# takes all of them by keyword. Bases are listed from the last: the encoder's options then come first.
+@dataclass(frozen=True, eq=False, kw_only=True)
+class DenseRetriever(IndexOptions, EncoderOptions):
+    """Finds the passages whose vectors have the largest inner product with the query's. Thread-safe.
 
-    A blank query finds nothing. Every other query finds `k` passages, or all if there are fewer; only an approximate
-    index may find fewer. Queries and passages longer than the encoder reads are cut off at the end.
+    A blank query has no hits. Any other query has `k`, or all passages if there are fewer; only an approximate index
+    may find fewer. Queries and passages longer than the encoder reads are cut off at the end.
 
-    Args:
-        corpus: The passages. Their order decides between equal scores.
-        model: The encoder: a name of `encoders.ENCODERS`, a name on the hub, or a folder; see `encoders.Encoder`.
-        passage_model: See `encoders.Encoder`, as `like`, `max_length`, `device` and `batch_size`.
-        like: See there.
-        max_length: See there.
-        device: See there. FAISS uses the CPU in any case.
-        batch_size: See there.
-        index: "flat" (exact), "hnsw" or "ivf" (approximate).
-        m: See `faiss_index.IndexOptions`, as the next four.
-        ef_construction: See there.
-        ef_search: See there.
-        nlist: See there.
-        nprobe: See there.
-        dtype: Of the vectors on disk, "float32" or "float16". The latter takes half the space; a flat index, which
-            has to convert all of them, then takes ten times as long for a single query.
-        shard: Passages embedded between two points that a killed build can go on from.
-        store: The folder of indexes; None or True for the cache's own, False for a temporary one of this retriever.
+    The keyword arguments are those of `EncoderOptions` and `IndexOptions`, and the fields below.
 
     Raises:
         DataError: The corpus is empty.
-        RetrievalError: The encoder cannot be had, an option is out of range, or the index cannot be built or opened.
+        OptionError: An option is out of range.
         UnknownName: There is no such encoder, kind of index or dtype.
+        RetrievalError: The encoder is not available, or the index cannot be built or opened.
         MissingExtra: sentence-transformers or FAISS is not installed.
     """
 
-    fingerprint: str
-    """Changes with everything that changes results: the corpus, the encoder, the precision and the index."""
+    corpus: Sequence[Passage] = field(kw_only=False, repr=False)
+    """The passages. Their order decides between equal scores."""
+    dtype: str = "float32"
+    """Precision of the vectors on disk, "float32" or "float16". float16 takes half the space, but a flat index has to
+    convert all vectors for each search: ten times as long for a single query."""
+    shard: int = 4096
+    """Passages embedded between two checkpoints, from which an interrupted build resumes."""
+    store: Store = True
+    """See `index_store.Store`; False builds in a temporary folder, deleted with the retriever."""
 
-    def __init__(
-        self,
-        corpus: Sequence[Passage],
-        *,
-        model: str | Path = "minilm",
-        passage_model: str | Path | None = None,
-        like: str | None = None,
-        max_length: int | None = None,
-        device: str | None = None,
-        batch_size: int = 64,
-        index: str = "flat",
-        m: int = 32,
-        ef_construction: int = 100,
-        ef_search: int = 128,
-        nlist: int | None = None,
-        nprobe: int = 32,
-        dtype: str = "float32",
-        shard: int = 4096,
-        store: str | Path | bool | None = None,
-    ) -> None:
-        encoding: dict[str, Any] = {
-            "model": model,
-            "passage_model": passage_model,
-            "like": like,
-            "max_length": max_length,
-            "device": device,
-            "batch_size": batch_size,
-        }
-        indexing: dict[str, Any] = {
-            "m": m,
-            "ef_construction": ef_construction,
-            "ef_search": ef_search,
-            "nlist": nlist,
-            "nprobe": nprobe,
-        }
-        self._made_with = {**encoding, **indexing, "index": index, "dtype": dtype, "shard": shard, "store": store}
-        options = IndexOptions(index, **indexing)
-        _check(corpus, dtype, shard)
-        self._corpus = corpus
-        self._encoder = Encoder(**encoding)
-        stored = {"corpus": corpus_key(corpus), "encoder": self._encoder.passage_key, "dtype": dtype}
-        built = {"vectors": stored, **options.build_key(len(corpus))}
-        searched = {"queries": self._encoder.query_key, **options.search_key}
-        self.fingerprint = f"dense-{key_hash({**built, **searched})}"
-        place = self._place(store)
-        self._vectors = _open_vectors(corpus, self._encoder, stored, shard, place)
-        self._index = _open_index(self._vectors, options, built, place)
+    def __post_init__(self) -> None:
+        EncoderOptions.__post_init__(self)
+        IndexOptions.__post_init__(self)
+        if not len(self.corpus):
+            raise DataError("The corpus has no passages to search.")
+        if self.dtype not in DTYPES:
+            raise UnknownName("dtype of the 'dense' retriever", str(self.dtype), DTYPES)
+        valid = isinstance(self.shard, int) and self.shard >= 1
+        check_option("shard", self.shard, valid, "a whole number of passages, at least 1")
+        # Open everything now: errors are the constructor's, and no two threads open it at once.
+        _ = self._index
 
     def search(self, queries: Sequence[str], k: int) -> list[list[Hit]]:
         """As `Retriever.search`."""
         check_request(queries, k)
         results: list[list[Hit]] = [[] for _ in queries]
-        asked = [number for number, query in enumerate(queries) if query.strip()]
-        if asked:
-            vectors = self._encoder.queries([queries[number] for number in asked])
-            candidates = _candidates(self._index, vectors, min(k, len(self._vectors)), len(self._vectors))
-            for number, vector, positions in zip(asked, vectors, candidates, strict=True):
-                results[number] = self._best(vector, positions, k)
+        rows = [row for row, query in enumerate(queries) if query.strip()]
+        if rows:
+            vectors, total = self._encoder.queries([queries[row] for row in rows]), len(self._vectors)
+            candidates = _candidates(self._index, vectors, min(k, total), total)
+            for row, vector, positions in zip(rows, vectors, candidates, strict=True):
+                results[row] = self._best(vector, positions, k)
         return results
 
-    def _best(self, query: NDArray[np.float32], positions: NDArray[np.int64], k: int) -> list[Hit]:
-        scores = _rounded(self._vectors.rows(positions).astype(np.float64) @ query.astype(np.float64))
-        best = np.lexsort((positions, -scores))[:k]
-        found = zip(positions[best].tolist(), scores[best].tolist(), strict=True)
-        return [Hit(self._corpus[position], score) for position, score in found]
+    def _best(self, query: NDArray[np.float32], candidates: NDArray[np.int64], k: int) -> list[Hit]:
+        scores = _rounded(self._vectors.rows(candidates).astype(np.float64) @ query.astype(np.float64))
+        best = np.lexsort((candidates, -scores))[:k]  # by score, then by position in the corpus
+        hits = zip(candidates[best].tolist(), scores[best].tolist(), strict=True)
+        return [Hit(self.corpus[position], score) for position, score in hits]
 
-    def _place(self, store: str | Path | bool | None) -> Path:
-        if store is False:
+    @cached_property
+    def fingerprint(self) -> str:
+        """Changes with everything that changes results: the corpus, the encoder, the precision and the index."""
+        return f"dense-{key_hash({**self._index_key, 'queries': self._encoder.query_key, **self.search_key})}"
+
+    @cached_property
+    def _encoder(self) -> Encoder:
+        return Encoder(self)
+
+    @cached_property
+    def _index_key(self) -> dict[str, Any]:
+        vectors = {"corpus": corpus_key(self.corpus), "encoder": self._encoder.passage_key, "dtype": self.dtype}
+        return {"vectors": vectors, **self.build_key(len(self.corpus))}
+
+    @cached_property
+    def _folder(self) -> Path:
+        folder = store_folder(self.store)
+        if folder is None:
             folder = Path(tempfile.mkdtemp(prefix="raggym-dense-"))
             weakref.finalize(self, shutil.rmtree, folder, ignore_errors=True)
-            return folder
-        return default_store() if store is None or store is True else Path(store).expanduser()
+        return folder
+
+    @cached_property
+    def _vectors(self) -> MappedVectors:
+        return _open_vectors(self.corpus, self._encoder, self._index_key["vectors"], self.shard, self._folder)
+
+    @cached_property
+    def _index(self) -> VectorIndex:
+        key, vectors = self._index_key, self._vectors
+        if self.index == "flat":
+            return FlatIndex(vectors)
+
+        def build(folder: Path) -> None:
+            build_index(vectors, self, folder / "index.faiss")
+
+        folder = open_or_build("dense", key, build, store=self._folder, libraries=("faiss-cpu",))
+        return FaissIndex(folder / "index.faiss", self)
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return functools.partial(DenseRetriever, self._corpus, **self._made_with), ()
-
-
-def _check(corpus: Sequence[Passage], dtype: str, shard: int) -> None:
-    if not len(corpus):
-        raise DataError("The corpus holds no passage to search for.")
-    if dtype not in DTYPES:
-        raise UnknownName("dtype of the 'dense' retriever", str(dtype), DTYPES)
-    if not isinstance(shard, int) or shard < 1:
-        raise RetrievalError(f"shard must be a whole number of passages, at least 1, got {shard!r}.")
+        # A copy opens the stored vectors and index again: mapped files cannot be sent to another process.
+        return functools.partial(type(self), **{item.name: getattr(self, item.name) for item in fields(self)}), ()
 
 
 def _candidates(index: VectorIndex, queries: NDArray[np.float32], k: int, total: int) -> list[NDArray[np.int64]]:
-    """For each query the positions of a few more than `k` vectors: all that could be among the best `k`."""
-    found: list[NDArray[np.int64]] = [np.empty(0, np.int64)] * len(queries)
+    """Return for each query the positions of all vectors that could be among its best `k`: a few more than `k`."""
+    candidates: list[NDArray[np.int64]] = [np.empty(0, np.int64)] * len(queries)
     rows = np.arange(len(queries))
     depth = k + _MARGIN
     while len(rows):
         depth = min(depth, total)
         scores, positions = index.search(queries[rows], depth)
         for row, line in zip(rows, positions, strict=True):
-            found[row] = line[line >= 0]
-        # Where the last one found may tie with the k-th, so may others that were not found.
+            candidates[row] = line[line >= 0]
+        # If the last candidate may tie with the k-th, so may vectors beyond it: search deeper for those queries.
         last, limit = scores[:, -1].astype(np.float64), scores[:, k - 1].astype(np.float64)
         rows = rows[(last >= limit - _TIE * np.abs(limit)) & (positions[:, -1] >= 0) & (depth < total)]
         depth *= 4
-    return found
+    return candidates
 
 
 def _rounded(scores: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Round to `_BITS` significant bits."""
     mantissa, exponent = np.frexp(scores)
     rounded: NDArray[np.float64] = np.ldexp(np.round(np.ldexp(mantissa, _BITS)), exponent - _BITS)
     return rounded
@@ -204,84 +189,65 @@ def _open_vectors(
     corpus: Sequence[Passage], encoder: Encoder, key: dict[str, Any], shard: int, store: Path
 ) -> MappedVectors:
     def build(folder: Path) -> None:
-        partial = folder.with_suffix(".partial")
-        _embed(corpus, encoder.passages(), partial, np.dtype(key["dtype"]), shard)
-        for path in partial.glob("*.npy"):
-            _link(path, folder / path.name)
+        shards = folder.with_suffix(".shards")
+        _embed(corpus, encoder.passages(), shards, np.dtype(key["dtype"]), shard)
+        # Linked, not moved: should the build fail now, say on a full disk, hours of embedding would be lost.
+        for path in shards.glob("*.npy"):
+            try:
+                os.link(path, folder / path.name)
+            except OSError:  # a file system without hard links
+                shutil.copyfile(path, folder / path.name)
 
-    folder = open_or_build(
-        "embeddings", key, build, store=store, libraries=("sentence-transformers", "transformers", "torch")
-    )
-    shutil.rmtree(folder.with_suffix(".partial"), ignore_errors=True)
+    libraries = ("sentence-transformers", "transformers", "torch")
+    folder = open_or_build("embeddings", key, build, store=store, libraries=libraries)
+    shutil.rmtree(folder.with_suffix(".shards"), ignore_errors=True)
     vectors = MappedVectors.load(folder)
     if len(vectors) != len(corpus):
         raise RetrievalError(f"{folder} holds {len(vectors)} vectors for {len(corpus)} passages. Delete this folder.")
     return vectors
 
 
-def _open_index(vectors: MappedVectors, options: IndexOptions, key: dict[str, Any], store: Path) -> VectorIndex:
-    if options.kind == "flat":
-        return FlatIndex(vectors)
-    name = "index.faiss"
-    folder = open_or_build(
-        "dense", key, lambda path: build_index(vectors, options, path / name), store=store, libraries=("faiss-cpu",)
-    )
-    return FaissIndex(folder / name, options)
-
-
 def _embed(corpus: Sequence[Passage], embed: _Embed, folder: Path, dtype: np.dtype[Any], shard: int) -> None:
-    """Embed what is not embedded yet, shard by shard, each written whole."""
+    """Embed the rest of the corpus, shard by shard, each written completely or not at all."""
     folder.mkdir(parents=True, exist_ok=True)
-    done = _embedded(folder)
-    with _progress(done, len(corpus)) as advance:
-        for start in range(done, len(corpus), shard):
+    first = _embedded(folder)
+    with _progress(first, len(corpus)) as advance:
+        for start in range(first, len(corpus), shard):
             passages = [corpus[row] for row in range(start, min(start + shard, len(corpus)))]
-            with np.errstate(over="ignore"):
+            with np.errstate(over="ignore"):  # overflow in float16 is the error below
                 vectors = embed(passages).astype(dtype)
             if not np.isfinite(vectors).all():
                 raise RetrievalError(f"Passages from {start} on have vectors that {dtype} cannot hold.")
-            _write(vectors, folder / f"{start:010d}-{start + len(passages):010d}.npy")
+            with atomic_file(folder / f"{start:010d}-{start + len(passages):010d}.npy") as file:
+                np.save(file, vectors, allow_pickle=False)
+                # On disk before it is renamed: after a power cut, an empty file would pass for a complete shard.
+                file.flush()
+                os.fsync(file.fileno())
             advance(len(passages))
 
 
 def _embedded(folder: Path) -> int:
-    """How many passages from the first on are embedded already."""
-    done = 0
+    """Return the number of passages, counted from the first without a gap, that are embedded already."""
+    count = 0
     for path in sorted(folder.glob("*.npy")):
         start, end = map(int, path.stem.split("-"))
-        if start != done:
+        if start != count:
             break
-        done = end
-    return done
-
-
-def _write(vectors: NDArray[Any], path: Path) -> None:
-    with path.with_suffix(".tmp").open("wb") as file:
-        np.save(file, vectors, allow_pickle=False)
-        file.flush()
-        os.fsync(file.fileno())
-    path.with_suffix(".tmp").replace(path)
-
-
-def _link(source: Path, target: Path) -> None:
-    """Give a file a second place, so that it stays in the first until all of the second is known to be written."""
-    try:
-        os.link(source, target)
-    except OSError:  # a file system without hard links
-        shutil.copyfile(source, target)
+        count = end
+    return count
 
 
 @contextlib.contextmanager
-def _progress(done: int, total: int) -> Iterator[Callable[[int], None]]:
-    """Called with how many more are done: a bar on a terminal, and messages in the log."""
+def _progress(completed: int, total: int) -> Iterator[Callable[[int], None]]:
+    """Yield a function that reports further passages: on a progress bar, if stderr is a terminal, and in the log."""
     from rich.console import Console
     from rich.progress import Progress
 
     with Progress(console=Console(stderr=True), disable=not sys.stderr.isatty(), transient=True) as bar:
-        row = bar.add_task("Embedding passages", total=total, completed=done)
+        row = bar.add_task("Embedding passages", total=total, completed=completed)
 
-        def advance(more: int) -> None:
-            bar.update(row, advance=more)
+        def advance(count: int) -> None:
+            bar.update(row, advance=count)
             _log.info("Embedded %d of %d passages", int(bar.tasks[0].completed), total)
 
         yield advance

@@ -1,4 +1,4 @@
-"""A Lucene index: written from a corpus, opened and searched, through the Java classes themselves."""
+"""A Lucene index: written from a corpus, opened and searched by calling the Java classes."""
 
 from __future__ import annotations
 
@@ -12,8 +12,8 @@ from typing import Any, NamedTuple
 
 from raggym_env.core import Passage
 from raggym_env.errors import DataError, RetrievalError, UnknownName
-from raggym_env.retrieval.bm25.analysis import encodable
-from raggym_env.retrieval.lucene import jvm as _jvm
+from raggym_env.retrieval.lucene.jvm import java_call, start
+from raggym_env.retrieval.requests import encodable
 
 __all__ = [
     "STEMMERS",
@@ -29,11 +29,11 @@ __all__ = [
 STEMMERS = ("porter", "krovetz", "none")
 STOP_WORDS = ("english", "none")
 
-_BUFFER_MB = 256.0  # words gathered in memory before they are written
-_BATCH = 1024  # passages between two chances for other threads to search
-_SEGMENT = 1_000_000  # passages in a part of the index that is not merged any more: one thread searches one part
-_MERGED = 4  # parts that are merged into one
-_TRIMMED = "".join(map(chr, range(33)))  # by Java
+_BUFFER_MB = 256.0  # memory for words before they are written to disk
+_BATCH = 1024  # passages indexed per call into Java; other threads may search between two calls
+_SEGMENT = 1_000_000  # passages in a segment that is not merged further: threads search different segments
+_MERGED = 4  # segments that are merged into one
+_TRIMMED = "".join(map(chr, range(33)))  # the characters that Java's String.trim removes
 _CLASSES = """
 io.anserini.analysis.AnalyzerMap
 io.anserini.analysis.DefaultEnglishAnalyzer
@@ -64,9 +64,9 @@ org.apache.lucene.util.Version
 
 
 def java_classes(heap: str) -> SimpleNamespace:
-    """The Java classes, by their last names, in a running JVM."""
-    jnius = _jvm.start(heap)
-    with _jvm.calls("The classes of Lucene cannot be loaded"):
+    """Return the Java classes by their short names, after starting the JVM if none runs yet. See `jvm.start`."""
+    jnius = start(heap)
+    with java_call("The classes of Lucene cannot be loaded"):
         return _classes(jnius)
 
 
@@ -74,53 +74,59 @@ def java_classes(heap: str) -> SimpleNamespace:
 def _classes(jnius: Any) -> SimpleNamespace:
     names = _CLASSES.split()
     classes = {name.rpartition(".")[2].rpartition("$")[2]: jnius.autoclass(name) for name in names}
-    # Lucene refuses a query of more than 1,024 different words, a guard for queries that it expands itself.
+    # Lucene refuses a query of more than 1,024 different words, a limit meant for wildcard queries.
     classes["IndexSearcher"].setMaxClauseCount(2**31 - 1)
     return SimpleNamespace(cast=jnius.cast, **classes)
 
 
 def make_analyzer(java: Any, stemmer: str, stop_words: str, language: str) -> Any:
-    """Anserini's analyser for English, or Lucene's for another language."""
+    """Return Anserini's analyzer for English, or Lucene's for another language.
+
+    Raises:
+        UnknownName: There is no such stemmer, list of stop words or language.
+    """
     if stemmer not in STEMMERS:
         raise UnknownName("stemmer of 'lucene'", str(stemmer), STEMMERS)
     if stop_words not in STOP_WORDS:
         raise UnknownName("list of stop words", str(stop_words), STOP_WORDS)
-    with _jvm.calls("Lucene cannot make the analyser"):
+    with java_call("Lucene cannot create the analyzer"):
         if language == "en":
             return java.DefaultEnglishAnalyzer.fromArguments(stemmer, stop_words == "none", None)
-        if language not in (known := set(java.AnalyzerMap.analyzerMap.keySet().toArray())):
-            raise UnknownName("language of 'lucene'", str(language), {"en", *known})
+        languages = set(java.AnalyzerMap.analyzerMap.keySet().toArray())
+        if language not in languages:
+            raise UnknownName("language of 'lucene'", str(language), {"en", *languages})
         return java.AnalyzerMap.getLanguageSpecificAnalyzer(language)
 
 
 def on_disk(java: Any, folder: Path) -> Any:
-    """The Lucene directory in a folder."""
-    with _jvm.calls(f"Lucene cannot open {folder}"):
+    """Return the Lucene directory in a folder."""
+    with java_call(f"Lucene cannot open {folder}"):
         return java.FSDirectory.open(java.Paths.get(str(folder)))
 
 
 def in_memory(java: Any) -> Any:
-    """A Lucene directory in the Java heap."""
-    with _jvm.calls("Lucene cannot make a directory in memory"):
+    """Return a Lucene directory in the Java heap."""
+    with java_call("Lucene cannot create a directory in memory"):
         return java.ByteBuffersDirectory()
 
 
 class LuceneIndex:
-    """An open Lucene index. Its documents go by their numbers.
+    """An open Lucene index, whose documents are identified by their numbers.
 
     Args:
-        java: The classes.
-        directory: Where the index is.
-        analyzer: Cuts queries into words.
-        k1: See `LuceneRetriever`, like `b`.
-        b: See `k1`.
-        threads: Parts of the index to search at once.
+        java: The classes of `java_classes`.
+        directory: The Lucene directory that holds the index.
+        analyzer: Splits queries into words.
+        k1: Saturation of the term frequency, as in `LuceneRetriever`.
+        b: Normalization by passage length, as in `LuceneRetriever`.
+        threads: Segments searched at once.
         ties_by_id: Order equal scores by the ids of documents, not by their numbers.
     """
 
     size: int
     """Number of documents."""
     has_words: bool
+    """True if any document has a word in the field "contents", which is the one that is searched."""
 
     def __init__(
         self,
@@ -134,28 +140,26 @@ class LuceneIndex:
         ties_by_id: bool = False,
     ) -> None:
         self._analyzer = analyzer
-        with _jvm.calls("Lucene cannot open the index"):
+        with java_call("Lucene cannot open the index"):
             self._reader = java.DirectoryReader.open(directory)
             self._searcher = _searcher(java, self._reader, threads)
             self._searcher.setSimilarity(java.BM25Similarity(float(k1), float(b)))
-            self._order = _score_then_id(java) if ties_by_id and _has_sortable_ids(java, self._reader) else None
+            self._order = _score_then_id(java, self._reader) if ties_by_id else None
             self._generator = java.BagOfWordsQueryGenerator()
             self.size = int(self._reader.maxDoc())
             self.has_words = bool(self._reader.getDocCount("contents") > 0)
 
     def find(self, query: str, k: int) -> list[tuple[int, float]]:
-        """Numbers and scores of the `k` best documents, best first."""
-        with _jvm.calls(f"Lucene failed on the query {query!r:.80}"):
+        """Return numbers and scores of the `k` best documents, best first."""
+        with java_call(f"Lucene failed on the query {query!r:.80}"):
             words = self._generator.buildQuery("contents", self._analyzer, encodable(query))
-            if self._order is None:
-                found = self._searcher.search(words, k)
-            else:
-                found = self._searcher.search(words, k, self._order, True)
-            return [(hit.doc, hit.score) for hit in found.scoreDocs]
+            # True: also compute scores, which a sorted search leaves out.
+            ordered = () if self._order is None else (self._order, True)
+            return [(hit.doc, hit.score) for hit in self._searcher.search(words, k, *ordered).scoreDocs]
 
     def stored(self, number: int) -> dict[str, str | None]:
-        """What is stored of a document, by Anserini's names."""
-        with _jvm.calls(f"Lucene cannot read document {number}"):
+        """Return the stored fields of a document by Anserini's names; None for one that is not stored."""
+        with java_call(f"Lucene cannot read document {number}"):
             document = self._searcher.storedFields().document(number)
             return {name: document.get(name) for name in ("id", "raw", "contents")}
 
@@ -163,19 +167,20 @@ class LuceneIndex:
 class IndexBuilder(NamedTuple):
     """Writes an index with one document for each passage, numbered in corpus order.
 
-    One thread, since Lucene numbers documents as they arrive; merging goes on beside it in Java's own.
+    A single thread adds documents, since Lucene numbers them as they arrive; Java's threads merge segments meanwhile.
     """
 
     java: Any
     corpus: Sequence[Passage]
     analyzer: Any
     title_weight: int
+    """How often the title is repeated before the text."""
 
     def build(self, directory: Any) -> None:
         """Index the corpus, read once as a stream.
 
         Raises:
-            DataError: The corpus holds no word.
+            DataError: The corpus has no words.
             RetrievalError: The index could not be written.
         """
         document = self.java.Document.fromFields
@@ -183,29 +188,24 @@ class IndexBuilder(NamedTuple):
             generator = self.java.DefaultLuceneDocumentGenerator(self.java.Args())
             passages = iter(self.corpus)
             while batch := list(itertools.islice(passages, _BATCH)):
-                with _jvm.calls("Lucene cannot index a passage"):
+                with java_call("Lucene cannot index a passage"):
                     for passage in batch:
-                        fields = document(encodable(passage.id), self._contents(passage))
+                        text = encodable(f"{passage.title}\n" * self.title_weight + passage.text)
+                        # Anserini refuses an empty document; without it, all later ones would have wrong numbers.
+                        fields = document(encodable(passage.id), text if text.strip(_TRIMMED) else ".")
                         writer.addDocument(generator.createDocument(fields))
-        self._check(directory)
-
-    def _contents(self, passage: Passage) -> str:
-        text = encodable(f"{passage.title}\n" * self.title_weight + passage.text)
-        # Anserini refuses an empty document; without it, all that follow would have a wrong number.
-        return text if text.strip(_TRIMMED) else "."
-
-    def _check(self, directory: Any) -> None:
+        # Hits are looked up by number, so a lost document would shift all later ones.
         index = LuceneIndex(self.java, directory, self.analyzer, 1.0, 0.0)
         if not index.has_words:
-            raise DataError(f"The corpus of {len(self.corpus)} passages holds no word to search for.")
+            raise DataError(f"The corpus of {len(self.corpus)} passages has no word to search for.")
         if index.size != len(self.corpus):
             raise RetrievalError(f"Lucene indexed {index.size} of {len(self.corpus)} passages.")
 
     @contextlib.contextmanager
     def _writer(self, directory: Any) -> Iterator[Any]:
-        """A writer that has written everything when this ends, or nothing at all if it ends in an error."""
-        with _jvm.calls("Lucene cannot write the index"):
-            merging = self.java.LogDocMergePolicy()  # merges neighbours only: the order stays
+        """Yield a writer. The index is complete when the context ends, and rolled back if it ends in an error."""
+        with java_call("Lucene cannot write the index"):
+            merging = self.java.LogDocMergePolicy()  # merges adjacent segments only, which keeps document order
             merging.setMaxMergeDocs(_SEGMENT)
             merging.setMergeFactor(_MERGED)
             config = self.java.IndexWriterConfig(self.analyzer)
@@ -215,27 +215,27 @@ class IndexBuilder(NamedTuple):
         try:
             yield writer
         except BaseException:
-            with _jvm.calls("Lucene cannot give up the index"):
+            with java_call("Lucene cannot roll back the index"):
                 writer.rollback()
             raise
-        with _jvm.calls("Lucene cannot write the index"):
+        with java_call("Lucene cannot write the index"):
             writer.close()
 
 
 def _searcher(java: Any, reader: Any, threads: int) -> Any:
+    # Cast, so that pyjnius can choose among IndexSearcher's overloaded constructors.
     reader = java.cast("org.apache.lucene.index.IndexReader", reader)
     if threads > 1:
         searcher = java.IndexSearcher(reader, java.ForkJoinPool(threads))
-        if len(searcher.getSlices()) > 1:  # with one, handing it to another thread is all that would come of it
+        # A single slice would only be handed to another thread, which costs time and gains none.
+        if len(searcher.getSlices()) > 1:
             return searcher
     return java.IndexSearcher(reader)
 
 
-def _score_then_id(java: Any) -> Any:
-    return java.Sort(java.SortField.FIELD_SCORE, java.SortField("id", java.Type.STRING_VAL))
-
-
-def _has_sortable_ids(java: Any, reader: Any) -> bool:
-    """Not in indexes of Lucene 8 and before."""
+def _score_then_id(java: Any, reader: Any) -> Any:
+    """Return the order by score and then by id; None if the index has no sortable ids, as those of Lucene 8."""
     field = java.FieldInfos.getMergedFieldInfos(reader).fieldInfo("id")
-    return field is not None and field.getDocValuesType().toString() == "BINARY"
+    if field is None or field.getDocValuesType().toString() != "BINARY":
+        return None
+    return java.Sort(java.SortField.FIELD_SCORE, java.SortField("id", java.Type.STRING_VAL))

@@ -1,0 +1,23 @@
+from __future__ import annotations
+
+import pytest
+
+from raggym_env.errors import RetrievalError
+from raggym_env.retrieval.requests import check_request, encodable
+
+
+def test_one_string_is_not_a_list_of_queries():
+    with pytest.raises(RetrievalError, match=r"one string: 'who'.*\[query\]"):
+        check_request("who", 1)
+
+
+def test_k_is_at_least_one():
+    check_request([], 1)
+    with pytest.raises(RetrievalError, match="k must be at least 1, got 0"):
+        check_request(["who"], 0)
+
+
+def test_lone_surrogates_become_question_marks_and_other_texts_stay():
+    assert encodable("lone \ud800 half") == "lone ? half"
+    for text in ("plain", "Gda\u0144sk \U0001f600"):
+        assert encodable(text) == text
