@@ -46,10 +46,7 @@ _OLDER = First(
     "founded", ("Which is older, {a} or {b}?", "Which was founded first, {a} or {b}?"), "that was founded first"
 )
 _YOUNGER = First(
-    "founded",
-    ("Which was founded later, {a} or {b}?", "Which is younger, {a} or {b}?"),
-    "that was founded later",
-    True,
+    "founded", ("Which was founded later, {a} or {b}?", "Which is younger, {a} or {b}?"), "that was founded later", True
 )
 
 # By kind of entity. Relations whose values often tie, such as a person's occupation, are compared by `ALIKE` instead.
@@ -61,11 +58,7 @@ FIRST: dict[str, tuple[First, ...]] = {
         First("died", ("Who died later, {a} or {b}?",), "who died later", True),
     ),
     "work": (
-        First(
-            "published",
-            ("Which came out first, {a} or {b}?", "Which is older, {a} or {b}?"),
-            "that came out first",
-        ),
+        First("published", ("Which came out first, {a} or {b}?", "Which is older, {a} or {b}?"), "that came out first"),
         First("published", ("Which came out more recently, {a} or {b}?",), "that came out later", True),
     ),
     "place": (
@@ -78,20 +71,12 @@ FIRST: dict[str, tuple[First, ...]] = {
         ),
         First("population", ("Which is home to fewer people, {a} or {b}?",), "with the smaller population"),
     ),
-    "company": (
-        _OLDER,
-        First("staff", ("Which has more employees, {a} or {b}?",), "with more employees", True),
-    ),
+    "company": (_OLDER, First("staff", ("Which has more employees, {a} or {b}?",), "with more employees", True)),
     "house": (_OLDER, _YOUNGER),
-    "school": (
-        _OLDER,
-        First("students", ("Which has more students, {a} or {b}?",), "with more students", True),
-    ),
+    "school": (_OLDER, First("students", ("Which has more students, {a} or {b}?",), "with more students", True)),
     "event": (
         First(
-            "date",
-            ("Which happened first, {a} or {b}?", "Which took place earlier, {a} or {b}?"),
-            "that began first",
+            "date", ("Which happened first, {a} or {b}?", "Which took place earlier, {a} or {b}?"), "that began first"
         ),
         First("participants", ("Which had more participants, {a} or {b}?",), "with more participants", True),
     ),
@@ -109,8 +94,7 @@ ALIKE: dict[str, tuple[Alike, ...]] = {
     "person": (
         Alike("birthplace", ("Were {a} and {b} born in the same place?", "Do {a} and {b} share a birthplace?")),
         Alike(
-            "occupation",
-            ("Did {a} and {b} have the same profession?", "Were {a} and {b} in the same line of work?"),
+            "occupation", ("Did {a} and {b} have the same profession?", "Were {a} and {b} in the same line of work?")
         ),
     ),
     "work": (Alike("setting", ("Are {a} and {b} set in the same place?",)),),

@@ -153,20 +153,12 @@ _WORDINGS: dict[str, tuple[tuple[str, ...], ...]] = {
     ),
     "company": (
         *_ORGANISATION,
-        (
-            "It has a workforce of {staff}.",
-            "It employs {staff} people.",
-            "Some {staff} employees work for it.",
-        ),
+        ("It has a workforce of {staff}.", "It employs {staff} people.", "Some {staff} employees work for it."),
     ),
     "house": _ORGANISATION,
     "school": (
         *_ORGANISATION,
-        (
-            "It has {students} students.",
-            "Enrolment stands at {students}.",
-            "Some {students} students attend it.",
-        ),
+        ("It has {students} students.", "Enrolment stands at {students}.", "Some {students} students attend it."),
     ),
     "event": (
         (
@@ -187,11 +179,7 @@ _WORDINGS: dict[str, tuple[tuple[str, ...], ...]] = {
             "{venue} was chosen as the site.",
             "Everything happened within sight of {venue}.",
         ),
-        (
-            "The money came from {sponsor}.",
-            "{sponsor} met the costs.",
-            "It was paid for by {sponsor}.",
-        ),
+        ("The money came from {sponsor}.", "{sponsor} met the costs.", "It was paid for by {sponsor}."),
         (
             "{participants} people took part.",
             "The number of participants was {participants}.",
@@ -227,15 +215,8 @@ _WORDINGS: dict[str, tuple[tuple[str, ...], ...]] = {
             "{governor} was the first to govern it.",
             "The office of governor was first held by {governor}.",
         ),
-        (
-            "Its capital is {capital}.",
-            "It is administered from {capital}.",
-            "{capital} serves as its capital.",
-        ),
-        (
-            "It covers {area} square kilometres.",
-            "Its area is {area} square kilometres.",
-        ),
+        ("Its capital is {capital}.", "It is administered from {capital}.", "{capital} serves as its capital."),
+        ("It covers {area} square kilometres.", "Its area is {area} square kilometres."),
     ),
 }
 

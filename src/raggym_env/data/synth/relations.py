@@ -80,11 +80,7 @@ RELATIONS: dict[str, dict[str, Relation]] = {
     "person": {
         "occupation": Relation(
             "occupation",
-            (
-                "What was the profession of {x}?",
-                "What did {x} do for a living?",
-                "What was the occupation of {x}?",
-            ),
+            ("What was the profession of {x}?", "What did {x} do for a living?", "What was the occupation of {x}?"),
             ends=("had what profession", "did what for a living"),
         ),
         "born": Relation(
@@ -172,11 +168,7 @@ RELATIONS: dict[str, dict[str, Relation]] = {
         ),
         "published": Relation(
             "publication date",
-            (
-                "When did {x} come out?",
-                "What is the publication date of {x}?",
-                "In which year did {x} come out?|year",
-            ),
+            ("When did {x} come out?", "What is the publication date of {x}?", "In which year did {x} come out?|year"),
             ends=("came out on what date", "came out in which year|year"),
         ),
         "publisher": Relation(

@@ -60,10 +60,7 @@ class Dice:
 # Indexed by `number & 1` of a person: even numbers are men, odd numbers women.
 PRONOUNS = tuple(
     {"he": he, "He": he.capitalize(), "him": him, "his": his, "His": his.capitalize(), "child": child, "partner": wed}
-    for he, him, his, child, wed in (
-        ("he", "him", "his", "son", "wife"),
-        ("she", "her", "her", "daughter", "husband"),
-    )
+    for he, him, his, child, wed in (("he", "him", "his", "son", "wife"), ("she", "her", "her", "daughter", "husband"))
 )
 
 
