@@ -187,7 +187,7 @@ def build(job: Job) -> Any:
         return Monitor(CandidateActions(RAGEnv(mdp.tasks, mdp.dynamics, mdp.reward), candidates))
 
     env = DummyVecEnv([make] * IN_FLIGHT)
-    common = {"policy_kwargs": {"prior": {"answer_behind": job.prior}}, "seed": job.seed, "device": "cpu"}
+    common = {"policy_kwargs": {"prior": {"answer_rank": job.prior}}, "seed": job.seed, "device": "cpu"}
     if job.algo == "ppo":
         return sb3.PPO(CandidatePolicy, env, learning_rate=decaying, **common, **PPO)
     return sb3.DQN(CandidateDQNPolicy, env, **common, **DQN)

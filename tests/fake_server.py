@@ -1,4 +1,4 @@
-"""A chat-completions server on 127.0.0.1 that misbehaves to order."""
+"""A chat-completions server on 127.0.0.1 that misbehaves as scripted."""
 
 from __future__ import annotations
 
@@ -16,9 +16,10 @@ Step = Callable[["_Handler", Json], None]
 
 
 class FakeServer:
-    """Takes each request's step from `steps` in order, and then `after`. Use it as a context manager.
+    """Handles each request by the next of `steps`, and by `after` once they are used up. A context manager.
 
-    A step is a function of the request's handler and body; `replies`, `status`, `hang`, `cut` and `raw` make them.
+    A step is a function of the request's handler and body; `replies`, `says`, `status`, `raw` and `when` return one,
+    and `hang`, `drip` and `cut` are such functions.
     """
 
     def __init__(self, *steps: Step, after: Step | None = None, port: int = 0) -> None:
@@ -46,7 +47,7 @@ class FakeServer:
         self._http.shutdown()
         self._thread.join()
         self._http.server_close()
-        for connection in self.connections:  # those kept alive would be served on
+        for connection in self.connections:  # idle connections would be served after the end
             with contextlib.suppress(OSError):
                 connection.shutdown(socket.SHUT_RDWR)
 
@@ -57,7 +58,7 @@ class FakeServer:
     def serve(self, handler: _Handler, body: Json) -> None:
         with self.lock:
             self.bodies.append(body)
-            self.keys.append(handler.headers["Authorization"])
+            self.keys.append(handler.headers.get("Authorization", ""))
             self.times.append(time.monotonic())
             step = self.steps.pop(0) if self.steps else self.after
             self.at_once += 1
@@ -107,7 +108,7 @@ def question(body: Json) -> str:
 
 
 def completion(body: Json, n: int, **changes: Any) -> Json:
-    """A reply to a request with `n` choices that echo the question, the seed and the choice's number."""
+    """Return a reply with `n` choices that echo the question, the seed and the choice's number."""
     texts = [f"{question(body)}/{body.get('seed')}/{i}" for i in range(n)]
     choices = [
         {"index": i, "message": {"role": "assistant", "content": text}, "finish_reason": "stop"}
@@ -118,7 +119,7 @@ def completion(body: Json, n: int, **changes: Any) -> Json:
 
 
 def replies(most: int = 99, seconds: float = 0.0, **changes: Any) -> Step:
-    """Answer well, with at most `most` choices, after some seconds. `changes` go over the reply's fields."""
+    """Return a step that answers correctly after some seconds, with at most `most` choices and changed fields."""
 
     def step(handler: _Handler, body: Json) -> None:
         time.sleep(seconds)
@@ -128,38 +129,42 @@ def replies(most: int = 99, seconds: float = 0.0, **changes: Any) -> Step:
 
 
 def says(content: str | None, finish: str = "stop", **message: Any) -> Step:
-    """Answer with one choice of this content."""
+    """Return a step that answers with one choice of this content."""
     choice = {"message": {"role": "assistant", "content": content, **message}, "finish_reason": finish}
     return replies(choices=[choice])
 
 
 def status(number: int, message: str = "", headers: Mapping[str, str] | None = None, **error: Any) -> Step:
+    """Return a step that answers with an HTTP status and an error object."""
     content = json.dumps({"error": {"message": message, **error}}).encode()
     return lambda handler, _: handler.send(number, content, headers)
 
 
 def raw(content: bytes) -> Step:
+    """Return a step that answers with status 200 and these bytes."""
     return lambda handler, _: handler.send(200, content)
 
 
 def hang(handler: _Handler, _: Json) -> None:
+    """Send nothing until the server closes."""
     handler.fake.closing.wait(20)
     handler.close_connection = True
 
 
 def drip(handler: _Handler, _: Json) -> None:
-    """A byte now and then, so that no read ever times out."""
+    """Send a byte now and then, so that no read ever times out."""
     handler.send(200, b"", length=10_000)
     while not handler.fake.closing.wait(0.05):
         handler.wfile.write(b" ")
 
 
 def cut(handler: _Handler, _: Json) -> None:
-    """Half of a body, and the connection closes."""
+    """Send half of a body and close the connection."""
     handler.send(200, b'{"choices": [{"mess', length=1000)
     handler.close_connection = True
 
 
 def when(condition: Callable[[Json], bool], then: Step, otherwise: Step | None = None) -> Step:
-    good = otherwise or replies()
-    return lambda handler, body: (then if condition(body) else good)(handler, body)
+    """Return a step that depends on the request's body. By default the other requests are answered correctly."""
+    default = otherwise or replies()
+    return lambda handler, body: (then if condition(body) else default)(handler, body)

@@ -4,7 +4,7 @@ import pytest
 
 from raggym_env.build import load_mdp
 from raggym_env.cards import env_card, override
-from raggym_env.errors import CardError
+from raggym_env.errors import CardError, OptionError
 from towns import write_jsonl, write_towns
 
 
@@ -17,7 +17,7 @@ def with_options(folder, which):
     return card
 
 
-def test_a_card_becomes_tasks_process_and_reward(tmp_path):
+def test_a_card_becomes_tasks_dynamics_and_reward(tmp_path):
     mdp = load_mdp(write_towns(tmp_path), k=3, max_searches=2, metric="f1", process_reward="random")
     assert (len(mdp.tasks), mdp.split, mdp.dynamics.k, mdp.dynamics.max_searches) == (12, "test", 3, 2)
     assert (mdp.reward.metric, type(mdp.reward.process_reward).__name__) == ("f1", "RandomReward")
@@ -44,13 +44,13 @@ def test_weights_and_options_of_the_card_take_effect(tmp_path):
     changed = override(env_card(card), {"reward.process_reward": "random", "reward.options": {"seed": 7}})
     assert load_mdp(changed).reward.process_reward.seed == 7
     flat = override(env_card(card), {"retrieval.options.b": 0.0})
-    assert load_mdp(flat).process_reward.retriever.fingerprint != mdp.dynamics.retriever.fingerprint
+    assert load_mdp(flat).dynamics.retriever.fingerprint != mdp.dynamics.retriever.fingerprint
     assert load_mdp(card, "train", process_reward="evidence").split == "train"
 
 
 def test_a_reward_option_that_does_not_exist_is_named(tmp_path):
     wrong = override(env_card(write_towns(tmp_path)), {"reward.process_reward": "random", "reward.options": {"sed": 7}})
-    with pytest.raises(CardError, match="'sed'"):
+    with pytest.raises(OptionError, match=r"no option 'sed'\. Did you mean 'seed'"):
         load_mdp(wrong)
 
 
@@ -60,7 +60,7 @@ def test_questions_with_options_are_scored_by_accuracy(tmp_path):
 
 @pytest.mark.parametrize("settings", [{"retriever": 5}, {"process_reward": 5}])
 def test_an_object_that_cannot_do_its_part_is_refused_at_once(tmp_path, settings):
-    with pytest.raises(TypeError, match="must be a name or have a"):
+    with pytest.raises(TypeError, match="must be a name, a class or have a"):
         load_mdp(write_towns(tmp_path), **settings)
 
 

@@ -129,7 +129,7 @@ def test_a_papers_card_runs_over_files_of_ones_own(name, tmp_path, monkeypatch):
     monkeypatch.setenv("RAGGYM_DATA", str(tmp_path))
     monkeypatch.setenv("RAGGYM_CACHE", str(tmp_path / "cache"))
     dataset = env_card(name).dataset
-    source = dataset.splits["test"][0]
+    source = dataset.sources_of("test")[0]
     folder = tmp_path / dataset.folder
     folder.mkdir()
     (folder / source.questions).write_text(QUESTIONS[dataset.folder])
@@ -151,7 +151,7 @@ def test_without_the_corpus_a_papers_card_says_which_file_was_looked_for_where_a
     dataset = env_card(name).dataset
     folder = tmp_path / dataset.folder
     folder.mkdir()
-    sources = dataset.splits["test"]
+    sources = dataset.sources_of("test")
     (folder / sources[0].questions).write_text(QUESTIONS[dataset.folder])
 
     with pytest.raises(DataNotFound) as caught:

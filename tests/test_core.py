@@ -11,7 +11,7 @@ TURN = Turn("q", (Passage("1", "t", "text"), Passage("2", "u", "text")))
 
 
 @pytest.mark.parametrize(
-    ("given", "read"),
+    ("value", "action"),
     [
         (Search("q"), Search("q")),
         (Search("q", draft="d"), Search("q", draft="d")),
@@ -20,12 +20,12 @@ TURN = Turn("q", (Passage("1", "t", "text"), Passage("2", "u", "text")))
         ((1, "a"), Answer("a")),
     ],
 )
-def test_actions_are_read_in_every_documented_form(given, read):
-    assert as_action(given) == read
+def test_actions_are_read_in_every_documented_form(value, action):
+    assert as_action(value) == action
 
 
 @pytest.mark.parametrize(
-    "given",
+    "value",
     [
         None,
         "q",
@@ -42,9 +42,9 @@ def test_actions_are_read_in_every_documented_form(given, read):
         Search("q", " "),
     ],
 )
-def test_anything_else_is_an_invalid_action_that_is_shown(given):
+def test_anything_else_is_an_invalid_action_and_the_error_shows_it(value):
     with pytest.raises(InvalidAction, match="Not an action"):
-        as_action(given)
+        as_action(value)
 
 
 def test_states_hash_and_compare_by_content():
@@ -53,7 +53,7 @@ def test_states_hash_and_compare_by_content():
     assert len({state, pickle.loads(pickle.dumps(state))}) == 1  # noqa: S301
 
 
-def test_a_state_survives_the_way_through_its_observation_except_for_the_question_id():
+def test_a_state_is_read_back_from_its_observation_except_for_the_question_id():
     state = State(Question("1", "q?", ("a", "b")), (TURN,), 3)
     assert State.from_obs(observe(state)) == State(Question("", "q?", ("a", "b")), (TURN,), 3)
 
@@ -64,7 +64,7 @@ def test_an_observation_made_of_plain_tuples_is_read_too():
     assert state.history[0].passages[0].title == "t"
 
 
-def test_passages_lists_each_passage_once_in_the_order_found():
+def test_passages_lists_each_passage_once_in_the_order_of_the_searches():
     again = Turn("r", (TURN.passages[1], Passage("3", "v", "text")))
     assert [p.id for p in State(Question("1", "q?"), (TURN, again)).passages] == ["1", "2", "3"]
 

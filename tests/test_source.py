@@ -1,16 +1,35 @@
 """Rules that the source of the package keeps."""
 
 import ast
+import importlib
+import pkgutil
 from pathlib import Path
 
 import pytest
 
 import raggym_env
 
-SOURCES = sorted(Path(raggym_env.__file__).parent.rglob("*.py"))
+ROOT = Path(raggym_env.__file__).parent
+SOURCES = sorted(ROOT.rglob("*.py"))
+
+# A part imports from parts on lower floors, and from parts on its own floor if that closes no circle.
+FLOORS = {
+    1: ("errors",),
+    2: ("core", "network", "storage"),
+    3: ("protocols", "cards", "registry", "text", "reading", "models"),
+    4: ("mdp", "data", "retrieval", "llm"),
+    5: ("rewards",),
+    6: ("policies",),
+    7: ("build",),
+    8: ("envs", "runs"),
+    9: ("evaluation",),
+    10: ("training", "integrations", "testing"),
+    11: ("cli",),
+}
+FLOOR = {part: floor for floor, parts in FLOORS.items() for part in parts}
 
 
-@pytest.mark.parametrize("path", SOURCES, ids=lambda path: str(path.relative_to(SOURCES[0].parent)))
+@pytest.mark.parametrize("path", SOURCES, ids=lambda path: str(path.relative_to(ROOT)))
 def test_nothing_untrusted_is_ever_evaluated_unpickled_or_run_in_a_shell(path):
     for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
         if isinstance(node, ast.Call):
@@ -24,38 +43,102 @@ def test_nothing_untrusted_is_ever_evaluated_unpickled_or_run_in_a_shell(path):
             assert not names & {"pickle", "marshal", "shelve", "dill", "cloudpickle"}
 
 
-def test_the_core_and_the_environments_do_not_import_what_they_must_not_know():
-    """What each part does not know is as telling as what it does."""
-    forbidden = {
-        "envs": ("policies", "evaluation", "llm"),
-        "retrieval": ("envs", "policies", "rewards", "process"),
-        "rewards": ("policies", "envs", "evaluation"),
-        "policies": ("data", "envs", "evaluation", "mdp"),
-        "data": ("envs", "policies", "rewards", "evaluation"),
-    }
-    # The seam to Gymnasium puts the parts together; a choice among proposals, and a value of completing an episode,
-    # need to know what a policy is.
-    excepted = {
-        "envs/registration.py": {"policies", "evaluation", "llm"},
-        "envs/candidates.py": {"policies"},
-        "rewards/rollout.py": {"policies"},
-        "rewards/__init__.py": {"policies"},  # makes the policy that completes episodes
-    }
-    root = SOURCES[0].parent
-    for part, unknown in forbidden.items():
-        for path in (root / part).rglob("*.py"):
-            allowed = excepted.get(path.relative_to(root).as_posix(), set())
-            assert not _parts_known(path) & set(unknown) - allowed, path
+def test_every_part_stands_on_a_floor():
+    parts = {path.relative_to(ROOT).parts[0].removesuffix(".py") for path in SOURCES}
+    assert parts - {"__init__", "__main__"} <= FLOOR.keys()
 
 
-def _parts_known(path):
-    """The parts of the package that a file imports, in whatever way."""
-    known = set()
+@pytest.mark.parametrize("path", SOURCES, ids=lambda path: str(path.relative_to(ROOT)))
+def test_no_file_imports_from_a_higher_floor(path):
+    part = path.relative_to(ROOT).parts[0].removesuffix(".py")
+    above = {name for name in map(part_of, imports(path)) if FLOOR.get(name, 0) > FLOOR.get(part, 99)}
+    assert above == set()
+
+
+def test_imports_close_no_circle():
+    edges = {module_name(path): imports(path) for path in SOURCES}
+    finished, active = set(), []
+
+    def visit(module):
+        assert module not in active, f"circle: {' -> '.join([*active[active.index(module) :], module])}"
+        if module in finished:
+            return
+        active.append(module)
+        for target in edges[module]:
+            visit(target)
+        finished.add(active.pop())
+
+    for module in edges:
+        visit(module)
+
+
+def module_name(path):
+    parts = path.relative_to(ROOT.parent).with_suffix("").parts
+    return ".".join(parts).removesuffix(".__init__")
+
+
+def part_of(module):
+    return module.split(".")[1]
+
+
+MODULES = frozenset(map(module_name, SOURCES))
+
+
+def imports(path):
+    """The modules of the package that a file imports, in whatever way, those for type checking included.
+
+    The package's root does not count: it re-exports.
+    """
+    found = set()
     for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
-        if isinstance(node, ast.ImportFrom) and node.module == "raggym_env":
-            known |= {alias.name for alias in node.names}
-        elif isinstance(node, ast.ImportFrom):
-            known |= {node.module.split(".")[1]} if (node.module or "").startswith("raggym_env.") else set()
+        if isinstance(node, ast.ImportFrom):
+            assert node.level == 0, "imports are absolute"
+            found |= {f"{node.module}.{alias.name}" for alias in node.names}
         elif isinstance(node, ast.Import):
-            known |= {alias.name.split(".")[1] for alias in node.names if alias.name.startswith("raggym_env.")}
-    return known
+            found |= {alias.name for alias in node.names}
+    targets = {closest(name) for name in found if name.split(".")[0] == "raggym_env"}
+    return targets - {"raggym_env", module_name(path)}
+
+
+def closest(name):
+    """The module that a dotted name is, or is defined in."""
+    while name not in MODULES:
+        name = name.rpartition(".")[0]
+    return name
+
+
+PUBLIC = {
+    "raggym_env": """Action Answer Evidence Fact Obs Passage Question RAGGymError Search State StopReason Task Turn
+        register_card""",
+    "raggym_env.envs": """CandidateActions Candidates RAGEnv RAGVectorEnv RecordEpisodes TaggedText make_env
+        make_vector_env register_card""",
+    "raggym_env.evaluation": """Estimate Leaderboard Prediction Run Scores Workers bootstrap build_leaderboard
+        evaluate html_report score_record score_records""",
+    "raggym_env.llm": "LLM LLMS Completion Messages Sampling Scorer make",
+    "raggym_env.policies": "BasePolicy POLICIES Policy Proposal make",
+    "raggym_env.retrieval": "RETRIEVERS Hit Retriever make",
+    "raggym_env.rewards": "PROCESS_REWARDS ProcessReward make",
+}
+
+
+@pytest.mark.parametrize("package", sorted(PUBLIC))
+def test_the_exported_names_of_a_package_are_those_that_are_promised(package):
+    module = importlib.import_module(package)
+    assert sorted(module.__all__) == sorted(PUBLIC[package].split())
+    assert [name for name in module.__all__ if not hasattr(module, name)] == []
+
+
+def test_every_module_says_what_it_exports():
+    silent = []
+    for info in pkgutil.walk_packages([str(ROOT)], "raggym_env."):
+        path = ROOT.parent / Path(*info.name.split("."))
+        path = path / "__init__.py" if info.ispkg else path.with_suffix(".py")
+        names = {node.id for node in ast.walk(ast.parse(path.read_text())) if isinstance(node, ast.Name)}
+        body = ast.parse(path.read_text()).body
+        if (
+            "__all__" not in names
+            and any(not isinstance(node, ast.Expr) for node in body)
+            and not info.name.endswith("__main__")
+        ):
+            silent.append(info.name)
+    assert silent == []

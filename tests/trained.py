@@ -12,7 +12,7 @@ from safetensors.torch import load_file
 from transformers.utils import logging
 
 from raggym_env.training.process_data.collect import collect
-from raggym_env.training.trl.options import Options
+from raggym_env.training.trl.config import TrainingConfig
 from tiny_llm import tiny_model, tiny_tokenizer
 from towns import write_towns
 
@@ -35,26 +35,33 @@ user = """{{ question }} {{ history }}"""
 
 @dataclass(frozen=True)
 class Workshop:
-    """What a training needs."""
+    """The inputs of a training."""
 
     card: Path
     data: Path
     agent: Path
     model: Path
 
-    def options(self, model: object = None, **changes: Any) -> Options:
-        """A few quick steps of a small adapter."""
-        quick = {"steps": 2, "batch": 2, "accumulate": 1, "lora_rank": 4, "lr": 1e-2, "device": "cpu"}
-        return Options(str(model or self.model), **{**quick, **changes})
+    def config(self, model: object = None, **changes: Any) -> TrainingConfig:
+        """Return the configuration of two quick steps of a small adapter."""
+        quick = {
+            "max_steps": 2,
+            "per_device_train_batch_size": 2,
+            "gradient_accumulation_steps": 1,
+            "lora_rank": 4,
+            "learning_rate": 1e-2,
+            "device": "cpu",
+        }
+        return TrainingConfig(str(model or self.model), **{**quick, **changes})
 
 
 def write_workshop(folder: Path, questions: int = 6, keep: str = "all") -> Workshop:
-    """Trajectories of `lexical` on towns, with evidence scores; some steps explored."""
+    """Collect trajectories of `lexical` on towns, with evidence scores; some steps explored."""
     logging.disable_progress_bar()
-    gc.freeze()  # every training collects garbage; looking at all of torch's modules is most of what that takes
+    gc.freeze()  # every training collects garbage, and most of that time goes into scanning torch's modules
     card = write_towns(folder / "towns", questions)
-    way: dict[str, Any] = {"critic": "evidence", "n": 4, "keep": keep, "explore": 0.5}
-    collected = collect(card, "lexical", out=folder / "data", settings={"retrieval.k": 1}, **way)
+    options: dict[str, Any] = {"critic": "evidence", "n": 4, "keep": keep, "explore": 0.5}
+    collected = collect(card, "lexical", out=folder / "data", settings={"retrieval.k": 1}, **options)
     agent = folder / "brief.toml"
     agent.write_text(AGENT, encoding="utf-8")
     return Workshop(card, collected.run.path, agent, write_model(folder / "model"))
@@ -69,7 +76,7 @@ def write_model(folder: Path, **changes: Any) -> Path:
 
 
 def weights(folder: Path) -> dict[str, torch.Tensor]:
-    """The tensors that a training wrote."""
+    """Load the tensors that a training wrote."""
     (path,) = folder.glob("*.safetensors")
     return load_file(path)
 

@@ -10,7 +10,20 @@
 
 from importlib.metadata import version
 
-from raggym_env.core import Action, Answer, Obs, Passage, Question, Search, State, StopReason, Task, Turn
+from raggym_env.core import (
+    Action,
+    Answer,
+    Evidence,
+    Fact,
+    Obs,
+    Passage,
+    Question,
+    Search,
+    State,
+    StopReason,
+    Task,
+    Turn,
+)
 from raggym_env.envs.registration import register_card, register_cards
 from raggym_env.errors import RAGGymError
 
@@ -19,6 +32,8 @@ __version__ = version("raggym-env")
 __all__ = [
     "Action",
     "Answer",
+    "Evidence",
+    "Fact",
     "Obs",
     "Passage",
     "Question",

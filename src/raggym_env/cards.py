@@ -1,17 +1,31 @@
-"""Cards: the TOML files in `envs/` and `policies/` that say what an environment or a policy is made of.
+"""Cards: the TOML files in `envs/` and `policies/` that define environments and policies.
 
 A card's name is its file's name without `.toml`. The cards that ship with the library lie at the top of the
 repository and, in an installed wheel, in `raggym_env/_cards/`. A user's own card is named by its path.
+
+A card may come from a stranger. Without the user's trust (`--trust-card`, `trust=True`) it may not name code
+("module:Class"), and none of its files may lie outside its data folder.
 """
 
 from __future__ import annotations
 
 import tomllib
 from collections.abc import Iterator, Mapping
-from pathlib import Path
+from dataclasses import dataclass
+from pathlib import Path, PureWindowsPath
 from typing import Annotated, Any, Literal, Self, TypeVar
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Discriminator,
+    Field,
+    Tag,
+    ValidationError,
+    model_validator,
+)
 
 from raggym_env.errors import CardError, UnknownName
 from raggym_env.registry import names_code
@@ -22,13 +36,15 @@ __all__ = [
     "EnvCard",
     "PolicyCard",
     "Source",
+    "SourceCard",
+    "SplitSourceCard",
     "env_card",
     "override",
     "policy_card",
 ]
 
 
-# A card may come from somebody else: nothing in it may lead out of the folders it is about.
+# Names that become part of a path: no separators, and no leading dot.
 _SAFE_NAME = r"^[A-Za-z0-9_][A-Za-z0-9_.+-]*$"
 _SAFE_PATH = r"^([A-Za-z0-9_][A-Za-z0-9_.+-]*(/[A-Za-z0-9_][A-Za-z0-9_.+-]*)*)?$"
 
@@ -37,38 +53,108 @@ class _Card(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
 
-class Source(_Card):
-    """One place a split can come from. A split lists several; the first whose files are all there is used."""
+@dataclass(frozen=True)
+class Source:
+    """One questions file, its corpus and the rows to take: what a split is read from. Fields as in `SourceCard`."""
 
     questions: str
-    """File name inside the data set's folder (`.gz` is found too), `hub:OWNER/NAME[:CONFIG]:SPLIT`, or, for
-    `format = "synth"`, the name of a question stream."""
     corpus: str = "contexts"
-    """Corpus file name inside the folder, or "contexts": the paragraphs that the questions file itself holds."""
-    rows: Annotated[str, Field(pattern=r"^(all|(first|last|after) [1-9][0-9]*)$")] = "all"
-    """"all", "first N" or "last N" rows of the file, in its own order, or those "after N", the first N left out. A
-    shorter file is used whole."""
+    rows: str = "all"
+
+
+def _inside_folder(names: tuple[str, ...]) -> tuple[str, ...]:
+    for name in names:
+        path = PureWindowsPath(name)  # understands both separators and drive letters, on every system
+        if not name.startswith("hub:") and (path.anchor or ".." in path.parts):
+            raise ValueError("a file must lie in the data set's folder; put a link to it there")
+    return names
+
+
+_Names = Annotated[
+    tuple[str, ...],
+    Field(min_length=1),
+    BeforeValidator(lambda value: (value,) if isinstance(value, str) else value),
+    AfterValidator(_inside_folder),
+]
+_Rows = Annotated[str, Field(pattern=r"^(all|(first|last|after) [1-9][0-9]*)$")]
+
+
+class SourceCard(_Card):
+    """Files that a split can be read from. Both keys take a name or a list of names.
+
+    Every pair of one questions file and one corpus is a source: the first corpus with each of the questions files in
+    turn, then the next corpus.
+    """
+
+    questions: _Names
+    """Questions file in the data set's folder (also found with `.gz` appended), or a data set on the Hugging Face
+    hub, `hub:OWNER/NAME[:CONFIG]:SPLIT`. For `format = "synth"`: the name of a stream of generated questions."""
+    corpus: _Names = ("contexts",)
+    """Corpus file in the data set's folder (also found with `.gz` appended) or data set on the hub, in a form that
+    `raggym_env.data.read_passages` reads. "contexts" means the paragraphs that the questions file itself holds."""
+
+    def pairs(self, rows: str) -> Iterator[Source]:
+        """Yield the sources that these files make, in the order in which they are tried."""
+        for corpus in self.corpus:
+            for questions in self.questions:
+                yield Source(questions, corpus, rows)
+
+
+class SplitSourceCard(SourceCard):
+    """Files that one split can be read from, and the rows to take from them."""
+
+    rows: _Rows = "all"
+    """Questions to take, in the file's order: "all", "first N", "last N", or "after N", which is all but the first N.
+    The first or last N of a file with fewer questions are all of them."""
+
+
+_SplitCard = Annotated[
+    Annotated[_Rows, Tag("rows")] | Annotated[tuple[SplitSourceCard, ...], Tag("sources")],
+    # Without a discriminator, a mistake in one form would be reported for both forms.
+    Discriminator(lambda value: "rows" if isinstance(value, str) else "sources"),
+]
 
 
 class DatasetCard(_Card):
+    """Where an environment's questions and passages come from."""
+
     format: Literal["hotpotqa", "2wikimultihopqa", "bamboogle", "medqa", "jsonl", "synth"]
+    """Format of the questions files: that of a published data set, "jsonl" (FlashRAG's: `id`, `question`,
+    `golden_answers` and optionally `options`, `supporting_facts` and `metadata`), or "synth", which generates a
+    fictional world and needs no files."""
     folder: Annotated[str, Field(pattern=_SAFE_PATH)] = ""
-    """Folder below `$RAGGYM_DATA` or the cache; for a user's card, also relative to the card itself."""
+    """The data set's folder, below `$RAGGYM_DATA` or the cache. For a card that does not ship with the library, the
+    card's own folder is searched first, then this folder below it."""
     default_split: str = "test"
-    splits: dict[Annotated[str, Field(pattern=_SAFE_NAME)], tuple[Source, ...]]
+    """Split that is used when none is named."""
+    sources: tuple[SourceCard, ...] = ()
+    """Files shared by the splits that give only their rows. Sources are tried in order; a split is read from the
+    first source whose files are all available."""
+    splits: dict[Annotated[str, Field(pattern=_SAFE_NAME)], _SplitCard]
+    """The splits by name. A split is either the rows it takes from `sources`, such as "first 1000", or a list of
+    sources of its own, each with its `rows`."""
     options: dict[str, Any] = {}
-    """For `format = "synth"`: `passages` and `seed` of the world."""
+    """For `format = "synth"`: `passages`, the size of the world, and its `seed`, both integers."""
+
+    def sources_of(self, split: str) -> tuple[Source, ...]:
+        """Return a split's sources in the order in which they are tried."""
+        card = self.splits[split]
+        if isinstance(card, str):
+            return tuple(source for files in self.sources for source in files.pairs(card))
+        return tuple(source for files in card for source in files.pairs(files.rows))
 
     @model_validator(mode="after")
     def _splits_exist(self) -> Self:
         if self.default_split not in self.splits:
             raise ValueError(f"default_split {self.default_split!r} is not one of the splits {sorted(self.splits)}")
-        if empty := [name for name, sources in self.splits.items() if not sources]:
-            raise ValueError(f"split {empty[0]!r} has no source")
+        if empty := [name for name in self.splits if not self.sources_of(name)]:
+            raise ValueError(f"split {empty[0]!r} has no source: list its files, or those of all splits in `sources`")
         return self
 
 
 class RetrievalCard(_Card):
+    """The search engine of an environment."""
+
     name: str = "bm25"
     """A name in `raggym_env.registry.RETRIEVERS`, or "module:Class" in a trusted card."""
     k: Annotated[int, Field(ge=1, strict=True)] = 5
@@ -78,12 +164,18 @@ class RetrievalCard(_Card):
 
 
 class EpisodeCard(_Card):
+    """The limits of an episode and the metric of its answer."""
+
+    # The upper bound keeps the observation space, Discrete(max_searches + 1), within 64-bit integers.
     max_searches: Annotated[int, Field(ge=0, le=10_000, strict=True)] = 8
+    """Searches per episode. One more than this truncates it."""
     metric: Literal["em", "f1", "cover_em", "accuracy"] = "em"
     """Scores an answer in [0, 1]; see `raggym_env.mdp.metrics`."""
 
 
 class RewardCard(_Card):
+    """The reward of a step: `outcome_weight * outcome + process_weight * process_reward`."""
+
     process_reward: str = "none"
     """A name in `raggym_env.registry.PROCESS_REWARDS`, or "module:Class" in a trusted card."""
     options: dict[str, Any] = {}
@@ -93,13 +185,15 @@ class RewardCard(_Card):
 
 
 class EnvCard(_Card):
-    """What one environment id is made of."""
+    """An environment. Its name and path are those of its file."""
 
     name: Annotated[str, Field(pattern=_SAFE_NAME)]
     path: Path
     title: str
+    """One line that `raggym envs` shows."""
     description: str = ""
     licence: str = ""
+    """Licence of the questions and passages, which are not part of the library."""
     dataset: DatasetCard
     retrieval: RetrievalCard = RetrievalCard()
     episode: EpisodeCard = EpisodeCard()
@@ -107,27 +201,32 @@ class EnvCard(_Card):
 
 
 class TreeCard(_Card):
+    """Beam search over states; see `raggym_env.policies.tree`."""
+
     width: Annotated[int, Field(ge=1)] = 3
+    """Paths that are kept at each depth."""
     depth: Annotated[int, Field(ge=1)] = 2
+    """Actions that a path looks ahead."""
     n: Annotated[int, Field(ge=1)] = 4
+    """Candidates per state."""
 
 
 class SearchCard(_Card):
-    """Search at inference over what the policy proposes: one of three ways, or none."""
+    """Search at inference over the policy's proposals: best-of-n, voting, tree search, or none of them."""
 
     best_of: Annotated[int | None, Field(ge=1)] = None
-    """Candidates per state, of which the critic chooses."""
+    """Candidates per state, among which the critic chooses."""
     vote: Annotated[int | None, Field(ge=1)] = None
     """Samples per state that vote by their answers."""
     tree: TreeCard | None = None
     """Beam search over states, guided by the critic."""
     critic: str | None = None
-    """Name of a process reward."""
+    """A name in `raggym_env.registry.PROCESS_REWARDS`, or "module:Class" in a trusted card."""
     critic_options: dict[str, Any] = {}
     """Keyword arguments of the critic."""
 
     @model_validator(mode="after")
-    def _one_way(self) -> Self:
+    def _one_search(self) -> Self:
         chosen = [name for name in ("best_of", "vote", "tree") if getattr(self, name) is not None]
         if len(chosen) > 1:
             raise ValueError(f"choose one of best_of, vote and tree, not {' and '.join(chosen)}")
@@ -137,27 +236,27 @@ class SearchCard(_Card):
 
 
 class PriceCard(_Card):
-    """US dollars per million tokens."""
+    """The price of a language model, in US dollars per million tokens."""
 
     prompt: Annotated[float, Field(ge=0)]
     completion: Annotated[float, Field(ge=0)]
     cached: Annotated[float | None, Field(ge=0)] = None
-    """Of prompt tokens that were not computed again; by default as `prompt`."""
+    """Price of prompt tokens that were not computed again; by default that of `prompt`."""
 
 
 class PolicyCard(_Card):
-    """What one policy is made of."""
+    """A policy. Its name and path are those of its file."""
 
     name: Annotated[str, Field(pattern=_SAFE_NAME)]
     path: Path
     policy: str
-    """The class that runs it: a name in `raggym_env.registry.POLICIES`, or "module:Class" in a trusted card."""
+    """The policy's class: a name in `raggym_env.registry.POLICIES`, or "module:Class" in a trusted card."""
     description: str = ""
     options: dict[str, Any] = {}
     """Keyword arguments of that class."""
     search: SearchCard = SearchCard()
     price: PriceCard | None = None
-    """What the model costs, where it costs something."""
+    """Price of the policy's language model, if it has one."""
 
 
 def env_card(card: str | Path | EnvCard, *, trust: bool = False) -> EnvCard:
@@ -193,35 +292,35 @@ C = TypeVar("C", EnvCard, PolicyCard)
 
 def _load(card: str | Path, kind: CardKind, model: type[C], trust: bool) -> C:
     path = Path(card)
-    if path.suffix == ".toml":
-        if not path.is_file():
-            raise CardError(f"No card at {path}. Pass the path of a TOML file, or a name: {card_names(kind)}.")
-    else:
+    if path.suffix != ".toml":
         path = card_file(kind, str(card))
         if not path.is_file():
-            what = "environment card" if kind == "envs" else "policy card"
-            raise UnknownName(what, str(card), card_names(kind))
+            raise UnknownName("environment card" if kind == "envs" else "policy card", str(card), card_names(kind))
+    elif not path.is_file():
+        raise CardError(f"No card at {path}. Pass the path of a TOML file, or a name: {card_names(kind)}.")
     try:
         content = tomllib.loads(path.read_text(encoding="utf-8"))
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise CardError(f"{path} is not valid TOML: {error}") from error
-    if taken := content.keys() & {"name", "path"}:
-        raise CardError(f"{path}: a card is named by its file; remove {sorted(taken)}.")
+    if reserved := content.keys() & {"name", "path"}:
+        raise CardError(f"{path}: a card is named by its file; remove {sorted(reserved)}.")
     loaded = _validated({**content, "name": path.stem, "path": path.resolve()}, model, path)
-    if not trust and (named := next(filter(names_code, _plugin_names(loaded)), None)):
+    # Checked here, where a card enters, and before anything is imported: what the user changes afterwards is theirs.
+    if not trust and (plugin := next(filter(names_code, _plugin_names(loaded)), None)):
         raise CardError(
-            f"{path} names code of its own, {named!r}: making it would import and run that module. Where you trust "
-            "the card, say so with --trust-card, or trust=True in Python."
+            f"{path} names code, {plugin!r}, and loading it would run that module. If you trust the card, pass "
+            "--trust-card, or trust=True in Python."
         )
     return loaded
 
 
 def _plugin_names(card: EnvCard | PolicyCard) -> Iterator[str]:
-    """Every text of a card that may name a plug-in. Options count in full: they name models and inner retrievers."""
+    """Yield every string of a card that may name a plug-in. Any option may: models and inner retrievers are options."""
     if isinstance(card, EnvCard):
         parts: tuple[Any, ...] = (card.retrieval.name, card.retrieval.options)
         parts += (card.reward.process_reward, card.reward.options)
     else:
+        # Prompts are text for a model, and may well look like "Question:x".
         options = {key: value for key, value in card.options.items() if key not in ("prompts", "examples")}
         parts = (card.policy, options, card.search.critic, card.search.critic_options)
     return _texts(parts)
@@ -238,12 +337,14 @@ def _texts(value: Any) -> Iterator[str]:
             yield from _texts(inner)
 
 
-# Whose options they are: those of a card's own choice mean nothing to another.
+# The options of a retriever or reward mean nothing to another one.
 _OPTIONS_OF = {"retrieval.name": ("retrieval", "options"), "reward.process_reward": ("reward", "options")}
 
 
 def override(card: C, changes: Mapping[str, Any]) -> C:
-    """The card with some values replaced, checked again. Another retriever or process reward starts without options.
+    """Return the card with some values replaced, validated again.
+
+    Another retriever or process reward starts without options.
 
     Args:
         card: An environment or policy card.

@@ -1,8 +1,8 @@
 """The vocabulary: questions, passages, states, actions and tasks. Imports nothing heavy.
 
-A state is what an agent may see; a task is a question together with what only environments and rewards may see
-(the gold answer and the supporting facts). Everything here is immutable, so states can be kept, hashed, forked
-and searched from at no cost.
+A state holds what an agent may see. A task adds to its question what only environments and rewards may see: the gold
+answers and the supporting facts. Everything here is immutable, so states can be kept, hashed, forked and searched
+from at no cost.
 """
 
 from __future__ import annotations
@@ -49,7 +49,7 @@ class Passage(NamedTuple):
 
 
 class Turn(NamedTuple):
-    """One finished search: the query and what it found, best first."""
+    """One finished search: the query and the passages it retrieved, best first."""
 
     query: str
     passages: tuple[Passage, ...]
@@ -57,7 +57,7 @@ class Turn(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class Question:
-    """What is asked. Options are texts in order; the first is option "A"."""
+    """A question. Its options, if it has any, are texts in order; the first is option "A"."""
 
     id: str
     text: str
@@ -72,12 +72,12 @@ class StopReason(enum.StrEnum):
     SEARCH_BUDGET = "search_budget"
     """A search was asked for with none left: `truncated`. It was not run; its draft, if any, is graded."""
     NO_ACTION = "no_action"
-    """The policy's output was no action (in rollouts only; an environment raises). There is no answer to grade."""
+    """The policy's output was not an action, so there is no answer to grade. In rollouts only: environments raise."""
 
 
 @dataclass(frozen=True, slots=True)
 class Search:
-    """Ask the search engine. The draft is what counts if this search exceeds the budget."""
+    """Query the search engine. The draft, if any, is graded as the answer if this search exceeds the budget."""
 
     query: str
     draft: str | None = None
@@ -99,18 +99,19 @@ class Obs(TypedDict):
     question: str
     options: tuple[str, ...]
     history: tuple[Turn, ...]
-    searches_left: Any  # numpy.int64, as Discrete demands
+    searches_left: Any  # numpy.int64, as Discrete requires; NumPy is not imported here
 
 
 @dataclass(frozen=True, slots=True)
 class State:
-    """What an agent may see: the question, the past searches (oldest first) and the searches left."""
+    """The part of an episode that an agent may see: the question, the past searches and the searches left."""
 
     question: Question
     history: tuple[Turn, ...] = ()
+    """Past searches, oldest first."""
     searches_left: int = 0
     answer: str | None = None
-    """The answer that counts. Set only once the episode has ended; None if it ended without one."""
+    """The graded answer, set once the episode has ended. None if it ended without one."""
     stop: StopReason | None = None
     """Why the episode ended, or None while it runs."""
     episode: int = 0
@@ -118,12 +119,12 @@ class State:
 
     @property
     def passages(self) -> tuple[Passage, ...]:
-        """All passages found so far, oldest search first, each once."""
+        """All passages retrieved so far, oldest search first, each once."""
         return tuple(dict.fromkeys(passage for turn in self.history for passage in turn.passages))
 
     @classmethod
     def from_obs(cls, obs: Obs | Mapping[str, Any]) -> State:
-        """The state an observation shows. Its question has no id: an observation does not name the task."""
+        """Return the state of an observation. Its question has no id, since an observation does not name the task."""
         history = tuple(
             Turn(query, tuple(Passage(*passage) for passage in passages)) for query, passages in obs["history"]
         )
@@ -131,7 +132,7 @@ class State:
 
 
 class Fact(NamedTuple):
-    """A supporting fact: the title of a gold passage and, where the data set says so, the sentence in it."""
+    """A supporting fact: the title of a gold passage and, in some data sets, the index of a sentence in it."""
 
     title: str
     sentence: int | None = None
@@ -147,7 +148,7 @@ class Evidence(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class Task:
-    """A question with what only environments and rewards may see. Never part of a state, observation or prompt."""
+    """A question with its gold answers and facts. Never part of a state, an observation or a prompt."""
 
     question: Question
     answers: tuple[str, ...]
@@ -157,7 +158,7 @@ class Task:
     supporting: tuple[Fact, ...] = ()
     evidences: tuple[Evidence, ...] = ()
     type: str = ""
-    """The data set's own label, e.g. "bridge" or "comparison"; empty if it has none."""
+    """The data set's own label of the question, e.g. "bridge" or "comparison"; empty if it has none."""
     metadata: Mapping[str, Any] = field(default_factory=dict, hash=False)
 
     @property
@@ -171,18 +172,18 @@ class Task:
 
 
 def option_letter(index: int) -> str:
-    """The letter of the option at `index`: 0 is "A"."""
+    """Return the letter of the option at `index`: 0 is "A"."""
     return string.ascii_uppercase[index]
 
 
 def as_action(action: Any) -> Action:
-    """Read what a user may pass to `step`: `Search`, `Answer`, or an element of the action space.
+    """Return the action that was passed to `step`: `Search`, `Answer`, or an element of the action space.
 
-    Elements are `(0, query)` and `(1, answer)`. A blank query or a blank answer is no action: searching for
-    nothing and answering nothing are mistakes that should be seen, not graded.
+    The elements are `(0, query)` and `(1, answer)`. A blank query or answer is refused: it is a mistake that should be
+    seen, not graded.
 
     Raises:
-        InvalidAction: For anything else.
+        InvalidAction: It is anything else.
     """
     if isinstance(action, tuple | list) and len(action) == 2 and isinstance(action[1], str):
         kind, text = action
@@ -190,26 +191,33 @@ def as_action(action: Any) -> Action:
             action = Search(text)
         elif kind == 1:
             action = Answer(text)
-    if isinstance(action, Search) and _said(action.query) and (action.draft is None or _said(action.draft)):
-        return action
-    if isinstance(action, Answer) and _said(action.text):
-        return action
+    match action:
+        case Search(query, draft) if _has_text(query) and (draft is None or _has_text(draft)):
+            return action
+        case Answer(text) if _has_text(text):
+            return action
     raise InvalidAction(
         f"Not an action: {action!r:.200}. Pass Search(query), Answer(text), (0, query) or (1, answer), "
         "with texts that are not blank."
     )
 
 
-def _said(text: object) -> bool:
+def _has_text(text: object) -> bool:
     return isinstance(text, str) and bool(text.strip())
 
 
 def state_rng(seed: int, state: State, *extra: object) -> random.Random:
-    """A generator that depends on the seed and the state alone, not on the order in which states are visited.
+    """Return a random generator that depends on the seed and the state, not on the order in which states are visited.
 
-    This is what makes sampling independent of batching, resuming and the number of workers. The question counts
-    by its text, so an observation and the state it came from draw the same.
+    Sampling is therefore independent of batching, resuming and the number of workers. The question enters by its text,
+    so an observation and the state it came from give the same draws.
+
+    Args:
+        seed: The policy's seed.
+        state: The state in which something is drawn.
+        extra: Anything else that must change the draws; used as text.
     """
+    # A hash of its own: Python's `hash` of strings differs between processes.
     digest = hashlib.blake2b(repr(seed).encode(), digest_size=16)
     for part in (
         state.question.text,
@@ -226,14 +234,15 @@ def state_rng(seed: int, state: State, *extra: object) -> random.Random:
 
 @dataclass(frozen=True, slots=True)
 class Usage:
-    """What a proposal cost. Usages add up; all counts are totals."""
+    """The cost of a proposal or of many. Usages add up; all counts are totals."""
 
     calls: int = 0
     prompt_tokens: int = 0
     cached_tokens: int = 0
-    """Part of `prompt_tokens` that was not computed again."""
+    """The part of `prompt_tokens` that was not computed again."""
     completion_tokens: int = 0
     seconds: float = 0.0
+    """Wall time in seconds."""
 
     def __add__(self, other: Usage) -> Usage:
         return replace(

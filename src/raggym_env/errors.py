@@ -1,24 +1,24 @@
 """Every error the library raises on purpose.
 
     RAGGymError
-    ├── UnknownName (LookupError)            a card, retriever, reward, policy or split that nobody registered
+    ├── UnknownName (LookupError)            no card, plug-in, split or model has that name
     ├── OptionError (ValueError)             an option that does not exist, is missing or is out of range
     ├── MissingExtra (ImportError)           an optional dependency is not installed
-    ├── CardError (ValueError)               a card that cannot be read or does not fit its schema
+    ├── CardError (ValueError)               a card that cannot be read, breaks its schema, or must not be trusted
     ├── DataError (ValueError)
-    │   ├── DataNotFound (FileNotFoundError) a file that is in none of the places looked at
-    │   └── MalformedData                    a file whose content is not what its format says
-    ├── InvalidAction (ValueError)           an action that is no search and no answer
-    ├── InvalidReset (ValueError)            reset options that pick no question
+    │   ├── DataNotFound (FileNotFoundError) a file that is in none of the searched folders
+    │   └── MalformedData                    a file whose content breaks its format
+    ├── InvalidAction (ValueError)           an action that is neither a search nor an answer
+    ├── InvalidReset (ValueError)            reset options that do not pick a question
     ├── RetrievalError (RuntimeError)        a search back end failed; the state is unchanged
     │   └── IndexMismatch                    a stored index was built from something else
     ├── RewardError (RuntimeError)           a process reward could not be computed
-    ├── LLMError (RuntimeError)              a language model cannot be had or used
-    ├── PolicyError (RuntimeError)           a policy could not propose anything
-    └── RunError (RuntimeError)              a run folder that cannot be continued or read
+    ├── LLMError (RuntimeError)              a language model cannot be loaded or used
+    ├── PolicyError (RuntimeError)           a policy proposed no valid action
+    └── RunError (RuntimeError)              a run folder that cannot be resumed or read
 
-Each message says what happened, what was given and what to do. Each class also inherits the builtin that a
-caller would expect, so `except LookupError` works without importing this module.
+Each message says what happened, what was given and what to do. Each class also inherits the built-in exception that
+a caller would expect, so `except LookupError` works without importing this module.
 """
 
 from __future__ import annotations
@@ -47,7 +47,7 @@ __all__ = [
 ]
 
 
-_LISTED = 12  # names shown; a data set's thousand questions would bury the message
+_MAX_LISTED = 12  # the thousand questions of a data set would bury the message
 
 
 class RAGGymError(Exception):
@@ -55,14 +55,21 @@ class RAGGymError(Exception):
 
 
 class UnknownName(RAGGymError, LookupError):
-    """A name that nothing is registered under."""
+    """Nothing has that name. The message suggests the closest one."""
 
-    def __init__(self, kind: str, name: str, known: Iterable[str]) -> None:
-        known = sorted(known)
-        close = difflib.get_close_matches(str(name), known, n=1)
+    def __init__(self, kind: str, name: str, choices: Iterable[str]) -> None:
+        """Compose the message.
+
+        Args:
+            kind: What was looked for, e.g. "retriever".
+            name: The name given.
+            choices: The names that exist.
+        """
+        names = sorted(choices)
+        close = difflib.get_close_matches(str(name), names, n=1)
         hint = f" Did you mean {close[0]!r}?" if close else ""
-        listed = ", ".join(known[:_LISTED]) or "none"
-        more = f" and {len(known) - _LISTED} more" if len(known) > _LISTED else ""
+        listed = ", ".join(names[:_MAX_LISTED]) or "none"
+        more = f" and {len(names) - _MAX_LISTED} more" if len(names) > _MAX_LISTED else ""
         super().__init__(f"No {kind} named {name!r}.{hint} Known: {listed}{more}.")
 
 
@@ -73,20 +80,20 @@ class OptionError(RAGGymError, ValueError):
 class MissingExtra(RAGGymError, ImportError):
     """An optional dependency is not installed."""
 
-    def __init__(self, what: str, extra: str) -> None:
-        super().__init__(f'{what} needs an optional dependency: pip install "raggym-env[{extra}]"')
+    def __init__(self, subject: str, extra: str) -> None:
+        super().__init__(f'{subject} needs an optional dependency: pip install "raggym-env[{extra}]"')
 
 
 class CardError(RAGGymError, ValueError):
-    """A card that cannot be read, or that does not fit its schema."""
+    """A card cannot be read, does not fit its schema, or names code and is not trusted."""
 
 
 class DataError(RAGGymError, ValueError):
-    """Something is wrong with a data set or a corpus."""
+    """A data set or a corpus cannot be used."""
 
 
 class DataNotFound(DataError, FileNotFoundError):
-    """A file that is in none of the places looked at."""
+    """A file is in none of the searched folders."""
 
     # FileNotFoundError would format its arguments as (errno, strerror, filename).
     def __str__(self) -> str:
@@ -94,7 +101,7 @@ class DataNotFound(DataError, FileNotFoundError):
 
 
 class MalformedData(DataError):
-    """A file whose content is not what its format says."""
+    """The content of a file breaks its format."""
 
     def __init__(self, path: object, where: str, problem: str) -> None:
         """`where` is a line or a record, e.g. "line 3"; `problem` names the field and what was found."""
@@ -102,11 +109,11 @@ class MalformedData(DataError):
 
 
 class InvalidAction(RAGGymError, ValueError):
-    """An action that is no search and no answer. The state is unchanged."""
+    """An action is neither a search nor an answer. The state is unchanged."""
 
 
 class InvalidReset(RAGGymError, ValueError):
-    """Reset options that pick no question."""
+    """Reset options do not pick a question."""
 
 
 class RetrievalError(RAGGymError, RuntimeError):
@@ -122,15 +129,15 @@ class RewardError(RAGGymError, RuntimeError):
 
 
 class LLMError(RAGGymError, RuntimeError):
-    """A language model cannot be had, or cannot be used at all."""
+    """A language model cannot be loaded, or cannot be used at all."""
 
 
 class PolicyError(RAGGymError, RuntimeError):
-    """A policy could not propose an action."""
+    """A policy proposed no valid action."""
 
 
 class RunError(RAGGymError, RuntimeError):
-    """A run folder that cannot be continued or read."""
+    """A run folder cannot be resumed or read."""
 
 
 def check_option(name: str, value: object, valid: bool, expected: str) -> None:

@@ -1,20 +1,70 @@
-"""What every outgoing connection shares: Retry-After headers, and whether the Hugging Face hub can be reached."""
+"""What every outgoing connection shares: client settings, Retry-After headers, and whether the hub can be reached."""
 
 from __future__ import annotations
 
+import ipaddress
 import os
 from collections.abc import Mapping
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
+from typing import Any
+from urllib.parse import urlsplit
 
-__all__ = ["HubUnreachable", "hub_errors", "hub_model_commit", "hub_offline", "require_hub", "retry_after"]
+__all__ = [
+    "CONNECT_TIMEOUT_S",
+    "HubUnreachable",
+    "client_options",
+    "hub_errors",
+    "hub_model_commit",
+    "hub_offline",
+    "require_hub",
+    "retry_after",
+]
 
-# Asked before every download and with little patience: where there is no network, the hub's client retries for long.
+CONNECT_TIMEOUT_S = 10.0
+"""Seconds that connecting to a server may take, however long its replies may."""
+
+# uvicorn, and so vLLM and SGLang, closes a connection that was idle for 5 s. A request sent on it at that moment fails.
+_KEEP_ALIVE_S = 4.0
+# The hub is probed with this little patience before every download: without a network its own client retries for long.
 _HUB_TIMEOUT_S = 10.0
 
 
 class HubUnreachable(ConnectionError):
-    """The hub does not answer, refuses, or may not be asked. The message is one line that follows "the hub: "."""
+    """The hub does not answer, refuses, or must not be asked. The message is one line that follows "the hub: "."""
+
+
+def client_options(url: str, *, timeout: float, connections: int, token: str | None = None) -> dict[str, Any]:
+    """Return the keyword arguments of an `httpx.Client` or `httpx.AsyncClient` that talks to one server.
+
+    Proxies of the environment (`HTTPS_PROXY`, ...) are used, except for this machine itself. httpx follows no redirects
+    by default, and so the token reaches no other server.
+
+    Args:
+        url: The server; requests may use paths relative to it.
+        timeout: Seconds without a byte sent or received. Not a limit on the whole request.
+        connections: Idle connections to keep open, at most.
+        token: Sent as `Authorization: Bearer`. None sends no such header.
+
+    Raises:
+        ValueError: The token has characters that no header can have. The message does not repeat it.
+    """
+    import httpx
+
+    if token is not None and not (token.isascii() and token.isprintable()):
+        raise ValueError("the token has characters that no HTTP header can have; is there a line break in it?")
+    try:
+        loopback = ipaddress.ip_address(urlsplit(url).hostname or "").is_loopback
+    except ValueError:  # a host name
+        loopback = urlsplit(url).hostname == "localhost"
+    return {
+        "base_url": url,
+        "headers": {} if token is None else {"Authorization": f"Bearer {token}"},
+        # No limit on waiting for a free connection: callers bound how many requests they send at once.
+        "timeout": httpx.Timeout(timeout, connect=min(timeout, CONNECT_TIMEOUT_S), pool=None),
+        "limits": httpx.Limits(max_keepalive_connections=connections, keepalive_expiry=_KEEP_ALIVE_S),
+        "trust_env": not loopback,
+    }
 
 
 def retry_after(headers: Mapping[str, str]) -> float:
@@ -24,15 +74,15 @@ def retry_after(headers: Mapping[str, str]) -> float:
             seconds = float(headers.get(name, "")) / unit
         except ValueError:
             continue
-        return max(0.0, seconds) if seconds == seconds else 0.0
+        return max(0.0, seconds) if seconds == seconds else 0.0  # "nan" parses as a float
     try:
         return max(0.0, (parsedate_to_datetime(headers.get("retry-after", "")) - datetime.now(UTC)).total_seconds())
-    except (ValueError, TypeError):  # TypeError: a date without a zone
+    except (ValueError, TypeError):  # TypeError: a date without a time zone
         return 0.0
 
 
 def hub_model_commit(name: str) -> str | None:
-    """The newest commit of a model on the hub, asked for within 10 s.
+    """Return the newest commit of a model on the hub, within 10 s.
 
     Raises:
         HubUnreachable: There is no network, no such model, or HF_HUB_OFFLINE is set.
@@ -49,10 +99,10 @@ def hub_model_commit(name: str) -> str | None:
 
 
 def require_hub() -> None:
-    """Raise within 10 s where the hub's server cannot be reached. With HF_HUB_OFFLINE set, nothing is asked.
+    """Raise within 10 s if the hub's server cannot be reached. With HF_HUB_OFFLINE set, nothing is sent.
 
     Raises:
-        HubUnreachable: It cannot.
+        HubUnreachable: The server cannot be reached.
     """
     import httpx
 
@@ -60,13 +110,14 @@ def require_hub() -> None:
         return
     endpoint = os.environ.get("HF_ENDPOINT", "https://huggingface.co")
     try:
+        # Any status will do: what counts is that something answers.
         httpx.head(endpoint, timeout=_HUB_TIMEOUT_S)
     except (httpx.HTTPError, httpx.InvalidURL) as error:
         raise HubUnreachable(f"{endpoint} cannot be reached ({error})") from error
 
 
 def hub_errors() -> tuple[type[BaseException], ...]:
-    """What a failed request to the hub may raise. Needs `huggingface_hub`."""
+    """Return the exceptions that a failed request to the hub may raise. Needs `huggingface_hub`."""
     from huggingface_hub.errors import HfHubHTTPError
 
     # HfHubHTTPError derives from the base error of the HTTP library in use, which differs between its versions.
@@ -74,7 +125,7 @@ def hub_errors() -> tuple[type[BaseException], ...]:
 
 
 def hub_offline() -> bool:
-    """True if the hub may not be asked: HF_HUB_OFFLINE is set, now or when the hub's own client was imported."""
+    """True if the hub must not be asked: HF_HUB_OFFLINE is set, now or when the hub's own client was imported."""
     if os.environ.get("HF_HUB_OFFLINE", "0").upper() not in ("", "0", "FALSE", "NO"):
         return True
     try:

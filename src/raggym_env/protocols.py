@@ -273,34 +273,34 @@ def total_usage(proposals: Sequence[Proposal]) -> Usage:
 
 
 def propose(policy: Policy, states: Sequence[State], n: int = 1) -> list[list[Proposal]]:
-    """Call `policy.propose`. Bare actions, or `(0, query)` and `(1, answer)`, count as proposals.
+    """Call `policy.propose`. A bare action counts as a proposal, and one action as a list of one.
 
     Raises:
         PolicyError: The policy returned something else.
     """
-    proposed = policy.propose(states, n)
-    if not isinstance(proposed, list | tuple) or len(proposed) != len(states):
-        raise PolicyError(_wrong_form(policy, "propose", "one list of proposals for each state", _PROPOSE, proposed))
-    return [
-        [item if type(item) is Proposal else _proposal(policy, item) for item in _row(policy, row)] for row in proposed
-    ]
+    rows = policy.propose(states, n)
+    if not isinstance(rows, list | tuple) or len(rows) != len(states):
+        raise PolicyError(_wrong_number(policy, "propose", "states", len(states), _PROPOSE, rows))
+    return [_proposals(policy, row) for row in rows]
 
 
-def _row(policy: Policy, row: Any) -> Any:
-    # An action is a dataclass or a pair, so it would not fail before a caller counts or unpacks it.
+def _proposals(policy: Policy, row: Any) -> list[Proposal]:
+    # `(0, query)` is an action, although it is a tuple as a row of two proposals may be.
     if not isinstance(row, list | tuple) or (len(row) == 2 and isinstance(row[1], str)):
-        raise PolicyError(_wrong_form(policy, "propose", "one list of proposals for each state", _PROPOSE, row))
-    return row
+        row = [row]
+    return [item if type(item) is Proposal else _proposal(policy, item) for item in row]
 
 
 def _proposal(policy: Policy, item: Any) -> Proposal:
-    if isinstance(item, Search | Answer):  # a blank one is an action of the policy's, for `chosen` to refuse
+    if isinstance(
+        item, Search | Answer
+    ):  # even a blank one: whoever takes it calls `Proposal.chosen`, which refuses it
         return Proposal(item)
     try:
         return Proposal(as_action(item))
     except InvalidAction as error:
-        form = _wrong_form(policy, "propose", "actions or proposals", _PROPOSE, item)
-        raise PolicyError(form) from error
+        expected = "actions or proposals, one list for each state"
+        raise PolicyError(_wrong_form(policy, "propose", expected, _PROPOSE, item)) from error
 
 
 def search(retriever: Retriever, queries: Sequence[str], k: int) -> list[list[Hit]]:
@@ -331,8 +331,8 @@ def _hit(retriever: Retriever, item: Any, rank: int) -> Hit:
             return item
         case Passage():
             return Hit(item, 1.0 / rank)
-        case {"id": str(name), "text": str(text)}:
-            return Hit(Passage(name, str(item.get("title") or ""), text), float(item.get("score", 1.0 / rank)))
+        case {"id": str(name), "text": str(text)} if isinstance(score := item.get("score", 1.0 / rank), int | float):
+            return Hit(Passage(name, str(item.get("title") or ""), text), float(score))
     raise RetrievalError(_wrong_form(retriever, "search", "hits, passages or dictionaries", _SEARCH, item))
 
 
@@ -364,12 +364,14 @@ _SCORE = "def score(self, states, actions): return [[0.0 for action in row] for 
 
 
 def _wrong_number(plugin: object, method: str, inputs: str, count: int, example: str, given: Any) -> str:
-    returned = f"{len(given)}" if isinstance(given, list | tuple) else type(given).__name__
-    return _wrong_form(plugin, method, f"{count} lists for {count} {inputs}, not {returned}", example, given)
+    returned = f"{len(given)} lists" if isinstance(given, list | tuple) else type(given).__name__
+    return _wrong_form(
+        plugin, method, f"one list for each of the {inputs}", example, f"{returned} for {count} {inputs}"
+    )
 
 
 def _wrong_form(plugin: object, method: str, expected: str, example: str, given: object) -> str:
+    shown = given if isinstance(given, str) else repr(given)
     return (
-        f"{type(plugin).__name__}.{method} must return {expected}, got {given!r:.200}. The simplest right form: "
-        f"{example}"
+        f"{type(plugin).__name__}.{method} must return {expected}, got {shown:.200}. The simplest right form: {example}"
     )

@@ -1,4 +1,4 @@
-"""Plug-ins by name: one table for each protocol, and one way to make what a name stands for.
+"""Plug-ins by name: one table for each protocol, and one way to make the objects that names stand for.
 
 A plug-in is named by a key of its table, by "module:Class", or is a class or function itself. All three work alike
 for retrievers, language models, process rewards and policies, in Python, on the command line and in cards that the
@@ -10,9 +10,13 @@ from __future__ import annotations
 
 import difflib
 import importlib
+import importlib.util
 import inspect
+import os
 import re
+import sys
 from collections.abc import Callable, Mapping
+from types import ModuleType
 from typing import Any
 
 from raggym_env.errors import OptionError, UnknownName
@@ -26,10 +30,10 @@ _MODULE_CLASS = re.compile(r"[A-Za-z_]\w*(\.[A-Za-z_]\w*)*:[A-Za-z_]\w*(\.[A-Za-
 
 
 class Registry(dict[str, str | Factory]):
-    """Name -> class, or "module:Class" to import it from. Add your own entries as to any dictionary.
+    """Maps names to classes, or to "module:Class" to import them from. Entries can be added as to any dictionary.
 
     Args:
-        kind: What error messages call an entry, e.g. "retriever".
+        kind: The word for an entry in error messages, e.g. "retriever".
         entries: The entries that ship with the library.
     """
 
@@ -43,84 +47,91 @@ class Registry(dict[str, str | Factory]):
         Raises:
             UnknownName: The name is not in the table, or the module has no such class.
         """
-        if not isinstance(plugin, str):
-            return plugin
-        target = self.get(plugin, plugin)
+        target = self.get(plugin, plugin) if isinstance(plugin, str) else plugin
         if not isinstance(target, str):
             return target
         if not _MODULE_CLASS.fullmatch(target):
-            raise UnknownName(self.kind, plugin, self)
+            raise UnknownName(self.kind, target, self)
         module_name, _, path = target.partition(":")
+        if module_name in LLMS:  # `hf:NAME` is a model, never the class NAME of a module called hf; see `names_code`
+            raise UnknownName(self.kind, target, self)
         try:
-            found: Any = importlib.import_module(module_name)
+            value: Any = _import(module_name)
         except ModuleNotFoundError as error:
-            # A module that is there and imports a missing one keeps its traceback.
+            # Where the module exists and imports a missing one, its own traceback says more.
             if error.name is None or not f"{module_name}.".startswith(f"{error.name}."):
                 raise
             raise UnknownName(f"{self.kind} or module", module_name, self) from error
         for attribute in path.split("."):
-            try:
-                found = getattr(found, attribute)
-            except AttributeError as error:
-                raise UnknownName(f"{self.kind} in module {module_name}", path, _classes(found)) from error
-        if not callable(found):
-            raise UnknownName(f"{self.kind} class in module {module_name}", path, _classes(found))
-        return found  # type: ignore[no-any-return]
+            if not hasattr(value, attribute):
+                raise UnknownName(f"{self.kind} class in module {module_name}", path, _class_names(value))
+            value = getattr(value, attribute)
+        if not callable(value):
+            raise UnknownName(f"{self.kind} class in module {module_name}", path, _class_names(value))
+        return value  # type: ignore[no-any-return]
 
     def make(self, plugin: str | Factory, /, *arguments: Any, **options: Any) -> Any:
         """Make the plug-in: `resolve(plugin)(*arguments, **options)`.
 
-        The options are checked against the signature before the call, so that an error raised inside a constructor
-        keeps its traceback.
+        Options are checked against the signature before the call, so an error that a constructor raises keeps its
+        traceback.
 
         Raises:
             UnknownName: As for `resolve`.
             OptionError: An option does not exist, is missing, or is out of range.
         """
         factory = self.resolve(plugin)
-        self.check_options(plugin, factory, arguments, options)
-        return factory(*arguments, **options)
-
-    def check_options(
-        self, plugin: str | Factory, factory: Factory, arguments: tuple[Any, ...], options: Mapping[str, Any]
-    ) -> None:
-        """Raise `OptionError` where the factory's signature does not take these arguments and options."""
         try:
             signature = inspect.signature(factory)
-        except (TypeError, ValueError):  # some built-in classes have no signature: their call says what is wrong
-            return
+        except (TypeError, ValueError):  # some built-in classes have none: the call itself checks
+            return factory(*arguments, **options)
         try:
             signature.bind(*arguments, **options)
         except TypeError as error:
             name = plugin if isinstance(plugin, str) else getattr(plugin, "__qualname__", repr(plugin))
             parameters = list(signature.parameters.values())[len(arguments) :]
-            known = [p.name for p in parameters if p.kind in (p.POSITIONAL_OR_KEYWORD, p.KEYWORD_ONLY)]
-            raise OptionError(_wrong_options(f"The {self.kind} {name!r}", known, options, error)) from None
+            names = [p.name for p in parameters if p.kind in (p.POSITIONAL_OR_KEYWORD, p.KEYWORD_ONLY)]
+            raise OptionError(_wrong_options(f"The {self.kind} {name!r}", names, options, error)) from None
+        return factory(*arguments, **options)
+
+
+def _import(module_name: str) -> ModuleType:
+    """Import a module that the user named. It may also lie in the current folder, as for `python -m`."""
+    if module_name.partition(".")[0] in sys.modules or importlib.util.find_spec(module_name.partition(".")[0]):
+        return importlib.import_module(module_name)
+    # Only while this import lasts, and only for a module that is found nowhere else: whatever else is imported must
+    # not come from the folder that somebody happens to be in.
+    sys.path.append(os.getcwd())  # noqa: PTH109  # sys.path holds strings
+    try:
+        importlib.invalidate_caches()
+        return importlib.import_module(module_name)
+    finally:
+        sys.path.pop()
 
 
 def names_code(value: str) -> bool:
-    """True if a card's text names a plug-in as "module:Class", so that reading the card would import code.
+    """True if a string of a card names a plug-in as "module:Class", which would import code.
 
-    A language model such as `hf:smollm2` has the same form and names a back end of the library.
+    A language model such as `hf:smollm2` has the same form but names a back end.
 
     >>> names_code("subprocess:Popen"), names_code("hf:smollm2"), names_code("lexical")
     (True, False, False)
     """
-    module, _, rest = value.partition(":")
-    return _MODULE_CLASS.match(value) is not None and module not in LLMS and not rest.startswith("//")
+    # `match`, not `fullmatch`: an LLM may be named as "module:Class:MODEL".
+    return _MODULE_CLASS.match(value) is not None and value.partition(":")[0] not in LLMS
 
 
-def _wrong_options(subject: str, known: list[str], options: Mapping[str, Any], error: TypeError) -> str:
-    listed = f"Its options: {', '.join(known) or 'none'}."
-    unknown = [name for name in options if name not in known]
+def _wrong_options(subject: str, names: list[str], options: Mapping[str, Any], error: TypeError) -> str:
+    listed = f"Its options: {', '.join(names) or 'none'}."
+    unknown = [name for name in options if name not in names]
     if not unknown:
-        return f"{subject}: {error}. {listed}"
-    close = difflib.get_close_matches(unknown[0], known, n=1)
+        return f"{subject}: {error}. {listed}"  # a missing option, which the signature names
+    close = difflib.get_close_matches(unknown[0], names, n=1)
     hint = f" Did you mean {close[0]!r}?" if close else ""
     return f"{subject} has no option {unknown[0]!r}.{hint} {listed}"
 
 
-def _classes(module: Any) -> list[str]:
+def _class_names(module: object) -> list[str]:
     return [name for name, value in vars(module).items() if isinstance(value, type) and not name.startswith("_")]
 
 

@@ -1,6 +1,7 @@
-"""For tests of what users build on the library: a scripted retriever, and the contracts as checks.
+"""Fakes and contract checks for tests of your own plug-ins.
 
-The checks raise `AssertionError` with the rule that was broken. The library's own implementations pass them.
+The fakes answer from a script and record their calls. The checks raise `AssertionError` with the rule that was broken;
+the library's own implementations pass them.
 """
 
 from __future__ import annotations
@@ -11,13 +12,23 @@ import numpy as np
 
 from raggym_env.core import Action, Passage, State
 from raggym_env.errors import RetrievalError
-from raggym_env.protocols import Hit, Policy, ProcessReward, Retriever
+from raggym_env.llm.scripted import ScriptedLLM
+from raggym_env.policies.scripted import ScriptedPolicy
+from raggym_env.protocols import LLM, Hit, Messages, Policy, ProcessReward, Retriever, Sampling
 
-__all__ = ["ScriptedRetriever", "check_policy", "check_process_reward", "check_retriever"]
+__all__ = [
+    "ScriptedLLM",
+    "ScriptedPolicy",
+    "ScriptedRetriever",
+    "check_llm",
+    "check_policy",
+    "check_process_reward",
+    "check_retriever",
+]
 
 
 class ScriptedRetriever:
-    """Answers searches from a table and remembers what it was asked.
+    """A retriever that answers searches from a table and records them.
 
     >>> retriever = ScriptedRetriever({"capital of France": ["Paris", "France"]})
     >>> [hit.passage.title for hit in retriever.search(["capital of France"], k=1)[0]]
@@ -28,7 +39,7 @@ class ScriptedRetriever:
 
     def __init__(
         self,
-        found: Mapping[str, Iterable[str | Passage]],
+        results: Mapping[str, Iterable[str | Passage]],
         *,
         fails: Iterable[str] = (),
         default: Iterable[str] = (),
@@ -36,35 +47,55 @@ class ScriptedRetriever:
         """Make a retriever.
 
         Args:
-            found: Query to passages, best first; a string stands for a passage with that title and id.
+            results: Query to passages, best first; a string stands for a passage with that title and id.
             fails: Queries that raise `RetrievalError`, and with them their whole batch.
-            default: What any other query finds.
+            default: Results of any other query.
         """
-        self._found = {query: [_passage(item) for item in items] for query, items in found.items()}
+        self._results = {query: [_passage(item) for item in items] for query, items in results.items()}
         self._default = [_passage(item) for item in default]
         self._fails = frozenset(fails)
         self.calls: list[list[str]] = []
         """The queries of each call."""
 
     @property
-    def asked(self) -> list[str]:
-        """All queries, in order."""
+    def queries(self) -> list[str]:
+        """All queries so far, in order."""
         return [query for call in self.calls for query in call]
 
     def search(self, queries: Sequence[str], k: int) -> list[list[Hit]]:
+        """See `Retriever.search`."""
         self.calls.append(list(queries))
         if failed := self._fails.intersection(queries):
             raise RetrievalError(f"Scripted to fail on {sorted(failed)}.")
-        found = [self._found.get(query, self._default)[:k] for query in queries]
-        return [[Hit(passage, 1.0 / rank) for rank, passage in enumerate(row, 1)] for row in found]
+        rows = [self._results.get(query, self._default)[:k] for query in queries]
+        return [[Hit(passage, 1.0 / rank) for rank, passage in enumerate(row, 1)] for row in rows]
 
 
 def _passage(item: str | Passage) -> Passage:
     return item if isinstance(item, Passage) else Passage(item, item, f"Text of {item}.")
 
 
+def check_llm(llm: LLM, prompts: Sequence[Messages]) -> None:
+    """Check the contract of `LLM` on at least two different prompts that the model can complete."""
+    assert llm.generate([], Sampling()) == [], "no prompts give an empty list"
+    for n in (1, 2):
+        completions = llm.generate(prompts, Sampling(n=n, temperature=0.0 if n == 1 else 1.0, max_tokens=8))
+        assert len(completions) == len(prompts), "one list per prompt, in order"
+        for row in completions:
+            assert len(row) == n, "`n` completions per prompt"
+            for completion in row:
+                assert completion.failure is None, completion.failure
+                assert isinstance(completion.text, str), "a completion is text"
+
+
 def check_retriever(retriever: Retriever, queries: Sequence[str], k: int = 5) -> None:
-    """Check the contract of `Retriever` on at least two different queries."""
+    """Check the contract of `Retriever` on at least two different queries.
+
+    Args:
+        retriever: The retriever.
+        queries: Queries that the corpus can answer.
+        k: Passages per query.
+    """
     results = retriever.search(queries, k)
     assert len(results) == len(queries), "one result list per query, in query order"
     for hits in results:

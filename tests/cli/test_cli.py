@@ -90,7 +90,7 @@ def test_failed_episodes_give_exit_code_two_and_a_way_on(towns, tmp_path):
     policy.write_text('policy = "scripted"\ndescription = "answers one question only"\n[options.script]\nq0 = []\n')
     done = raggym("eval", towns, "--policy", policy, "--out", tmp_path / "run")
     assert done.exit_code == 2, done.output
-    assert "the same command tries them again" in done.stderr
+    assert "The same command runs them again" in done.stderr
     assert "1 x PolicyError: The script does not know question" in done.stderr
 
 
@@ -100,4 +100,4 @@ def test_an_interrupted_run_says_how_to_go_on(towns, tmp_path, monkeypatch):
 
     monkeypatch.setattr("raggym_env.evaluation.evaluate", interrupt)
     done = raggym("eval", towns, "--policy", "lexical")
-    assert (done.exit_code, "the same command goes on" in done.stderr) == (130, True)
+    assert (done.exit_code, "the same command resumes" in done.stderr) == (130, True)

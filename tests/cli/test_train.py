@@ -14,7 +14,8 @@ pytest.importorskip("trl")
 from raggym_env.cli import app
 from trained import write_workshop
 
-QUICK = ["--cpu", "--batch", "2", "--accumulate", "1", "--lora-rank", "4", "--lr", "0.01"]
+QUICK = ["--cpu", "--per-device-train-batch-size", "2", "--gradient-accumulation-steps", "1", "--lora-rank", "4"]
+QUICK += ["--learning-rate", "0.01"]
 
 
 @pytest.fixture(scope="module")
@@ -27,65 +28,70 @@ def raggym(*arguments):
 
 
 def test_sft_dpo_and_prm_follow_one_another_from_the_command_line(shop, tmp_path):
-    quick = [*QUICK, "--steps", "2"]
-    done = raggym("sft", shop.data, "--model", shop.model, "--as", shop.agent, "--out", tmp_path / "sft", *quick)
-    assert done.exit_code == 0, done.output
-    assert f"result      {shop.model}+{tmp_path / 'sft'}" in done.stdout
+    quick = [*QUICK, "--max-steps", "2"]
+    result = raggym("sft", shop.data, "--model", shop.model, "--as", shop.agent, "--out", tmp_path / "sft", *quick)
+    assert result.exit_code == 0, result.output
+    assert f"result      {shop.model}+{tmp_path / 'sft'}" in result.stdout
     tuned = f"{shop.model}+{tmp_path / 'sft'}"
-    exam = ["--eval", shop.card, "--eval-limit", "1", "--eval-set", "retrieval.k=1"]
-    done = raggym("dpo", shop.data, "--model", tuned, "--as", shop.agent, "--out", tmp_path / "dpo", *quick, *exam)
-    assert done.exit_code == 0, done.output
-    assert "after       em" in done.stdout
-    done = raggym("prm", shop.data, "--model", shop.model, "--out", tmp_path / "prm", "--holdout", "0.3", *quick)
-    assert done.exit_code == 0, done.output
-    assert "heldout after ranked right" in done.stdout
+    evaluation = ["--eval", shop.card, "--eval-limit", "1", "--eval-set", "retrieval.k=1"]
+    result = raggym(
+        "dpo", shop.data, "--model", tuned, "--as", shop.agent, "--out", tmp_path / "dpo", *quick, *evaluation
+    )
+    assert result.exit_code == 0, result.output
+    assert "after       em" in result.stdout
+    result = raggym("prm", shop.data, "--model", shop.model, "--out", tmp_path / "prm", "--held-out", "0.3", *quick)
+    assert result.exit_code == 0, result.output
+    assert "heldout after ranked right" in result.stdout
     recipe = json.loads((tmp_path / "dpo" / "recipe.json").read_text())
     assert recipe["status"] == "trained"
     assert recipe["config"]["model"]["adapter"]
 
 
 def test_grpo_takes_its_reward_and_its_options_from_the_command_line(shop, tmp_path):
-    ways = ["--reward", "evidence", "--reward-set", "search_cost=0.1", "--generations", "2", "--max-tokens", "8"]
-    ways += ["--algorithm", "rloo", "--steps", "1", *QUICK]
-    done = raggym("grpo", shop.data, "--model", shop.model, "--as", shop.agent, "--out", tmp_path, *ways)
-    assert done.exit_code == 0, done.output
+    options = ["--reward", "evidence", "--reward-set", "search_cost=0.1", "--algorithm", "rloo", "--max-steps", "1"]
+    options += ["--num-generations", "2", "--max-completion-length", "8", *QUICK]
+    result = raggym("grpo", shop.data, "--model", shop.model, "--as", shop.agent, "--out", tmp_path, *options)
+    assert result.exit_code == 0, result.output
     config = json.loads((tmp_path / "recipe.json").read_text())["config"]
-    assert (config["kind"], config["scoring"]["options"]) == ("rloo", {"search_cost": 0.1})
+    assert (config["kind"], config["reward"]["options"]) == ("rloo", {"search_cost": 0.1})
 
 
-def test_a_killed_process_is_gone_on_with(shop, tmp_path):
-    words = ["sft", shop.data, "--model", shop.model, "--as", shop.agent, "--out", tmp_path / "out", *QUICK]
-    words += ["--steps", "400", "--save-every", "5"]
-    command = [sys.executable, "-m", "raggym_env", "train", *map(str, words)]
+def test_a_killed_process_is_resumed(shop, tmp_path):
+    arguments = ["sft", shop.data, "--model", shop.model, "--as", shop.agent, "--out", tmp_path / "out", *QUICK]
+    arguments += ["--max-steps", "400", "--save-steps", "5"]
+    command = [sys.executable, "-m", "raggym_env", "train", *map(str, arguments)]
     with subprocess.Popen(command, env={**os.environ, "OMP_NUM_THREADS": "1"}, stderr=subprocess.DEVNULL) as process:
         deadline = time.monotonic() + 120
         while not (tmp_path / "out" / "checkpoints" / "checkpoint-10").exists() and time.monotonic() < deadline:
             assert process.poll() is None
             time.sleep(0.02)
         process.send_signal(signal.SIGKILL)
-    kept = list((tmp_path / "out" / "checkpoints").glob("checkpoint-*/trainer_state.json"))
-    begun = max(int(path.parent.name.partition("-")[2]) for path in kept)
-    assert 5 <= begun < 400
-    from raggym_env.training.trl import sft
+    complete = list((tmp_path / "out" / "checkpoints").glob("checkpoint-*/trainer_state.json"))
+    start = max(int(path.parent.name.partition("-")[2]) for path in complete)
+    assert 5 <= start < 400
+    from raggym_env.training import train_sft
 
     steps = []
-    how = shop.options(steps=400, save_every=5)
+    config = shop.config(max_steps=400, save_steps=5)
 
-    def until_it_goes_on(stage, done, total, news):
+    def interrupt(stage, done, total, info):
         steps.append(done)
         raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        sft.train(shop.data, shop.agent, tmp_path / "out", how, progress=until_it_goes_on)
-    assert steps == [begun + 1]
+        train_sft(shop.data, tmp_path / "out", agent=shop.agent, config=config, progress=interrupt)
+    assert steps == [start + 1]
 
 
 @pytest.mark.parametrize(
-    ("words", "said"),
+    ("words", "message"),
     [
         (["sft", "nowhere"], "nowhere"),
-        (["sft", "{data}", "--steps", "1", "--epochs", "1"], "steps or epochs, not both"),
-        (["sft", "{data}", "--lr", "-1"], "lr must be above 0"),
+        (["sft", "{data}", "--max-steps", "1", "--num-train-epochs", "1"], "max_steps or num_train_epochs, not both"),
+        (["sft", "{data}", "--learning-rate", "-1"], "learning_rate must be above 0"),
+        (["sft", "{data}", "--trl", "weight_decai=0.1"], "Did you mean 'weight_decay'?"),
+        (["sft", "{data}", "--trl", "weight_decay"], "--trl takes KEY=VALUE"),
+        (["dpo", "{data}", "--lora", "r=4"], "use the option lora_rank"),
         (["sft", "{data}", "--as", "lexical"], "no prompt agent"),
         (["sft", "{data}", "--model", "nosuch"], "No model 'nosuch'"),
         (["dpo", "{data}", "--margin", "7"], "makes no pairs of candidates"),
@@ -94,16 +100,16 @@ def test_a_killed_process_is_gone_on_with(shop, tmp_path):
         (["grpo", "RAGGym-Sinth-v0"], "Did you mean 'RAGGym-Synth-v0'?"),
     ],
 )
-def test_a_mistake_ends_in_one_line_that_says_so(shop, tmp_path, monkeypatch, words, said):
+def test_a_mistake_ends_in_one_line_that_says_so(shop, tmp_path, monkeypatch, words, message):
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
-    given = [word.format(data=shop.data) for word in words]
+    given_words = [word.format(data=shop.data) for word in words]
     defaults = {"--model": str(shop.model), "--as": str(shop.agent), "--out": str(tmp_path / "out")}
-    rest = [part for pair in defaults.items() for part in pair if pair[0] not in given]
+    rest = [part for pair in defaults.items() for part in pair if pair[0] not in given_words]
     if words[0] == "prm" and "--as" in rest:
         del rest[rest.index("--as") : rest.index("--as") + 2]
-    done = raggym(*given, *rest)
-    assert done.exit_code == 1, done.output
-    last = done.stderr.splitlines()[-1]
+    result = raggym(*given_words, *rest)
+    assert result.exit_code == 1, result.output
+    last = result.stderr.splitlines()[-1]
     assert last.startswith("raggym: ")
-    assert said in last
+    assert message in last
     assert not (tmp_path / "out").exists()

@@ -2,21 +2,24 @@ import io
 
 from rich.console import Console
 
-from raggym_env.cli._trajectories import sample, shown, summarise
+from raggym_env.cli._trajectories import render, sample, summarise
 from raggym_env.core import Answer, Passage, Question, Search, State, Turn
+from raggym_env.mdp.records import Candidate
 from raggym_env.training.process_data.collect import collect
-from raggym_env.training.process_data.trajectories import Choice, Labelled, Trajectory
+from raggym_env.training.process_data.trajectories import Trajectory, TrajectoryStep
 from towns import write_towns
 
 QUESTION = Question("q7", "Where was [bold]Ada\x1b[31m Berg born?")
-FOUND = State(QUESTION, (Turn("Ada", (Passage("1", "Ada Berg", "Oslo."), Passage("2", "Dawn", "x"))),), 1)
+SEARCHED = State(QUESTION, (Turn("Ada", (Passage("1", "Ada Berg", "Oslo."), Passage("2", "Dawn", "x"))),), 1)
 BORN = Trajectory(
     QUESTION,
     (
-        Choice(State(QUESTION, (), 2), (Labelled(Search("Ada", draft="Rome"), 0.5),), Search("Ada", draft="Rome")),
-        Choice(
-            FOUND,
-            (Labelled(Answer("Oslo"), 0.25, outcome=1.0), Labelled(Answer("Rome"), -0.5, outcome=0.0)),
+        TrajectoryStep(
+            State(QUESTION, (), 2), (Candidate(Search("Ada", draft="Rome"), 0.5),), Search("Ada", draft="Rome")
+        ),
+        TrajectoryStep(
+            SEARCHED,
+            (Candidate(Answer("Oslo"), 0.25, outcome=1.0), Candidate(Answer("Rome"), -0.5, outcome=0.0)),
             Answer("Rome"),
         ),
     ),
@@ -27,7 +30,7 @@ BORN = Trajectory(
 
 def printed(trajectory):
     console = Console(file=io.StringIO(), width=100)
-    console.print(shown(trajectory))
+    console.print(render(trajectory))
     return console.file.getvalue()
 
 
@@ -53,7 +56,7 @@ def test_a_sample_is_spread_over_all():
 def test_a_summary_counts_what_training_can_use(tmp_path):
     towns = write_towns(tmp_path / "data")
     summary = summarise(collect(towns, "lexical", critic="evidence", n=4, out=tmp_path / "run"))
-    assert (summary.trajectories, summary.kept, summary.failed, summary.outcome) == (12, 12, 0, 1.0)
+    assert (summary.trajectories, summary.kept_trajectories, summary.failed, summary.outcome) == (12, 12, 0, 1.0)
     assert summary.states >= 24
     assert 1 < summary.candidates_per_state <= 4
     assert 0 < summary.preferences <= summary.states < summary.pairs

@@ -213,7 +213,7 @@ def test_a_wrong_context_is_named(tmp_path, item):
 
 
 def test_an_id_that_occurs_twice_is_an_error(tmp_path):
-    with pytest.raises(MalformedData, match="record 2: id 'h1' was given to an earlier record"):
+    with pytest.raises(MalformedData, match="record 2: id 'h1' occurred in an earlier record"):
         read_tasks(written(tmp_path, HOTPOT, HOTPOT), "hotpotqa")
 
 

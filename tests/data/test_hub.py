@@ -1,13 +1,14 @@
 from __future__ import annotations
 
 import json
+import sys
+from types import SimpleNamespace
 
 import pytest
 
 from raggym_env.data.formats import read_contexts, read_tasks
-from raggym_env.data.hub import HubName, fetch, hub_name
+from raggym_env.data.hub import HubName, fetch, hub_name, hub_records
 from raggym_env.errors import CardError, DataNotFound, MissingExtra
-from raggym_env.network import require_hub
 
 ROW = {
     "id": "5a8b",
@@ -41,8 +42,14 @@ class FakeHub:
         ("dev.json", None),
     ],
 )
-def test_hub_names_are_read(text, expected):
+def test_a_hub_name_has_a_repository_a_split_and_sometimes_a_configuration(text, expected):
     assert hub_name(text) == expected
+    assert expected is None or str(expected) == text
+
+
+def test_the_file_of_a_hub_name_lies_in_the_folder_whatever_the_name_is():
+    assert NAME.file == "hub-hotpotqa-hotpot_qa-distractor-validation.jsonl"
+    assert "/" not in HubName("a/b", "../..", "../../x").file
 
 
 @pytest.mark.parametrize("text", ["hub:", "hub:a/b", "hub:a/b:", "hub::test", "hub:a:b:c:d"])
@@ -61,31 +68,50 @@ def test_rows_are_downloaded_once_and_read_by_the_data_sets_own_reader(tmp_path)
     assert [passage.text for passage in read_contexts(path, "hotpotqa")] == ["One.", "Two. Three."]
 
 
-def test_a_download_that_breaks_off_leaves_no_file_that_counts(tmp_path):
+def test_an_interrupted_download_leaves_no_file(tmp_path):
     def breaks(*_: object, **__: object):
         yield ROW
         raise ConnectionError("gone")
 
     with pytest.raises(ConnectionError):
         fetch(NAME, tmp_path, load_dataset=breaks)
-    assert not (tmp_path / NAME.file).exists()
+    assert {path.suffix for path in tmp_path.iterdir()} <= {".lock"}
     assert json.loads(fetch(NAME, tmp_path, load_dataset=FakeHub(ROW)).read_text()) == ROW
 
 
 def test_without_the_extra_the_error_names_it(tmp_path, monkeypatch):
-    monkeypatch.setitem(__import__("sys").modules, "datasets", None)
+    monkeypatch.setitem(sys.modules, "datasets", None)
     with pytest.raises(MissingExtra, match=r"raggym-env\[hub\]"):
         fetch(NAME, tmp_path)
 
 
-def test_a_hub_that_does_not_answer_is_said_at_once(monkeypatch):
+@pytest.fixture
+def installed(monkeypatch) -> FakeHub:
+    """Stands in for the `datasets` package."""
+    fake = FakeHub(ROW)
+    module = SimpleNamespace(load_dataset=fake, exceptions=SimpleNamespace(DatasetsError=ZeroDivisionError))
+    monkeypatch.setitem(sys.modules, "datasets", module)
+    monkeypatch.setenv("HF_ENDPOINT", "http://127.0.0.1:9")
+    return fake
+
+
+def test_an_unreachable_hub_is_reported_before_datasets_is_called(installed, tmp_path, monkeypatch):
     monkeypatch.delenv("HF_HUB_OFFLINE", raising=False)
-    monkeypatch.setenv("HF_ENDPOINT", "http://127.0.0.1:9")
     with pytest.raises(DataNotFound, match=r"http://127\.0\.0\.1:9 cannot be reached"):
-        require_hub()
+        fetch(NAME, tmp_path)
+    assert installed.calls == []
 
 
-def test_an_offline_hub_is_not_asked(monkeypatch):
+def test_with_hf_hub_offline_the_server_is_not_contacted(installed, monkeypatch):
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
-    monkeypatch.setenv("HF_ENDPOINT", "http://127.0.0.1:9")
-    require_hub()
+    assert [record.fields for record in hub_records(NAME)] == [ROW]
+
+
+def test_a_data_set_that_the_hub_does_not_have_is_not_found(installed, monkeypatch):
+    def fails(*_: object, **__: object) -> None:
+        raise ZeroDivisionError("no such split")
+
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    monkeypatch.setattr(sys.modules["datasets"], "load_dataset", fails)
+    with pytest.raises(DataNotFound, match="did not provide hotpotqa/hotpot_qa: no such split"):
+        list(hub_records(NAME))

@@ -9,7 +9,7 @@ from gymnasium.wrappers import TimeLimit
 
 from raggym_env.core import Answer, Question, Search, State
 from raggym_env.envs import CandidateActions, Candidates
-from raggym_env.envs.candidates import OWN_FEATURES
+from raggym_env.envs.candidates import RANK_FEATURES
 from raggym_env.envs.env import RAGEnv
 from raggym_env.envs.wrappers import TaggedText
 from raggym_env.errors import InvalidAction, PolicyError
@@ -36,7 +36,7 @@ def kinds(state, actions):
 
 
 def wrapped(policy=None, n=5, max_searches=2, tasks=(FILM,), **options):
-    return CandidateActions(RAGEnv(tasks, dynamics(max_searches)[0]), policy or Ideas(), n, kinds, **options)
+    return CandidateActions(RAGEnv(tasks, dynamics(max_searches)[0]), policy or Ideas(), n=n, features=kinds, **options)
 
 
 def rows(env, obs):
@@ -70,10 +70,10 @@ def test_candidates_are_described_by_the_features_and_by_what_the_proposer_said_
     obs, _ = env.reset(seed=0)
     told, own = np.split(rows(env, obs)[:3], [2], axis=1)
     assert told.tolist() == [[0, 0], [1, 0], [0, 0]]
-    shown = [dict(zip(OWN_FEATURES, row, strict=True)) for row in own]
+    shown = [dict(zip(RANK_FEATURES, row, strict=True)) for row in own]
     assert [row["rank"] for row in shown] == pytest.approx([0, 1 / 3, 2 / 3])
-    assert [row["search_behind"] for row in shown] == [0, 0, 0.5]
-    assert [row["answer_behind"] for row in shown] == [0, 0, 0]
+    assert [row["search_rank"] for row in shown] == [0, 0, 0.5]
+    assert [row["answer_rank"] for row in shown] == [0, 0, 0]
     assert [row["first"] for row in shown] == [1, 0, 0]
     assert [(row["score"], row["scored"]) for row in shown] == [(pytest.approx(0.7), 1), (0, 0), (0, 0)]
 
@@ -115,7 +115,7 @@ def test_the_end_of_the_budget_is_an_end_and_not_a_cut():
 
 
 def test_an_episode_cut_from_outside_shows_its_last_state():
-    env = CandidateActions(TimeLimit(RAGEnv([FILM], dynamics()[0]), 1), Ideas(), 5, kinds)
+    env = CandidateActions(TimeLimit(RAGEnv([FILM], dynamics()[0]), 1), Ideas(), n=5, features=kinds)
     env.reset(seed=0)
     obs, _, terminated, truncated, _ = env.step(0)
     assert (terminated, truncated) == (False, True)
@@ -176,28 +176,28 @@ def test_a_policy_that_answers_for_fewer_states_is_refused():
         def propose(self, states, n=1):
             return []
 
-    with pytest.raises(PolicyError, match="0 states instead of 1"):
+    with pytest.raises(PolicyError, match="one list for each of the states, got 0 lists for 1 states"):
         wrapped(Short()).reset(seed=0)
 
 
 def test_only_an_environment_of_actions_can_be_wrapped():
     for wrong in (TaggedText(RAGEnv([FILM], dynamics()[0])), gym.make("CartPole-v1")):
         with pytest.raises(TypeError, match="takes Search and Answer"):
-            CandidateActions(wrong, Ideas(), 5, kinds)
+            CandidateActions(wrong, Ideas(), n=5, features=kinds)
 
 
 def test_the_default_features_are_those_of_the_rewards():
     from raggym_env.rewards.features import FEATURES, features
 
-    env = CandidateActions(RAGEnv([FILM], dynamics()[0]), Ideas(), 4)
+    env = CandidateActions(RAGEnv([FILM], dynamics()[0]), Ideas(), n=4)
     obs, info = env.reset(seed=0)
-    assert env.slots.width == len(FEATURES) + len(OWN_FEATURES)
+    assert env.slots.width == len(FEATURES) + len(RANK_FEATURES)
     shown = features(env.unwrapped.state, info["candidates"])
     assert (rows(env, obs)[:, : len(FEATURES)] == shown).all()
 
 
 def test_it_passes_gymnasiums_checker():
-    env = CandidateActions(RAGEnv([FILM, BOTH], dynamics()[0]), Ideas(), 5)
+    env = CandidateActions(RAGEnv([FILM, BOTH], dynamics()[0]), Ideas(), n=5)
     with warnings.catch_warnings():
         # The checker wants the unwrapped environment, and this is a wrapper.
         warnings.filterwarnings("ignore", message=".*different from the unwrapped version")
@@ -206,4 +206,4 @@ def test_it_passes_gymnasiums_checker():
 
 def test_it_passes_stable_baselines3s_checker():
     checker = pytest.importorskip("stable_baselines3.common.env_checker")
-    checker.check_env(CandidateActions(RAGEnv([FILM, BOTH], dynamics()[0]), Ideas(), 5))
+    checker.check_env(CandidateActions(RAGEnv([FILM, BOTH], dynamics()[0]), Ideas(), n=5))

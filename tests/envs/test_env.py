@@ -62,7 +62,7 @@ def test_a_search_beyond_the_budget_truncates_and_its_draft_is_graded():
     env.step(Search("Dawn"))
     _, reward, terminated, truncated, info = env.step(Search("Ada Berg", draft="Oslo"))
     assert (reward, terminated, truncated) == (1.0, False, True)
-    assert (info["stop_reason"], info["answer"], retriever.asked) == ("search_budget", "Oslo", ["Dawn"])
+    assert (info["stop_reason"], info["answer"], retriever.queries) == ("search_budget", "Oslo", ["Dawn"])
 
 
 def test_gold_answers_never_reach_the_observation_or_the_info():

@@ -102,7 +102,7 @@ def test_recorded_episodes_are_those_of_a_run_folder(tmp_path):
     (record,) = read_records(path)
     assert (record["id"], record["answer"], record["stop"]) == ("film", "Oslo", "answer")
     assert [sorted(step) for step in record["steps"]] == [
-        ["outcome", "passages", "process", "search"],
+        ["outcome", "passages", "process_reward", "search"],
         ["answer", "outcome", "process_reward"],
     ]
 

@@ -2,12 +2,17 @@ import numpy as np
 import pytest
 
 from raggym_env.cards import PriceCard
-from raggym_env.evaluation.scores import bootstrap, score_records
+from raggym_env.evaluation.scores import Prediction, bootstrap, score_records
+from raggym_env.mdp.records import Episode
 from worlds import BOTH, FILM, PILL
 
 
-def record(task, answer, **rest):
-    return {"id": task.id, "answer": answer, "stop": "answer", "error": None, "steps": [], **rest}
+def record(task, answer, steps=(), **rest):
+    """An episode, read from its record."""
+    steps = [{"outcome": 0.0, "process_reward": 0.0, **step} for step in steps]
+    return Episode.from_json(
+        {"id": task.id, "question": "?", "answer": answer, "stop": "answer", "error": None, "steps": steps, **rest}
+    )
 
 
 def test_means_are_over_all_questions_of_the_set():
@@ -89,7 +94,7 @@ def test_options_are_scored_by_accuracy():
 
 
 def test_plain_predictions_have_no_searches():
-    scores = score_records([{"id": "film", "prediction": "Oslo"}], [FILM])
+    scores = score_records([Prediction("film", "Oslo")], [FILM])
     assert (scores.metrics["em"].mean, scores.searches) == (1.0, None)
 
 

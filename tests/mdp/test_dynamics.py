@@ -3,7 +3,7 @@ import sys
 import pytest
 
 from raggym_env.core import Answer, Search, StopReason
-from raggym_env.errors import InvalidAction, RetrievalError
+from raggym_env.errors import InvalidAction, OptionError, RetrievalError
 from raggym_env.mdp.dynamics import Dynamics
 from worlds import BOTH, FILM, dynamics
 
@@ -36,7 +36,7 @@ def test_a_batch_makes_one_retriever_call_and_keeps_the_order():
 def test_the_query_on_the_last_allowed_turn_is_run():
     steps, retriever = dynamics(max_searches=1)
     (state,) = steps.transition([steps.start(FILM.question)], [Search("Dawn")])
-    assert retriever.asked == ["Dawn"]
+    assert retriever.queries == ["Dawn"]
     assert (state.searches_left, state.stop) == (0, None)
 
 
@@ -75,11 +75,11 @@ def test_a_retriever_that_loses_a_result_is_an_error_not_a_shift():
             return [[]]
 
     steps = Dynamics(Lossy())
-    with pytest.raises(RetrievalError, match="1 result lists for 2 queries"):
+    with pytest.raises(RetrievalError, match=r"Lossy\.search must return 2 lists for 2 queries, not 1"):
         steps.transition([steps.start(FILM.question)] * 2, [Search("a"), Search("b")])
 
 
-@pytest.mark.parametrize(("k", "searches", "named"), [(0, 1, "k must"), (1, -1, "max_searches must")])
-def test_impossible_limits_are_refused_by_name(k, searches, named):
-    with pytest.raises(ValueError, match=named):
+@pytest.mark.parametrize(("k", "searches", "message"), [(0, 1, "k must"), (1, -1, "max_searches must")])
+def test_impossible_limits_are_refused_by_name(k, searches, message):
+    with pytest.raises(OptionError, match=message):
         Dynamics(dynamics()[1], k, searches)

@@ -263,12 +263,12 @@ def test_a_capital_letter_in_a_sentence_is_not_an_option() -> None:
     assert read_option("A 5-year-old", options) is None
 
 
-def test_an_option_text_that_opens_like_a_letter_is_the_text() -> None:
+def test_an_option_text_that_begins_like_a_letter_is_the_text() -> None:
     assert read_option("A patient", DRUGS) == 3
     assert read_option("C. difficile", ("E. coli", "C. difficile")) == 1
 
 
-def test_a_long_chain_of_lead_ins_is_no_answer() -> None:
+def test_a_long_chain_of_lead_ins_names_no_option() -> None:
     assert read_option("answer: " * 3000 + "B", DRUGS) is None
 
 
@@ -282,7 +282,7 @@ def test_a_letter_that_is_also_the_text_of_another_option_names_neither() -> Non
     assert read_option("B", ("A", "B")) == 1
 
 
-def test_options_made_of_punctuation_are_told_apart() -> None:
+def test_options_made_of_punctuation_are_distinguished() -> None:
     assert read_option("+", ("-", "+")) == 1
     assert read_option("-", ("-", "+")) == 0
 

@@ -5,38 +5,47 @@ import numpy as np
 import pytest
 
 from raggym_env.core import Answer, Passage, Question, Search, State, StopReason, Turn, Usage
-from raggym_env.errors import MalformedData
-from raggym_env.mdp.records import Candidate, Episode, Step, append_record, read_records, repair
+from raggym_env.errors import DataError, MalformedData
+from raggym_env.mdp.records import (
+    Candidate,
+    Episode,
+    Step,
+    action_from_json,
+    append_record,
+    read_episodes,
+    read_records,
+    repair,
+)
 
 START = State(Question("1", "q?"), (), 2)
 FOUND = State(Question("1", "q?"), (Turn("x", (Passage("7", "T", "long text"),)),), 1)
 
 
-def test_a_step_keeps_ids_and_titles_of_what_it_found():
+def test_a_step_records_the_ids_and_titles_of_its_passages():
     step = Step.of(START, Search("x", "d"), FOUND, 0.0, 0.5)
     record = step.to_json()
     assert record == {"search": "x", "draft": "d", "outcome": 0.0, "process_reward": 0.5, "passages": [["7", "T"]]}
 
 
-def test_an_answer_found_nothing_even_after_a_search():
+def test_an_answer_has_no_passages_even_after_a_search():
     ended = State(FOUND.question, FOUND.history, 1, "a", StopReason.ANSWER)
     assert Step.of(FOUND, Answer("a"), ended, 1.0, 0.0).passages == ()
 
 
-def test_candidates_scores_text_and_usage_are_kept():
+def test_candidates_scores_text_and_usage_are_recorded():
     candidates = (Candidate(Answer("a"), 0.5, "raw"), Candidate(None))
     record = Step(Answer("a"), text="raw", score=0.5, candidates=candidates, usage=Usage(calls=1)).to_json()
     assert record["candidates"] == [{"answer": "a", "score": 0.5, "text": "raw"}, {"score": None}]
     assert (record["text"], record["usage"]["calls"]) == ("raw", 1)
 
 
-@pytest.mark.parametrize(("score", "kept"), [(np.float32(0.5), 0.5), (-math.inf, None), (math.nan, None)])
-def test_any_score_can_be_recorded(tmp_path, score, kept):
+@pytest.mark.parametrize(("score", "recorded"), [(np.float32(0.5), 0.5), (-math.inf, None), (math.nan, None)])
+def test_any_score_can_be_recorded(tmp_path, score, recorded):
     append_record(
         tmp_path / "e.jsonl", Step(Answer("a"), score=score, candidates=(Candidate(Answer("a"), score),)).to_json()
     )
     (record,) = read_records(tmp_path / "e.jsonl")
-    assert record["score"] == record["candidates"][0]["score"] == kept
+    assert record.get("score") == record["candidates"][0]["score"] == recorded
 
 
 def test_a_failed_episode_has_no_stop_reason():
@@ -45,7 +54,7 @@ def test_a_failed_episode_has_no_stop_reason():
     assert Episode.of(START, (), error="RetrievalError: down").to_json()["stop"] is None
 
 
-def test_what_is_appended_is_read_back_whatever_the_text(tmp_path):
+def test_appended_records_are_read_back_whatever_their_text(tmp_path):
     records = [{"id": "1", "text": 'line\u2028break "é" \ud800'}, {"id": "2"}]
     for record in records:
         append_record(tmp_path / "e.jsonl", record)
@@ -53,7 +62,7 @@ def test_what_is_appended_is_read_back_whatever_the_text(tmp_path):
 
 
 @pytest.mark.parametrize("torn", ['{"id": "2', '{"id": "2"}', "\x00"])
-def test_a_torn_last_line_is_passed_over_and_cut_off_by_repair(tmp_path, torn):
+def test_a_torn_last_line_is_skipped_and_cut_off_by_repair(tmp_path, torn):
     path = tmp_path / "e.jsonl"
     append_record(path, {"id": "1"})
     whole = path.read_bytes()
@@ -63,7 +72,7 @@ def test_a_torn_last_line_is_passed_over_and_cut_off_by_repair(tmp_path, torn):
     assert path.read_bytes() == whole
 
 
-def test_repair_of_a_single_torn_line_and_of_no_file(tmp_path):
+def test_repair_empties_a_single_torn_line_and_ignores_a_missing_file(tmp_path):
     (tmp_path / "e.jsonl").write_text('{"id"')
     repair(tmp_path / "e.jsonl")
     repair(tmp_path / "missing.jsonl")
@@ -71,9 +80,143 @@ def test_repair_of_a_single_torn_line_and_of_no_file(tmp_path):
     assert not (tmp_path / "missing.jsonl").exists()
 
 
-@pytest.mark.parametrize("line", ["{]", "[1]", "3"])
-def test_a_finished_line_that_is_no_record_is_named(tmp_path, line):
+@pytest.mark.parametrize("line", ["{]", "[1]", "3", '{"id": ' + "[" * 100_000])
+def test_a_finished_line_that_is_not_a_record_is_named(tmp_path, line):
     path = tmp_path / "e.jsonl"
     path.write_text(json.dumps({"id": "1"}) + "\n" + line + "\n")
     with pytest.raises(MalformedData, match=r"e\.jsonl, line 2"):
         list(read_records(path))
+
+
+# -- typed records, both ways -------------------------------------------------------------------------------------
+
+PASSAGE = Passage("7", "T", "long text")
+SEARCHED = Step(
+    Search("x", "d"),
+    (PASSAGE, Passage("8", "U", "")),
+    process_reward=0.5,
+    text="raw \ud800",
+    score=-1.5,
+    candidates=(
+        Candidate(Search("x", "d"), 0.5, "raw"),
+        Candidate(Answer("a"), -math.inf, outcome=1.0),
+        Candidate(None),
+    ),
+    messages=({"role": "user", "content": "q?"},),
+    usage=Usage(calls=2, prompt_tokens=10, completion_tokens=3, seconds=0.25),
+)
+EPISODES = [
+    Episode("1", "q?", (SEARCHED, Step(Answer("a"), outcome=1.0)), "a", "answer", seconds=1.23456789),
+    Episode("1", "q?", (), None, None, error="RetrievalError: down", usage=Usage(calls=1)),
+    Episode("1", "q?", (), None, "no_action", output="I do not know."),
+    Episode("", "", (Step(Search("x")), Step(Search("y"))), None, "cut short by a wrapper"),
+]
+
+
+def written(episode, **options):
+    return json.loads(json.dumps(episode.to_json(**options)))
+
+
+@pytest.mark.parametrize("episode", EPISODES)
+@pytest.mark.parametrize("full", [False, True])
+def test_a_record_that_is_read_is_written_as_it_was(episode, full):
+    record = written(episode, full=full)
+    assert written(Episode.from_json(record), full=full) == record
+    # What was left out of a run's record is not made up.
+    assert written(Episode.from_json(written(episode)), full=full) == written(episode)
+
+
+def test_a_full_record_holds_all_of_an_episode():
+    episode = Episode("1", "q?", (Step(Search("x"), (PASSAGE,), messages=SEARCHED.messages),), None, "answer")
+    assert Episode.from_json(written(episode, full=True)) == episode
+    (step,) = Episode.from_json(written(episode)).steps
+    assert (step.passages, step.messages) == ((Passage("7", "T", ""),), ())
+
+
+def test_fields_that_process_data_adds_are_ignored():
+    record = written(EPISODES[0], full=True)
+    assert Episode.from_json({**record, "options": [], "max_searches": 4}).to_json(full=True) == record
+
+
+def test_episodes_are_read_from_a_file(tmp_path):
+    for episode in EPISODES:
+        append_record(tmp_path / "e.jsonl", episode.to_json())
+    episodes = list(read_episodes(tmp_path / "e.jsonl"))
+    assert [episode.to_json() for episode in episodes] == [written(episode) for episode in EPISODES]
+    append_record(tmp_path / "e.jsonl", {"id": "5"})
+    with pytest.raises(MalformedData, match=r"e\.jsonl, line 5: field 'question' is missing"):
+        list(read_episodes(tmp_path / "e.jsonl"))
+
+
+DEEP = json.loads("[" * 500 + "]" * 500)
+
+
+@pytest.mark.parametrize(
+    ("path", "value"),
+    [
+        ("id", 3),
+        ("question", None),
+        ("answer", 5),
+        ("stop", ["answer"]),
+        ("error", False),
+        ("seconds", "1"),
+        ("seconds", None),
+        ("seconds", 10**400),
+        ("output", None),
+        ("usage", None),
+        ("usage.calls", 1.5),
+        ("usage.seconds", math.inf),
+        ("steps", None),
+        ("steps", {}),
+        ("steps[0].search", None),
+        ("steps[0].draft", 0),
+        ("steps[0].answer", "both"),
+        ("steps[0].outcome", True),
+        ("steps[0].outcome", math.nan),
+        ("steps[0].process_reward", "0.5"),
+        ("steps[0].score", None),
+        ("steps[0].text", DEEP),
+        ("steps[0].passages", {}),
+        ("steps[0].passages[0]", "7T"),
+        ("steps[0].passages[0]", ["7"]),
+        ("steps[0].passages[1]", ["7", "T", None]),
+        ("steps[0].candidates", "x"),
+        ("steps[0].candidates[0].score", "high"),
+        ("steps[0].candidates[1].outcome", None),
+        ("steps[0].candidates[1].answer", {}),
+        ("steps[0].candidates[2].text", 1),
+        ("steps[0].messages[0].content", None),
+        ("steps[0].usage.calls", DEEP),
+    ],
+)
+def test_a_field_of_the_wrong_type_is_named_by_its_path(path, value):
+    record = written(EPISODES[0], full=True) | {"usage": written(EPISODES[1])["usage"]}
+    *parents, last = path.replace("[", ".").replace("]", "").split(".")
+    parent = record
+    for name in parents:
+        parent = parent[int(name) if name.isdigit() else name]
+    parent[int(last) if last.isdigit() else last] = value
+    with pytest.raises(DataError) as error:
+        Episode.from_json(record)
+    assert str(error.value).startswith(f"field '{path}' ")
+
+
+@pytest.mark.parametrize("name", ["id", "question", "answer", "stop", "error", "steps"])
+def test_a_missing_field_is_named(name):
+    record = written(EPISODES[0])
+    del record[name]
+    with pytest.raises(DataError, match=f"field '{name}' is missing"):
+        Episode.from_json(record)
+
+
+@pytest.mark.parametrize("step", [{}, None, [], {"draft": "x", "outcome": 0.0, "process_reward": 0.0}])
+def test_a_step_without_an_action_is_refused(step):
+    with pytest.raises(DataError, match=r"field 'steps\[0\]\.search'"):
+        Episode.from_json({**written(EPISODES[0]), "steps": [step]})
+
+
+@pytest.mark.parametrize("record", [None, [], "x", 3])
+def test_a_record_that_is_not_an_object_is_refused(record):
+    for read in (Episode.from_json, Step.from_json, Candidate.from_json, action_from_json):
+        with pytest.raises(DataError, match="not an object"):
+            read(record)

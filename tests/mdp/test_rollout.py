@@ -1,14 +1,18 @@
 import itertools
+import json
 
 import pytest
 
 from raggym_env.core import Answer, Search, Usage
-from raggym_env.errors import LLMError, PolicyError
-from raggym_env.mdp.rollout import rollout
+from raggym_env.errors import LLMError, OptionError, PolicyError, RewardError
+from raggym_env.mdp.records import Episode
+from raggym_env.mdp.rollout import complete, rollout
 from raggym_env.mdp.step_reward import StepReward
+from raggym_env.policies.best_of import BestOf
+from raggym_env.policies.lexical import LexicalPolicy
 from raggym_env.protocols import BasePolicy, Proposal
 from raggym_env.rewards.random import RandomReward
-from worlds import BOTH, FILM, dynamics
+from worlds import BOTH, FILM, PILL, dynamics
 
 
 class Follow(BasePolicy):
@@ -40,7 +44,7 @@ def test_an_episode_records_its_steps_rewards_and_answer():
     assert (episode.answer, episode.stop, episode.error, episode.steps[0].score) == ("Oslo", "answer", None, 0.5)
 
 
-def test_questions_are_batched_and_places_of_ended_ones_are_filled():
+def test_episodes_are_batched_and_the_places_of_ended_ones_are_filled():
     steps, _ = dynamics()
     policy = Follow(GOOD)
     list(rollout(policy, [BOTH, FILM, BOTH, BOTH], steps, in_flight=2))
@@ -79,7 +83,7 @@ def test_a_failed_search_fails_its_own_episode_only_and_is_not_scored_as_zero():
         (Proposal(Search("  "), usage=Usage(calls=2)), "Not an action: Search(query='  ', draft=None)."),
     ],
 )
-def test_an_output_that_is_no_action_ends_the_episode_without_an_answer_and_is_kept(proposal, output):
+def test_an_output_that_is_not_an_action_ends_the_episode_without_an_answer_and_is_recorded(proposal, output):
     steps, _ = dynamics()
     policy = Follow({**GOOD, "film": [proposal]})
     episodes = by_id(rollout(policy, [FILM, BOTH], steps))
@@ -88,7 +92,7 @@ def test_an_output_that_is_no_action_ends_the_episode_without_an_answer_and_is_k
     assert film.output.startswith(output)
     assert film.usage.calls == 2
     assert episodes["both"].answer == "no"
-    assert len(policy.batches) == 1  # the others were not proposed for again
+    assert len(policy.batches) == 1  # the policy was not called again for the others
 
 
 def test_an_outage_fails_its_own_episode_with_the_reason():
@@ -122,7 +126,8 @@ def test_a_policy_that_loses_a_state_is_an_error_of_the_policy():
 
     steps, _ = dynamics()
     (episode,) = rollout(Lossy(), [FILM], steps)
-    assert episode.error == "PolicyError: The policy gave proposals for 0 states instead of 1."
+    assert episode.error.startswith("PolicyError: Lossy.propose must return ")
+    assert "got []" in episode.error
 
 
 def test_a_bug_is_raised_not_recorded():
@@ -141,12 +146,64 @@ def test_process_rewards_are_recorded_beside_outcomes():
     assert all(0 < step.process_reward < 1 for step in episode.steps)
 
 
-def test_act_reads_observations_and_refuses_failures():
-    failing = Follow({"": [Proposal(None, failure="cut off")]})
-    with pytest.raises(PolicyError, match="cut off"):
-        failing.act({"question": "q?", "options": (), "history": (), "searches_left": 1})
+class Picky:
+    """A process reward that fails for one question, and with it for its whole batch."""
+
+    def score(self, states, actions):
+        if any(state.question.id == "film" for state in states):
+            raise RewardError("no score")
+        return [[0.25 for _ in row] for row in actions]
+
+
+def test_a_failed_process_reward_fails_its_own_episode_only():
+    steps, _ = dynamics()
+    policy = Follow(GOOD)
+    episodes = by_id(rollout(policy, [FILM, BOTH], steps, StepReward("em", Picky())))
+    assert (episodes["film"].error, episodes["film"].steps) == ("RewardError: no score", ())
+    assert (episodes["both"].answer, episodes["both"].steps[0].process_reward) == ("no", 0.25)
+    assert policy.batches == [["film", "both"]]
+
+
+class Selective(Follow):
+    """A policy that fails for one question, and with it for its whole batch."""
+
+    def propose(self, states, n=1):
+        if any(state.question.id == "film" for state in states):
+            raise PolicyError("no idea")
+        return super().propose(states, n)
+
+
+def test_a_policy_that_fails_for_one_state_is_called_for_the_others_alone():
+    steps, _ = dynamics()
+    policy = Selective(GOOD)
+    episodes = by_id(rollout(policy, [FILM, BOTH], steps))
+    assert episodes["film"].error == "PolicyError: no idea"
+    assert (episodes["both"].error, episodes["both"].answer) == (None, "no")
+    assert policy.batches == [["both"]]
+
+
+def test_episodes_are_completed_from_given_states_in_their_order():
+    steps, _ = dynamics()
+    start = steps.start(FILM.question)
+    (searched,) = steps.transition([start], [Search("Dawn")])
+    (ended,) = steps.transition([start], [Answer("Rome")])
+    episodes = complete(Follow(GOOD), [FILM] * 3, [searched, ended, start], steps)
+    assert [episode.answer for episode in episodes] == ["Oslo", "Rome", "Oslo"]
+    assert [len(episode.steps) for episode in episodes] == [2, 0, 3]
+
+
+@pytest.mark.parametrize("full", [False, True])
+def test_the_record_of_every_episode_is_read_back_as_it_was_written(full):
+    steps, _ = dynamics(fails=["Ada Berg"])
+    tasks = [FILM, BOTH, PILL]
+    script = {**GOOD, "pill": [Proposal(None, text="blah", failure="not JSON")]}
+    best_of = BestOf(LexicalPolicy(), RandomReward(0), n=4)
+    for policy in (Follow(script), best_of):
+        for episode in rollout(policy, tasks, steps, StepReward("f1", RandomReward(3))):
+            record = json.loads(json.dumps(episode.to_json(full=full), allow_nan=False))
+            assert Episode.from_json(record).to_json(full=full) == record
 
 
 def test_in_flight_must_be_positive():
-    with pytest.raises(ValueError, match="in_flight must be at least 1, got 0"):
+    with pytest.raises(OptionError, match="in_flight must be at least 1, got 0"):
         list(rollout(Follow(GOOD), [FILM], dynamics()[0], in_flight=0))

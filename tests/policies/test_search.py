@@ -1,11 +1,11 @@
-"""Search at inference: best-of-n, voting, tree search, and how a card or a flag asks for them."""
+"""Search at inference: best-of-n, voting and tree search, and the options that select them."""
 
 import numpy as np
 import pytest
 
 from raggym_env import policies
 from raggym_env.core import Answer, Search, Usage
-from raggym_env.errors import CardError, RewardError
+from raggym_env.errors import CardError, OptionError, RewardError
 from raggym_env.mdp.rollout import rollout
 from raggym_env.policies.best_of import BestOf
 from raggym_env.policies.tree import Tree
@@ -17,7 +17,7 @@ from worlds import BOTH, FILM, dynamics
 
 
 class Fixed(BasePolicy):
-    """Proposes the same actions in every state, as often as it is asked for, and counts its calls."""
+    """Proposes the same actions in every state, over and over, and records its calls."""
 
     def __init__(self, *actions):
         self.actions = actions
@@ -35,13 +35,13 @@ class Fixed(BasePolicy):
 
 
 class Longest:
-    """Scores an action by the length of its text, and keeps what it was asked."""
+    """Scores an action by the length of its text, and records the sizes of its batches."""
 
     def __init__(self):
-        self.asked = []
+        self.batches = []
 
     def score(self, states, actions):
-        self.asked.append([len(row) for row in actions])
+        self.batches.append([len(row) for row in actions])
         return [
             np.array([len(getattr(a, "query", getattr(a, "text", ""))) for a in row], np.float32) for row in actions
         ]
@@ -52,14 +52,14 @@ def start(*tasks, searches=3):
     return steps, retriever, [steps.start(task.question) for task in tasks]
 
 
-def test_best_of_takes_what_the_critic_scores_highest_and_keeps_all_candidates():
+def test_best_of_takes_the_candidate_with_the_highest_score_and_records_all():
     _, _, states = start(FILM, BOTH)
     critic = Longest()
     chosen = BestOf(Fixed(Search("a"), Search("long"), Answer("mid")), critic, n=6).propose(states)
     assert [row[0].action for row in chosen] == [Search("long")] * 2
     candidates = [(c.action, c.score) for c in chosen[0][0].candidates]
     assert candidates == [(Search("long"), 4.0), (Answer("mid"), 3.0), (Search("a"), 1.0)]
-    assert critic.asked == [[3, 3]]  # one call, equal candidates scored once
+    assert critic.batches == [[3, 3]]  # one call, equal candidates scored once
     assert chosen[0][0].usage == Usage(calls=6, completion_tokens=60)
 
 
@@ -109,7 +109,7 @@ def test_a_tree_sees_a_reward_two_steps_ahead_and_searches_a_level_at_once(width
     assert len(retriever.calls) == 4  # per level one search of the critic's and one of the paths'
 
 
-def test_with_all_evidence_at_hand_a_tree_answers():
+def test_with_all_evidence_retrieved_a_tree_answers():
     steps, _, states = start(FILM)
     for query in ("Dawn", "Ada Berg"):
         states = steps.transition(states, [Search(query)])
@@ -118,7 +118,7 @@ def test_with_all_evidence_at_hand_a_tree_answers():
     assert tree.propose(states)[0][0].action == Answer("Oslo")
 
 
-def test_a_path_without_further_ideas_keeps_its_worth():
+def test_a_path_that_cannot_be_extended_keeps_its_value():
     class Once(Fixed):
         def propose(self, states, n=1):
             rows = super().propose(states, n)
@@ -160,24 +160,24 @@ def test_best_of_lexical_with_the_evidence_critic_finds_more_than_lexical_alone(
 
 
 @pytest.mark.parametrize(
-    ("options", "error", "said"),
+    ("options", "error", "message"),
     [
         ({"best_of": 4}, CardError, "need a critic"),
         ({"critic": "random"}, CardError, "critic needs best_of or tree"),
         ({"vote": 4, "best_of": 4, "critic": "random"}, CardError, "choose one of"),
         ({"best_of": 4, "critic": "none"}, CardError, "cannot choose"),
-        ({"best_of": 4, "critic": "evidence"}, RewardError, r"EvidenceReward\(tasks, process\)"),
+        ({"best_of": 4, "critic": "evidence"}, RewardError, "needs the tasks and the dynamics"),
         ({"tree": {"width": 2}, "critic": "random"}, CardError, "needs the environment's dynamics"),
         ({"best_of": 0, "critic": "random"}, CardError, "search.best_of"),
         ({"critic": Longest()}, CardError, "critic needs best_of or tree"),
     ],
 )
-def test_impossible_combinations_are_refused(options, error, said):
-    with pytest.raises(error, match=said):
+def test_impossible_combinations_are_refused(options, error, message):
+    with pytest.raises(error, match=message):
         policies.make("lexical", **options)
 
 
-def test_the_three_ways_are_made_by_name():
+def test_the_three_searches_are_selected_by_options():
     steps, _ = dynamics()
     assert policies.make("lexical", best_of=4, critic="random").n == 4
     assert policies.make("lexical", vote=5).n == 5
@@ -187,7 +187,7 @@ def test_the_three_ways_are_made_by_name():
 
 @pytest.mark.parametrize("build", [lambda: BestOf(Fixed(), Longest(), n=0), lambda: Vote(Fixed(), n=0)])
 def test_at_least_one_sample(build):
-    with pytest.raises(ValueError, match="n must be at least 1, got 0"):
+    with pytest.raises(OptionError, match="n must be at least 1, got 0"):
         build()
 
 
@@ -216,7 +216,7 @@ def test_a_critic_that_fails_for_one_state_costs_no_other_its_candidates(search)
     assert policy.calls[0] == (2, 4)
 
 
-def test_a_score_that_is_no_number_chooses_nothing():
+def test_a_score_that_is_not_a_number_chooses_nothing():
     _, _, states = start(FILM)
     (row,) = BestOf(Fixed(Search("a")), NotANumber(), n=2).propose(states)
-    assert (row[0].outage, "no numbers" in row[0].failure) == (True, True)
+    assert (row[0].outage, "must return finite scores" in row[0].failure) == (True, True)

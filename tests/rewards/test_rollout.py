@@ -112,7 +112,7 @@ def test_completions_may_be_cut_to_some_searches():
 
     steps, reward, retriever = setup(Searcher(), max_searches=9, m=1, advantage=False, completion_searches=1)
     reward.score([steps.start(FILM.question)], [[Search("Dawn")]])
-    assert retriever.asked == ["Dawn", "Dusk"]
+    assert retriever.queries == ["Dawn", "Dusk"]
 
 
 def test_questions_with_options_are_graded_by_accuracy():

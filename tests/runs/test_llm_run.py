@@ -21,7 +21,6 @@ def run(towns, server, out, policy="direct", **settings):
 
 
 def test_a_server_that_dies_fails_the_affected_episodes_and_a_resumed_run_completes_them(tmp_path):
-    pytest.importorskip("openai")
     towns = write_towns(tmp_path / "towns")
     with FakeServer(*[ANSWER] * 5, after=status(503, "going down")) as server:
         port = int(server.url.split(":")[2].split("/")[0])
@@ -36,7 +35,6 @@ def test_a_server_that_dies_fails_the_affected_episodes_and_a_resumed_run_comple
 
 
 def test_a_server_that_was_never_there_stops_the_run_with_one_error(tmp_path):
-    pytest.importorskip("openai")
     with FakeServer() as server:
         pass
     with pytest.raises(LLMError, match=r"127\.0\.0\.1"):
@@ -44,7 +42,6 @@ def test_a_server_that_was_never_there_stops_the_run_with_one_error(tmp_path):
 
 
 def test_an_unreadable_reply_is_scored_as_no_answer_and_not_asked_for_again(tmp_path):
-    pytest.importorskip("openai")
     towns = write_towns(tmp_path / "towns")
     with FakeServer(after=says("no idea")) as server:
         first, scores = run(towns, server, tmp_path / "run")
@@ -57,7 +54,6 @@ def test_an_unreadable_reply_is_scored_as_no_answer_and_not_asked_for_again(tmp_
 
 
 def test_the_leaderboard_shows_the_model_its_tokens_and_its_cost(tmp_path):
-    pytest.importorskip("openai")
     towns = write_towns(tmp_path / "towns")
     with FakeServer(after=ANSWER) as server:
         folder, scores = run(towns, server, tmp_path / "run", **{"policy.price": {"prompt": 100, "completion": 200}})
@@ -68,7 +64,6 @@ def test_the_leaderboard_shows_the_model_its_tokens_and_its_cost(tmp_path):
 
 
 def test_a_card_of_ones_own_with_one_prompt_changed_runs_by_its_path(tmp_path):
-    pytest.importorskip("openai")
     shipped = card_file("policies", "direct")
     prompt = policy_card("direct").options["prompts"]["system"]
     mine = tmp_path / "pirate.toml"
@@ -82,7 +77,6 @@ def test_a_card_of_ones_own_with_one_prompt_changed_runs_by_its_path(tmp_path):
 
 
 def test_no_key_is_ever_written_to_a_run_folder(tmp_path, monkeypatch):
-    pytest.importorskip("openai")
     monkeypatch.setenv("OPENAI_API_KEY", "sk-very-secret-0123456789")
     with FakeServer(*[ANSWER] * 3, after=status(503, "key sk-very-secret-0123456789 refused")) as server:
         folder, _ = run(write_towns(tmp_path / "towns"), server, tmp_path / "run")

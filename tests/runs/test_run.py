@@ -91,7 +91,7 @@ def test_changed_questions_are_another_run(towns, tmp_path):
 def test_a_folder_that_holds_something_else_is_left_alone(towns, tmp_path):
     (tmp_path / "mine").mkdir()
     (tmp_path / "mine" / "episodes.jsonl").write_text("precious")
-    with pytest.raises(RunError, match="is no run folder"):
+    with pytest.raises(RunError, match="is not a run folder"):
         evaluate(towns, Reader(), out=tmp_path / "mine")
     assert (tmp_path / "mine" / "episodes.jsonl").read_text() == "precious"
 
@@ -169,7 +169,7 @@ def test_an_object_with_propose_is_a_policy_and_a_class_is_not(towns, tmp_path):
 def test_a_folder_with_other_files_is_not_written_to(towns, tmp_path):
     (tmp_path / "mine").mkdir()
     (tmp_path / "mine" / "thesis.tex").write_text("precious")
-    with pytest.raises(RunError, match="is no run folder"):
+    with pytest.raises(RunError, match="is not a run folder"):
         evaluate(towns, Reader(), out=tmp_path / "mine")
     assert [each.name for each in (tmp_path / "mine").iterdir()] == ["thesis.tex"]
 
@@ -180,9 +180,9 @@ def test_a_folder_with_other_files_is_not_written_to(towns, tmp_path):
         ({"id": 3}, "id"),
         ({"answer": 5}, "answer"),
         ({"steps": None}, "steps"),
-        ({"steps": [{}]}, "steps"),
-        ({"steps": [{"search": "x", "passages": [["only one"]]}]}, "steps"),
-        ({"usage": {"calls": 1}}, "usage"),
+        ({"steps": [{}]}, r"steps\[0\].search"),
+        ({"steps": [{"search": "x", "passages": [["only one"]]}]}, r"steps\[0\].passages\[0\]"),
+        ({"usage": {"calls": 1}}, "usage.prompt_tokens"),
     ],
 )
 def test_a_tampered_record_is_named_by_line_and_field(towns, tmp_path, change, field):

@@ -8,11 +8,12 @@ import pytest
 
 from raggym_env.core import Answer, Passage, Question, Search, State, Turn
 from raggym_env.errors import MissingExtra, RunError
+from raggym_env.mdp.records import Candidate
 from raggym_env.rewards.features import FEATURES
 from raggym_env.rewards.mini import MiniReward, inputs, load_weights
-from raggym_env.training.mini import Example, MiniSettings, _fit, _held_out, agreement, examples, train_mini
+from raggym_env.training.mini import Example, MiniConfig, _fit, _is_held_out, agreement, examples, train_mini
 from raggym_env.training.process_data.collect import collect
-from raggym_env.training.process_data.trajectories import Choice, Labelled, Trajectory
+from raggym_env.training.process_data.trajectories import Trajectory, TrajectoryStep
 from towns import write_towns
 
 WORLD = """
@@ -27,16 +28,16 @@ options = { passages = 200, seed = 0 }
 questions = "train"
 rows = "first 150"
 """
-QUICK = MiniSettings(networks=1, hidden=32, epochs=20, batch=16, held_out=0.25)
+QUICK = MiniConfig(networks=1, hidden=32, epochs=20, batch_size=16, held_out=0.25)
 
 
 @pytest.fixture(scope="module")
 def collection(tmp_path_factory):
-    """A few hundred states of a small synthetic world, their candidates scored by what they are worth."""
+    """A few hundred states of a small synthetic world, their candidates scored by their value."""
     folder = tmp_path_factory.mktemp("small")
     (folder / "Small-v0.toml").write_text(WORLD, encoding="utf-8")
-    way = {"critic": "evidence_value", "n": 10, "keep": "all", "execute": "own", "explore": 0.2}
-    return collect(folder / "Small-v0.toml", "lexical", out=folder / "run", **way)
+    options = {"critic": "evidence_value", "n": 10, "keep": "all", "execute": "own", "explore": 0.2}
+    return collect(folder / "Small-v0.toml", "lexical", out=folder / "run", **options)
 
 
 @pytest.fixture(scope="module")
@@ -48,7 +49,7 @@ def data(collection):
 def trained(collection, tmp_path_factory):
     pytest.importorskip("torch").set_num_threads(1)
     out = tmp_path_factory.mktemp("trained") / "mini.safetensors"
-    return out, train_mini([collection], out, QUICK)
+    return out, train_mini([collection], out, config=QUICK)
 
 
 def test_it_ranks_candidates_of_questions_that_it_was_not_trained_on(trained):
@@ -58,21 +59,21 @@ def test_it_ranks_candidates_of_questions_that_it_was_not_trained_on(trained):
 
 
 def test_the_level_of_the_values_is_learnt_too(data, trained):
-    reward, held = MiniReward(trained[0]), [each for each in data if _held_out(each.question, 0.25)]
-    guessed = np.concatenate([computed(reward._weights, example) for example in held])
-    worth = np.concatenate([example.values for example in held])
-    assert np.square(guessed - worth).mean() < 0.9 * worth.var()  # measured: 0.78
-    assert abs(reward.start - worth.mean()) < 0.1
+    reward, test = MiniReward(trained[0]), [example for example in data if _is_held_out(example.question, 0.25)]
+    predicted = np.concatenate([network_values(reward._weights, example) for example in test])
+    values = np.concatenate([example.values for example in test])
+    assert np.square(predicted - values).mean() < 0.9 * values.var()  # measured: 0.78
+    assert abs(reward.start - values.mean()) < 0.1
 
 
-def computed(weights, example):
-    """The values that a network gives an example, written out."""
+def network_values(weights, example):
+    """Return the values that a network gives an example, computed independently."""
     hidden = np.tanh(example.features @ weights["hidden.weight"].T + weights["hidden.bias"])
     return 1 / (1 + np.exp(-(hidden @ weights["output.weight"] + weights["output.bias"])))
 
 
-def test_scores_that_say_nothing_teach_nothing(data):
-    """The agreement that is reported is of questions held out, or it would be high here."""
+def test_random_scores_teach_nothing(data):
+    """The reported agreement is on held-out questions; on the training questions it would be high here."""
     shuffled = [
         example._replace(values=np.random.default_rng(number).permutation(example.values))
         for number, example in enumerate(data)
@@ -85,14 +86,14 @@ def test_scores_that_say_nothing_teach_nothing(data):
 def test_the_weights_load_and_compute_what_was_trained(collection, data, trained):
     out, recipe = trained
     weights, start = load_weights(out)
-    choice = next(iter(collection.trajectories(kept=False))).choices[0]
-    (values,) = MiniReward(out).values([choice.state], [[each.action for each in choice.candidates]])
-    np.testing.assert_allclose(values, computed(weights, data[0]), atol=1e-5)
+    step = next(iter(collection.trajectories(kept=False))).steps[0]
+    (values,) = MiniReward(out).values([step.state], [[candidate.action for candidate in step.candidates]])
+    np.testing.assert_allclose(values, network_values(weights, data[0]), atol=1e-5)
     assert 0 < start < 1
     assert recipe["states"] + recipe["held_out"]["states"] == len(data)
 
 
-def test_the_recipe_says_how_to_make_the_weights_again(collection, trained):
+def test_the_recipe_records_how_the_weights_were_made(collection, trained):
     out, recipe = trained
     assert json.loads(out.with_suffix(".json").read_text()) == json.loads(json.dumps(recipe))
     assert recipe["settings"]["epochs"] == 20
@@ -117,7 +118,7 @@ def test_several_networks_are_one_that_gives_their_mean(data):
     data, settings = data[:40], replace(QUICK, epochs=1)
 
     def logits(settings):
-        values = computed(_fit(data, settings, None), data[0])
+        values = network_values(_fit(data, settings, None), data[0])
         return np.log(values / (1 - values))
 
     alone = [logits(replace(settings, seed=seed)) for seed in (3, 4)]
@@ -126,25 +127,25 @@ def test_several_networks_are_one_that_gives_their_mean(data):
     assert np.abs(alone[0] - alone[1]).max() > 0.01
 
 
-def test_progress_is_told_after_each_epoch(data):
+def test_progress_is_reported_after_each_epoch(data):
     pytest.importorskip("torch")
-    told = []
-    _fit(data[:20], replace(QUICK, networks=2, epochs=2), lambda *each: told.append(each))
-    assert [each[:2] for each in told] == [(number, 4) for number in range(1, 5)]
-    assert all(np.isfinite(loss) for *_, loss in told)
+    calls = []
+    _fit(data[:20], replace(QUICK, networks=2, epochs=2), lambda *call: calls.append(call))
+    assert [call[:3] for call in calls] == [("train", number, 4) for number in range(1, 5)]
+    assert all(np.isfinite(info["loss"]) for *_, info in calls)
 
 
 class Collected:
-    """As much of a collection as `examples` looks at."""
+    """The parts of a collection that `examples` uses."""
 
-    def __init__(self, *choices):
-        self.choices = choices
+    def __init__(self, *steps):
+        self.steps = steps
         self.settings = {"critic": "evidence_value"}
         self.run = SimpleNamespace(path="runs/hand-made")
 
     def trajectories(self, *, kept=True):
         assert not kept
-        yield Trajectory(QUESTION, self.choices, "x", 1.0)
+        yield Trajectory(QUESTION, self.steps, "x", 1.0)
 
 
 QUESTION = Question("q", "Where did the director of the film Red Harbour die?")
@@ -152,12 +153,14 @@ START = State(QUESTION, (), 2)
 PAGE = Passage("1", "Red Harbour", "Red Harbour is a film directed by Ilse Brandt.")
 ONCE = State(QUESTION, (Turn("Red Harbour", (PAGE,)),), 1)
 SPENT = State(QUESTION, (*ONCE.history, Turn("Ilse Brandt", ())), 0)
-FIRST = Choice(START, (Labelled(Search("Red Harbour"), 0.6), Labelled(Answer("x"), 0.1)), Search("Red Harbour"))
-THEN = Choice(ONCE, (Labelled(Search("Ilse Brandt"), 0.9), Labelled(Answer("x"), 0.2)), Search("Ilse Brandt"))
-LAST = Choice(SPENT, (Labelled(Answer("Lisbon"), 0.7), Labelled(Search("Lisbon"), 0.4)), Answer("Lisbon"))
+FIRST = TrajectoryStep(
+    START, (Candidate(Search("Red Harbour"), 0.6), Candidate(Answer("x"), 0.1)), Search("Red Harbour")
+)
+THEN = TrajectoryStep(ONCE, (Candidate(Search("Ilse Brandt"), 0.9), Candidate(Answer("x"), 0.2)), Search("Ilse Brandt"))
+LAST = TrajectoryStep(SPENT, (Candidate(Answer("Lisbon"), 0.7), Candidate(Search("Lisbon"), 0.4)), Answer("Lisbon"))
 
 
-def test_a_search_made_again_is_worth_what_the_search_that_led_there_was_worth():
+def test_a_repeated_search_has_the_value_of_the_search_that_led_to_the_state():
     first, then, _ = examples(Collected(FIRST, THEN, LAST))
     assert first.values.tolist() == pytest.approx([0.6, 0.1])
     assert then.values.tolist() == pytest.approx([0.9, 0.2, 0.6])
@@ -167,25 +170,25 @@ def test_a_search_made_again_is_worth_what_the_search_that_led_there_was_worth()
     assert len(examples(Collected(FIRST, THEN), repeats=0)[1].values) == 2
 
 
-def test_where_no_search_is_left_only_answers_are_learnt_from():
+def test_only_answers_are_learned_from_where_no_search_is_left():
     *_, last = examples(Collected(FIRST, THEN, LAST))
     assert (last.values.tolist(), last.searches.tolist()) == (pytest.approx([0.7]), [False])
 
 
 def test_outcomes_label_the_executed_actions_alone():
-    found = examples(Collected(FIRST, THEN, LAST), labels="outcome")
-    assert [each.values.tolist() for each in found] == [[1.0], [1.0], [1.0]]
-    np.testing.assert_array_equal(found[0].features, inputs(START, [Search("Red Harbour")]))
+    converted = examples(Collected(FIRST, THEN, LAST), labels="outcome")
+    assert [example.values.tolist() for example in converted] == [[1.0], [1.0], [1.0]]
+    np.testing.assert_array_equal(converted[0].features, inputs(START, [Search("Red Harbour")]))
 
 
 @pytest.mark.parametrize("score", [-0.1, 1.1, float("nan")])
-def test_scores_that_are_no_values_are_refused(score):
-    wrong = FIRST._replace(candidates=(Labelled(Answer("x"), 0.5), Labelled(Answer("y"), score)))
+def test_scores_outside_zero_to_one_are_refused(score):
+    wrong = FIRST._replace(candidates=(Candidate(Answer("x"), 0.5), Candidate(Answer("y"), score)))
     with pytest.raises(RunError, match=r"no values in \[0, 1\].*--critic evidence_value"):
         examples(Collected(wrong))
 
 
-def test_rewards_that_are_no_values_are_refused(tmp_path):
+def test_data_of_a_critic_that_gives_no_values_is_refused(tmp_path):
     card = write_towns(tmp_path / "towns", questions=4)
     gains = collect(card, "lexical", critic="evidence", n=3, out=tmp_path / "run")
     with pytest.raises(RunError, match="the scores of 'evidence' are no values"):
@@ -197,16 +200,16 @@ def test_without_candidates_or_with_all_questions_held_out_there_is_nothing_to_t
     with pytest.raises(RunError, match="holds no scored candidates"):
         examples(Collected(FIRST._replace(candidates=())))
     with pytest.raises(RunError, match="none to train on"):
-        train_mini([collection], tmp_path / "w", replace(QUICK, held_out=1.0))
+        train_mini([collection], tmp_path / "w", config=replace(QUICK, held_out=1.0))
 
 
 def test_questions_are_held_out_whole_and_by_their_id_alone():
-    held = [_held_out(f"question {number}", 0.1) for number in range(2_000)]
-    assert 0.07 < np.mean(held) < 0.13
-    assert not any(_held_out(f"question {number}", 0.0) for number in range(100))
+    test = [_is_held_out(f"question {number}", 0.1) for number in range(2_000)]
+    assert 0.07 < np.mean(test) < 0.13
+    assert not any(_is_held_out(f"question {number}", 0.0) for number in range(100))
 
 
-def test_agreement_counts_pairs_of_different_values_that_are_ranked_as_they_are():
+def test_agreement_is_the_share_of_pairs_with_different_values_ranked_correctly():
     rows = np.zeros((3, len(FEATURES)), np.float32)
     rows[:, 0] = [0.1, 0.2, 0.3]
     weights = {
@@ -229,5 +232,5 @@ def test_agreement_counts_pairs_of_different_values_that_are_ranked_as_they_are(
 def test_without_torch_the_error_names_the_extra(collection, tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "torch", None)
     with pytest.raises(MissingExtra, match=r"raggym-env\[train\]"):
-        train_mini([collection], tmp_path / "w", QUICK)
+        train_mini([collection], tmp_path / "w", config=QUICK)
     assert not (tmp_path / "w").exists()

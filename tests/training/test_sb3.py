@@ -41,7 +41,7 @@ def told(state, actions):
 
 
 def env(n=N):
-    return CandidateActions(RAGEnv([FILM], dynamics()[0]), Ideas(), n, told)
+    return CandidateActions(RAGEnv([FILM], dynamics()[0]), Ideas(), n=n, features=told)
 
 
 def ppo(**options):
@@ -227,14 +227,14 @@ def test_layers_that_are_no_widths_are_refused():
 def test_with_a_prior_learning_starts_from_the_proposers_ranking(make):
     algorithm = type(make())
     policy = CandidatePolicy if make is ppo else CandidateDQNPolicy
-    settings = {"prior": {"answer_behind": -100.0}, "net_arch": [16]}
+    settings = {"prior": {"answer_rank": -100.0}, "net_arch": [16]}
     model = algorithm(policy, env(), policy_kwargs=settings, device="cpu")
     (proposals,) = SB3Policy(model, Ideas(), features=told).propose([STATE], 3)
     assert [proposal.action.text for proposal in proposals] == ["Rome", "Paris", "Oslo"]
 
 
 def test_a_prior_is_loaded_with_the_model(tmp_path):
-    settings = {"prior": {"answer_behind": -100.0}}
+    settings = {"prior": {"answer_rank": -100.0}}
     sb3.PPO(CandidatePolicy, env(), policy_kwargs=settings, device="cpu").save(tmp_path / "model.zip")
     loaded = sb3.PPO.load(tmp_path / "model.zip", device="cpu")
     assert SB3Policy(loaded, Ideas(), features=told).act(STATE) == Answer("Rome")

@@ -1,4 +1,4 @@
-"""Process data for people: what a collection amounts to, and single trajectories to read."""
+"""Process data for people: counts over a collection, and single trajectories to read."""
 
 from __future__ import annotations
 
@@ -10,41 +10,42 @@ from rich.panel import Panel
 from rich.table import Table
 from rich.text import Text
 
-from raggym_env.core import Action, Answer, option_letter
+from raggym_env.core import Action, Answer, Search, option_letter
 from raggym_env.text.untrusted import clipped, one_line
 from raggym_env.training.process_data.rows import comparable
-from raggym_env.training.process_data.trajectories import Choice, Collection, Trajectory
+from raggym_env.training.process_data.trajectories import Collection, Trajectory, TrajectoryStep
 
-__all__ = ["Summary", "sample", "shown", "summarise"]
+__all__ = ["Summary", "render", "sample", "summarise"]
 
 
 @dataclass(frozen=True, slots=True)
 class Summary:
-    """What a collection amounts to. States, candidates and pairs are those of the kept trajectories."""
+    """Counts over a collection. States, candidates and pairs are those of the kept trajectories."""
 
     trajectories: int
-    """Those that ended."""
+    """Episodes that ended."""
     failed: int
-    """Questions whose episode failed, by an outage say."""
-    kept: int
+    """Questions whose episode failed, for example by an outage."""
+    kept_trajectories: int
+    """Trajectories that pass the collection's filter."""
     states: int
     candidates: int
-    """Scored, in all states together; equal actions of a state count once."""
+    """Scored candidates of all states together; equal actions of a state count once."""
     pairs: int
     """Pairs of one state's candidates whose scores differ by a margin: what a critic can be trained on."""
     preferences: int
     """States with at least one pair: what an actor can be tuned on."""
     outcome: float
-    """Mean outcome of all that ended, in [0, 1]; 0 if there is none."""
+    """Mean outcome of all episodes that ended, in [0, 1]; 0 if there is none."""
 
     @property
     def candidates_per_state(self) -> float:
         return self.candidates / self.states if self.states else 0.0
 
     def rows(self) -> Iterator[tuple[str, str]]:
-        """Its figures as they are printed, with what they are called."""
+        """Yield the lines to print, each as a label and a text."""
         yield "trajectories", f"{self.trajectories:,}" + (f" ({self.failed:,} failed)" if self.failed else "")
-        yield "kept", f"{self.kept:,}"
+        yield "kept", f"{self.kept_trajectories:,}"
         yield "states", f"{self.states:,}"
         yield "candidates", f"{self.candidates_per_state:.1f} per state"
         yield "pairs", f"{self.pairs:,} in {self.preferences:,} states"
@@ -52,75 +53,72 @@ class Summary:
 
 
 def summarise(collection: Collection, *, margin: float = 0.05) -> Summary:
-    """Count what is in a collection.
+    """Count what a collection holds.
 
     Args:
         collection: Process data.
-        margin: What two scores differ by, at least, to make a pair.
+        margin: Least difference between the scores of a pair.
     """
-    outcomes: list[float] = []
-    kept = 0
-    candidates: list[int] = []
-    pairs: list[int] = []
-    for trajectory in collection.trajectories(kept=False):
-        outcomes.append(trajectory.outcome)
-        if collection.keeps(trajectory):
-            kept += 1
-            candidates += [len(choice.candidates) for choice in trajectory.choices]
-            pairs += [len(comparable(choice, margin)) for choice in trajectory.choices]
+    trajectories = list(collection.trajectories(kept=False))
+    passing = [trajectory for trajectory in trajectories if collection.keeps(trajectory)]
+    steps = [step for trajectory in passing for step in trajectory.steps]
+    pairs = [len(comparable(step, margin)) for step in steps]
     return Summary(
-        trajectories=len(outcomes),
+        trajectories=len(trajectories),
         failed=collection.failed,
-        kept=kept,
-        states=len(candidates),
-        candidates=sum(candidates),
+        kept_trajectories=len(passing),
+        states=len(steps),
+        candidates=sum(len(step.candidates) for step in steps),
         pairs=sum(pairs),
         preferences=sum(count > 0 for count in pairs),
-        outcome=sum(outcomes) / len(outcomes) if outcomes else 0.0,
+        outcome=sum(trajectory.outcome for trajectory in trajectories) / max(1, len(trajectories)),
     )
 
 
 def sample(trajectories: Iterable[Trajectory], count: int) -> list[Trajectory]:
-    """`count` of the trajectories, or as many as there are, spread evenly over them."""
-    found = list(trajectories)
-    count = min(count, len(found))
-    return [found[index * len(found) // count] for index in range(count)]
+    """Return `count` of the trajectories, spread evenly over them, or all if there are fewer."""
+    pool = list(trajectories)
+    count = min(count, len(pool))
+    return [pool[index * len(pool) // count] for index in range(count)]
 
 
-def shown(trajectory: Trajectory) -> RenderableType:
-    """A trajectory to print: in every state what was found last, and the candidates, the executed one marked.
+def render(trajectory: Trajectory) -> RenderableType:
+    """Return a trajectory to print: for every state the last passages and the candidates, the executed one marked.
 
-    Texts of policies and passages come on one line each, without control characters, and their markup is not read.
+    Texts of policies and passages are on one line each, without control characters, and their markup is not read.
     """
     question = trajectory.question
     options = [f"{option_letter(index)}. {_line(text)}" for index, text in enumerate(question.options)]
     answer = "No answer" if trajectory.answer is None else f"Answered {_line(trajectory.answer)!r}"
     return Group(
         Panel(Text("\n".join([one_line(question.text), *options])), title=Text(_line(question.id)), title_align="left"),
-        *(part for number, choice in enumerate(trajectory.choices, 1) for part in _step(number, choice)),
+        *(part for number, step in enumerate(trajectory.steps, 1) for part in _step(number, step)),
         Text.assemble(f"{answer}, ", _outcome(trajectory.outcome), "\n"),
     )
 
 
-def _step(number: int, choice: Choice) -> Iterator[RenderableType]:
-    if choice.state.history:
-        titles = " · ".join(_line(passage.title) for passage in choice.state.history[-1].passages)
+def _step(number: int, step: TrajectoryStep) -> Iterator[RenderableType]:
+    if step.state.history:
+        titles = " · ".join(_line(passage.title) for passage in step.state.history[-1].passages)
         yield Text(f"   found: {titles or 'nothing'}", style="dim")
-    yield Text(f"Step {number}, searches left: {choice.state.searches_left}", style="bold")
+    yield Text(f"Step {number}, searches left: {step.state.searches_left}", style="bold")
     table = Table.grid(padding=(0, 2))
-    for candidate in choice.candidates:
-        executed = candidate.action == choice.action
+    for candidate in step.candidates:
+        executed = candidate.action == step.action
         outcome = "" if candidate.outcome is None else _outcome(candidate.outcome)
-        words = Text(_words(candidate.action), style="bold" if executed else "")
-        table.add_row(" ▶" if executed else "", f"{candidate.score:+.3f}", words, outcome)
+        # Text: rich reads markup in a plain string, and this one comes from a model.
+        action = Text(_describe(candidate.action), style="bold" if executed else "")
+        table.add_row(" ▶" if executed else "", f"{candidate.score or 0.0:+.3f}", action, outcome)
     yield table
 
 
-def _words(action: Action) -> str:
-    if isinstance(action, Answer):
-        return f"answer  {_line(action.text)}"
-    draft = "" if action.draft is None else f"  (draft: {_line(action.draft)})"
-    return f"search  {_line(action.query)}{draft}"
+def _describe(action: Action | None) -> str:
+    match action:
+        case Answer(text):
+            return f"answer  {_line(text)}"
+        case Search(query, draft):
+            return f"search  {_line(query)}" + ("" if draft is None else f"  (draft: {_line(draft)})")
+    return "no action"
 
 
 def _outcome(value: float) -> Text:

@@ -8,8 +8,21 @@ from typing import Annotated, Any, Literal
 import typer
 from rich.console import Console
 
+from raggym_env.cli._options import (
+    LLM,
+    InFlight,
+    Limit,
+    Out,
+    Ray,
+    Seed,
+    Settings,
+    TrustCard,
+    WorkerCount,
+    WorkerGPUs,
+    parse_settings,
+    ray_workers,
+)
 from raggym_env.cli._progress import EpisodeBar
-from raggym_env.cli.evaluate import RayOption, WorkerGPUsOption, WorkersOption, parse_settings, ray_workers
 from raggym_env.errors import RunError
 
 __all__ = ["collect"]
@@ -24,7 +37,7 @@ def collect(
     ] = None,
     critic: Annotated[str, typer.Option(help="Process reward that scores the candidates.")] = "mini",
     n: Annotated[int, typer.Option("--n", min=1, help="Candidates per state.")] = 10,
-    split: Annotated[str, typer.Option(help="Split of the environment, one named train...")] = "train",
+    split: Annotated[str, typer.Option(help="Split of the environment; its name must start with train.")] = "train",
     keep: Annotated[
         Literal["correct", "all"], typer.Option(help="Trajectories to learn from: right answers only, or all.")
     ] = "correct",
@@ -34,62 +47,71 @@ def collect(
     explore: Annotated[
         float, typer.Option(min=0, max=1, help="Share of the states in which a random candidate is executed.")
     ] = 0.0,
-    limit: Annotated[int | None, typer.Option(min=1, help="Take the first N questions only.")] = None,
-    seed: Annotated[int, typer.Option(help="Seed of the policy and of what is explored.")] = 0,
-    out: Annotated[Path | None, typer.Option(help="Folder. Default: below runs/.")] = None,
-    llm: Annotated[str | None, typer.Option(help="Model: hf:smollm2, hf:smollm2+ADAPTER or openai:MODEL@URL.")] = None,
-    settings: Annotated[
-        list[str] | None,
-        typer.Option("--set", metavar="KEY=VALUE", help="Change a card, e.g. policy.search.critic_options.seed=1."),
-    ] = None,
-    in_flight: Annotated[int, typer.Option(min=1, help="Episodes that run side by side, in each worker.")] = 32,
-    ray: RayOption = None,
-    workers: WorkersOption = None,
-    worker_gpus: WorkerGPUsOption = None,
+    limit: Limit = None,
+    seed: Seed = 0,
+    out: Out = None,
+    llm: LLM = None,
+    settings: Settings = None,
+    in_flight: InFlight = 32,
+    ray: Ray = None,
+    workers: WorkerCount = None,
+    worker_gpus: WorkerGPUs = None,
+    trust_card: TrustCard = False,
     inspect: Annotated[
-        Path | None, typer.Option(metavar="FOLDER", help="Print some of its trajectories instead.")
+        Path | None, typer.Option(metavar="FOLDER", help="Print some trajectories of FOLDER instead of collecting.")
     ] = None,
-    show: Annotated[int, typer.Option(min=0, help="How many.")] = 3,
+    show: Annotated[int, typer.Option(min=0, help="Number of trajectories that --inspect prints.")] = 3,
 ) -> None:
-    """Collect process data: candidates for every state, scored, the best executed.
+    """Collect process data: sample candidates in every state, score them and execute the best.
 
-    Killed and started again with the same words, it goes on where it was. With --inspect it shows what a folder
-    holds. `raggym export` makes rows for TRL of it.
+    The same command resumes a collection that was interrupted. With --inspect it shows what a folder holds. Use
+    `raggym export` to turn process data into rows for TRL.
     """
     if (env is None) == (inspect is None):
         raise RunError("Name an environment to collect on, or --inspect FOLDER.")
     if inspect is not None:
         _inspect(inspect, show, kept=keep == "correct")
         return
-    changes = {**parse_settings(settings or []), **({} if llm is None else {"policy.options.llm": llm})}
-    how = {"critic": critic, "n": n, "split": split, "keep": keep, "execute": execute, "explore": explore}
-    rest = {"limit": limit, "seed": seed, "out": out, "settings": changes, "in_flight": in_flight}
-    _collect(env or "", policy, {**how, **rest, "workers": ray_workers(ray, workers, worker_gpus)})
-
-
-def _collect(env: str, policy: str | None, options: dict[str, Any]) -> None:
-    from raggym_env.training.process_data.collect import collect as run_collection
-
     if policy is None:
         raise RunError("Collecting needs a policy that proposes the candidates: --policy NAME (`raggym policies`).")
+    from raggym_env.training import collect as run_collection
+
+    changes = {**parse_settings(settings), **({} if llm is None else {"policy.options.llm": llm})}
     with EpisodeBar(policy) as bar:
-        collection = run_collection(env, policy, progress=bar, **options)
+        collection = run_collection(
+            env or "",
+            policy,
+            critic=critic,
+            n=n,
+            split=split,
+            keep=keep,
+            execute=execute,
+            explore=explore,
+            limit=limit,
+            seed=seed,
+            out=out,
+            settings=changes,
+            in_flight=in_flight,
+            workers=ray_workers(ray, workers, worker_gpus),
+            trust=trust_card,
+            progress=bar,
+        )
     bar.exit_if_failed(_summary(collection))
 
 
 def _inspect(folder: Path, show: int, *, kept: bool) -> None:
-    from raggym_env.cli._trajectories import sample, shown
-    from raggym_env.training.process_data.trajectories import Collection
+    from raggym_env.cli._trajectories import render, sample
+    from raggym_env.training import Collection
 
     collection = Collection.read(folder)
     console = Console(highlight=False)
     for trajectory in sample(collection.trajectories(kept=kept), show):
-        console.print(shown(trajectory))
+        console.print(render(trajectory))
     _summary(collection)
 
 
 def _summary(collection: Any) -> int:
-    """Print what a collection amounts to; returns how many questions failed."""
+    """Print counts and means over a collection. Returns the number of questions whose episode failed."""
     from raggym_env.cli._trajectories import summarise
 
     summary = summarise(collection)

@@ -1,4 +1,4 @@
-"""`raggym leaderboard`: runs and predictions, scored again and ranked."""
+"""`raggym leaderboard`: scores runs and predictions again, and ranks them."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ __all__ = ["leaderboard"]
 
 
 def leaderboard(
-    sources: Annotated[list[Path], typer.Argument(help="Run folders, or files of id and prediction lines.")],
-    env: Annotated[str | None, typer.Option(help="Environment that predictions files are for.")] = None,
-    split: Annotated[str, typer.Option(help="Split that predictions files are for.")] = "test",
-    published: Annotated[Path | None, typer.Option(help="TOML file of published results to show beside.")] = None,
-    html: Annotated[Path | None, typer.Option(help="Write a page with the trajectories to this file.")] = None,
+    sources: Annotated[list[Path], typer.Argument(help="Run folders, or predictions files (lines of id, prediction).")],
+    env: Annotated[str | None, typer.Option(help="Environment of the predictions files.")] = None,
+    split: Annotated[str, typer.Option(help="Split of the predictions files.")] = "test",
+    published: Annotated[Path | None, typer.Option(help="TOML file of published results to show as well.")] = None,
+    html: Annotated[Path | None, typer.Option(help="Write an HTML page with the trajectories to this file.")] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print as JSON for scripts.")] = False,
 ) -> None:
     """Rank finished runs. Answers are scored again from the records; no model is called."""

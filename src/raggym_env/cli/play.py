@@ -1,4 +1,4 @@
-"""`raggym play`: a person answers, in the terminal."""
+"""`raggym play`: answer a question yourself, in the terminal."""
 
 from __future__ import annotations
 
@@ -6,26 +6,29 @@ from typing import Annotated
 
 import typer
 
+from raggym_env.cli._options import Env, TrustCard
+
 __all__ = ["play"]
 
-HELP = "Type a query to search, or =ANSWER to answer (Ctrl-D leaves)."
+HELP = "Type a query to search, or =ANSWER to answer (Ctrl-D quits)."
 
 
 def play(
-    env: Annotated[str, typer.Argument(help="Environment: an id (`raggym envs`) or the path of a card.")],
+    env: Env,
     split: Annotated[str | None, typer.Option(help="Split. Default: the card's.")] = None,
     seed: Annotated[int | None, typer.Option(help="Seed that picks the question.")] = None,
-    index: Annotated[int | None, typer.Option(help="Take this question instead.")] = None,
+    index: Annotated[int | None, typer.Option(help="Index of the question, instead of a random one.")] = None,
+    trust_card: TrustCard = False,
 ) -> None:
-    """Answer a question yourself, with the search engine an agent would have."""
+    """Answer a question yourself, with the search engine that agents use."""
     from raggym_env.core import Answer, Search
     from raggym_env.envs.registration import make_env
 
-    environment = make_env(env, split=split, render_mode="human")
+    environment = make_env(env, split=split, render_mode="human", trust=trust_card)
     environment.reset(seed=seed, options=None if index is None else {"index": index})
     typer.echo(HELP)
-    over = False
-    while not over:
+    ended = False
+    while not ended:
         try:
             line = input("> ").strip()
         except EOFError:
@@ -36,6 +39,6 @@ def play(
             continue
         action = Answer(line[1:].strip()) if line.startswith("=") else Search(line)
         _, _, terminated, truncated, _ = environment.step(action)
-        over = terminated or truncated
+        ended = terminated or truncated
     assert environment.task is not None  # noqa: S101  # an episode has just ended
     typer.echo(f"The answer was: {' / '.join(environment.task.answers)}")

@@ -8,8 +8,8 @@ from typing import Annotated
 
 import typer
 
-from raggym_env.cards import DatasetCard, EnvCard, Source, env_card, override
-from raggym_env.cli.evaluate import parse_settings
+from raggym_env.cards import DatasetCard, EnvCard, SourceCard, env_card, override
+from raggym_env.cli._options import Settings, parse_settings
 from raggym_env.errors import OptionError
 from raggym_env.retrieval.wire import TOKEN_ENV
 
@@ -24,10 +24,7 @@ def serve(
     split: Annotated[str | None, typer.Option(help="Split whose corpus to serve. Default: the card's.")] = None,
     corpus: Annotated[Path | None, typer.Option(help="Serve this corpus file (JSON lines) instead.")] = None,
     retriever: Annotated[str | None, typer.Option(help="Retriever to use instead of the card's.")] = None,
-    settings: Annotated[
-        list[str] | None,
-        typer.Option("--set", metavar="KEY=VALUE", help="Change the card, e.g. retrieval.options.k1=0.9."),
-    ] = None,
+    settings: Settings = None,
     host: Annotated[str, typer.Option(help="Address to listen on. Others than 127.0.0.1 are open to the network.")] = (
         "127.0.0.1"
     ),
@@ -38,9 +35,7 @@ def serve(
         typer.Option(help="File with the token that clients must send. Default: $RAGGYM_RETRIEVER_TOKEN, if set."),
     ] = None,
     batch_size: Annotated[int, typer.Option(min=1, help="Maximum number of queries in one search.")] = 512,
-    batch_wait: Annotated[
-        float, typer.Option(min=0, max=1000, help="Milliseconds to wait for more queries.")
-    ] = 2.0,
+    batch_wait: Annotated[float, typer.Option(min=0, max=1000, help="Milliseconds to wait for more queries.")] = 2.0,
     threads: Annotated[int, typer.Option(min=1, help="Searches at the same time.")] = 1,
     grace: Annotated[int, typer.Option(min=0, help="Seconds for accepted requests to finish at the end.")] = 60,
 ) -> None:
@@ -55,7 +50,7 @@ def serve(
 
     # The extra, the card, the token and the port are checked first: an index may take hours to build.
     server.check_installed()
-    card = _card(env, corpus, retriever, settings or [])
+    card = _card(env, corpus, retriever, settings)
     token = _token(token_file)
     with server.bind(host, port) as listener:
         if token is None and not server.is_local(listener):
@@ -77,7 +72,7 @@ def serve(
         )
 
 
-def _card(env: str | None, corpus: Path | None, retriever: str | None, settings: list[str]) -> EnvCard:
+def _card(env: str | None, corpus: Path | None, retriever: str | None, settings: list[str] | None) -> EnvCard:
     if env is None and corpus is None:
         raise OptionError("Name an environment whose corpus to serve, or pass --corpus FILE.")
     changes = parse_settings(settings)
@@ -91,7 +86,7 @@ _NO_ENVIRONMENT = EnvCard(
     name="corpus",
     path=Path(),
     title="A corpus file",
-    dataset=DatasetCard(format="jsonl", splits={"test": (Source(questions="none"),)}),
+    dataset=DatasetCard(format="jsonl", sources=(SourceCard(questions=("none",)),), splits={"test": "all"}),
 )
 
 

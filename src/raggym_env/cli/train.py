@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import inspect
 from collections.abc import Callable
 from dataclasses import fields
 from pathlib import Path
@@ -12,166 +11,212 @@ import typer
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-from raggym_env.cli.evaluate import parse_settings
-from raggym_env.errors import RunError
+from raggym_env.cli._options import Data, TrustCard, parse_settings
 
 __all__ = ["app"]
 
 app = typer.Typer(
-    help="Train on process data. Killed and started again with the same words, a training goes on where it was.",
-    no_args_is_help=True,
+    help="Train on process data. The same command resumes a training that was interrupted.", no_args_is_help=True
 )
 
-_HOW, _EXAM = "How it is trained", "Evaluation before and after"
-
-Data = Annotated[Path, typer.Argument(help="Folder made by `raggym collect`.")]
-Out = Annotated[Path, typer.Option(help="Folder for what is trained.")]
+Out = Annotated[Path, typer.Option(help="Folder of the training.")]
 Agent = Annotated[str, typer.Option("--as", metavar="POLICY", help="Prompt agent to train: a name or a card's path.")]
 Margin = Annotated[float, typer.Option(min=0.001, help="Least difference of scores in a pair.")]
-Pairs = Annotated[int, typer.Option(min=1, help="Pairs per state.")]
+Pairs = Annotated[int, typer.Option(min=1, help="Most pairs per state.")]
 OutcomeWeight = Annotated[float, typer.Option(help="Weight of an answer's outcome, added to its score.")]
 
+# The options of `TrainingConfig`, which all trainers on TRL share.
+_PANEL: dict[str, Any] = {"rich_help_panel": "Training"}
+Model = Annotated[
+    str,
+    typer.Option(
+        help="smollm2, a folder, a .gguf file or a hub name. MODEL+ADAPTER continues a LoRA adapter.", **_PANEL
+    ),
+]
+MaxSteps = Annotated[int | None, typer.Option(min=1, help="Weight updates, instead of epochs.", **_PANEL)]
+Epochs = Annotated[float | None, typer.Option(help="Passes over the data.", show_default="1", **_PANEL)]
+LearningRate = Annotated[float | None, typer.Option(help="Peak learning rate.", **_PANEL)]
+BatchSize = Annotated[int | None, typer.Option(min=1, help="Rows in one forward pass.", **_PANEL)]
+Accumulation = Annotated[
+    int | None, typer.Option(min=1, help="Batches per weight update.", show_default="for 16 rows", **_PANEL)
+]
+MaxLength = Annotated[int, typer.Option(min=1, help="Most tokens of a row; longer rows are dropped.", **_PANEL)]
+LoraRank = Annotated[int, typer.Option(min=0, help="Of a new LoRA adapter; 0 trains all weights.", **_PANEL)]
+Seed = Annotated[int, typer.Option(help="Seed of everything random.", **_PANEL)]
+Limit = Annotated[int | None, typer.Option(min=1, help="Use the first N trajectories only.", **_PANEL)]
+SaveSteps = Annotated[int, typer.Option(min=1, help="Weight updates between checkpoints.", **_PANEL)]
+CPU = Annotated[bool, typer.Option("--cpu", help="Do not use the GPU.", **_PANEL)]
+DType = Annotated[
+    Literal["auto", "float32", "bfloat16"],
+    typer.Option(help="Precision of the computation; auto is bfloat16 on a GPU.", **_PANEL),
+]
+TRL = Annotated[
+    list[str] | None, typer.Option(metavar="KEY=VALUE", help="Argument of TRL's config: weight_decay=0.01.", **_PANEL)
+]
+Lora = Annotated[
+    list[str] | None, typer.Option(metavar="KEY=VALUE", help="Argument of LoraConfig: lora_dropout=0.05.", **_PANEL)
+]
 
-def _shared(
-    model: Annotated[
-        str, typer.Option(help="smollm2, a folder, a .gguf file or a hub name. MODEL+ADAPTER goes on with an adapter.")
-    ] = "smollm2",
-    steps: Annotated[int | None, typer.Option(min=1, help="Updates of the weights.", rich_help_panel=_HOW)] = None,
-    epochs: Annotated[
-        float | None, typer.Option(help="Passes over the data.", show_default="1", rich_help_panel=_HOW)
-    ] = None,
-    lr: Annotated[float | None, typer.Option(help="Highest learning rate.", rich_help_panel=_HOW)] = None,
-    batch: Annotated[int | None, typer.Option(min=1, help="Rows computed at once.", rich_help_panel=_HOW)] = None,
-    accumulate: Annotated[
-        int | None, typer.Option(min=1, help="Batches per step.", show_default="for 16 rows", rich_help_panel=_HOW)
-    ] = None,
-    max_length: Annotated[
-        int, typer.Option(min=1, help="Tokens of a row; longer ones are left out.", rich_help_panel=_HOW)
-    ] = 2048,
-    lora_rank: Annotated[
-        int, typer.Option(min=0, help="Of a new LoRA adapter; 0 trains all weights.", rich_help_panel=_HOW)
-    ] = 16,
-    seed: Annotated[int, typer.Option(help="Of everything drawn.", rich_help_panel=_HOW)] = 0,
-    limit: Annotated[
-        int | None, typer.Option(min=1, help="Take the first N trajectories only.", rich_help_panel=_HOW)
-    ] = None,
-    save_every: Annotated[int, typer.Option(min=1, help="Steps between checkpoints.", rich_help_panel=_HOW)] = 50,
-    cpu: Annotated[bool, typer.Option("--cpu", help="Leave the GPU alone.", rich_help_panel=_HOW)] = False,
-    dtype: Annotated[
-        Literal["auto", "float32", "bfloat16"],
-        typer.Option(help="What is computed in; auto is bfloat16 on a GPU.", rich_help_panel=_HOW),
-    ] = "auto",
-    env: Annotated[
-        str | None, typer.Option("--eval", metavar="ENV", help="An id or a card's path.", rich_help_panel=_EXAM)
-    ] = None,
-    eval_split: Annotated[str, typer.Option(help="Split of it.", rich_help_panel=_EXAM)] = "test",
-    eval_limit: Annotated[
-        int, typer.Option(min=1, help="Take the first N questions only.", rich_help_panel=_EXAM)
-    ] = 50,
-    eval_set: Annotated[
-        list[str] | None,
-        typer.Option(metavar="KEY=VALUE", help="Change a card, e.g. retrieval.k=3.", rich_help_panel=_EXAM),
-    ] = None,
-) -> None:
-    """The options of all trainings, besides those of each."""
+# The options of `EvalSpec`.
+_EVALUATION: dict[str, Any] = {"rich_help_panel": "Evaluation before and after"}
+EvalEnv = Annotated[str | None, typer.Option("--eval", metavar="ENV", help="An id or a card's path.", **_EVALUATION)]
+EvalSplit = Annotated[str, typer.Option(help="Split of the environment.", **_EVALUATION)]
+EvalLimit = Annotated[int, typer.Option(min=1, help="Take the first N questions only.", **_EVALUATION)]
+EvalSet = Annotated[
+    list[str] | None, typer.Option(metavar="KEY=VALUE", help="Change a card, e.g. retrieval.k=3.", **_EVALUATION)
+]
 
 
-def _how(given: dict[str, Any]) -> dict[str, Any]:
-    """Takes the options of all trainings out of `given` and makes arguments of them."""
-    from raggym_env.training.trl.options import Exam, Options
+def _run(ctx: typer.Context, trainer: Callable[..., Any], data: str | Path, out: Path, **options: Any) -> None:
+    """Call a trainer with the command's shared options, which are read from the context, and its own `options`."""
+    from raggym_env.training import EvalSpec, TrainingConfig
 
-    shared = {name: given.pop(name) for name in inspect.signature(_shared).parameters}
-    named = {each.name: shared[each.name] for each in fields(Options) if each.name in shared}
-    try:
-        options = Options(**named, device="cpu" if shared["cpu"] else "auto")
-    except ValueError as error:
-        raise RunError(str(error)) from error
-    settings = parse_settings(shared["eval_set"] or [])
-    exam = shared["env"] and Exam(shared["env"], shared["eval_split"], shared["eval_limit"], settings)
-    return {"options": options, "exam": exam}
-
-
-def _training(command: Callable[..., Any]) -> Callable[..., Any]:
-    """Makes a command of a function: it gets the options of all trainings too, a progress bar and a summary."""
-    own = inspect.signature(command, eval_str=True).parameters.values()
-    shared = inspect.signature(_shared, eval_str=True).parameters.values()
-
-    def run(**given: Any) -> None:
-        how = _how(given)
-        with _Bar() as bar:
-            recipe = command(**given, **how, progress=bar)
-        _summarise(recipe)
-
-    named = [parameter for parameter in own if parameter.kind is not parameter.VAR_KEYWORD]
-    run.__signature__ = inspect.Signature([*named, *shared])  # type: ignore[attr-defined]
-    run.__doc__ = command.__doc__
-    app.command(command.__name__)(run)
-    return command
+    values = ctx.params
+    config = TrainingConfig(
+        **{
+            **{spec.name: values[spec.name] for spec in fields(TrainingConfig) if spec.name in values},
+            **{name: parse_settings(values[name], f"--{name}") for name in ("trl", "lora")},
+            "device": "cpu" if values["cpu"] else "auto",
+        }
+    )
+    evaluation = None
+    if values["eval_env"] is not None:
+        settings = parse_settings(values["eval_set"], "--eval-set")
+        evaluation = EvalSpec(values["eval_env"], values["eval_split"], values["eval_limit"], settings)
+    shared = {"config": config, "evaluation": evaluation, "trust": values["trust_card"]}
+    with _Bar() as bar:
+        recipe = trainer(data, out, **options, **shared, progress=bar)
+    _summarise(recipe)
 
 
-@_training
+@app.command()
 def sft(
+    ctx: typer.Context,
     data: Data,
     out: Out,
     agent: Agent = "react",
     best: Annotated[
         Literal["executed", "top"],
-        typer.Option(help="Learn what was executed, or the best-scored candidate of each state."),
+        typer.Option(help="Learn the executed action, or the best-scored candidate of each state."),
     ] = "executed",
     outcome_weight: OutcomeWeight = 0.0,
-    **how: Any,
-) -> Any:
+    trust_card: TrustCard = False,
+    # `_run` reads these from the context.
+    model: Model = "smollm2",
+    max_steps: MaxSteps = None,
+    num_train_epochs: Epochs = None,
+    learning_rate: LearningRate = None,
+    per_device_train_batch_size: BatchSize = None,
+    gradient_accumulation_steps: Accumulation = None,
+    max_length: MaxLength = 2048,
+    lora_rank: LoraRank = 16,
+    seed: Seed = 0,
+    limit: Limit = None,
+    save_steps: SaveSteps = 50,
+    cpu: CPU = False,
+    dtype: DType = "auto",
+    trl: TRL = None,
+    lora: Lora = None,
+    eval_env: EvalEnv = None,
+    eval_split: EvalSplit = "test",
+    eval_limit: EvalLimit = 50,
+    eval_set: EvalSet = None,
+) -> None:
     """Fine-tune an agent's model on the good actions."""
-    from raggym_env.training.trl.sft import train
+    from raggym_env.training import train_sft
 
-    return train(data, agent, out, best=best, outcome_weight=outcome_weight, **how)
+    _run(ctx, train_sft, data, out, agent=agent, best=best, outcome_weight=outcome_weight)
 
 
-@_training
+@app.command()
 def dpo(
+    ctx: typer.Context,
     data: Data,
     out: Out,
     agent: Agent = "react",
-    beta: Annotated[float, typer.Option(min=1e-6, help="How closely the model is held to what it was.")] = 0.1,
+    beta: Annotated[float, typer.Option(min=1e-6, help="Strength of the constraint to the original model.")] = 0.1,
     margin: Margin = 0.05,
     pairs: Pairs = 1,
     outcome_weight: OutcomeWeight = 0.0,
-    **how: Any,
-) -> Any:
-    """Teach an agent's model to prefer better candidates; best from --model MODEL+SFT."""
-    from raggym_env.training.trl.dpo import train
-    from raggym_env.training.trl.options import Pairs
+    trust_card: TrustCard = False,
+    # `_run` reads these from the context.
+    model: Model = "smollm2",
+    max_steps: MaxSteps = None,
+    num_train_epochs: Epochs = None,
+    learning_rate: LearningRate = None,
+    per_device_train_batch_size: BatchSize = None,
+    gradient_accumulation_steps: Accumulation = None,
+    max_length: MaxLength = 2048,
+    lora_rank: LoraRank = 16,
+    seed: Seed = 0,
+    limit: Limit = None,
+    save_steps: SaveSteps = 50,
+    cpu: CPU = False,
+    dtype: DType = "auto",
+    trl: TRL = None,
+    lora: Lora = None,
+    eval_env: EvalEnv = None,
+    eval_split: EvalSplit = "test",
+    eval_limit: EvalLimit = 50,
+    eval_set: EvalSet = None,
+) -> None:
+    """Teach an agent's model to prefer better candidates; best after sft, from --model MODEL+SFT."""
+    from raggym_env.training import PairConfig, train_dpo
 
-    return train(data, agent, out, pairs=Pairs(pairs, margin, outcome_weight), beta=beta, **how)
+    _run(ctx, train_dpo, data, out, agent=agent, pairs=PairConfig(pairs, margin, outcome_weight), beta=beta)
 
 
-@_training
+@app.command()
 def prm(
+    ctx: typer.Context,
     data: Data,
     out: Out,
     margin: Margin = 0.05,
     pairs: Pairs = 4,
     outcome_weight: OutcomeWeight = 0.0,
-    holdout: Annotated[
+    held_out: Annotated[
         float, typer.Option(min=0, max=0.99, help="Share of the questions to test the ranking on.")
     ] = 0.1,
-    center: Annotated[float, typer.Option(min=0, help="Weight of what holds the mean output near 0.")] = 0.01,
+    center_rewards_coefficient: Annotated[
+        float, typer.Option(min=0, help="Weight of the loss that keeps the mean output near 0.")
+    ] = 0.01,
     policy: Annotated[
-        str, typer.Option(help="Policy whose candidates it chooses among.", rich_help_panel=_EXAM)
+        str, typer.Option(help="Policy whose candidates the trained critic chooses among.", **_EVALUATION)
     ] = "lexical",
-    best_of: Annotated[int, typer.Option(min=1, help="Of how many.", rich_help_panel=_EXAM)] = 8,
-    **how: Any,
-) -> Any:
+    best_of: Annotated[int, typer.Option(min=1, help="Number of those candidates.", **_EVALUATION)] = 8,
+    trust_card: TrustCard = False,
+    # `_run` reads these from the context.
+    model: Model = "smollm2",
+    max_steps: MaxSteps = None,
+    num_train_epochs: Epochs = None,
+    learning_rate: LearningRate = None,
+    per_device_train_batch_size: BatchSize = None,
+    gradient_accumulation_steps: Accumulation = None,
+    max_length: MaxLength = 2048,
+    lora_rank: LoraRank = 16,
+    seed: Seed = 0,
+    limit: Limit = None,
+    save_steps: SaveSteps = 50,
+    cpu: CPU = False,
+    dtype: DType = "auto",
+    trl: TRL = None,
+    lora: Lora = None,
+    eval_env: EvalEnv = None,
+    eval_split: EvalSplit = "test",
+    eval_limit: EvalLimit = 50,
+    eval_set: EvalSet = None,
+) -> None:
     """Train a language model as process reward model, the reward "model"."""
-    from raggym_env.training.trl.options import Pairs
-    from raggym_env.training.trl.prm import train
+    from raggym_env.training import PairConfig, train_prm
 
-    learnt = Pairs(pairs, margin, outcome_weight)
-    return train(data, out, pairs=learnt, holdout=holdout, center=center, policy=policy, best_of=best_of, **how)
+    options = {"held_out": held_out, "center_rewards_coefficient": center_rewards_coefficient}
+    chooser = {"policy": policy, "best_of": best_of}
+    _run(ctx, train_prm, data, out, pairs=PairConfig(pairs, margin, outcome_weight), **options, **chooser)
 
 
-@_training
+@app.command()
 def grpo(
+    ctx: typer.Context,
     data: Annotated[
         str, typer.Argument(help="Folder made by `raggym collect`; or an environment, for the first states only.")
     ],
@@ -179,25 +224,48 @@ def grpo(
     agent: Agent = "react",
     reward: Annotated[str, typer.Option(help="Process reward of a reply's action.")] = "mini",
     reward_set: Annotated[
-        list[str] | None, typer.Option(metavar="KEY=VALUE", help="Option of it, e.g. path=runs/prm.")
+        list[str] | None, typer.Option(metavar="KEY=VALUE", help="Option of the reward, e.g. path=runs/prm.")
     ] = None,
     outcome_weight: OutcomeWeight = 0.0,
     algorithm: Annotated[Literal["grpo", "rloo"], typer.Option(help="How advantages are computed.")] = "grpo",
-    generations: Annotated[int, typer.Option(min=2, help="Replies per state.")] = 4,
-    max_tokens: Annotated[int, typer.Option(min=1, help="Tokens of a reply.")] = 96,
-    temperature: Annotated[float, typer.Option(min=0.01, help="Of the replies.")] = 1.0,
-    beta: Annotated[float | None, typer.Option(min=0, help="How closely the model is held to what it was.")] = None,
+    num_generations: Annotated[int, typer.Option(min=2, help="Replies per state.")] = 4,
+    max_completion_length: Annotated[int, typer.Option(min=1, help="Most tokens of a reply.")] = 96,
+    temperature: Annotated[float, typer.Option(min=0.01, help="Sampling temperature of the replies.")] = 1.0,
+    beta: Annotated[float | None, typer.Option(min=0, help="Weight of the divergence from the original model.")] = None,
     penalty: Annotated[
-        float, typer.Option(min=0.001, help="Of a reply that is no action, below the worst of its state.")
+        float, typer.Option(min=0.001, help="How far below the worst reply of its state an invalid reply is scored.")
     ] = 1.0,
-    **how: Any,
-) -> Any:
+    trust_card: TrustCard = False,
+    # `_run` reads these from the context.
+    model: Model = "smollm2",
+    max_steps: MaxSteps = None,
+    num_train_epochs: Epochs = None,
+    learning_rate: LearningRate = None,
+    per_device_train_batch_size: BatchSize = None,
+    gradient_accumulation_steps: Accumulation = None,
+    max_length: MaxLength = 2048,
+    lora_rank: LoraRank = 16,
+    seed: Seed = 0,
+    limit: Limit = None,
+    save_steps: SaveSteps = 50,
+    cpu: CPU = False,
+    dtype: DType = "auto",
+    trl: TRL = None,
+    lora: Lora = None,
+    eval_env: EvalEnv = None,
+    eval_split: EvalSplit = "test",
+    eval_limit: EvalLimit = 50,
+    eval_set: EvalSet = None,
+) -> None:
     """Reinforce an agent's model by the process reward of its actions in collected states."""
-    from raggym_env.training.trl.grpo import Replies, Scoring, train
+    from raggym_env.training import ReplyConfig, StepRewardConfig, train_grpo
 
-    scoring = Scoring(reward, parse_settings(reward_set or []), outcome_weight, penalty)
-    replies = Replies(generations, max_tokens, temperature)
-    return train(data, agent, out, scoring=scoring, replies=replies, algorithm=algorithm, beta=beta, **how)
+    settings = parse_settings(reward_set, "--reward-set")
+    options = {
+        "reward": StepRewardConfig(reward, settings, outcome_weight, penalty),
+        "replies": ReplyConfig(num_generations, max_completion_length, temperature),
+    }
+    _run(ctx, train_grpo, data, out, agent=agent, **options, algorithm=algorithm, beta=beta)
 
 
 @app.command()
@@ -205,23 +273,17 @@ def mini(
     data: Annotated[list[Path], typer.Argument(help="Folders made by `raggym collect --critic evidence_value`.")],
     out: Annotated[Path, typer.Option(help="The safetensors file to write.")],
     epochs: Annotated[int, typer.Option(min=1, help="Passes over the data.")] = 20,
-    networks: Annotated[int, typer.Option(min=1, help="Networks whose mean is kept.")] = 5,
-    hidden: Annotated[int, typer.Option(min=1, help="Units of each.")] = 64,
-    holdout: Annotated[float, typer.Option(min=0, max=0.99, help="Share of the questions to test it on.")] = 0.1,
-    seed: Annotated[int, typer.Option(help="Of everything drawn.")] = 0,
+    networks: Annotated[int, typer.Option(min=1, help="Number of networks, whose mean is saved.")] = 5,
+    hidden: Annotated[int, typer.Option(min=1, help="Hidden units per network.")] = 64,
+    held_out: Annotated[float, typer.Option(min=0, max=0.99, help="Share of the questions to test it on.")] = 0.1,
+    seed: Annotated[int, typer.Option(help="Seed of everything random.")] = 0,
 ) -> None:
-    """Train the small process reward, "mini": minutes on a CPU. If it is killed, nothing is written."""
-    from raggym_env.training.mini import MiniSettings, train_mini
-    from raggym_env.training.process_data.trajectories import Collection
+    """Train the small process reward, "mini": minutes on a CPU. An interrupted training writes nothing."""
+    from raggym_env.training import MiniConfig, train_mini
 
-    settings = MiniSettings(epochs=epochs, networks=networks, hidden=hidden, held_out=holdout, seed=seed)
+    config = MiniConfig(epochs=epochs, networks=networks, hidden=hidden, held_out=held_out, seed=seed)
     with _Bar() as bar:
-        recipe = train_mini(
-            [Collection.read(folder) for folder in data],
-            out,
-            settings,
-            progress=lambda done, total, loss: bar("train", done, total, {"loss": loss}),
-        )
+        recipe = train_mini(data, out, config=config, progress=bar)
     typer.echo(f"rows        {recipe['states']:,} states, {recipe['candidates']:,} candidates")
     if recipe["held_out"]["agreement"] is not None:
         typer.echo(f"held out    ranked right {recipe['held_out']['agreement']:.3f}")
@@ -229,7 +291,7 @@ def mini(
 
 
 class _Bar(Progress):
-    """One line for each stage: the evaluation before, the training, the evaluation after."""
+    """One line per stage: the evaluation before, the training, the evaluation after."""
 
     _NAMES = {"before": "evaluating", "train": "training", "after": "evaluating"}  # noqa: RUF012
 
@@ -238,32 +300,31 @@ class _Bar(Progress):
             TextColumn("{task.description}"),
             BarColumn(),
             MofNCompleteColumn(),
-            TextColumn("{task.fields[said]}"),
+            TextColumn("{task.fields[metrics]}"),
             TimeRemainingColumn(),
             console=Console(stderr=True),
         )
         self._stages: dict[str, Any] = {}
-        self._loading = self.add_task("loading", total=None, said="")
+        self._loading = self.add_task("loading", total=None, metrics="")
 
-    def __call__(self, stage: str, done: int, total: int, news: dict[str, Any]) -> None:
+    def __call__(self, stage: str, done: int, total: int, info: dict[str, Any]) -> None:
         if stage not in self._stages:
             self.update(self._loading, visible=False)
-            self._stages[stage] = self.add_task(self._NAMES[stage], total=total, said="")
-        said = "  ".join(f"{name} {news[name]:.4g}" for name in ("loss", "accuracy", "reward") if name in news)
-        self.update(self._stages[stage], completed=done, total=total, said=said if stage == "train" else "")
+            self._stages[stage] = self.add_task(self._NAMES[stage], total=total, metrics="")
+        metrics = "  ".join(f"{key} {info[key]:.4g}" for key in ("loss", "accuracy", "reward") if key in info)
+        self.update(self._stages[stage], completed=done, total=total, metrics=metrics if stage == "train" else "")
 
 
 def _summarise(recipe: Any) -> None:
     report = recipe.report
-    rows = ", ".join(f"{count:,} {name}" for name, count in report["rows"].items())
-    typer.echo(f"rows        {rows}")
+    typer.echo(f"rows        {', '.join(f'{count:,} {name}' for name, count in report['rows'].items())}")
     if report["log"]:
         losses = [entry["loss"] for entry in report["log"]]
         typer.echo(f"loss        {losses[0]:.4f} -> {losses[-1]:.4f} in {report['steps']} steps")
-    for name in ("heldout_before", "heldout_after"):
-        if name in report:
-            typer.echo(f"{name.replace('_', ' '):11} ranked right {report[name]['accuracy']:.3f}")
+    for key in ("heldout_before", "heldout_after"):
+        if key in report:
+            typer.echo(f"{key.replace('_', ' '):11} ranked right {report[key]['accuracy']:.3f}")
     for stage in ("before", "after"):
-        for name, (mean, low, high) in report.get(stage, {}).get("scores", {}).items():
-            typer.echo(f"{stage:11} {name:10} {mean:.3f}  95 % interval [{low:.3f}, {high:.3f}]")
+        for metric, (mean, low, high) in report.get(stage, {}).get("scores", {}).items():
+            typer.echo(f"{stage:11} {metric:10} {mean:.3f}  95 % interval [{low:.3f}, {high:.3f}]")
     typer.echo(f"result      {report['result']}")

@@ -1,4 +1,4 @@
-"""Data sets in their official formats, corpora, and where both are found."""
+"""Data sets in their official formats, corpora, and the places where both are searched for."""
 
 from raggym_env.data.corpus import Corpus, write_corpus
 from raggym_env.data.dataset import Dataset, TaskSet, load, load_tasks, tasks_fingerprint

@@ -1,4 +1,4 @@
-"""What there is: for each card and split whether its data is here, where, and how much of it."""
+"""Status of the data sets: for each card and split, whether its files are available, where, and their size."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from raggym_env.cards import EnvCard, env_card
-from raggym_env.data.dataset import Found, find
+from raggym_env.data.dataset import resolve_split
 from raggym_env.data.prepare import prepared_corpus
 from raggym_env.errors import RAGGymError, UnknownName
 from raggym_env.storage.paths import card_names
@@ -16,34 +16,36 @@ __all__ = ["SplitStatus", "get", "named_card", "shipped_cards", "statuses"]
 
 @dataclass(frozen=True)
 class SplitStatus:
-    """One split of one card."""
+    """Status of one split of one card."""
 
     card: str
     split: str
     source: str = ""
-    """What is read: the questions, the rows of them and the corpus; empty where nothing is here."""
+    """Questions file, rows and corpus that the split is read from; empty if no source is complete."""
     questions: int | None = None
     passages: int | None = None
-    """Size of the corpus, or None while it is not prepared."""
+    """Size of the corpus; None if it is not prepared yet."""
     example: str = ""
-    """The first question."""
+    """The text of the first question."""
     fingerprint: str = ""
+    """Hash of the split's tasks; see `raggym_env.data.tasks_fingerprint`."""
     problem: str = ""
-    """Why the split cannot be read; empty where it can."""
+    """Why the split cannot be read; empty if it can."""
 
 
 def shipped_cards() -> list[EnvCard]:
-    """The environment cards that ship with the library, by name."""
+    """Return the environment cards that ship with the library, sorted by name."""
     return [env_card(name) for name in card_names("envs")]
 
 
 def named_card(name: str) -> EnvCard:
-    """A card by its name, its path or its data set's folder.
+    """Return a card by its name, its path or its data set's folder.
 
     Raises:
-        UnknownName: Nothing has that name.
+        UnknownName: No card has that name, and no shipped card that folder.
         CardError: The card cannot be read.
     """
+    # Several cards share a folder. The last by name wins, which is the plain one: "-Wiki-v0" sorts before "-v0".
     cards = {card.dataset.folder or card.dataset.format: card for card in shipped_cards()}
     if name in cards:
         return cards[name]
@@ -53,22 +55,27 @@ def named_card(name: str) -> EnvCard:
 
 
 def statuses(card: EnvCard) -> list[SplitStatus]:
-    """The card's splits as they are now. Reads question files; downloads and prepares nothing."""
+    """Return the present status of the card's splits. Reads question files; downloads and prepares nothing."""
     return [_status(card, split, prepare=False) for split in card.dataset.splits]
 
 
 def get(card: EnvCard) -> list[SplitStatus]:
-    """Make every split ready: download what the hub has, prepare corpora. What fails is a `problem`."""
+    """Download what the hub has and prepare the corpora. A split for which that fails has a `problem`."""
     return [_status(card, split, prepare=True) for split in card.dataset.splits]
 
 
 def _status(card: EnvCard, split: str, *, prepare: bool) -> SplitStatus:
+    # One split's failure must not hide the others, so it becomes text here.
     try:
-        found = find(card, split, use_hub=prepare)
-        passages = _passages(found, prepare)
+        resolved = resolve_split(card, split, use_hub=prepare)
+        corpus = resolved.prepare() if prepare else prepared_corpus(resolved.corpus_source())
     except RAGGymError as error:
         return SplitStatus(card.name, split, problem=str(error))
-    tasks = found.task_set
+    passages = None
+    if corpus is not None:
+        with corpus:
+            passages = len(corpus)
+    tasks = resolved.task_set
     return SplitStatus(
         card.name,
         split,
@@ -78,11 +85,3 @@ def _status(card: EnvCard, split: str, *, prepare: bool) -> SplitStatus:
         tasks.tasks[0].question.text,
         tasks.fingerprint,
     )
-
-
-def _passages(found: Found, prepare: bool) -> int | None:
-    corpus = found.prepare() if prepare else prepared_corpus(found.corpus_source())
-    if corpus is None:
-        return None
-    with corpus:
-        return len(corpus)

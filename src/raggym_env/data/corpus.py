@@ -1,9 +1,9 @@
-"""A corpus on disk: passages in one Arrow file, memory-mapped, with a manifest beside it.
+"""A corpus on disk: passages in one memory-mapped Arrow file, with a manifest beside it.
 
     <folder>/passages.arrow     record batches of `BATCH_ROWS` rows (the last may be shorter): id, title, text
-    <folder>/manifest.json      format version, rows, fingerprint, where the passages came from
+    <folder>/manifest.json      format version, number of rows, fingerprint, source of the passages
 
-Opening reads the manifest and the file's footer only, so its time does not depend on the amount of text.
+Opening a corpus reads the manifest and the file's footer only, so it takes as long for 21 million passages as for ten.
 """
 
 from __future__ import annotations
@@ -26,9 +26,9 @@ from raggym_env.errors import DataError, DataNotFound, MalformedData
 __all__ = ["BATCH_ROWS", "FORMAT_VERSION", "Corpus", "write_corpus"]
 
 FORMAT_VERSION = 1
-"""Raised whenever a corpus prepared from the same source would come out differently."""
+"""Increased whenever a corpus prepared from the same source would differ."""
 BATCH_ROWS = 1024
-"""The first read from a batch fetches all of it from the disk, so batches are small (about 0.5 MB)."""
+"""Passages per record batch. The first read from a batch fetches all of it, so batches are small (about 0.5 MB)."""
 PASSAGES, MANIFEST = "passages.arrow", "manifest.json"
 _FIELDS = ("id", "title", "text")
 
@@ -36,24 +36,24 @@ _FIELDS = ("id", "title", "text")
 class Corpus(Sequence[Passage]):
     """An immutable sequence of passages that stays on disk.
 
-    Safe to read from several threads. A copy, and a corpus sent to another process, opens the same folder.
+    Safe to read from several threads. A copy, or a corpus sent to another process, opens the same folder.
     """
 
     def __init__(self, path: Path) -> None:
-        """Open the prepared corpus in folder `path`. Use `raggym_env.data.prepare` to make one.
+        """Open the prepared corpus in the folder `path`. `raggym_env.data.prepare_corpus` makes such folders.
 
         Raises:
-            DataNotFound: The folder holds no corpus.
-            DataError: The folder holds something else, or a corpus of another format version.
+            DataNotFound: The folder has no manifest.
+            DataError: The manifest or the passages file is damaged, or of another format version.
         """
         self.path = Path(path)
         manifest = _read_manifest(self.path)
         self.fingerprint: str = manifest["fingerprint"]
-        """Hash of all ids, titles and texts in order."""
+        """Hash of all ids, titles and texts, in order."""
         self.origin: str = manifest["origin"]
-        """What the passages were read from."""
+        """Description of the source that the passages were read from."""
         self._rows: int = manifest["rows"]
-        self._lock = threading.Lock()
+        self._lock = threading.Lock()  # Arrow does not promise that its reader is thread-safe
         self._file, self._reader = _open_passages(self.path / PASSAGES, self._rows)
         self._batches: list[tuple[Any, Any, Any] | None] = [None] * self._reader.num_record_batches
 
@@ -73,10 +73,17 @@ class Corpus(Sequence[Passage]):
         if not 0 <= row < self._rows:
             raise IndexError(f"passage {index} of a corpus of {self._rows}")
         number, row = divmod(row, BATCH_ROWS)
-        ids, titles, texts = self._batches[number] or self._batch(number)
+        columns = self._batches[number]
+        if columns is None:
+            # Kept, as looking a batch up takes longer than reading passages from it. The columns are views of the
+            # mapped file, whose pages the system may drop at any time.
+            columns = self._batches[number] = self._columns(number)
+        ids, titles, texts = columns
         return Passage(ids[row].as_py(), titles[row].as_py(), texts[row].as_py())
 
     def __iter__(self) -> Iterator[Passage]:
+        # One conversion per column of a batch is many times faster than one per value. Nothing is kept: a pass over
+        # the corpus leaves no trace in memory.
         for number in range(len(self._batches)):
             yield from map(Passage, *(column.to_pylist() for column in self._columns(number)))
 
@@ -84,6 +91,7 @@ class Corpus(Sequence[Passage]):
         return f"Corpus({self._rows:,} passages, {self.path})"
 
     def __reduce__(self) -> tuple[type[Corpus], tuple[Path]]:
+        # Neither the lock nor the mapped file can be copied or pickled.
         return Corpus, (self.path,)
 
     def __enter__(self) -> Self:
@@ -93,17 +101,12 @@ class Corpus(Sequence[Passage]):
         self.close()
 
     def close(self) -> None:
-        """Unmap the file. Passages already read stay valid; the corpus can no longer be read."""
+        """Unmap the file. Passages that were read stay valid; reading from the corpus then raises `DataError`."""
         self._batches = [None] * len(self._batches)
         self._file.close()
 
-    def _batch(self, number: int) -> tuple[Any, Any, Any]:
-        """The columns of one batch, kept: looking a batch up costs more than reading passages from it does."""
-        columns = self._batches[number] = self._columns(number)
-        return columns
-
     def _columns(self, number: int) -> tuple[Any, Any, Any]:
-        if self._file.closed:
+        if self._file.closed:  # else Arrow's own error would not say which corpus
             raise DataError(f"The corpus at {self.path} was closed.")
         with self._lock:
             batch = self._reader.get_batch(number)
@@ -114,19 +117,20 @@ class Corpus(Sequence[Passage]):
 def write_corpus(passages: Iterable[Passage], folder: Path, *, origin: str) -> None:
     """Store passages as a corpus. The manifest is written last.
 
-    Memory: one batch of passages, and 8 bytes per passage to find ids that occur twice.
+    Memory: one batch of passages, and 8 bytes per passage to find duplicate ids.
 
     Args:
-        folder: An existing, empty folder.
         passages: Read once, in order, as a stream.
-        origin: What they come from, for messages and records.
+        folder: An existing, empty folder.
+        origin: Description of the source, for messages and the manifest.
 
     Raises:
-        MalformedData: Two passages have one id, or there is no passage.
+        MalformedData: Two passages have the same id, or there is no passage.
     """
     import pyarrow as pa
 
     digest = hashlib.blake2b(digest_size=16)
+    # 21 million ids as Python strings in a set would take 2 GB.
     hashes = array("q")
     stream = iter(passages)
     with pa.OSFile(str(folder / PASSAGES), "wb") as sink, pa.ipc.new_file(sink, _schema()) as writer:
@@ -140,12 +144,8 @@ def write_corpus(passages: Iterable[Passage], folder: Path, *, origin: str) -> N
     if not hashes:
         raise MalformedData(origin, "all records", "there is no passage")
     _require_unique_ids(folder / PASSAGES, hashes, origin)
-    manifest = {
-        "version": FORMAT_VERSION,
-        "rows": len(hashes),
-        "fingerprint": digest.hexdigest(),
-        "origin": origin,
-    }
+    manifest = {"version": FORMAT_VERSION, "rows": len(hashes), "fingerprint": digest.hexdigest(), "origin": origin}
+    # In this order: a power cut after the folder got its final name must not leave an empty file under that name.
     _flush_to_disk(folder / PASSAGES)
     (folder / MANIFEST).write_text(json.dumps(manifest, indent=1) + "\n", encoding="utf-8")
     _flush_to_disk(folder / MANIFEST)
@@ -154,7 +154,7 @@ def write_corpus(passages: Iterable[Passage], folder: Path, *, origin: str) -> N
 def _schema() -> Any:
     import pyarrow as pa
 
-    # large_string: the texts of a batch may exceed the 2 GiB that the offsets of `string` can address.
+    # large_string, as the texts of a batch may exceed the 2 GiB that the offsets of `string` can address.
     return pa.schema([pa.field(name, pa.large_string(), nullable=False) for name in _FIELDS])
 
 
@@ -165,44 +165,45 @@ def _read_manifest(folder: Path) -> Mapping[str, Any]:
     except FileNotFoundError as error:
         raise DataNotFound(f"No prepared corpus at {folder}: it has no {MANIFEST}.") from error
     except (OSError, ValueError) as error:
-        raise DataError(f"{file} cannot be read ({error}). Delete {folder}; it is then prepared anew.") from error
+        raise DataError(f"{file} cannot be read ({error}). Delete {folder}; it is then prepared again.") from error
     types = {"version": int, "rows": int, "fingerprint": str, "origin": str}
     if not isinstance(manifest, dict) or not all(isinstance(manifest.get(key), types[key]) for key in types):
-        raise DataError(f"{file} is no corpus manifest. Delete {folder}; it is then prepared anew.")
+        raise DataError(f"{file} is no corpus manifest. Delete {folder}; it is then prepared again.")
     if manifest["version"] != FORMAT_VERSION:
         raise DataError(
             f"{folder} has corpus format {manifest['version']}, this version reads {FORMAT_VERSION}. Delete it; "
-            "it is then prepared anew."
+            "it is then prepared again."
         )
     return manifest
 
 
 def _open_passages(path: Path, rows: int) -> tuple[Any, Any]:
-    """The mapped file and its reader, if it has the schema and the number of batches that it should."""
+    """Return the mapped file and its reader, after checking its schema and its number of batches."""
     import pyarrow as pa
 
     try:
         file = pa.memory_map(str(path))
         reader = pa.ipc.open_file(file)
     except (OSError, pa.ArrowInvalid) as error:
-        raise DataError(f"{path} cannot be opened ({error}). Delete its folder; it is then prepared anew.") from error
+        raise DataError(f"{path} cannot be opened ({error}). Delete its folder; it is then prepared again.") from error
     batches = -(-rows // BATCH_ROWS)
     if reader.schema != _schema() or reader.num_record_batches != batches:
-        raise DataError(f"{path} does not fit its {MANIFEST}. Delete its folder; it is then prepared anew.")
+        raise DataError(f"{path} does not fit its {MANIFEST}. Delete its folder; it is then prepared again.")
     return file, reader
 
 
 def _require_unique_ids(path: Path, hashes: array[int], origin: str) -> None:
-    """Refuse ids that occur twice: results could not be told apart by them."""
+    """Raise `MalformedData` if an id occurs twice: search results could not be distinguished by it."""
     import numpy as np
 
     ordered = np.sort(np.frombuffer(hashes, dtype=np.int64))
-    doubtful = set(ordered[1:][ordered[1:] == ordered[:-1]].tolist())
-    if not doubtful:
+    repeated = set(ordered[1:][ordered[1:] == ordered[:-1]].tolist())
+    if not repeated:
         return
+    # Different ids may share a hash, so the ids behind repeated hashes are read back and compared themselves.
     seen: set[str] = set()
     for row, identifier in _ids(path):
-        if hash(identifier) in doubtful:
+        if hash(identifier) in repeated:
             if identifier in seen:
                 raise MalformedData(origin, f"passage {row + 1}", f"id {identifier!r} occurred before")
             seen.add(identifier)
@@ -219,6 +220,5 @@ def _ids(path: Path) -> Iterator[tuple[int, str]]:
 
 
 def _flush_to_disk(path: Path) -> None:
-    """A power cut after the folder got its final name must not leave an empty file under it."""
     with path.open("rb+") as file:
         os.fsync(file.fileno())

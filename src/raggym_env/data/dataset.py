@@ -1,4 +1,4 @@
-"""Loading one split of a card's data set: its tasks and its corpus."""
+"""Load one split of a card's data set: its questions with their answers, and the corpus to search."""
 
 from __future__ import annotations
 
@@ -8,10 +8,10 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from raggym_env.cards import DatasetCard, EnvCard, Source, env_card
 from raggym_env.core import Task
+from raggym_env.data.corpus import Corpus
 from raggym_env.data.formats import read_tasks
 from raggym_env.data.hub import HubName
 from raggym_env.data.prepare import (
@@ -23,27 +23,25 @@ from raggym_env.data.prepare import (
     world_source,
 )
 from raggym_env.data.sources import Located, locate, no_corpus, not_found
+from raggym_env.data.synth import SynthWorld
 from raggym_env.data.synth.cached_tasks import cached_tasks
 from raggym_env.errors import CardError, DataNotFound, MissingExtra, UnknownName
-
-if TYPE_CHECKING:
-    from raggym_env.data.corpus import Corpus
-    from raggym_env.data.synth import SynthWorld
 
 __all__ = ["Dataset", "TaskSet", "load", "load_tasks", "tasks_fingerprint"]
 
 
 @dataclass(frozen=True, kw_only=True)
 class TaskSet:
-    """The tasks of one split."""
+    """The tasks of one split, without a corpus."""
 
     card: EnvCard
     split: str
     tasks: Sequence[Task]
     source: str
-    """What was read: the questions, the rows of them and the corpus."""
+    """Description of what was read: questions file, rows and corpus."""
     fingerprint: str
-    """Hash of the tasks' content; see `tasks_fingerprint`."""
+    """Hash of the tasks' content, computed by `tasks_fingerprint`. A run records it, so that it is not resumed on
+    other questions."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -51,39 +49,41 @@ class Dataset(TaskSet):
     """The tasks of one split and the corpus to search."""
 
     corpus: Corpus
+    """Opened, and memory-mapped rather than loaded."""
 
 
 def load(card: EnvCard | str | Path, split: str | None = None, *, root: Path | None = None) -> Dataset:
-    """Load a split's tasks and open its corpus, preparing the corpus the first time.
+    """Load a split's tasks and open its corpus, preparing the corpus on first use.
 
-    A split's sources are tried in the card's order; the first whose files are all in one place is read. The places
-    are those of `raggym_env.data.sources.places`, then the Hugging Face hub for sources that name it.
+    Sources are tried in the card's order; the split is read from the first source whose files all lie in one folder.
+    The folders searched are those of `raggym_env.data.sources.places`, followed by the Hugging Face hub for sources
+    that name it.
 
-    Where two splits take the first and the last rows of one file, they never overlap: the last rows are taken
-    whole and the first rows are what is left of a file that is too short for both.
+    Splits that take the first and the last rows of the same file never overlap: in a file too short for both, the
+    "last" split gets all of its rows and the "first" split gets the rest.
 
     Args:
         card: An environment card, its name or its path.
-        split: Name of a split; None for the card's default.
-        root: Look for files there and nowhere else.
+        split: Name of a split; None for the card's default split.
+        root: Search for files in this folder only.
 
     Raises:
         UnknownName: No card or no split has that name.
-        DataNotFound: No place has the files. The message says what was looked for where and how to get it.
-        MalformedData: A file was found and is not what its format says.
-        CardError: The card cannot be read, or its sources make no sense.
+        DataNotFound: No source is complete. The message lists what is missing in which folder and how to get it.
+        MalformedData: A file exists but does not follow its format.
+        CardError: The card cannot be read, or its sources are invalid.
     """
-    found = find(card, split, root=root)
-    return Dataset(**vars(found.task_set), corpus=found.prepare())
+    resolved = resolve_split(card, split, root=root)
+    return Dataset(**vars(resolved.task_set), corpus=resolved.prepare())
 
 
 def load_tasks(card: EnvCard | str | Path, split: str | None = None, *, root: Path | None = None) -> TaskSet:
-    """The tasks that `load` gives, with the corpus neither prepared nor opened. Arguments and errors as there."""
-    return find(card, split, root=root).task_set
+    """Load a split's tasks without preparing or opening its corpus. Arguments and errors are those of `load`."""
+    return resolve_split(card, split, root=root).task_set
 
 
 def tasks_fingerprint(tasks: Sequence[Task]) -> str:
-    """Hash of the tasks' ids, questions, options and answers, in order."""
+    """Return a hash of the tasks' ids, questions, options and answers, in order."""
     digest = hashlib.blake2b(digest_size=16)
     for task in tasks:
         question = task.question
@@ -93,39 +93,45 @@ def tasks_fingerprint(tasks: Sequence[Task]) -> str:
 
 
 @dataclass(frozen=True)
-class Found:
-    """A split whose source was found and whose tasks were read."""
+class ResolvedSplit:
+    """A split's tasks, and the files or the generated world that they were read from."""
 
     task_set: TaskSet
-    at: Located | SynthWorld
+    origin: Located | SynthWorld
 
     def corpus_source(self) -> CorpusSource:
-        """What its corpus is prepared from."""
-        if not isinstance(self.at, Located):
-            return world_source(self.at)
-        if isinstance(self.at.corpus, HubName):
-            return hub_source(self.at.corpus)
-        if self.at.corpus is not None:
-            return file_source(self.at.corpus)
-        return contexts_source(self.at.questions, self.task_set.card.dataset.format)
+        """Return the source that the split's corpus is prepared from."""
+        if not isinstance(self.origin, Located):
+            return world_source(self.origin)
+        if isinstance(self.origin.corpus, HubName):
+            return hub_source(self.origin.corpus)
+        if self.origin.corpus is not None:
+            return file_source(self.origin.corpus)
+        return contexts_source(self.origin.questions, self.task_set.card.dataset.format)
 
     def prepare(self) -> Corpus:
-        """Its corpus, prepared the first time.
+        """Open the split's corpus, preparing it on first use.
 
         Raises:
-            DataNotFound: The corpus is on the hub and cannot be had. The message says why, and what else would do.
-            MalformedData: The corpus was found and is not what its form says.
+            DataNotFound: The corpus is on the hub and cannot be downloaded. The message says why, and which corpus
+                files would do instead.
+            MalformedData: The corpus does not follow its format.
         """
         try:
             return prepare_corpus(self.corpus_source())
         except (DataNotFound, MissingExtra) as error:
-            if isinstance(self.at, Located) and isinstance(self.at.corpus, HubName):
-                raise no_corpus(self.task_set.card, self.task_set.split, self.at, str(error)) from error
+            if isinstance(self.origin, Located) and isinstance(self.origin.corpus, HubName):
+                raise no_corpus(self.task_set.card, self.task_set.split, self.origin, str(error)) from error
             raise
 
 
-def find(card: EnvCard | str | Path, split: str | None, *, root: Path | None = None, use_hub: bool = True) -> Found:
-    """Read a split's tasks from its first source that is there; `load` says how and what is raised."""
+def resolve_split(
+    card: EnvCard | str | Path, split: str | None, *, root: Path | None = None, use_hub: bool = True
+) -> ResolvedSplit:
+    """Read a split's tasks from its first complete source. Arguments and errors are those of `load`.
+
+    With `use_hub` false nothing is downloaded; rows that were downloaded before are used.
+    """
     card = env_card(card)
     split = card.dataset.default_split if split is None else split
     if split not in card.dataset.splits:
@@ -133,52 +139,45 @@ def find(card: EnvCard | str | Path, split: str | None, *, root: Path | None = N
     if card.dataset.format == "synth":
         return _generated(card, split)
     reasons: list[str] = []
-    spoken_for: set[str] = set()
-    for source in card.dataset.splits[split]:
+    taken_ids: set[str] = set()
+    for source in card.dataset.sources_of(split):
         try:
-            at = locate(card, source, root=root, use_hub=use_hub)
+            located = locate(card, source, root=root, use_hub=use_hub)
         except DataNotFound as error:
             reasons.append(str(error))
             continue
-        everything = read_tasks(at.questions, card.dataset.format)
+        # A malformed file is an error and does not count as a missing one: the next source could hold other
+        # questions, and scores would change without a word.
+        in_file = read_tasks(located.questions, card.dataset.format)
         reserved = _reserved(card.dataset, split, source)
-        tasks = [task for task in _rows(everything, source.rows, reserved) if task.id not in spoken_for]
+        tasks = [task for task in _select(in_file, source.rows, reserved) if task.id not in taken_ids]
         if tasks:
-            return Found(_task_set(card, split, tasks, str(at)), at)
-        reasons.append(f"{at.questions} has {len(everything)} questions and another split takes all of them")
-        # Another file of the data set may hold the same questions: they stay with the other split.
-        spoken_for.update(task.id for task in everything)
+            return ResolvedSplit(_task_set(card, split, tasks, str(located)), located)
+        reasons.append(f"{located.questions} has {len(in_file)} questions and another split takes all of them")
+        # Other files of the data set may hold the same questions under the same ids. The other split keeps them.
+        taken_ids.update(task.id for task in in_file)
     raise not_found(card, split, reasons)
 
 
 def _task_set(card: EnvCard, split: str, tasks: Sequence[Task], source: str) -> TaskSet:
-    return TaskSet(
-        card=card,
-        split=split,
-        tasks=tuple(tasks),
-        source=source,
-        fingerprint=tasks_fingerprint(tasks),
-    )
+    return TaskSet(card=card, split=split, tasks=tuple(tasks), source=source, fingerprint=tasks_fingerprint(tasks))
 
 
 def _reserved(dataset: DatasetCard, split: str, source: Source) -> int:
-    """How many last rows of the source's questions the other splits take."""
-    others = (
-        other
-        for name, sources in dataset.splits.items()
-        for other in sources
-        if name != split and other.questions == source.questions
-    )
-    return max((_count(other.rows) for other in others if other.rows.startswith("last ")), default=0)
+    """Return how many of the last rows of the source's questions file belong to other splits."""
+    others = (other for name in dataset.splits if name != split for other in dataset.sources_of(name))
+    same_file = (other.rows for other in others if other.questions == source.questions)
+    return max((_count(rows) for rows in same_file if rows.startswith("last ")), default=0)
 
 
-def _rows(tasks: Sequence[Task], rows: str, reserved: int) -> Sequence[Task]:
+def _select(tasks: Sequence[Task], rows: str, reserved: int) -> Sequence[Task]:
     if rows == "all":
         return tasks
     if rows.startswith("last "):
         return tasks[-_count(rows) :]
     if rows.startswith("after "):
         return tasks[_count(rows) :]
+    # Test questions matter more than training questions, so "first" is the one that gives way in a short file.
     return tasks[: max(0, min(_count(rows), len(tasks) - reserved))]
 
 
@@ -186,19 +185,22 @@ def _count(rows: str) -> int:
     return int(rows.split()[1])
 
 
-def _generated(card: EnvCard, split: str) -> Found:
-    source = card.dataset.splits[split][0]
+def _generated(card: EnvCard, split: str) -> ResolvedSplit:
+    source = card.dataset.sources_of(split)[0]
     if not source.rows.startswith("first "):
         raise CardError(f"{card.path}: a generated stream is endless: give its rows as 'first N', not {source.rows!r}.")
+    # The name becomes part of a file name in the cache.
     if not re.fullmatch(r"[\w-]+", source.questions):
-        raise CardError(f"{card.path}: a question stream is named in letters and digits, not {source.questions!r}.")
+        raise CardError(
+            f"{card.path}: the name of a question stream consists of letters, digits, '-' and '_', "
+            f"got {source.questions!r}."
+        )
     options = card.dataset.options
+    # type() rather than isinstance(): True is an int.
     if not set(options) <= {"passages", "seed"} or not all(type(value) is int for value in options.values()):
-        raise CardError(f"{card.path}: options of a synthetic world are integers passages and seed, given: {options}.")
-    from raggym_env.data.synth import SynthWorld
-
+        raise CardError(f"{card.path}: options of a synthetic world are integers passages and seed, got {options}.")
     world = SynthWorld(**options)
     tasks = cached_tasks(world, source.questions, _count(source.rows))
-    words = " ".join(f"{name}={value}" for name, value in options.items())
-    read = f"synthetic world ({words}), {source.questions} ({source.rows})"
-    return Found(_task_set(card, split, tasks, read), world)
+    settings = " ".join(f"{name}={value}" for name, value in options.items())
+    description = f"synthetic world ({settings}), {source.questions} ({source.rows})"
+    return ResolvedSplit(_task_set(card, split, tasks, description), world)

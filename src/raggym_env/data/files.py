@@ -1,7 +1,7 @@
-"""Records of a question or corpus file (JSON array, JSON lines, TSV; plain or gzip), read as a stream.
+"""Read the records of a question or corpus file (JSON array, JSON lines or TSV; plain or gzip) as a stream.
 
-Whatever is wrong with a file ends in one `MalformedData` that names the file, the line or record, the field and
-what was found there.
+Every fault in a file is reported as one `MalformedData` that names the file, the line or record, the field and the
+value.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from raggym_env.errors import DataError, DataNotFound, MalformedData
 __all__ = ["Record", "json_records", "tsv_records"]
 
 _BOM = b"\xef\xbb\xbf"
-_CHUNK = 1 << 20
+_CHUNK = 1 << 20  # characters read at a time
 
 
 @dataclass(slots=True)
@@ -31,21 +31,24 @@ class Record:
 
     path: Path
     place: str
-    """What `number` counts: "line" or "record"."""
+    """Unit in which `number` counts: "line" (JSON lines, TSV), "record" (JSON array) or "row" (the hub)."""
     number: int
-    """Position in the file, from 1."""
+    """Position in the file, from 1, for error messages."""
     index: int
     """Position among the records, from 0. Blank lines and header rows do not count."""
     fields: dict[str, Any]
+    """The record's JSON object, or a TSV row's cells by column name."""
 
     def error(self, problem: str) -> MalformedData:
+        """Return an error that names the file and this record's position."""
         return MalformedData(self.path, f"{self.place} {self.number}", problem)
 
-    def wrong(self, name: str, expected: str, found: object) -> MalformedData:
-        return self.error(f"field {name!r} should be {expected}, found {found!r:.80}")
+    def wrong(self, name: str, expected: str, value: object) -> MalformedData:
+        """Return an error about the value of the field `name`, which should have been as `expected`."""
+        return self.error(f"field {name!r} should be {expected}, found {value!r:.80}")
 
     def text(self, name: str) -> str:
-        """A required string that is not blank."""
+        """Return a required field that is a string and not blank."""
         if name not in self.fields:
             raise self.error(f"field {name!r} is missing; the record has {sorted(self.fields)}")
         value = self.checked(name, self.fields[name])
@@ -54,17 +57,18 @@ class Record:
         return value
 
     def optional_text(self, name: str) -> str:
-        """A string, or "" where the field is absent or null."""
+        """Return a field that is a string, or "" if it is absent or null."""
         value = self.fields.get(name)
         return "" if value is None else self.checked(name, value)
 
     def identifier(self, name: str) -> str:
-        """A required id: a string that is not blank, or an integer."""
+        """Return a required id as a string. It may be an integer or a string that is not blank."""
         value = self.fields.get(name)
+        # True is an int, but as an id it is a fault in the file.
         return str(value) if isinstance(value, int) and not isinstance(value, bool) else self.text(name)
 
     def optional_list(self, name: str) -> list[Any]:
-        """A list, or an empty one where the field is absent or null."""
+        """Return a field that is a list, or an empty list if it is absent or null."""
         value = self.fields.get(name)
         if value is None:
             return []
@@ -73,7 +77,7 @@ class Record:
         return value
 
     def optional_mapping(self, name: str) -> dict[str, Any]:
-        """An object, or an empty one where the field is absent or null."""
+        """Return a field that is a JSON object, or an empty one if it is absent or null."""
         value = self.fields.get(name)
         if value is None:
             return {}
@@ -82,25 +86,26 @@ class Record:
         return value
 
     def checked(self, name: str, value: object) -> str:
-        """`value`, if it is a string that can be stored as UTF-8."""
+        """Return `value` if it is a string that can be stored as UTF-8; the field's `name` is for the error."""
         if not isinstance(value, str):
             raise self.wrong(name, "a text", value)
         if not value.isascii():
             try:
                 value.encode()
-            except UnicodeEncodeError as error:  # JSON can escape half a character
+            except UnicodeEncodeError as error:  # JSON can escape half of a surrogate pair
                 raise self.wrong(name, "valid Unicode", value) from error
         return value
 
 
 def json_records(path: Path) -> Iterator[Record]:
-    """The objects of a JSON array or of JSON lines, whichever the file holds.
+    """Return the objects of a JSON array or of JSON lines, whichever the file holds.
 
     Raises:
-        DataNotFound: There is no such file.
-        MalformedData: The file is not UTF-8, not JSON (`NaN` is not), cut off, empty, or holds something other
-            than objects.
+        DataNotFound: The file does not exist.
+        MalformedData: The file is not UTF-8, not JSON (`NaN` is not), cut off, empty, or holds values other than
+            objects.
     """
+    # By content, not by name: 2WikiMultihopQA's official id_aliases.json holds JSON lines.
     with _opened(path) as stream:
         start = stream.read(_CHUNK).removeprefix(_BOM).lstrip()[:1]
     if not start:
@@ -111,7 +116,10 @@ def json_records(path: Path) -> Iterator[Record]:
 
 
 def tsv_records(path: Path) -> Iterator[Record]:
-    """The rows of a tab-separated file whose first row names the columns. Columns without a name are left out."""
+    """Yield the rows of a tab-separated file whose first row names the columns. Unnamed columns are left out.
+
+    Quotes have no meaning in it: a cell ends at the next tab.
+    """
     lines = _lines(path)
     header = [name.strip() for name in next(lines, (0, ""))[1].split("\t")]
     for index, (number, line) in enumerate(lines):
@@ -119,6 +127,7 @@ def tsv_records(path: Path) -> Iterator[Record]:
         if len(cells) > len(header):
             problem = f"{len(cells)} cells in a table of {len(header)} columns"
             raise MalformedData(path, f"line {number}", problem)
+        # Not strict: spreadsheets leave out the empty cells at the end of a row.
         fields = {name: cell for name, cell in zip(header, cells, strict=False) if name}
         yield Record(path, "line", number, index, fields)
 
@@ -137,7 +146,8 @@ def _opened(path: Path) -> Iterator[gzip.GzipFile | BufferedReader]:
 
 
 def _lines(path: Path) -> Iterator[tuple[int, str]]:
-    """The lines that are not blank, numbered from 1."""
+    """Yield the lines that are not blank, with their numbers from 1."""
+    # Read as bytes and decoded line by line, so that the error can name the line that is not UTF-8.
     with _opened(path) as stream:
         for number, line in enumerate(stream, start=1):
             if number == 1:
@@ -154,7 +164,7 @@ def _line_records(path: Path) -> Iterator[Record]:
     for index, (number, text) in enumerate(_lines(path)):
         try:
             row = _DECODER.decode(text)
-        except (ValueError, RecursionError) as error:
+        except (ValueError, RecursionError) as error:  # RecursionError: a file of 100,000 open brackets
             raise MalformedData(path, f"line {number}", f"not JSON: {error}") from error
         yield Record(path, "line", number, index, _object(row, path, f"line {number}"))
 
@@ -170,7 +180,7 @@ def _array_records(path: Path) -> Iterator[Record]:
                 row = next(elements)
             except StopIteration:
                 return
-            except UnicodeDecodeError as error:
+            except UnicodeDecodeError as error:  # raised for a whole chunk, which may hold further records
                 raise MalformedData(path, f"{where} or later", f"not UTF-8 ({error})") from error
             except (ValueError, RecursionError) as error:
                 raise MalformedData(path, where, f"not JSON: {getattr(error, 'msg', error)}") from error
@@ -187,21 +197,26 @@ def _refuse_constant(name: str) -> NoReturn:
     raise ValueError(f"{name} is no JSON value")
 
 
+# Python's decoder accepts NaN and Infinity by default. They are not JSON, and other tools could not read our output.
 _DECODER = json.JSONDecoder(parse_constant=_refuse_constant)
 
 
 class _Array:
-    """The elements of one JSON array, decoded while it is read: the official training sets are 0.6 GB each."""
+    """The elements of one JSON array, decoded while the file is read.
+
+    `json.load` would hold an official training set of 0.6 GB in memory several times over, and a streaming parser
+    such as ijson would be one more compiled dependency.
+    """
 
     def __init__(self, stream: TextIO) -> None:
         self._stream = stream
-        self._text = ""
-        self._at = 0
+        self._text = ""  # the part of the file in memory
+        self._position = 0  # of the next character in `_text` that was not read
 
     def __iter__(self) -> Iterator[Any]:
         self._expect("[")
         if self._peek() == "]":
-            self._at += 1
+            self._position += 1
         else:
             yield self._value()
             while self._expect(",]") == ",":
@@ -213,24 +228,26 @@ class _Array:
         mark = self._peek()
         if not mark or mark not in marks:
             raise ValueError(f"expected one of {marks!r}, found {mark or 'the end of the file'!r}")
-        self._at += 1
+        self._position += 1
         return mark
 
     def _peek(self) -> str:
-        """The next character that is no white space; "" at the end of the file."""
+        """Return the next character that is not white space without reading past it; "" at the end of the file."""
         while True:
-            while self._at < len(self._text):
-                if (mark := self._text[self._at]) not in " \t\r\n":
+            while self._position < len(self._text):
+                if (mark := self._text[self._position]) not in " \t\r\n":
                     return mark
-                self._at += 1
+                self._position += 1
             if not self._grow():
                 return ""
 
     def _value(self) -> Any:
         self._peek()
         while True:
+            # The decoder cannot tell a value that is cut off by the end of the chunk from one that is wrong, so
+            # decoding fails for good only when the file has ended.
             try:
-                value, self._at = _DECODER.raw_decode(self._text, self._at)
+                value, self._position = _DECODER.raw_decode(self._text, self._position)
             except json.JSONDecodeError:
                 if not self._grow():
                     raise
@@ -238,9 +255,9 @@ class _Array:
                 return value
 
     def _grow(self) -> bool:
-        """Read on; False at the end of the file."""
-        rest = self._text[self._at :]
-        # As much again as is held, so that one huge record is not decoded anew for every chunk of it.
+        """Read the next part of the file; False at its end."""
+        rest = self._text[self._position :]
+        # At least as much again as is in memory: a huge record is then decoded anew only log(size) times.
         more = self._stream.read(max(_CHUNK, len(rest)))
-        self._text, self._at = rest + more, 0
+        self._text, self._position = rest + more, 0
         return bool(more)

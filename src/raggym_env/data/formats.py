@@ -1,14 +1,14 @@
-"""The official file formats of the data sets, and what each of their records means.
+"""The official file formats of the data sets: how a record becomes a task, and which paragraphs it holds.
 
-Titles of HotpotQA are HTML-escaped in places ("Ant &amp; Dec"). They are unescaped in supporting facts, contexts
-and corpora alike, so a gold title always equals its passage's title.
+Some titles of HotpotQA are HTML-escaped ("Ant &amp; Dec"). They are unescaped in supporting facts, contexts and
+corpora alike, so that a gold title always equals its passage's title.
 """
 
 from __future__ import annotations
 
 import hashlib
 import html
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -20,43 +20,47 @@ from raggym_env.errors import MalformedData, UnknownName
 __all__ = ["FORMATS", "Format", "clean_title", "read_contexts", "read_tasks"]
 
 ALIASES_FILE = "id_aliases.json"
+"""File of the later release of 2WikiMultihopQA with other names of the entities."""
 
 
 @dataclass(frozen=True)
 class Format:
-    """How the files of one data set are read."""
+    """The functions that read the files of one data set."""
 
     task: Callable[[Record], Task]
+    """Converts a record of a questions file into a task."""
     contexts: Callable[[Record], Iterator[Passage]] | None = None
-    """The paragraphs a record holds itself; None where the format has none."""
+    """Yields the paragraphs that a record holds; None if the format has none."""
     records: Callable[[Path], Iterator[Record]] = json_records
+    """Reads the records of a file."""
     finish: Callable[[list[Task], Path], list[Task]] = lambda tasks, _: tasks
-    """Adds what other files of the folder say about the tasks."""
+    """Completes the tasks from other files beside the questions file, whose path it gets."""
     page: str = ""
-    """Where the official files are published."""
+    """URL of the page that publishes the official files."""
 
 
 def read_tasks(path: Path, format: str) -> list[Task]:
-    """All tasks of a question file, in its order.
+    """Return all tasks of a questions file, in the file's order.
 
     Args:
-        path: JSON or JSON lines (for Bamboogle TSV), plain or `.gz`.
+        path: JSON or JSON lines (for Bamboogle also TSV), plain or `.gz`.
         format: A key of `FORMATS`.
 
     Raises:
-        UnknownName: There is no such format.
-        DataNotFound: There is no such file.
-        MalformedData: The file breaks its format, or two records have one id.
+        UnknownName: The format does not exist.
+        DataNotFound: The file does not exist.
+        MalformedData: The file does not follow its format, or two records have the same id.
     """
     if format not in FORMATS:
         raise UnknownName("file format", format, FORMATS)
     form = FORMATS[format]
+    # Downloaded rows are JSON lines, whatever the official files are.
     records = json_records if ".jsonl" in path.suffixes else form.records
     tasks: dict[str, Task] = {}
     for record in records(path):
         task = form.task(record)
         if task.id in tasks:
-            raise record.error(f"id {task.id!r} was given to an earlier record already")
+            raise record.error(f"id {task.id!r} occurred in an earlier record")
         tasks[task.id] = task
     if not tasks:
         raise MalformedData(path, "all records", "the file holds no question")
@@ -64,10 +68,13 @@ def read_tasks(path: Path, format: str) -> list[Task]:
 
 
 def read_contexts(path: Path, format: str) -> Iterator[Passage]:
-    """The paragraphs that a question file's records hold, each title-and-text pair once, in order of appearance.
+    """Yield the paragraphs of a questions file's records, each title-and-text pair once, in order of appearance.
 
-    Ids are hashes of title and text, so one paragraph has one id in every file. Memory: about 100 bytes per
+    Ids are hashes of title and text, so a paragraph has the same id in every file. Memory: about 100 bytes per
     distinct paragraph.
+
+    Raises:
+        MalformedData: The format has no contexts, the file has none, or it does not follow the format.
     """
     contexts = FORMATS[format].contexts
     if contexts is None:
@@ -83,7 +90,7 @@ def read_contexts(path: Path, format: str) -> Iterator[Passage]:
 
 
 def clean_title(title: str) -> str:
-    """The title without HTML escapes.
+    """Return the title without HTML escapes.
 
     >>> clean_title("Ant &amp; Dec")
     'Ant & Dec'
@@ -92,7 +99,8 @@ def clean_title(title: str) -> str:
 
 
 def _hotpotqa(record: Record) -> Task:
-    key = "id" if "id" in record.fields and "_id" not in record.fields else "_id"  # the hub renames it
+    # The official files have "_id"; the hub's copy renames it.
+    key = "id" if "id" in record.fields and "_id" not in record.fields else "_id"
     metadata = {"level": level} if (level := record.optional_text("level")) else {}
     return Task(
         Question(record.text(key), record.text("question")),
@@ -104,13 +112,15 @@ def _hotpotqa(record: Record) -> Task:
 
 
 def _2wikimultihopqa(record: Record) -> Task:
-    task = replace(_hotpotqa(record), evidences=_evidences(record))
-    extra = ("answer_id", "entity_ids")
-    metadata = {name: record.optional_text(name) for name in extra if record.fields.get(name) is not None}
-    return replace(task, metadata=metadata)
+    # The format is HotpotQA's with the gold reasoning chain added. Only the later release has Wikidata ids.
+    ids = {
+        name: record.optional_text(name) for name in ("answer_id", "entity_ids") if record.fields.get(name) is not None
+    }
+    return replace(_hotpotqa(record), evidences=_evidences(record), metadata=ids)
 
 
 def _bamboogle(record: Record) -> Task:
+    # The sheet has no ids: a question's position is its id, as for MedQA.
     other = record.optional_text("Answer 2").strip()
     return Task(
         Question(f"bamboogle-{record.index:03d}", record.text("Question").strip()),
@@ -122,9 +132,10 @@ def _medqa(record: Record) -> Task:
     options = _options(record)
     letter, answer = record.text("answer_idx"), record.text("answer")
     correct = _option_index(options, letter)
+    # The file gives the correct option twice. Where the two disagree, one is wrong and grading would be, too.
     if correct is None or options[correct] != answer:
         raise record.wrong("answer_idx", f"the letter of the option {answer!r}", letter)
-    # The file's name says which part of the data set it is: phrases_no_exclude_test.jsonl.
+    # The records have no ids, and their part of the data set is in the file's name: phrases_no_exclude_test.jsonl.
     part = record.path.name.partition(".")[0].replace("-", "_").rpartition("_")[2]
     return Task(
         Question(f"medqa-{part}-{record.index:04d}", record.text("question"), options),
@@ -139,19 +150,20 @@ def _jsonl(record: Record) -> Task:
     answers = tuple(dict.fromkeys(_golden_answers(record)))
     correct = _correct(record, question.options, answers) if question.options else None
     metadata = record.optional_mapping("metadata")
-    nested = _flattened(record)
+    flat = _flattened(record)
     return Task(
         question,
         answers if correct is None else (question.options[correct],),
         correct,
-        supporting=_facts(nested),
-        type=nested.optional_text("type"),
+        supporting=_facts(flat),
+        type=flat.optional_text("type"),
+        # Tasks stay in memory and are sent to workers, and the paragraphs would be most of their size.
         metadata={name: value for name, value in metadata.items() if name not in ("context", "supporting_facts")},
     )
 
 
 def _flattened(record: Record) -> Record:
-    """The record with the fields of `metadata` (where FlashRAG keeps the supporting facts) beside its own."""
+    # FlashRAG's files have the fields of the original data set, such as the supporting facts, under `metadata`.
     return replace(record, fields={**record.optional_mapping("metadata"), **record.fields})
 
 
@@ -166,7 +178,7 @@ def _golden_answers(record: Record) -> Iterator[str]:
 
 
 def _options(record: Record) -> tuple[str, ...]:
-    """Option texts in letter order, from a list or from an object with the keys A, B, ..."""
+    """Return the options' texts in letter order, from a list or from an object with the keys A, B, ..."""
     options = record.fields.get("options")
     if options is None:
         return ()
@@ -189,48 +201,49 @@ def _option_index(options: tuple[str, ...], answer: str) -> int | None:
 
 
 def _correct(record: Record, options: tuple[str, ...], answers: tuple[str, ...]) -> int:
-    """The option that all golden answers name, by letter or by text."""
-    named = set()
+    """Return the index of the one option that every golden answer names, by letter or by text."""
+    candidates: set[int | None] = set()
     for answer in answers:
+        # "A" may be the letter of one option and the text of another: then both count, and the record is refused.
         by_letter = _option_index(options, answer)
         by_text = options.index(answer) if answer in options else None
-        named |= {by_letter, by_text} - {None} or {None}
-    if len(named) != 1 or (correct := named.pop()) is None:
+        candidates |= {by_letter, by_text} - {None} or {None}
+    if len(candidates) != 1 or (correct := candidates.pop()) is None:
         raise record.wrong("golden_answers", "the letter or the text of exactly one option", list(answers))
     return correct
 
 
 def _facts(record: Record) -> tuple[Fact, ...]:
-    """Supporting facts: `[title, sentence]` pairs, bare titles, or the hub's `{"title": [], "sent_id": []}`."""
-    return tuple(_fact(record, item) for item in _rows(record, "supporting_facts", ("title",), ("sent_id",)))
-
-
-def _fact(record: Record, item: object) -> Fact:
-    if isinstance(item, str):
-        item = [item, None]
-    if not isinstance(item, list) or len(item) != 2:
-        raise record.wrong("supporting_facts", "[title, sentence] pairs or titles", item)
-    title, sentence = item
-    if sentence is not None and (type(sentence) is not int or sentence < 0):
-        raise record.wrong("supporting_facts", "pairs of a title and a sentence number from 0", item)
-    return Fact(clean_title(record.checked("supporting_facts", title)), sentence)
+    """Parse supporting facts: `[title, sentence]` pairs, bare titles, or the hub's `{"title": [], "sent_id": []}`."""
+    facts = []
+    for item in _rows(record, "supporting_facts", ("title",), ("sent_id",)):
+        pair = [item, None] if isinstance(item, str) else item
+        if not isinstance(pair, list) or len(pair) != 2:
+            raise record.wrong("supporting_facts", "[title, sentence] pairs or titles", pair)
+        title, sentence = pair
+        # type() rather than isinstance(): True is an int.
+        if sentence is not None and (type(sentence) is not int or sentence < 0):
+            raise record.wrong("supporting_facts", "pairs of a title and a sentence number from 0", pair)
+        facts.append(Fact(clean_title(record.checked("supporting_facts", title)), sentence))
+    return tuple(facts)
 
 
 def _evidences(record: Record) -> tuple[Evidence, ...]:
-    return tuple(
-        _evidence(record, item)
-        for item in _rows(record, "evidences", ("fact", "subject"), ("relation",), ("entity", "object"))
-    )
-
-
-def _evidence(record: Record, item: object) -> Evidence:
-    if not isinstance(item, list) or len(item) != 3:
-        raise record.wrong("evidences", "[subject, relation, object] triples", item)
-    return Evidence(*(record.checked("evidences", part) for part in item))
+    triples = _rows(record, "evidences", ("fact", "subject"), ("relation",), ("entity", "object"))
+    for triple in triples:
+        if not isinstance(triple, list) or len(triple) != 3:
+            raise record.wrong("evidences", "[subject, relation, object] triples", triple)
+    return tuple(Evidence(*(record.checked("evidences", part) for part in triple)) for triple in triples)
 
 
 def _rows(record: Record, name: str, *columns: tuple[str, ...]) -> list[Any]:
-    """The field as a list of rows. Hub data sets store the same lists by column, under one of the given names."""
+    """Return a list field by rows. Data sets on the hub store such lists as an object with one list per column.
+
+    Args:
+        record: The record with the field.
+        name: Name of the field.
+        columns: For each column, the names under which it may be stored.
+    """
     value = record.fields.get(name)
     if not isinstance(value, dict):
         return record.optional_list(name)
@@ -242,46 +255,39 @@ def _rows(record: Record, name: str, *columns: tuple[str, ...]) -> list[Any]:
 
 
 def _contexts(record: Record) -> Iterator[Passage]:
-    """The paragraphs of `context`: `[title, sentences]` pairs."""
+    """Yield the paragraphs of the field `context`, a list of `[title, sentences]` pairs."""
     for item in _rows(record, "context", ("title",), ("sentences", "content")):
         if not isinstance(item, list) or len(item) != 2 or not isinstance(item[1], list):
             raise record.wrong("context", "[title, sentences] pairs", item)
         title = clean_title(record.checked("context", item[0]))
         sentences = [record.checked("context", sentence).strip() for sentence in item[1]]
         text = " ".join(filter(None, sentences))
+        # "\x00" keeps ("ab", "c") and ("a", "bc") apart. 8 bytes: a collision in 10 million has odds of 1 in 400,000.
         digest = hashlib.blake2b(f"{title}\x00{text}".encode(), digest_size=8)
         yield Passage(digest.hexdigest(), title, text)
 
 
-def _nested_contexts(record: Record) -> Iterator[Passage]:
-    return _contexts(_flattened(record))
-
-
 def _with_aliases(tasks: list[Task], path: Path) -> list[Task]:
-    """Add the aliases of the answers' Wikidata entities, where the later release's alias file is beside `path`.
+    """Add the aliases of the answers' Wikidata entities to the correct answers, if their file is beside `path`.
 
-    They count as correct answers in the official evaluation, version 1.1.
+    They count as correct in version 1.1 of the official evaluation (github.com/Alab-NII/2wikimultihop).
     """
-    names = (path.with_name(ALIASES_FILE), path.with_name(f"{ALIASES_FILE}.gz"))
-    file = next((name for name in names if name.is_file()), None)
-    wanted = {task.metadata["answer_id"] for task in tasks if "answer_id" in task.metadata}
-    if file is None or not wanted:
+    files = (path.with_name(ALIASES_FILE), path.with_name(f"{ALIASES_FILE}.gz"))
+    file = next((file for file in files if file.is_file()), None)
+    entities = {task.metadata["answer_id"] for task in tasks if "answer_id" in task.metadata}
+    if file is None or not entities:
         return tasks
-    aliases = _read_aliases(file, wanted)
-    return [_add_answers(task, aliases.get(task.metadata.get("answer_id"), ())) for task in tasks]
-
-
-def _read_aliases(path: Path, wanted: set[str]) -> Mapping[str | None, list[str]]:
-    aliases: dict[str | None, list[str]] = {}
-    for record in json_records(path):
-        if (entity := record.text("Q_id")) in wanted:
+    # The file covers the answers of the whole data set. Only those of these tasks are worth the memory.
+    aliases: dict[Any, list[str]] = {}
+    for record in json_records(file):
+        if (entity := record.text("Q_id")) in entities:
             names = [*record.optional_list("aliases"), *record.optional_list("demonyms")]
-            aliases[entity] = sorted({record.checked("aliases", name) for name in names})
-    return aliases
-
-
-def _add_answers(task: Task, more: list[str] | tuple[()]) -> Task:
-    return replace(task, answers=tuple(dict.fromkeys((*task.answers, *filter(str.strip, more)))))
+            aliases[entity] = sorted({name for name in names if record.checked("aliases", name).strip()})
+    return [
+        # The answer itself stays first: it is the one that is shown.
+        replace(task, answers=tuple(dict.fromkeys((*task.answers, *aliases.get(task.metadata.get("answer_id"), ())))))
+        for task in tasks
+    ]
 
 
 FORMATS: dict[str, Format] = {
@@ -294,6 +300,6 @@ FORMATS: dict[str, Format] = {
     ),
     "bamboogle": Format(_bamboogle, records=tsv_records, page="https://github.com/ofirpress/self-ask"),
     "medqa": Format(_medqa, page="https://github.com/jind11/MedQA"),
-    "jsonl": Format(_jsonl, _nested_contexts),
+    "jsonl": Format(_jsonl, lambda record: _contexts(_flattened(record))),
 }
-"""Readers by the name that cards give. "synth" is generated, so it is not among them."""
+"""Formats by their name in cards, without "synth", which is generated and not read."""

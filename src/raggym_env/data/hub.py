@@ -1,4 +1,4 @@
-"""Data sets of the Hugging Face hub: downloaded once into the cache as JSON lines, then read like any file."""
+"""Data sets on the Hugging Face hub: downloaded once into the cache as JSON lines, then read like any other file."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 from raggym_env.data.files import Record
 from raggym_env.errors import CardError, DataNotFound, MissingExtra
 from raggym_env.network import HubUnreachable, hub_errors, require_hub
+from raggym_env.storage.atomic import atomic_file, build_once
 
 __all__ = ["PREFIX", "HubName", "fetch", "hub_name", "hub_records"]
 
@@ -25,18 +26,22 @@ class HubName(NamedTuple):
     config: str | None
     split: str
 
+    def __str__(self) -> str:
+        """The name as a card gives it."""
+        return f"{PREFIX}{':'.join(filter(None, self))}"
+
     @property
     def file(self) -> str:
-        """Name of the file that its rows are kept in."""
-        words = [self.repository.replace("/", "-"), *([self.config] if self.config else []), self.split]
-        return f"hub-{'-'.join(words)}.jsonl"
+        """Name of the file that the downloaded rows are stored in."""
+        # The name may come from somebody else's card: without "/" it cannot lead out of the cache.
+        return f"hub-{'-'.join(filter(None, self)).replace('/', '-')}.jsonl"
 
 
 def hub_name(text: str) -> HubName | None:
-    """Read `hub:OWNER/NAME[:CONFIG]:SPLIT`; None for anything without that prefix.
+    """Parse `hub:OWNER/NAME[:CONFIG]:SPLIT`; None for a text without that prefix.
 
     Raises:
-        CardError: The prefix is there and the rest is wrong.
+        CardError: The text has the prefix but not the rest.
     """
     if not text.startswith(PREFIX):
         return None
@@ -48,37 +53,35 @@ def hub_name(text: str) -> HubName | None:
 
 
 def fetch(name: HubName, folder: Path, *, load_dataset: LoadDataset | None = None) -> Path:
-    """The file of a hub data set's rows in `folder`, downloaded first where it is not there yet.
+    """Return the file in `folder` that holds a hub data set's rows, downloading them if it does not exist.
 
-    Processes that fetch the same at once do it once. A file that exists is complete.
+    Of several processes that fetch the same rows at once, one downloads them. A file that exists is complete.
 
     Args:
-        name: What to download.
-        folder: Where the file is kept; made if it is not there.
-        load_dataset: Called as `datasets.load_dataset` is; by default that function, after a check that the hub
-            answers within 10 s (not made with `HF_HUB_OFFLINE` set: then the hub's own cache is read).
+        name: The data set and its split.
+        folder: Where the file is stored. Created if it does not exist.
+        load_dataset: Called like `datasets.load_dataset`, which is the default. Before the default is called, the
+            hub must answer within 10 s, unless `HF_HUB_OFFLINE` is set, which lets `datasets` read its own cache.
 
     Raises:
         MissingExtra: `datasets` is not installed.
         DataNotFound: The hub cannot be reached, or has no such data set, configuration or split.
     """
-    from filelock import FileLock
 
-    path = folder / name.file
-    if path.is_file():
-        return path
-    folder.mkdir(parents=True, exist_ok=True)
-    with FileLock(f"{path}.lock"):
-        if not path.is_file():
-            _write((record.fields for record in hub_records(name, load_dataset=load_dataset)), path)
-    return path
+    def download(path: Path) -> None:
+        rows = (record.fields for record in hub_records(name, load_dataset=load_dataset))
+        with atomic_file(path, "w") as file:
+            # Some data sets have columns, such as dates, without a JSON form. No format reads them.
+            file.writelines(f"{json.dumps(row, ensure_ascii=False, default=str)}\n" for row in rows)
+
+    return build_once(folder / name.file, download)
 
 
 def hub_records(name: HubName, *, load_dataset: LoadDataset | None = None) -> Iterator[Record]:
-    """The rows of a hub data set, as a stream. Arguments and errors as for `fetch`."""
+    """Yield the rows of a hub data set as a stream. Arguments and errors are those of `fetch`."""
     rows = load_dataset(name.repository, name.config, split=name.split) if load_dataset else _load(name)
     for index, row in enumerate(rows):
-        yield Record(Path(f"{PREFIX}{':'.join(filter(None, name))}"), "row", index + 1, index, dict(row))
+        yield Record(Path(str(name)), "row", index + 1, index, dict(row))
 
 
 def _load(name: HubName) -> Iterable[Mapping[str, Any]]:
@@ -86,6 +89,7 @@ def _load(name: HubName) -> Iterable[Mapping[str, Any]]:
         import datasets
     except ImportError as error:
         raise MissingExtra("The Hugging Face hub", "hub") from error
+    # Without a network `datasets` retries for minutes before it gives up.
     try:
         require_hub()
     except HubUnreachable as error:
@@ -93,12 +97,5 @@ def _load(name: HubName) -> Iterable[Mapping[str, Any]]:
     try:
         rows: Iterable[Mapping[str, Any]] = datasets.load_dataset(name.repository, name.config, split=name.split)
     except (datasets.exceptions.DatasetsError, *hub_errors()) as error:
-        raise DataNotFound(f"the hub did not give {name.repository}: {error}") from error
+        raise DataNotFound(f"the hub did not provide {name.repository}: {error}") from error
     return rows
-
-
-def _write(rows: Iterable[Mapping[str, Any]], path: Path) -> None:
-    partial = path.with_name(f"{path.name}.partial")
-    with partial.open("w", encoding="utf-8") as file:
-        file.writelines(f"{json.dumps(row, ensure_ascii=False, default=str)}\n" for row in rows)
-    partial.rename(path)

@@ -1,4 +1,4 @@
-"""Finding the files of a split: the places looked at, in order, and what is said when none has them."""
+"""Find the files of a split: the folders searched, in order, and the error raised when none of them has the files."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ class Located:
     source: Source
     questions: Path
     corpus: Path | HubName | None
-    """None: the contexts of the questions file."""
+    """None if the corpus is the paragraphs that the questions file holds."""
 
     def __str__(self) -> str:
         corpus = self.source.corpus if isinstance(self.corpus, HubName) else self.corpus or CONTEXTS
@@ -33,105 +33,117 @@ class Located:
 
 
 def places(card: EnvCard, root: Path | None = None) -> list[Path]:
-    """The folders in which a card's files are looked for, in order.
+    """Return the folders that are searched for a card's files, in order.
 
-    With `root`, only there: `<root>/<folder>`, then `<root>`. Otherwise, for a card that does not ship with the
-    library, first the card's own folder and `<folder>` below that; then `$RAGGYM_DATA/<folder>` and the cache.
+    With `root`, these are `<root>/<folder>` and `<root>`. Otherwise they are `$RAGGYM_DATA/<folder>` and the cache,
+    and, before them, the card's own folder and `<folder>` below it if the card does not ship with the library.
     """
     folder = card.dataset.folder
     if root is not None:
         return _distinct([root / folder, root])
     user = data_dir()
-    own = [] if _is_shipped(card) else [card.path.parent, card.path.parent / folder]
-    return _distinct([*own, *([user / folder] if user else []), download_folder(card)])
+    beside_card = [] if _is_shipped(card) else [card.path.parent, card.path.parent / folder]
+    return _distinct([*beside_card, *([user / folder] if user else []), download_folder(card)])
 
 
 def download_folder(card: EnvCard) -> Path:
-    """The card's folder in the cache."""
+    """Return the card's folder in the cache."""
     return cache_dir() / "datasets" / card.dataset.folder
 
 
 def locate(card: EnvCard, source: Source, *, root: Path | None = None, use_hub: bool = True) -> Located:
-    """The files of a source, all from one place; rows on the hub are downloaded where no place has them.
+    """Find a source's files, all in one folder; if no folder has them, download rows that are on the hub.
 
     Args:
         card: The card that the source belongs to.
         source: One of its sources.
-        root: Look there and nowhere else, the hub included.
-        use_hub: False to look at files only.
+        root: Search this folder only, and not the hub.
+        use_hub: False to search the folders only.
 
     Raises:
-        DataNotFound: Some file is missing. The message says what was looked for where, and why the hub did not
-            help.
+        DataNotFound: A file is missing. The message lists what is missing in which folder, and why the hub could
+            not provide it.
     """
     hub, hub_corpus = hub_name(source.questions), hub_name(source.corpus)
     corpus_file = None if hub_corpus or source.corpus == CONTEXTS else source.corpus
-    wanted = [hub.file if hub else source.questions, *([corpus_file] if corpus_file else [])]
+    names = [hub.file if hub else source.questions, *([corpus_file] if corpus_file else [])]
     folders = places(card, root)
+    # Questions of one folder with the corpus of another may be of different releases: gold titles would not match.
     for folder in folders:
-        files = [file for name in wanted if (file := _file(folder, name))]
-        if len(files) == len(wanted):
+        files = [file for name in names if (file := _file(folder, name))]
+        if len(files) == len(names):
             return Located(source, files[0], files[1] if corpus_file else hub_corpus)
     if hub is None or not use_hub or root is not None:
-        raise DataNotFound(_missing(wanted, folders))
-    # Rows from the hub are stored in the cache, so their corpus file may be in any place.
-    corpus = _anywhere(corpus_file, folders) if corpus_file else hub_corpus
+        raise DataNotFound(_missing(names, folders))
+    corpus: Path | HubName | None = hub_corpus
+    if corpus_file:
+        # Rows from the hub are stored in the cache, so their corpus file may be in any folder.
+        corpus = next((file for folder in folders if (file := _file(folder, corpus_file))), None)
+        if corpus is None:  # checked before the download, which may take long
+            raise DataNotFound(_missing([corpus_file], folders))
     try:
         return Located(source, fetch(hub, download_folder(card)), corpus)
     except (DataNotFound, MissingExtra) as error:
-        raise DataNotFound(f"{_missing(wanted, folders)}; {error}") from error
-
-
-def _anywhere(name: str, folders: Sequence[Path]) -> Path:
-    for folder in folders:
-        if file := _file(folder, name):
-            return file
-    raise DataNotFound(_missing([name], folders))
+        raise DataNotFound(f"{_missing(names, folders)}; {error}") from error
 
 
 def not_found(card: EnvCard, split: str, reasons: Sequence[str]) -> DataNotFound:
-    """The one error for a split that no source has: what was looked for where, and what to do."""
-    sources = card.dataset.splits[split]
-    ways = []
+    """Return the error for a split without a complete source: what is missing from each source, and how to get it.
+
+    Args:
+        card: The card of the split.
+        split: Name of the split.
+        reasons: What is missing, one text for each of the split's sources.
+    """
+    sources = card.dataset.sources_of(split)
+    remedies = []
     if any(source.questions.startswith(PREFIX) for source in sources):
-        ways.append(_download(card))
+        remedies.append(_download_command(card))
     page = FORMATS[card.dataset.format].page
     files = f"the official files ({page})" if page and _is_shipped(card) else "the files"
     corpora = [source.corpus for source in sources]
+    # A corpus file is worth naming only if every source needs one.
     if not any(corpus == CONTEXTS or corpus.startswith(PREFIX) for corpus in corpora):
-        files += f" and {' or '.join(dict.fromkeys(corpora))}"  # no source does without
-    ways.append(f"put {files} into {_users_folder(card)}")
+        files += f" and {' or '.join(dict.fromkeys(corpora))}"
+    remedies.append(f"put {files} into {_user_folder(card)}")
     lines = "".join(f"\n  - {source.questions}: {why}" for source, why in zip(sources, reasons, strict=True))
-    return DataNotFound(f"No data for the split {split!r} of {card.name}:{lines}\nTo get it, {', or '.join(ways)}.")
+    return DataNotFound(f"No data for the split {split!r} of {card.name}:{lines}\nTo get it, {', or '.join(remedies)}.")
 
 
-def no_corpus(card: EnvCard, split: str, at: Located, reason: str) -> DataNotFound:
-    """The error for a split whose questions are here and whose corpus, on the hub, cannot be had."""
-    corpora = (source.corpus for source in card.dataset.splits[split])
+def no_corpus(card: EnvCard, split: str, located: Located, reason: str) -> DataNotFound:
+    """Return the error for a split whose questions were read and whose corpus cannot be downloaded from the hub.
+
+    Args:
+        card: The card of the split.
+        split: Name of the split.
+        located: The source that the questions were read from.
+        reason: Why the download failed.
+    """
+    corpora = (source.corpus for source in card.dataset.sources_of(split))
     files = list(dict.fromkeys(name for name in corpora if name != CONTEXTS and not name.startswith(PREFIX)))
     lines = [f"\n  - {file}: not in {' nor in '.join(map(str, places(card)))}" for file in files]
-    lines.append(f"\n  - {at.source.corpus}: {reason}")
-    ways = [_download(card)]
+    lines.append(f"\n  - {located.source.corpus}: {reason}")
+    remedies = [_download_command(card)]
     if files:
-        ways.append(f"put {' or '.join(files)} (.gz, too, or a link to it) into {_users_folder(card)}")
+        # A corpus of 20 million passages is better linked to than copied.
+        remedies.append(f"put {' or '.join(files)} (.gz, too, or a link to it) into {_user_folder(card)}")
     return DataNotFound(
-        f"No corpus for the split {split!r} of {card.name}:{''.join(lines)}\nTo get it, {', or '.join(ways)}."
+        f"No corpus for the split {split!r} of {card.name}:{''.join(lines)}\nTo get it, {', or '.join(remedies)}."
     )
 
 
-def _download(card: EnvCard) -> str:
+def _download_command(card: EnvCard) -> str:
     return f"run `raggym data get {card.name if _is_shipped(card) else card.path}` where there is a network"
 
 
-def _users_folder(card: EnvCard) -> str:
+def _user_folder(card: EnvCard) -> str:
     return f"{Path('$RAGGYM_DATA', card.dataset.folder)}{'' if data_dir() else ' (RAGGYM_DATA is not set)'}"
 
 
-def _missing(wanted: Sequence[str], folders: Sequence[Path]) -> str:
-    lacks = (
-        f"{folder} has no {' and no '.join(name for name in wanted if not _file(folder, name))}" for folder in folders
+def _missing(names: Sequence[str], folders: Sequence[Path]) -> str:
+    return "; ".join(
+        f"{folder} has no {' and no '.join(name for name in names if not _file(folder, name))}" for folder in folders
     )
-    return "; ".join(lacks)
 
 
 def _file(folder: Path, name: str) -> Path | None:
@@ -139,6 +151,7 @@ def _file(folder: Path, name: str) -> Path | None:
 
 
 def _is_shipped(card: EnvCard) -> bool:
+    # By path, not by name: a user's edited copy of a shipped card keeps its name.
     return card.path == card_file("envs", card.path.stem).resolve()
 
 

@@ -1,9 +1,8 @@
-"""Choosing among a policy's proposals: what makes the MDP fit learners with a fixed number of actions."""
+"""A fixed number of actions, for learners that need one: the choice among a policy's proposals."""
 
 from __future__ import annotations
 
 import math
-from collections import OrderedDict
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
@@ -16,46 +15,47 @@ from numpy.typing import NDArray
 
 from raggym_env.core import Action, Answer, Obs, Question, State, Usage
 from raggym_env.envs.env import RAGEnv
-from raggym_env.errors import InvalidAction, OptionError, PolicyError
+from raggym_env.errors import InvalidAction, OptionError, PolicyError, check_option
 from raggym_env.protocols import Policy, Proposal, distinct, propose, total_usage
+from raggym_env.storage.lru import LRU
 
-__all__ = ["OWN_FEATURES", "STATE_FEATURES", "CandidateActions", "Candidates", "Features", "Slots"]
+__all__ = ["RANK_FEATURES", "STATE_FEATURES", "CandidateActions", "Candidates", "Features", "Slots"]
 
 Features = Callable[[State, Sequence[Action]], NDArray[np.float32]]
 """Features of `m` candidate actions in a state: finite float32 of shape `(m, F)`. Reads no gold answer."""
 
 SlotObs = dict[str, NDArray[Any]]
 
-OWN_FEATURES = ("rank", "search_behind", "answer_behind", "first", "score", "scored")
-"""Columns that come after those of the features: the proposer's rank of the candidate (0 for its first, towards 1 for
-its last); for a search `1 - 1 / (1 + r)` with its rank `r` among the searches, and for an answer likewise among the
-answers; whether it is the proposer's own choice; its score (0 if it gave no finite one) and whether it gave one."""
+RANK_FEATURES = ("rank", "search_rank", "answer_rank", "first", "score", "scored")
+"""Columns after those of the features: the policy's rank of the candidate (0 for its first, towards 1 for its last);
+for a search `1 - 1 / (1 + r)` with its rank `r` among the searches, and for an answer likewise among the answers; 1.0
+for the policy's first choice; its score (0 without a finite one); and 1.0 if it has one."""
 
 STATE_FEATURES = ("spent", "last", "passages", "slots", "answers")
-"""Columns of the state: share of the search budget spent, whether no search is left, passages found (in tens), share
-of the slots with a candidate of their own, share of the candidates that are answers."""
+"""Columns of the state: share of the search budget spent, 1.0 if no search is left, passages found (in tens), share
+of the slots that do not repeat another, share of the candidates that are answers."""
 
 _BOUND = 10.0  # features are clipped to [-10, 10]; Gymnasium's checker wants bounded boxes
 
 
 @dataclass(frozen=True, slots=True)
 class Slots:
-    """The candidates of one state in `n` slots. Not to be changed: it may be remembered. `obs` gives copies."""
+    """The candidates of one state in `n` slots. Cached, so it must not be changed; `obs` gives copies."""
 
     proposals: tuple[Proposal, ...]
-    """The `m <= n` distinct candidates, in the proposer's order."""
+    """The `m <= n` distinct candidates, in the policy's order."""
     candidates: NDArray[np.float32]
     """`(n, F)`: the features of the candidate in each slot."""
     state: NDArray[np.float32]
-    """`(len(STATE_FEATURES),)`."""
+    """Features of the state, of shape `(len(STATE_FEATURES),)`."""
     usage: Usage = field(default_factory=Usage)
-    """What all proposals cost, those included that were no action or not distinct."""
+    """Cost of all proposals, including those that were not actions or repeated another."""
     failed: Proposal | None = None
-    """What the proposer gave instead, if none of its proposals was an action; then there are no candidates."""
+    """The policy's first proposal, if none of them was an action; then there are no candidates."""
 
     @property
     def mask(self) -> NDArray[np.int8]:
-        """`(n,)`: 1 for the slots with a candidate of their own, 0 for those that repeat one."""
+        """`(n,)`: 1 for the first slot of each candidate, 0 for the slots that repeat one."""
         return (np.arange(len(self.candidates)) < len(self.proposals)).astype(np.int8)
 
     def obs(self) -> SlotObs:
@@ -67,31 +67,36 @@ class Slots:
 
 
 class Candidates:
-    """A proposer's candidates with features, in a fixed number of slots.
+    """A policy's candidates with features, in a fixed number of slots.
 
-    Slot `i` holds candidate `i % m` of the `m <= n` distinct ones, so that every slot is an action that can be taken:
-    learners that know nothing of masks (the uniform exploration of a DQN, say) need no special care, and a network
-    that treats candidates alike gives a repeat what it gives the original.
+    Slot `i` holds candidate `i % m` of the `m <= n` distinct ones, so every slot can be taken: a learner without masks
+    (the uniform exploration of a DQN, for example) needs no special care, and a network that treats candidates alike
+    gives a repeat the same value as the original.
 
     Args:
-        policy: Proposes the candidates, its own choice first.
+        policy: Proposes the candidates, its first choice first.
         n: Slots, at least 1.
         features: Features of the candidates; by default `raggym_env.rewards.features.features`.
-        cache: States remembered, 0 for none. A proposer that does not propose the same in the same state again must
-            not be remembered.
+        cache: States whose candidates are kept, 0 for none. Use 0 for a policy that does not propose the same actions
+            in the same state again.
+
+    Raises:
+        OptionError: `n` or `cache` is out of range.
     """
 
     def __init__(self, policy: Policy, n: int = 8, features: Features | None = None, *, cache: int = 50_000) -> None:
-        if n < 1:
-            raise OptionError(f"n must be at least 1, got {n}.")
-        if cache < 0:
-            raise OptionError(f"cache must be 0 or more, got {cache}.")
+        check_option("n", n, n >= 1, "at least 1")
+        check_option("cache", cache, cache >= 0, "0 or more")
         self.policy = policy
         self.n = n
-        self.features = features or _default_features()
-        self._cache: OrderedDict[State, Slots] = OrderedDict()
-        self._size = cache
-        self.width = len(OWN_FEATURES) + self._rows(State(Question("", "?"), (), 1), [Answer("?")]).shape[1]
+        if features is None:
+            # Imported here: it takes longer to import than everything else in this package.
+            from raggym_env.rewards.features import features as default_features
+
+            features = default_features
+        self.features: Features = features
+        self._cache = LRU[State, Slots](cache)
+        self.width = len(RANK_FEATURES) + self._rows(State(Question("", "?"), (), 1), [Answer("?")]).shape[1]
         """Features per candidate."""
 
     @property
@@ -104,44 +109,35 @@ class Candidates:
         )
 
     def of(self, states: Sequence[State]) -> list[Slots]:
-        """The candidates of each state, in order, from one call of the proposer for all states not remembered.
+        """Return the candidates of each state, in order, from one call of the policy for all states not cached.
 
         Raises:
-            PolicyError: The proposer answered for another number of states, or the features are not as they should be.
-            InvalidAction: A proposal is blank, or no action at all.
+            PolicyError: The policy or the features returned the wrong form.
+            InvalidAction: A proposal is blank, or not an action at all.
         """
-        known = {state: self._cache[state] for state in states if state in self._cache}
-        new = [state for state in dict.fromkeys(states) if state not in known]
-        proposed = propose(self.policy, new, self.n) if new else []
-        if len(proposed) != len(new):
-            raise PolicyError(f"The policy gave proposals for {len(proposed)} states instead of {len(new)}.")
-        for state, proposals in zip(new, proposed, strict=True):
-            known[state] = self._slots(state, proposals)
-            if known[state].failed is None:
-                self._remember(state, known[state])
-        return [known[state] for state in states]
+        slots = {state: cached for state in states if (cached := self._cache.use(state)) is not None}
+        new_states = [state for state in dict.fromkeys(states) if state not in slots]
+        proposed = propose(self.policy, new_states, self.n) if new_states else []
+        for state, proposals in zip(new_states, proposed, strict=True):
+            slots[state] = self._slots(state, proposals)
+            # A failure may pass (a server that was down), so it is not kept.
+            if slots[state].failed is None:
+                self._cache[state] = slots[state]
+        return [slots[state] for state in states]
 
     def empty(self) -> Slots:
-        """What a state that has ended looks like: zeros, and no candidates."""
+        """Return the slots of a state that has ended: zeros, and no candidates."""
         return Slots((), np.zeros((self.n, self.width), np.float32), np.zeros(len(STATE_FEATURES), np.float32))
 
-    def _remember(self, state: State, slots: Slots) -> None:
-        if self._size == 0:
-            return
-        if len(self._cache) >= self._size:
-            self._cache.popitem(last=False)
-        self._cache[state] = slots
-
     def _slots(self, state: State, proposals: Sequence[Proposal]) -> Slots:
-        kept = tuple(distinct(proposals)[: self.n])
-        if not kept:
+        candidates = tuple(distinct(proposals)[: self.n])
+        if not candidates:
             failed = proposals[0] if proposals else Proposal(None, failure="the policy proposed nothing")
             return replace(self.empty(), usage=total_usage(proposals), failed=failed)
-        actions = [proposal.chosen() for proposal in kept]
-        rows = np.clip(np.concatenate([self._rows(state, actions), _own(kept)], axis=1), -_BOUND, _BOUND)
-        return Slots(
-            kept, rows[np.arange(self.n) % len(rows)], _of_state(state, actions, self.n), total_usage(proposals)
-        )
+        actions = [proposal.chosen() for proposal in candidates]
+        rows = np.concatenate([self._rows(state, actions), _rank_features(candidates)], axis=1)
+        slots = np.clip(rows, -_BOUND, _BOUND)[np.arange(self.n) % len(rows)]
+        return Slots(candidates, slots, _state_features(state, actions, self.n), total_usage(proposals))
 
     def _rows(self, state: State, actions: Sequence[Action]) -> NDArray[np.float32]:
         rows = np.asarray(self.features(state, actions), np.float32)
@@ -159,12 +155,12 @@ class CandidateActions(gym.Wrapper[Any, Any, Any, Any]):
     Action Space: `Discrete(n)`: the candidate in that slot. Slots beyond the `m` distinct candidates repeat them, so
     every slot can be taken; see `Candidates`.
 
-    Observation Space: `Dict(state, candidates, mask)`, float32 features and an int8 mask of the slots that repeat
-    none. An episode that has ended shows zeros. Slots are in the proposer's order; what its ranking says is among the
+    Observation Space: `Dict(state, candidates, mask)`, float32 features and an int8 mask of the slots that do not
+    repeat another. An episode that has ended shows zeros. Slots are in the policy's order; its ranking is among the
     features too, so a network that treats the slots alike loses nothing.
 
     Episode End: the end of the search budget is `terminated` here, not `truncated`: the observation shows the
-    searches left and the draft was graded, so nothing is left to bootstrap from. A wrapper inside that cuts an
+    searches left and the draft was graded, so there is no value to bootstrap from. An inner wrapper that cuts an
     episode short still truncates it.
 
     `info["candidates"]` has the action in each slot; after a step, `info["action"]` the one taken.
@@ -173,31 +169,31 @@ class CandidateActions(gym.Wrapper[Any, Any, Any, Any]):
     def __init__(
         self,
         env: gym.Env[Obs, Any],
-        policy: Policy | Candidates,
-        n: int = 8,
-        features: Features | None = None,
-        *,
-        cache: int = 50_000,
+        candidates: Policy | Candidates,
+        **options: Any,
     ) -> None:
         """Wrap an environment.
 
         Args:
             env: A `RAGEnv`, wrapped or not, that takes `Search` and `Answer`.
-            policy: Proposes the candidates; or a `Candidates`, which environments may share. Then `n`, `features`
-                and `cache` are its own.
-            n: Slots, at least 1.
-            features: Features of the candidates; by default `raggym_env.rewards.features.features`.
-            cache: States whose candidates are remembered, 0 for none.
+            candidates: A policy that proposes them; or a `Candidates`, which environments may share.
+            options: `n`, `features` and `cache` of `Candidates`, where a policy is given.
+
+        Raises:
+            TypeError: The environment is not such a `RAGEnv`.
+            OptionError: An option is out of range, or is given beside a `Candidates`, which has its own.
         """
         super().__init__(env)
         base = env.unwrapped
         if not isinstance(base, RAGEnv) or env.action_space != base.action_space:
             raise TypeError(f"CandidateActions wraps a RAGEnv that takes Search and Answer, got {env}.")
         self._base = base
-        self.slots = policy if isinstance(policy, Candidates) else Candidates(policy, n, features, cache=cache)
+        if isinstance(candidates, Candidates) and options:
+            raise OptionError(f"Give {', '.join(options)} to the Candidates object that is shared, not to the wrapper.")
+        self.slots = candidates if isinstance(candidates, Candidates) else Candidates(candidates, **options)
         self.observation_space = self.slots.observation_space
         self.action_space = spaces.Discrete(self.slots.n)
-        self._shown: Slots | None = None
+        self._slots: Slots | None = None
 
     def reset(
         self, *, seed: int | None = None, options: dict[str, Any] | None = None
@@ -208,86 +204,79 @@ class CandidateActions(gym.Wrapper[Any, Any, Any, Any]):
             PolicyError: The policy proposed no action.
         """
         _, info = self.env.reset(seed=seed, options=options)
-        return self._show(), {**info, **self._info()}
+        return self._observe(), {**info, **self._info()}
 
     def step(self, action: np.int64 | int) -> tuple[SlotObs, float, bool, bool, dict[str, Any]]:
         """Take the candidate in a slot.
 
         Raises:
             ResetNeeded: No episode is running.
-            InvalidAction: There is no such slot. The episode is unchanged.
+            InvalidAction: The slot does not exist. The episode is unchanged.
             PolicyError: The policy proposed no action in the state that this step led to.
         """
-        if self._shown is None:
+        if self._slots is None:
             raise ResetNeeded("No episode is running: call reset() first.")
         if not self.action_space.contains(action):
             raise InvalidAction(f"The action must be a slot, a whole number in [0, {self.slots.n}), got {action!r}.")
-        taken = self._shown.action(int(action))
-        _, reward, terminated, truncated, info = self.env.step(taken)
-        obs = self._show()
-        over = self._base.state is not None and self._base.state.stop is not None
+        candidate = self._slots.action(int(action))
+        _, reward, terminated, truncated, info = self.env.step(candidate)
+        obs = self._observe()
+        ended = self._base.state is not None and self._base.state.stop is not None
         if terminated or truncated:
-            self._shown = None
-        info = {**info, **self._info(), "action": taken}
-        return obs, float(reward), terminated or over, truncated and not over, info
+            self._slots = None
+        info = {**info, **self._info(), "action": candidate}
+        return obs, float(reward), terminated or ended, truncated and not ended, info
 
     def action_masks(self) -> NDArray[np.bool_]:
-        """`(n,)`: True for the slots that repeat none; the convention of sb3-contrib's MaskablePPO."""
-        if self._shown is None:
+        """Return `(n,)`: True for the slots that do not repeat another; the convention of sb3-contrib's MaskablePPO."""
+        if self._slots is None:
             raise ResetNeeded("No episode is running: call reset() first.")
-        return self._shown.mask.astype(np.bool_)
+        return self._slots.mask.astype(np.bool_)
 
-    def _show(self) -> SlotObs:
+    def _observe(self) -> SlotObs:
         state = self._base.state
-        self._shown = None
+        self._slots = None
         if state is None or state.stop is not None:
             return self.slots.empty().obs()
         (slots,) = self.slots.of([state])
         if slots.failed is not None:
             raise PolicyError(f"No candidates for {state.question.text!r:.100}: {slots.failed.failure or 'no action'}.")
-        self._shown = slots
+        self._slots = slots
         return slots.obs()
 
     def _info(self) -> dict[str, Any]:
-        shown = self._shown
-        return {"candidates": () if shown is None else tuple(shown.action(slot) for slot in range(self.slots.n))}
+        slots = self._slots
+        return {"candidates": () if slots is None else tuple(slots.action(slot) for slot in range(self.slots.n))}
 
 
-def _of_state(state: State, actions: Sequence[Action], n: int) -> NDArray[np.float32]:
-    made, left = len(state.history), state.searches_left
-    answers = sum(isinstance(action, Answer) for action in actions)
-    values = (
-        made / max(made + left, 1),
-        left == 0,
-        min(len(state.passages) / 10, _BOUND),
-        len(actions) / n,
-        answers / len(actions),
-    )
-    return np.array(values, np.float32)
+def _state_features(state: State, actions: Sequence[Action], n: int) -> NDArray[np.float32]:
+    searches = len(state.history)
+    columns = {
+        "spent": searches / max(searches + state.searches_left, 1),
+        "last": state.searches_left == 0,
+        "passages": min(len(state.passages) / 10, _BOUND),
+        "slots": len(actions) / n,
+        "answers": sum(isinstance(action, Answer) for action in actions) / len(actions),
+    }
+    return np.array([columns[name] for name in STATE_FEATURES], np.float32)
 
 
-def _own(proposals: Sequence[Proposal]) -> NDArray[np.float32]:
+def _rank_features(proposals: Sequence[Proposal]) -> NDArray[np.float32]:
     answers = np.array([isinstance(proposal.action, Answer) for proposal in proposals])
     scores = np.array([math.nan if proposal.score is None else proposal.score for proposal in proposals])
     scored = np.isfinite(scores)
-    columns = (
-        np.arange(len(proposals)) / len(proposals),
-        _behind(~answers),
-        _behind(answers),
-        np.arange(len(proposals)) == 0,
-        np.where(scored, scores, 0.0),
-        scored,
-    )
-    return np.stack([np.asarray(column, np.float32) for column in columns], axis=1)
+    columns = {
+        "rank": np.arange(len(proposals)) / len(proposals),
+        "search_rank": _rank_among(~answers),
+        "answer_rank": _rank_among(answers),
+        "first": np.arange(len(proposals)) == 0,
+        "score": np.where(scored, scores, 0.0),
+        "scored": scored,
+    }
+    return np.stack([np.asarray(columns[name], np.float32) for name in RANK_FEATURES], axis=1)
 
 
-def _behind(these: NDArray[np.bool_]) -> NDArray[np.float64]:
-    """0 for the first of these, 1/2 for the second, 2/3 for the third; 0 for the others."""
-    rank = np.cumsum(these) - 1
-    return np.where(these, 1 - 1 / (1 + np.maximum(rank, 0)), 0.0)
-
-
-def _default_features() -> Features:
-    from raggym_env.rewards.features import features
-
-    return features
+def _rank_among(members: NDArray[np.bool_]) -> NDArray[np.float64]:
+    """Return 0 for the first member, 1/2 for the second, 2/3 for the third and so on; 0 for the others."""
+    rank = np.cumsum(members) - 1
+    return np.where(members, 1 - 1 / (1 + np.maximum(rank, 0)), 0.0)

@@ -38,8 +38,8 @@ class RAGEnv(gym.Env[Obs, ActType]):
     a gold answer or the name of the task.
 
     ## Rewards
-    `outcome_weight * outcome + process_weight * process`, see `raggym_env.rewards.StepReward`. Both parts are in
-    `info` as `outcome_reward` and `process_reward`.
+    `outcome_weight * outcome + process_weight * process_reward`, see `raggym_env.mdp.step_reward.StepReward`. Both
+    parts are in `info` as `outcome_reward` and `process_reward`.
 
     ## Starting State
     The question, an empty history and the full search budget. `reset` draws a question uniformly; with
@@ -81,7 +81,8 @@ class RAGEnv(gym.Env[Obs, ActType]):
             raise OptionError(f"render_mode must be None or one of {RENDER_MODES}, got {render_mode!r}.")
         self.episodes = Episodes(tasks, dynamics, reward)
         self.render_mode = render_mode
-        self.observation_space = observation_space(dynamics.max_searches)  # type: ignore[assignment]  # Obs is its dict
+        # Obs is the TypedDict of what this space holds, which Gymnasium's type of a Dict space cannot say.
+        self.observation_space = observation_space(dynamics.max_searches)  # type: ignore[assignment]
         self.action_space = action_space()
         self.task: Task | None = None
         """The current task, with its gold answer: for rewards, wrappers and people, not for agents."""
@@ -127,15 +128,16 @@ class RAGEnv(gym.Env[Obs, ActType]):
 
         Raises:
             ResetNeeded: No episode is running.
-            InvalidAction: The action is no search and no answer. The episode is unchanged.
+            InvalidAction: The action is neither a search nor an answer. The episode is unchanged.
             RetrievalError: The search failed. The episode is unchanged, so the step may be repeated.
             RewardError: The process reward failed. Likewise.
         """
         if self.task is None or self.state is None or self.state.stop is not None:
             raise ResetNeeded("No episode is running: call reset() first.")
-        taken = as_action(action)
-        (outcome,) = self.episodes.step((self.task,), (self.state,), (taken,))
-        self.state, self.action = outcome.state, taken
+        parsed = as_action(action)
+        (outcome,) = self.episodes.step((self.task,), (self.state,), (parsed,))
+        # Assigned only once everything has succeeded: a failed search leaves the episode as it was.
+        self.state, self.action = outcome.state, parsed
         if self.render_mode is not None:
             self._outcomes.append(outcome)
             if self.render_mode == "human":

@@ -1,4 +1,4 @@
-"""What `RAGEnv` and `RAGVectorEnv` share: picking tasks and stepping many episodes at once."""
+"""The part that `RAGEnv` and `RAGVectorEnv` share: picking tasks and stepping many episodes at once."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ __all__ = ["Episodes", "Outcome"]
 
 
 class Outcome(NamedTuple):
-    """What one step led to."""
+    """The result of one step."""
 
     state: State
     reward: Reward
@@ -30,7 +30,7 @@ class Outcome(NamedTuple):
         return self.state.stop is StopReason.SEARCH_BUDGET
 
     def info(self, task: Task) -> dict[str, Any]:
-        """Both parts of the reward; at the end also why the episode ended and the answer that counted."""
+        """The `info` of a step: both parts of the reward; at the end also the stop reason and the graded answer."""
         info: dict[str, Any] = {
             "question_id": task.question.id,
             "outcome_reward": self.reward.outcome,
@@ -43,7 +43,7 @@ class Outcome(NamedTuple):
 
 
 class Episodes:
-    """Tasks to draw episodes from, the process they follow and the reward of their steps."""
+    """The tasks to draw episodes from, their dynamics and the reward of their steps."""
 
     def __init__(self, tasks: Sequence[Task], dynamics: Dynamics, reward: StepReward | None = None) -> None:
         if not len(tasks):
@@ -53,7 +53,7 @@ class Episodes:
         self.reward = reward or StepReward()
 
     def pick(self, rng: np.random.Generator, options: Mapping[str, Any] | None) -> int:
-        """Index of the task that `reset` starts: named by `options`, else drawn uniformly.
+        """Return the index of the task that `reset` starts: named by `options`, else drawn uniformly.
 
         Args:
             rng: Drawn from only if `options` names no task.
@@ -74,11 +74,11 @@ class Episodes:
             if not isinstance(index, int | np.integer) or not 0 <= index < len(self.tasks):
                 raise InvalidReset(f"index must be a whole number in [0, {len(self.tasks)}), got {index!r}.")
             return int(index)
-        wanted = options["question"]
+        question = options["question"]
         for index, task in enumerate(self.tasks):
-            if wanted in (task.question.id, task.question.text):
+            if question in (task.question.id, task.question.text):
                 return index
-        raise UnknownName("question", str(wanted), (task.question.text for task in self.tasks))
+        raise UnknownName("question", str(question), (task.question.text for task in self.tasks))
 
     def step(self, tasks: Sequence[Task], states: Sequence[State], actions: Sequence[Action]) -> list[Outcome]:
         """Step `n` running episodes, with one retriever call and one process-reward call.
@@ -87,6 +87,7 @@ class Episodes:
             RetrievalError: The search failed. Nothing has changed, so the step may be repeated.
             RewardError: The process reward failed. Likewise.
         """
-        after = self.dynamics.transition(states, actions)
-        rewards = self.reward.score(tasks, states, actions, after)
-        return [Outcome(state, reward) for state, reward in zip(after, rewards, strict=True)]
+        # Both calls may fail and neither changes a state, so a failed step can be repeated.
+        next_states = self.dynamics.transition(states, actions)
+        rewards = self.reward.score(tasks, states, actions, next_states)
+        return [Outcome(state, reward) for state, reward in zip(next_states, rewards, strict=True)]

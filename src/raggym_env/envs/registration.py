@@ -1,4 +1,4 @@
-"""The environment ids: one per card. Imports nothing but Gymnasium until an environment is made."""
+"""The environment ids, one per card. Cards, data and retrievers are imported when an environment is made."""
 
 from __future__ import annotations
 
@@ -27,7 +27,8 @@ def make_env(card: str | Path | EnvCard, *, render_mode: str | None = None, **se
     Args:
         card: Name, path or card.
         render_mode: "ansi", "human" or None.
-        settings: `split` and what else `raggym_env.build.load_mdp` takes.
+        settings: `split`, `retriever`, `process_reward`, `trust` and the other arguments of
+            `raggym_env.build.load_mdp`.
     """
     from raggym_env.build import load_mdp
     from raggym_env.envs.env import RAGEnv
@@ -51,26 +52,27 @@ def make_vector_env(
     return RAGVectorEnv(mdp.tasks, mdp.dynamics, mdp.reward, num_envs=num_envs, autoreset_mode=autoreset_mode)
 
 
-def register_card(path: str | Path) -> str:
+def register_card(path: str | Path, *, trust: bool = False) -> str:
     """Register the environment of a user's own card.
 
     Args:
         path: A card; its file name without `.toml` becomes the id, e.g. `MyDocs-v0.toml`.
+        trust: Whether the card may name code of its own, "module:Class".
 
     Returns:
         The id for `gym.make`.
 
     Raises:
-        CardError: The file is no card, or its name is no environment id.
+        CardError: The file is not a card, its name is not an environment id, or it names code and is not trusted.
     """
     from raggym_env.cards import env_card
 
-    card = env_card(Path(path).with_suffix(".toml"))
+    card = env_card(Path(path).with_suffix(".toml"), trust=trust)
     try:
-        _register(card.name, str(card.path))
+        _register(card.name, {"card": str(card.path), **({"trust": True} if trust else {})})
     except gym.error.Error as error:
         raise CardError(
-            f"{card.path}: its name is no environment id ({error}). Name it like MyDocs-v0.toml."
+            f"{card.path}: its name is not an environment id ({error}). Name it like MyDocs-v0.toml."
         ) from error
     return card.name
 
@@ -78,18 +80,18 @@ def register_card(path: str | Path) -> str:
 def register_cards() -> None:
     """Register one id per shipped card, and `RAGGym-Card-v0`, which takes any card: `gym.make(..., card=path)`."""
     for name in card_names("envs"):
-        _register(name, name)
-    _register("RAGGym-Card-v0", None)
+        _register(name, {"card": name})
+    _register("RAGGym-Card-v0", {})
 
 
-def _register(env_id: str, card: str | None) -> None:
-    known = gym.registry.get(env_id)
-    if known is not None and known.entry_point != _ENTRY_POINT:
-        raise CardError(f"{env_id} is an environment of somebody else's already. Name the card otherwise.")
+def _register(env_id: str, settings: dict[str, Any]) -> None:
+    spec = gym.registry.get(env_id)
+    if spec is not None and spec.entry_point != _ENTRY_POINT:
+        raise CardError(f"{env_id} is already registered by another package. Rename the card.")
     gym.registry.pop(env_id, None)  # registering a card again replaces it without Gymnasium's warning
     gym.register(
         id=env_id,
         entry_point=_ENTRY_POINT,
         vector_entry_point="raggym_env.envs.registration:make_vector_env",
-        kwargs={} if card is None else {"card": card},
+        kwargs=settings,
     )

@@ -1,4 +1,4 @@
-"""Episodes as text that a person can follow."""
+"""Episodes as text for people: `render_mode` "ansi" and "human"."""
 
 from __future__ import annotations
 
@@ -11,38 +11,36 @@ from raggym_env.mdp.step_reward import Reward
 __all__ = ["printable", "render_episode"]
 
 _WIDTH = 100
-_SHOWN = 240  # characters of a passage: enough to see what it is about
+_PASSAGE_CHARS = 240  # enough to see what a passage is about, three lines of a terminal
 
 
 def printable(text: str) -> str:
-    """The text without control characters: a passage must not be able to drive the terminal it is shown on."""
+    """Return the text without control characters, so that a passage cannot drive the terminal that shows it."""
     return "".join(char if char.isprintable() else " " for char in text)
 
 
 def render_episode(state: State, rewards: Sequence[Reward] = (), *, last: bool = False) -> str:
-    """The question, every search with its passages, and the end.
+    """Return the question, every search with its passages, and the end, as lines of at most 100 characters.
 
     Args:
         state: What to show.
         rewards: The rewards of the steps so far, oldest first; shown beside them.
         last: Show the newest step only.
     """
-    blocks = [_question(state)] if not last else []
+    blocks = []
+    if not last:
+        blocks.append(_wrap("Question: ", state.question.text))
+        blocks += [_wrap(f"  {option_letter(i)}. ", text) for i, text in enumerate(state.question.options)]
     ended = state.stop is not None
     for number, turn in enumerate(state.history, 1):
         if not last or (number == len(state.history) and not ended):
             blocks.append(_turn(number, turn, rewards))
     if ended:
-        blocks.append(_end(state, rewards))
+        answer = "no answer" if state.answer is None else f"answer: {printable(state.answer)}"
+        blocks.append(f"Ended ({state.stop}), {answer}{_reward(rewards, len(rewards) - 1)}")
     else:
         blocks.append(f"{state.searches_left} searches left")
     return "\n".join(blocks)
-
-
-def _question(state: State) -> str:
-    lines = [_wrap("Question: ", state.question.text)]
-    lines += [_wrap(f"  {option_letter(i)}. ", text) for i, text in enumerate(state.question.options)]
-    return "\n".join(lines)
 
 
 def _turn(number: int, turn: Turn, rewards: Sequence[Reward]) -> str:
@@ -50,14 +48,9 @@ def _turn(number: int, turn: Turn, rewards: Sequence[Reward]) -> str:
     if not turn.passages:
         lines.append("  nothing found")
     for rank, passage in enumerate(turn.passages, 1):
-        shown = textwrap.shorten(printable(passage.text), _SHOWN, placeholder=" ...")
-        lines.append(_wrap(f"  [{rank}] ", f"{passage.title}: {shown}"))
+        excerpt = textwrap.shorten(printable(passage.text), _PASSAGE_CHARS, placeholder=" ...")
+        lines.append(_wrap(f"  [{rank}] ", f"{passage.title}: {excerpt}"))
     return "\n".join(lines)
-
-
-def _end(state: State, rewards: Sequence[Reward]) -> str:
-    given = "no answer" if state.answer is None else f"answer: {printable(state.answer)}"
-    return f"Ended ({state.stop}), {given}{_reward(rewards, len(rewards) - 1)}"
 
 
 def _reward(rewards: Sequence[Reward], index: int) -> str:

@@ -11,8 +11,9 @@ from raggym_env.core import Action, Obs, State
 
 __all__ = ["UnicodeText", "action_space", "observation_space", "observe"]
 
-_MAX_LENGTH = 2**20
+_MAX_LENGTH = 2**20  # no page of Wikipedia comes near it; it only has to be finite
 _SAMPLED_LENGTH = 24
+# A few scripts, so that what is tried with samples meets more than ASCII.
 _SAMPLED = "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789äéñøčжλ中文"
 
 
@@ -31,6 +32,7 @@ class UnicodeText(spaces.Text):
 
     def sample(self, mask: Any = None, probability: Any = None) -> str:
         if mask is None and probability is None:
+            # Without a mask Gymnasium draws lengths up to `max_length`: texts of a megabyte.
             longest = min(self.max_length, max(_SAMPLED_LENGTH, self.min_length))
             mask = (int(self.np_random.integers(self.min_length, longest + 1)), None)
         return super().sample(mask, probability)
@@ -66,7 +68,7 @@ def observe(state: State) -> Obs:
         "question": state.question.text,
         "options": state.question.options,
         "history": state.history,
-        "searches_left": np.int64(state.searches_left),
+        "searches_left": np.int64(state.searches_left),  # what `Discrete.contains` accepts without a warning
     }
 
 

@@ -81,13 +81,13 @@ class RAGVectorEnv(VectorEnv[VectorObs, Any, Any]):
             options: As for `RAGEnv.reset`, for all environments; and `reset_mask`, a bool array of shape `(n,)`.
         """
         seeds = self._seeds(seed)
-        rest = dict(options or {})
-        mask = _reset_mask(rest.pop("reset_mask", None), self.num_envs)
+        task_options = dict(options or {})
+        mask = _reset_mask(task_options.pop("reset_mask", None), self.num_envs)
         infos: list[dict[str, Any] | None] = [None] * self.num_envs
         for i in np.flatnonzero(mask).tolist():
             if seeds[i] is not None:
                 self._rngs[i], _ = seeding.np_random(seeds[i])
-            infos[i] = self._start(i, rest)
+            infos[i] = self._start(i, task_options)
         return self._observe(), _batch_infos(infos)
 
     def step(self, actions: Sequence[Any]) -> VectorStep:
@@ -120,6 +120,7 @@ class RAGVectorEnv(VectorEnv[VectorObs, Any, Any]):
         truncated = np.zeros(self.num_envs, np.bool_)
         infos: list[dict[str, Any] | None] = [None] * self.num_envs
         if self.autoreset_mode is AutoresetMode.NEXT_STEP:
+            # In this mode the step after an episode's end only resets it; its action was not looked at.
             for i in set(range(self.num_envs)).difference(rows):
                 infos[i] = self._start(i)
         for i, outcome in zip(rows, outcomes, strict=True):
@@ -130,12 +131,17 @@ class RAGVectorEnv(VectorEnv[VectorObs, Any, Any]):
             truncated[i] = outcome.truncated
             infos[i] = outcome.info(task)  # type: ignore[arg-type]
             if outcome.state.stop is not None and self.autoreset_mode is AutoresetMode.SAME_STEP:
+                # The observation returned below is of the next episode, so the last one travels in `info`.
                 final = {"final_obs": observe(outcome.state), "final_info": infos[i]}
                 infos[i] = {**final, **self._start(i)}
         return self._observe(), rewards, terminated, truncated, _batch_infos(infos)
 
     def _running(self) -> list[int]:
-        """Rows to step. In mode "NextStep" the others are reset instead; in the other modes there may be none."""
+        """Return the environments to step. In mode "NextStep" the others are reset instead.
+
+        Raises:
+            ResetNeeded: An environment was never reset, or has ended in mode "Disabled".
+        """
         if any(state is None for state in self._states):
             raise ResetNeeded("No episode is running: call reset() first.")
         rows = [i for i, state in enumerate(self._states) if state is not None and state.stop is None]
@@ -168,6 +174,7 @@ class RAGVectorEnv(VectorEnv[VectorObs, Any, Any]):
         if len(states) < self.num_envs:
             raise ResetNeeded("Some environments were never reset: call reset() without a mask first.")
         return {
+            # Lists inside `tuple` are a third faster than generators, and this runs at every step.
             "question": tuple([state.question.text for state in states]),
             "options": tuple([state.question.options for state in states]),
             "history": tuple([state.history for state in states]),
@@ -208,5 +215,5 @@ def _batch_values(key: str, items: list[Any], rows: list[int], n: int) -> Any:
         return array
     array = np.full(n, None, object)
     for i, item in zip(rows, items, strict=True):
-        array[i] = item
+        array[i] = item  # one by one: NumPy would unpack the tuples of an observation into columns
     return array

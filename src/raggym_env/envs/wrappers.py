@@ -1,4 +1,4 @@
-"""Wrappers: text in and text out, and a record of what happened."""
+"""Wrappers: text in and text out, and a record of every episode."""
 
 from __future__ import annotations
 
@@ -26,9 +26,9 @@ class TaggedText(gym.Wrapper[Any, Any, Any, Any]):
 
         Args:
             env: A `RAGEnv`, wrapped or not.
-            invalid_reward: None raises `InvalidAction` for a text that cannot be read, and the episode goes on.
-                A number truncates the episode with that reward instead, and `info["parse_failure"]` says why:
-                what a training loop over a language model wants.
+            invalid_reward: With None, a text that cannot be parsed raises `InvalidAction` and the episode continues.
+                With a number, it truncates the episode with that reward and `info["parse_failure"]` says why, as
+                training loops over language models need.
         """
         super().__init__(env)
         self.invalid_reward = invalid_reward
@@ -89,12 +89,14 @@ class RecordEpisodes(gym.Wrapper[Any, Any, Any, Any]):
         return self.env.reset(seed=seed, options=options)
 
     def step(self, action: Any) -> tuple[Any, Any, bool, bool, dict[str, Any]]:
-        before = self._base.state
+        state = self._base.state
         obs, reward, terminated, truncated, info = self.env.step(action)
-        after, taken = self._base.state, self._base.action
-        if before is not None and after is not None and taken is not None and after is not before:
-            self._steps.append(Step.of(before, taken, after, info["outcome_reward"], info["process_reward"]))
-        if after is not None and (terminated or truncated):
-            record = Episode.of(after, tuple(self._steps)).to_json()
+        next_state, action_taken = self._base.state, self._base.action
+        # An inner wrapper may have answered for the environment, e.g. when a text could not be parsed: no step then.
+        if state is not None and next_state is not None and action_taken is not None and next_state is not state:
+            rewards = info["outcome_reward"], info["process_reward"]
+            self._steps.append(Step.of(state, action_taken, next_state, *rewards))
+        if next_state is not None and (terminated or truncated):
+            record = Episode.of(next_state, tuple(self._steps)).to_json()
             append_record(self.path, {**record, "stop": record["stop"] or info.get("stop_reason", "truncated")})
         return obs, reward, terminated, truncated, info

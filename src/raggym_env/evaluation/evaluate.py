@@ -63,6 +63,6 @@ def evaluate(
     plan = spec.load()
     executor = LocalExecutor(in_flight) if workers is None else RayExecutor(workers, in_flight)
     run = execute(plan, executor, out, progress=progress)
-    scores = score_records(run.records(), plan.tasks, run.price)
+    scores = score_records(run.episodes(), plan.tasks, run.price)
     run.write("complete" if scores.complete else "incomplete", scores.metrics)
     return run, scores

@@ -1,4 +1,4 @@
-"""The leaderboard: recorded answers scored again and ranked. Reads records and data sets; calls no model."""
+"""The leaderboard: scores recorded answers again and ranks them. Reads records and data sets; calls no model."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from raggym_env.cards import EnvCard, env_card, policy_card
 from raggym_env.core import Task
 from raggym_env.data.files import json_records
 from raggym_env.errors import DataError, RunError
-from raggym_env.evaluation.scores import Scores, score_records
+from raggym_env.evaluation.scores import Prediction, Scores, score_records
 from raggym_env.runs.run import Run
 from raggym_env.storage.paths import card_names
 
@@ -21,7 +21,7 @@ __all__ = ["METRICS", "Board", "Leaderboard", "Row", "build_leaderboard"]
 
 Json = dict[str, Any]
 LoadTasks = Callable[[EnvCard, str], data.TaskSet]
-# The order of columns; what a board has none of is left out.
+# In the order of the columns. A board leaves out a metric that none of its rows has.
 METRICS = {"accuracy": "Accuracy", "em": "EM", "f1": "F1", "cover_em": "Cover EM", "recall": "Recall"}
 
 
@@ -31,16 +31,16 @@ class Row:
 
     policy: str
     source: str
-    """The run folder or file it was computed from; for a published result, where it was published."""
+    """The run folder or file that the scores were computed from, or the publication of a published result."""
     scores: Scores | None = None
     """None for a published result."""
     cited: Mapping[str, float] | None = None
     """Published means by metric, in [0, 1]. Not computed here and never ranked."""
     setting: str = ""
-    """Retriever, passages per search, search budget and fingerprint of the corpus; empty where unknown."""
+    """Retriever, passages per search, search budget and fingerprint of the corpus; empty for predictions."""
 
     def figure(self, metric: str) -> tuple[float, float | None, float | None] | None:
-        """Mean and interval of a metric; a published mean has no interval. None where there is none."""
+        """Return the mean and interval of a metric, or None. A published mean has no interval."""
         if self.scores is not None:
             return self.scores.metrics.get(metric)
         return (self.cited[metric], None, None) if self.cited and metric in self.cited else None
@@ -54,17 +54,17 @@ class Board:
     split: str
     questions: int
     metric: str
-    """The metric that ranks."""
+    """The metric that the rows are ranked by."""
     rows: tuple[Row, ...]
 
     @property
     def has_tokens(self) -> bool:
-        """Whether some policy used a language model."""
+        """True if a policy used a language model."""
         return any(row.scores is not None and row.scores.tokens for row in self.rows)
 
     @property
-    def shown(self) -> list[str]:
-        """The metrics that some row has, in the order of their columns."""
+    def metrics(self) -> list[str]:
+        """The metrics that at least one row has, in the order of their columns."""
         return [name for name in METRICS if any(row.figure(name) for row in self.rows)]
 
 
@@ -75,17 +75,17 @@ class Leaderboard:
     boards: tuple[Board, ...]
 
     def to_json(self) -> list[Json]:
-        """Boards as plain data, every figure unrounded."""
+        """Return the boards as plain data, every figure unrounded."""
         return [asdict(board) for board in self.boards]
 
     def to_markdown(self) -> str:
-        """Boards as Markdown tables: means with 95 % intervals, complete runs ranked, others below."""
+        """Return the boards as Markdown tables: means with 95 % intervals, complete runs ranked, others below."""
         return "\n\n".join(_markdown(board) for board in self.boards)
 
 
 @dataclass(frozen=True, slots=True)
 class _Entry:
-    """Something to score, and the questions it is scored on."""
+    """A row and the questions it was scored on, which decide its board."""
 
     card: EnvCard
     split: str
@@ -105,17 +105,22 @@ def build_leaderboard(
 
     Args:
         sources: Run folders, or files of `{"id", "prediction"}` lines.
-        card: Environment that predictions are for; needed with a predictions file only.
-        split: Split that predictions are for.
+        card: Environment of the predictions; needed with a predictions file only.
+        split: Split of the predictions.
         published: A TOML file of published results, shown unranked beside the runs: a table `[[result]]` each with
             `environment`, `policy`, `source` and one mean in [0, 1] per metric.
 
     Raises:
-        RunError: A folder is no run, or its questions are not those of the data set at hand.
-        DataError: A predictions file is malformed or has no environment named for it.
+        RunError: A folder is not a run, or its questions are not those of the local data set.
+        DataError: A predictions file is malformed, or no environment was given for it.
     """
-    load_tasks = _remembering(data.load_tasks)
-    entries = [_entry(Path(source), card, split, load_tasks) for source in sources]
+    load_tasks = _cached(data.load_tasks)
+    entries = []
+    for source in map(Path, sources):
+        if source.is_dir():
+            entries.append(_run_entry(Run.read(source), load_tasks))
+        else:
+            entries.append(_predictions_entry(source, card, split, load_tasks))
     cited = _published(Path(published)) if published is not None else []
     groups: dict[tuple[str, ...], list[_Entry]] = {}
     for entry in entries:
@@ -125,48 +130,43 @@ def build_leaderboard(
     return Leaderboard(tuple(_board(group, cited) for _, group in sorted(groups.items())))
 
 
-def _remembering(load_tasks: LoadTasks) -> LoadTasks:
-    """The same for each data set and split once: fifty runs are mostly on one."""
-    known: dict[str, data.TaskSet] = {}
+def _cached(load_tasks: LoadTasks) -> LoadTasks:
+    """Return the function with a cache: most of fifty runs are on the same data set."""
+    cache: dict[str, data.TaskSet] = {}
 
     def load(card: EnvCard, split: str) -> data.TaskSet:
+        # Not by the card's name: two runs may have different cards of one name.
         key = f"{card.path} {card.dataset.model_dump_json()} {split}"
-        if key not in known:
-            known[key] = load_tasks(card, split)
-        return known[key]
+        if key not in cache:
+            cache[key] = load_tasks(card, split)
+        return cache[key]
 
     return load
-
-
-def _entry(source: Path, card: str | Path | EnvCard | None, split: str, load_tasks: LoadTasks) -> _Entry:
-    if source.is_dir():
-        return _run_entry(Run.read(source), load_tasks)
-    return _predictions_entry(source, card, split, load_tasks)
 
 
 def _run_entry(run: Run, load_tasks: LoadTasks) -> _Entry:
     if "collect" in run.config:
         raise RunError(
-            f"{run.path} is process data of `raggym collect`, no evaluation. `--inspect` shows what is in it."
+            f"{run.path} is process data of `raggym collect`, not an evaluation. `--inspect` shows its contents."
         )
     card, split = run.card, run.config["split"]
     taskset = load_tasks(card, split)
     if taskset.fingerprint != run.config["dataset"]:
         raise RunError(
-            f"{run.path} was made on other questions than {taskset.source} holds now, so it cannot be scored on "
+            f"{run.path} was made on other questions than those in {taskset.source} now, so it cannot be scored on "
             "them. Restore that file, or run the evaluation again."
         )
     tasks = run.select(taskset.tasks)
     retrieval, episode = card.retrieval, card.episode
     options = "".join(f", {name}={value}" for name, value in retrieval.options.items())
-    corpus = str(run.config["corpus"])[:6]  # runs over different passages are not the same contest
+    corpus = str(run.config["corpus"])[:6]  # shown since runs over different passages do not compare
     setting = f"{retrieval.name}, k={retrieval.k}{options}, {episode.max_searches} searches, corpus {corpus}"
-    row = Row(_label(run), str(run.path), score_records(run.records(), tasks, run.price), setting=setting)
+    row = Row(_label(run), str(run.path), score_records(run.episodes(), tasks, run.price), setting=setting)
     return _Entry(card, split, tasks, taskset.fingerprint, row)
 
 
 def _label(run: Run) -> str:
-    """The policy's name with what else tells it from others: the model, the search at inference, the seed."""
+    """Return the policy's name with the model, changed options, the search at inference and the seed."""
     policy, seed = run.config["policy"], run.config["seed"]
     name = str(policy["name"])
     search = {key: value for key, value in policy.get("search", {}).items() if value}
@@ -178,15 +178,15 @@ def _label(run: Run) -> str:
 
 
 def _options(policy: Mapping[str, Any]) -> list[str]:
-    """The model, and the options in which a run of a shipped card differs from that card."""
+    """Return the model, and the options in which a run of a shipped card differs from that card."""
     options = dict(policy.get("options", {}))
     llm = options.pop("llm", None)
     shipped = policy["name"] in card_names("policies")
-    usual = policy_card(policy["name"]).options if shipped else options
+    defaults = policy_card(policy["name"]).options if shipped else options
     changed = [
         f"{key} changed" if isinstance(value, dict | list) else f"{key}={value}"
         for key, value in options.items()
-        if value != usual.get(key)
+        if value != defaults.get(key)
     ]
     return [*([str(llm)] if llm else []), *changed]
 
@@ -195,66 +195,59 @@ def _predictions_entry(path: Path, card: str | Path | EnvCard | None, split: str
     if not path.is_file():
         raise RunError(f"{path} is neither a run folder nor a predictions file.")
     if card is None:
-        raise DataError(f"{path} is a predictions file: say which environment it is for (--env).")
+        raise DataError(f"{path} is a predictions file: name its environment with --env.")
     card = env_card(card)
     taskset = load_tasks(card, split)
     predictions = _predictions(path)
-    known = {task.id for task in taskset.tasks}
-    if not any(prediction["id"] in known for prediction in predictions):
+    ids = {task.id for task in taskset.tasks}
+    if not any(prediction.id in ids for prediction in predictions):
         raise DataError(f"{path}: none of its ids is a question of {card.name}, split {split!r}.")
     row = Row(path.stem, str(path), score_records(predictions, taskset.tasks))
     return _Entry(card, split, taskset.tasks, taskset.fingerprint, row)
 
 
-def _predictions(path: Path) -> list[Json]:
-    """Only the two fields that count: a predictions file has no say in what failed or was searched."""
-    found: dict[str, Json] = {}
+def _predictions(path: Path) -> list[Prediction]:
+    # Any other field is ignored: a predictions file must not decide what failed or was searched.
+    predictions: dict[str, Prediction] = {}
     for record in json_records(path):
-        name = record.text("id")
-        if name in found:
-            raise record.error(f"id {name!r} occurred before")
+        question = record.text("id")
+        if question in predictions:
+            raise record.error(f"id {question!r} occurred before")
         if "prediction" not in record.fields:
             raise record.error(f"field 'prediction' is missing; the record has {sorted(record.fields)}")
-        found[name] = {"id": name, "prediction": record.checked("prediction", record.fields["prediction"])}
-    return list(found.values())
+        predictions[question] = Prediction(question, record.checked("prediction", record.fields["prediction"]))
+    return list(predictions.values())
 
 
 def _published(path: Path) -> list[tuple[str, Row]]:
     try:
-        results = tomllib.loads(path.read_text(encoding="utf-8"))["result"]
-        return [
-            (
-                result["environment"],
-                Row(
-                    result["policy"],
-                    result["source"],
-                    cited={k: float(result[k]) for k in METRICS if k in result},
-                ),
-            )
-            for result in results
-        ]
+        rows = []
+        for result in tomllib.loads(path.read_text(encoding="utf-8"))["result"]:
+            means = {metric: float(result[metric]) for metric in METRICS if metric in result}
+            rows.append((result["environment"], Row(result["policy"], result["source"], cited=means)))
+        return rows
     except (OSError, ValueError, KeyError, TypeError) as error:
-        raise DataError(f"{path} is no file of published results: {error!r}.") from error
+        raise DataError(f"{path} is not a file of published results: {error!r}.") from error
 
 
 def _board(group: Sequence[_Entry], cited: Sequence[tuple[str, Row]]) -> Board:
     first = group[0]
     metric = first.card.episode.metric
-    rows = sorted((entry.row for entry in group), key=lambda row: _rank_key(row, metric))
+
+    def rank_key(row: Row) -> tuple[bool, float, str]:
+        assert row.scores is not None  # noqa: S101  # published rows are added after sorting
+        estimate = row.scores.metrics.get(metric)
+        return not row.scores.complete, -estimate.mean if estimate else 0.0, row.policy
+
+    rows = sorted((entry.row for entry in group), key=rank_key)
     rows += [row for environment, row in cited if environment == first.card.name]
     return Board(first.card.name, first.split, len(first.tasks), metric, tuple(rows))
 
 
-def _rank_key(row: Row, metric: str) -> tuple[bool, float, str]:
-    assert row.scores is not None  # noqa: S101  # published rows are added after sorting
-    estimate = row.scores.metrics.get(metric)
-    return not row.scores.complete, -estimate.mean if estimate else 0.0, row.policy
-
-
 def _markdown(board: Board) -> str:
-    shown = board.shown
+    metrics = board.metrics
     settings = {row.setting for row in board.rows if row.scores}
-    heads = ["#", "Policy", *(METRICS[name] for name in shown), "Searches", "Scored"]
+    heads = ["#", "Policy", *(METRICS[name] for name in metrics), "Searches", "Scored"]
     heads += ["Tokens", "Cost, $"] if board.has_tokens else []
     heads += ["Setting"] if len(settings) > 1 else []
     lines = [
@@ -264,8 +257,11 @@ def _markdown(board: Board) -> str:
         _line(["---:" if head == "#" else "---" for head in heads]),
     ]
     for place, row in enumerate(board.rows, 1):
-        cells = _cells(row, place, shown)
-        cells += _costs(row) if board.has_tokens else []
+        cells = _cells(row, place, metrics)
+        if board.has_tokens:
+            scores = row.scores
+            cells.append(f"{scores.tokens:,}" if scores else "")
+            cells.append(f"{scores.cost:.4f}" if scores and scores.cost is not None else "")
         cells += [row.setting] if len(settings) > 1 else []
         lines.append(_line(cells))
     notes = [f"Ranked by {METRICS[board.metric]}; 95 % bootstrap intervals."]
@@ -278,8 +274,8 @@ def _markdown(board: Board) -> str:
     return "\n".join([*lines, "", " ".join(notes)])
 
 
-def _cells(row: Row, place: int, shown: Sequence[str]) -> list[str]:
-    figures = [_figure(row.figure(name)) for name in shown]
+def _cells(row: Row, place: int, metrics: Sequence[str]) -> list[str]:
+    figures = [_figure(row.figure(name)) for name in metrics]
     if row.scores is None:
         return ["", f"{row.policy} (cited: {row.source})", *figures, "", ""]
     scores = row.scores
@@ -293,12 +289,6 @@ def _cells(row: Row, place: int, shown: Sequence[str]) -> list[str]:
         "" if scores.searches is None else f"{scores.searches:.2f}",
         scored,
     ]
-
-
-def _costs(row: Row) -> list[str]:
-    if row.scores is None:
-        return ["", ""]
-    return [f"{row.scores.tokens:,}", "" if row.scores.cost is None else f"{row.scores.cost:.4f}"]
 
 
 def _figure(figure: tuple[float, float | None, float | None] | None) -> str:

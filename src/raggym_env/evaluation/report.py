@@ -6,9 +6,10 @@ from pathlib import Path
 from typing import Any
 
 from raggym_env import data
-from raggym_env.core import Task
+from raggym_env.core import Answer, Search, Task
 from raggym_env.evaluation.leaderboard import METRICS, Board, Leaderboard, Row
 from raggym_env.mdp.metrics import score
+from raggym_env.mdp.records import Episode
 from raggym_env.runs.run import Run
 
 __all__ = ["html_report"]
@@ -17,12 +18,12 @@ Json = dict[str, Any]
 
 
 def html_report(leaderboard: Leaderboard, *, episodes: int = 100) -> str:
-    """The page. It loads nothing from anywhere, and everything recorded is escaped: model output and passages are
-    untrusted.
+    """Return the page as HTML. It loads nothing from elsewhere, and Jinja escapes every recorded text, since model
+    output and passages are untrusted.
 
     Args:
-        leaderboard: What to show.
-        episodes: Trajectories per run, those of the first questions; 0 for none.
+        leaderboard: The boards to show.
+        episodes: Number of trajectories shown per run, those of the first questions; 0 for none.
     """
     from jinja2 import Environment, PackageLoader, StrictUndefined
 
@@ -34,7 +35,7 @@ def html_report(leaderboard: Leaderboard, *, episodes: int = 100) -> str:
 
 
 def _board(board: Board, episodes: int) -> Json:
-    shown = board.shown
+    metrics = board.metrics
     rows = [_row(board, row, place, episodes) for place, row in enumerate(board.rows, 1)]
     return {
         "environment": board.environment,
@@ -42,16 +43,16 @@ def _board(board: Board, episodes: int) -> Json:
         "questions": board.questions,
         "metric": METRICS[board.metric],
         "has_tokens": board.has_tokens,
-        "shown": [METRICS[name] for name in shown],
+        "metrics": [METRICS[name] for name in metrics],
         "rows": rows,
     }
 
 
 def _row(board: Board, row: Row, place: int, episodes: int) -> Json:
-    figures = [row.figure(name) for name in board.shown]
+    figures = [row.figure(name) for name in board.metrics]
     main = row.figure(board.metric)
     scores = row.scores
-    recorded = _recorded(row) if episodes else []
+    pairs = _episodes(row) if episodes else []
     return {
         "place": place if scores is not None and scores.complete else "",
         "policy": row.policy,
@@ -63,30 +64,37 @@ def _row(board: Board, row: Row, place: int, episodes: int) -> Json:
         "tokens": f"{scores.tokens:,}" if scores else "",
         "cost": f"{scores.cost:.4f}" if scores and scores.cost is not None else "",
         "scored": "" if scores is None else f"{scores.scored}/{scores.questions}",
-        "recorded": len(recorded),
-        "episodes": [_episode(record, task, board.metric) for record, task in recorded[:episodes]],
+        "recorded": len(pairs),
+        "episodes": [_episode(episode, task, board.metric) for episode, task in pairs[:episodes]],
     }
 
 
-def _recorded(row: Row) -> list[tuple[Json, Task]]:
-    """The last record of each question of a run, in the order of the questions."""
+def _episodes(row: Row) -> list[tuple[Episode, Task]]:
+    """The last episode of each question of a run, in the order of the questions."""
     if row.scores is None or not Path(row.source).is_dir():
         return []
     run = Run.read(row.source)
-    latest = {record["id"]: record for record in run.records()}
+    latest = {episode.id: episode for episode in run.episodes()}
     tasks = run.select(data.load_tasks(run.card, run.config["split"]).tasks)
     return [(latest[task.id], task) for task in tasks if task.id in latest]
 
 
-def _episode(record: Json, task: Task, metric: str) -> Json:
-    failed = record["error"] is not None
-    value = None if failed else score(metric, record["answer"], task)
+def _episode(episode: Episode, task: Task, metric: str) -> Json:
+    value = None if episode.error is not None else score(metric, episode.answer, task)
+    steps = [
+        {
+            "search": step.action.query if isinstance(step.action, Search) else None,
+            "passages": step.passages,
+            "answer": step.action.text if isinstance(step.action, Answer) else None,
+        }
+        for step in episode.steps
+    ]
     return {
-        "question": record["question"],
-        "steps": [{"search": None, "passages": (), "answer": None, **step} for step in record["steps"]],
-        "error": record["error"],
-        "stop": record["stop"],
-        "answer": record["answer"] or "none",
+        "question": episode.question,
+        "steps": steps,
+        "error": episode.error,
+        "stop": episode.stop,
+        "answer": episode.answer or "none",
         "gold": " / ".join(task.answers),
         "mark": "failed" if value is None else f"{value:.2f}",
         "verdict": "failed" if value is None else "right" if value == 1.0 else "wrong",

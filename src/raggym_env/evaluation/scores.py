@@ -1,21 +1,33 @@
-"""Scores of recorded answers against the gold answers. Reads records and tasks; calls no model."""
+"""Scores recorded answers against the gold answers. Reads records and tasks; calls no model."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 
 from raggym_env.cards import PriceCard
-from raggym_env.core import StopReason, Task, Usage
+from raggym_env.core import Search, StopReason, Task, Usage
+from raggym_env.errors import OptionError
 from raggym_env.mdp.metrics import all_scores
+from raggym_env.mdp.records import Episode
 from raggym_env.rewards.evidence import evidence_recall
 
-__all__ = ["Estimate", "Scores", "bootstrap", "score_record", "score_records"]
+__all__ = ["Estimate", "Prediction", "Scores", "bootstrap", "score_record", "score_records"]
 
-_RESAMPLES = 2000
+_RESAMPLES = 2000  # the interval then moves by about .001 between seeds on 1,000 questions
+
+
+class Prediction(NamedTuple):
+    """A line of a predictions file: an answer without an episode."""
+
+    id: str
+    """The question's id."""
+    answer: str | None
+    error: None = None
+    """As `Episode.error`: a predictions file has no say in what failed."""
 
 
 class Estimate(NamedTuple):
@@ -28,10 +40,10 @@ class Estimate(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class Scores:
-    """What a set of records is worth on a set of tasks.
+    """The scores of a set of records on a set of tasks.
 
-    Every question of the set is scored, failed or missing; only scored ones enter a mean. So a mean is the score
-    on the whole set exactly if `complete`, and an incomplete set is not to be ranked.
+    Every question of the set is scored, failed or missing; only scored ones enter a mean. A mean is therefore the
+    score on the whole set only if `complete`, and an incomplete set must not be ranked.
     """
 
     questions: int
@@ -39,7 +51,7 @@ class Scores:
     scored: int
     """Questions with an answer, or with an episode that ended without one (which scores 0)."""
     failed: int
-    """Questions whose episode failed for no fault of the policy's, such as a dead server. They have no score."""
+    """Questions whose episode failed through no fault of the policy, such as a dead server. They have no score."""
     no_action: int = 0
     """Questions scored 0 because the policy's output was no action; part of `scored`."""
     metrics: Mapping[str, Estimate] = field(default_factory=dict)
@@ -49,7 +61,7 @@ class Scores:
     usage: Usage = field(default_factory=Usage)
     """Totals over all episodes, failed ones included."""
     cost: float | None = None
-    """Total in US dollars; None where no price is known."""
+    """Total cost in US dollars; None if the model has no price."""
 
     @property
     def missing(self) -> int:
@@ -67,19 +79,19 @@ class Scores:
 
 
 def bootstrap(values: Sequence[float], seed: int = 0) -> Estimate:
-    """The mean and its 95 % percentile-bootstrap interval (Efron, 1979), from 2,000 resamples.
+    """Return the mean and its 95 % percentile-bootstrap interval (Efron, 1979), from 2,000 resamples.
 
     >>> bootstrap([1.0, 1.0])
     Estimate(mean=1.0, low=1.0, high=1.0)
 
     Raises:
-        ValueError: There are no values.
+        OptionError: There are no values.
     """
     if not len(values):
-        raise ValueError("A mean needs at least one value, got none.")
+        raise OptionError("A mean needs at least one value, got none.")
     sample = np.asarray(values, np.float64)
     rng = np.random.default_rng(seed)
-    # A block at a time: all resamples of a large set at once would take gigabytes.
+    # In blocks: all resamples of a large set at once would take gigabytes.
     block = max(1, 2_000_000 // len(sample))
     means = np.concatenate(
         [
@@ -92,33 +104,31 @@ def bootstrap(values: Sequence[float], seed: int = 0) -> Estimate:
 
 
 def score_records(
-    records: Iterable[Mapping[str, Any]], tasks: Sequence[Task], price: PriceCard | None = None
+    records: Iterable[Episode | Prediction], tasks: Sequence[Task], price: PriceCard | None = None
 ) -> Scores:
-    """Score episode records, or plain predictions (`{"id", "prediction"}`), on a set of tasks.
+    """Score episodes or plain predictions on a set of tasks.
 
-    Answers are scored here, whatever a record claims of its score. Where a question has several records the last
-    counts for its score, as when a failed episode was run again; what all of them cost adds up. Records of other
-    questions are passed over.
+    Answers are scored here, whatever scores a record claims. Where a question has several records the last one counts,
+    as when a failed episode was run again; the cost of all of them adds up. Records of other questions are ignored.
     """
     records = list(records)
-    latest = {record["id"]: record for record in records}
-    found = [(latest[task.id], task) for task in tasks if task.id in latest]
-    done = [(record, task) for record, task in found if record.get("error") is None]
+    latest = {record.id: record for record in records}
+    answered = [(latest[task.id], task) for task in tasks if task.id in latest]
+    scored = [(record, task) for record, task in answered if record.error is None]
     values: dict[str, list[float]] = {}
-    for record, task in done:
+    for record, task in scored:
         for name, value in score_record(record, task).items():
             values.setdefault(name, []).append(value)
-    searches = [_searches(record) for record, _ in done if "steps" in record]
-    asked = {task.id for task in tasks}
-    usages = (Usage(**record["usage"]) for record in records if "usage" in record and record["id"] in asked)
-    usage = sum(usages, Usage())
+    episodes = [record for record, _ in scored if isinstance(record, Episode)]
+    ids = {task.id for task in tasks}
+    usage = sum((record.usage for record in records if isinstance(record, Episode) and record.id in ids), Usage())
     return Scores(
         questions=len(tasks),
-        scored=len(done),
-        failed=len(found) - len(done),
-        no_action=sum(record.get("stop") == StopReason.NO_ACTION for record, _ in done),
+        scored=len(scored),
+        failed=len(answered) - len(scored),
+        no_action=sum(episode.stop == StopReason.NO_ACTION for episode in episodes),
         metrics={name: bootstrap(column) for name, column in values.items()},
-        searches=sum(searches) / len(searches) if searches else None,
+        searches=sum(map(_searches, episodes)) / len(episodes) if episodes else None,
         usage=usage,
         cost=None if price is None else _cost(usage, price),
     )
@@ -127,19 +137,19 @@ def score_records(
 def _cost(usage: Usage, price: PriceCard) -> float:
     cached = price.prompt if price.cached is None else price.cached
     prompt = (usage.prompt_tokens - usage.cached_tokens) * price.prompt + usage.cached_tokens * cached
-    return (prompt + usage.completion_tokens * price.completion) / 1e6
+    return (prompt + usage.completion_tokens * price.completion) / 1e6  # prices are per million tokens
 
 
-def score_record(record: Mapping[str, Any], task: Task) -> dict[str, float]:
-    """The scores in [0, 1] of one ended episode, or of one prediction, by metric; `recall` where there is evidence."""
-    scores = dict(all_scores(record["prediction"] if "prediction" in record else record["answer"], task))
-    if "steps" in record:
-        titles = (title for step in record["steps"] for _, title, *_ in step.get("passages", ()))
+def score_record(record: Episode | Prediction, task: Task) -> dict[str, float]:
+    """Return a record's scores in [0, 1] by metric, with `recall` for episodes on tasks with supporting facts."""
+    scores = dict(all_scores(record.answer, task))
+    if isinstance(record, Episode):
+        titles = (passage.title for step in record.steps for passage in step.passages)
         if (recall := evidence_recall(task, titles)) is not None:
             scores["recall"] = recall
     return scores
 
 
-def _searches(record: Mapping[str, Any]) -> int:
-    """Searches that were run: the one that exceeded the budget was not."""
-    return sum("search" in step for step in record["steps"]) - (record.get("stop") == StopReason.SEARCH_BUDGET)
+def _searches(episode: Episode) -> int:
+    searches = sum(isinstance(step.action, Search) for step in episode.steps)
+    return searches - (episode.stop == StopReason.SEARCH_BUDGET)  # the search beyond the budget was not run

@@ -1,6 +1,6 @@
 """Language models, by name: `hf:NAME`, `openai:MODEL@URL`, `scripted:FILE`, or your own `module:Class`.
 
-Adding a back end is adding a file and a name to `raggym_env.registry.LLMS`.
+To add a back end, add a file and a name to `raggym_env.registry.LLMS`.
 """
 
 from __future__ import annotations
@@ -15,31 +15,32 @@ __all__ = ["LLM", "LLMS", "Completion", "Messages", "Sampling", "Scorer", "make"
 
 
 def make(llm: str | Factory, /, **options: Any) -> LLM:
-    """Make a model from a spec such as `hf:smollm2` or `openai:my-model@http://localhost:8000/v1`.
+    """Return the model that a spec such as `hf:smollm2` or `openai:my-model@http://localhost:8000/v1` stands for.
 
     Args:
-        llm: A back end, a colon, and what that back end calls the model; your own "module:Class" or
-            "module:Class:MODEL"; or a class. A class of yours gets MODEL, where there is one, as its first argument.
+        llm: A back end, a colon, and the back end's name of the model; your own "module:Class" or "module:Class:MODEL";
+            or a class. Your class gets MODEL, if there is one, as its first argument.
         options: Keyword arguments of the back end or class.
 
     Raises:
         UnknownName: There is no such back end or class.
-        OptionError: The spec has no back end, or the back end has no such option.
-        LLMError: The model cannot be had; the message says what was tried.
+        OptionError: The spec has no back end, or an option is unknown or out of range.
+        LLMError: The model cannot be loaded; the message says what was tried.
         MissingExtra: The back end needs an optional dependency that is not installed.
     """
-    if not isinstance(llm, str):
-        made: LLM = LLMS.make(llm, **options)
-        return made
-    backend, _, name = llm.partition(":")
-    if not backend or not name:
-        raise OptionError(
-            f"A model is named like hf:NAME or openai:MODEL@URL, got {llm!r}. Back ends: {', '.join(sorted(LLMS))}, "
-            "or your own module:Class."
-        )
-    if backend in LLMS:
-        made = LLMS.make(backend, name, **options)
-        return made
-    attribute, colon, model = name.partition(":")
-    made = LLMS.make(f"{backend}:{attribute}", *([model] if colon else []), **options)
-    return made
+    arguments: list[str] = []
+    plugin = llm
+    if isinstance(llm, str):
+        backend, _, name = llm.partition(":")
+        if not backend or not name:
+            raise OptionError(
+                f"A model is named like hf:NAME or openai:MODEL@URL, got {llm!r}. Back ends: "
+                f"{', '.join(sorted(LLMS))}, or your own module:Class."
+            )
+        if backend in LLMS:
+            plugin, arguments = backend, [name]
+        else:  # module:Class, perhaps followed by :MODEL
+            class_name, colon, model_name = name.partition(":")
+            plugin, arguments = f"{backend}:{class_name}", [model_name] if colon else []
+    model: LLM = LLMS.make(plugin, *arguments, **options)
+    return model

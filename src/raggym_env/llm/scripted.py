@@ -1,56 +1,62 @@
-"""A model that says what it is told: for tests of policies, prompts and runs, without any model."""
+"""A model that replies from a script: for tests of policies, prompts and runs, without any model."""
 
 from __future__ import annotations
 
 import json
 import re
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from raggym_env.core import Usage
-from raggym_env.errors import LLMError
+from raggym_env.errors import LLMError, OptionError
 from raggym_env.protocols import Completion, Messages, Sampling
 
 __all__ = ["Call", "Pattern", "Replies", "Reply", "ScriptedLLM", "load"]
 
 Reply = str | Completion
-"""A `Completion` is given as it is: with a `failure`, say, or with its own usage."""
+"""A text, or a `Completion` to return as it is, e.g. with a `failure` or with its own usage."""
 
 Replies = Reply | Sequence[Reply]
-"""One reply for all of a prompt's samples, or one for each."""
+"""One reply for all of a prompt's samples, or a list with one for each."""
 
 Pattern = str | re.Pattern[str]
-"""A text that the prompt's last user message contains, or a compiled expression that is found in it."""
+"""A text that the prompt's last user message contains, or a regular expression to search it for."""
 
 
 @dataclass(frozen=True, slots=True)
 class Call:
-    """One prompt that the model was given."""
+    """One prompt that the model received."""
 
     messages: Messages
+    """The prompt."""
     params: Sampling
+    """The sampling parameters."""
 
     @property
     def text(self) -> str:
-        """The last user message."""
-        return _last_user_message(self.messages)
+        """The last user message; "" if there is none."""
+        return next((message["content"] for message in reversed(self.messages) if message["role"] == "user"), "")
 
 
 class ScriptedLLM:
-    """Plays a script.
+    """A model that replies from a script.
 
     Args:
-        replies: What to say:
+        replies: The script:
 
-            - a function of the messages, which gives one reply for all samples or a list with one for each;
-            - a mapping from a text in the last user message, or from a compiled regular expression, to such
-              replies; the first that fits counts;
+            - a function of the messages that returns one reply for all samples or a list with one for each;
+            - a mapping to such replies from a text in the last user message, or from a compiled regular expression;
+              the first that matches counts;
             - a sequence of replies, used in order: prompt by prompt, and sample by sample.
+        name: Its name in error messages.
 
-    Replies are given whole, whatever `stop` and `max_tokens` say. Usage is made up: tokens are words, and a
+    Replies are returned whole, whatever `stop` and `max_tokens` are. Usage is invented: tokens are words, and a
     prompt's are counted with its first completion.
+
+    Raises:
+        OptionError: `replies` is none of these.
 
     >>> model = ScriptedLLM({"capital of France": "Paris"})
     >>> model.generate([[{"role": "user", "content": "What is the capital of France?"}]], Sampling())[0][0].text
@@ -65,56 +71,61 @@ class ScriptedLLM:
         *,
         name: str = "script",
     ) -> None:
+        # A string is a sequence too, and would be played letter by letter.
         if isinstance(replies, str) or not (callable(replies) or isinstance(replies, Mapping | Sequence)):
-            raise LLMError(f"A script is a function, a mapping or a list of replies, got {replies!r:.200}.")
+            raise OptionError(f"A script is a function, a mapping or a list of replies, got {replies!r:.200}.")
         self.script = replies
         self.name = name
         self.calls: list[Call] = []
+        """The prompts received so far, oldest first."""
         self._used = 0
 
     def __repr__(self) -> str:
         return f"ScriptedLLM({self.name!r})"
 
     def generate(self, prompts: Sequence[Messages], params: Sampling) -> list[list[Completion]]:
-        """Say what the script says.
+        """Return the script's replies to each prompt.
 
         Raises:
-            LLMError: The script does not know a prompt, has run out, or has fewer replies to it than `params.n`.
+            LLMError: The script has no reply to a prompt, has run out, or has fewer replies to it than `params.n`.
         """
-        return [self._answer(prompt, params) for prompt in prompts]
+        return [self._complete(Call(prompt, params)) for prompt in prompts]
 
-    def _answer(self, prompt: Messages, params: Sampling) -> list[Completion]:
-        call = Call(prompt, params)
+    def _complete(self, call: Call) -> list[Completion]:
         self.calls.append(call)
-        replies = self._replies(call)
+        n, replies = call.params.n, self._replies(call)
         if isinstance(replies, str | Completion):
-            replies = [replies] * params.n
-        if len(replies) < params.n:
+            replies = [replies] * n
+        if len(replies) < n:
             raise LLMError(
-                f"{self.name} has {len(replies)} replies to {call.text!r:.200}, and n={params.n} were asked for."
+                f"{self.name} has {len(replies)} replies to {call.text!r:.200}, which are too few for n={n}."
             )
-        words = sum(len(message["content"].split()) for message in prompt)
-        costs = [Usage(calls=1, prompt_tokens=words)] + [Usage()] * (params.n - 1)
-        return [_completion(reply, cost) for reply, cost in zip(replies, costs, strict=False)]
+        words = sum(len(message["content"].split()) for message in call.messages)
+        usages = [Usage(calls=1, prompt_tokens=words)] + [Usage()] * (n - 1)
+        return [
+            reply
+            if isinstance(reply, Completion)
+            else Completion(reply, usage=usage + Usage(completion_tokens=len(reply.split())))
+            for reply, usage in zip(replies, usages, strict=False)
+        ]
 
     def _replies(self, call: Call) -> Replies:
         script = self.script
         if callable(script):
             return script(call.messages)
         if isinstance(script, Mapping):
-            return self._fitting(script, call.text)
-        return self._next(script, call.params.n)
-
-    def _fitting(self, script: Mapping[Any, Replies], text: str) -> Replies:
-        for pattern, replies in script.items():
-            if _fits(pattern, text):
-                return replies
-        raise LLMError(f"{self.name} has no reply to {text!r:.500}. It knows: {_listed(script)}. Add one.")
-
-    def _next(self, script: Sequence[Reply], n: int) -> Sequence[Reply]:
-        first, self._used = self._used, self._used + n
+            for pattern, replies in script.items():
+                match = pattern in call.text if isinstance(pattern, str) else pattern.search(call.text)
+                if match:
+                    return replies
+            patterns = [pattern if isinstance(pattern, str) else pattern.pattern for pattern in script]
+            raise LLMError(
+                f"{self.name} has no reply to {call.text!r:.500}. It has replies to: "
+                f"{', '.join(map(repr, patterns)) or 'none'}. Add one."
+            )
+        first, self._used = self._used, self._used + call.params.n
         if self._used > len(script):
-            raise LLMError(f"{self.name} has {len(script)} replies, and reply {self._used} was asked for.")
+            raise LLMError(f"{self.name} has {len(script)} replies, and reply {self._used} is needed.")
         return script[first : self._used]
 
 
@@ -122,11 +133,11 @@ def load(path: str | Path) -> ScriptedLLM:
     """Read a script from a file: `scripted:replies.json`.
 
     A `.json` file holds a list of replies to use in order, or an object from texts in the last user message to
-    replies. A `.jsonl` file has one entry per line: each a reply, to be used in order; or each an object with
-    `contains` or `pattern` (a regular expression) and `reply` (one for all samples, or a list with one for each).
+    replies. A `.jsonl` file has one entry per line: either replies to use in order, or objects with `contains` or
+    `pattern` (a regular expression) and `reply` (one for all samples, or a list with one for each).
 
     Raises:
-        LLMError: There is no such file, or it holds something else; the message says on which line.
+        LLMError: The file is missing or malformed; the message names the line.
     """
     path = Path(path).expanduser()
     try:
@@ -134,17 +145,22 @@ def load(path: str | Path) -> ScriptedLLM:
     except (OSError, UnicodeError) as error:
         raise LLMError(f"The script {path} cannot be read: {error}.") from error
     if path.suffix == ".jsonl":
+        # Not `splitlines`, which also splits at U+2028 and others that JSON may contain.
         lines = [(f"{path}, line {i}", line) for i, line in enumerate(text.split("\n"), 1) if line.strip()]
-        return ScriptedLLM(_of_lines(path, [(where, _json(where, line)) for where, line in lines]), name=str(path))
+        return ScriptedLLM(_read_lines(path, [(where, _json(where, line)) for where, line in lines]), name=str(path))
     content = _json(str(path), text)
     if isinstance(content, dict):
-        return ScriptedLLM({key: _checked(f"{path}, {key!r}", value) for key, value in content.items()}, name=str(path))
-    return ScriptedLLM(_in_order((str(path), reply) for reply in _listing(path, content)), name=str(path))
+        rules = {key: _checked(f"{path}, {key!r}", value) for key, value in content.items()}
+        return ScriptedLLM(rules, name=str(path))
+    if not isinstance(content, list):
+        raise LLMError(f"{path}: a script is a list or an object, got {content!r:.200}.")
+    return ScriptedLLM(_in_order([(str(path), reply) for reply in content]), name=str(path))
 
 
-def _of_lines(path: Path, lines: Sequence[tuple[str, Any]]) -> Mapping[Pattern, Replies] | list[Reply]:
+def _read_lines(path: Path, lines: Sequence[tuple[str, Any]]) -> Mapping[Pattern, Replies] | list[Reply]:
     if not lines:
         raise LLMError(f"{path} is empty. A script has one reply per line.")
+    # The first line decides which of the two forms the file has.
     if not isinstance(lines[0][1], dict):
         return _in_order(lines)
     return dict(_rule(where, line) for where, line in lines)
@@ -153,27 +169,26 @@ def _of_lines(path: Path, lines: Sequence[tuple[str, Any]]) -> Mapping[Pattern, 
 def _rule(where: str, line: Any) -> tuple[Pattern, Replies]:
     keys = set(line) if isinstance(line, dict) else set()
     if keys not in ({"contains", "reply"}, {"pattern", "reply"}):
-        raise LLMError(f"{where}: wanted an object with `contains` or `pattern`, and `reply`; got {line!r:.200}.")
+        raise LLMError(f"{where}: expected an object with `contains` or `pattern`, and `reply`; got {line!r:.200}.")
     replies = _checked(where, line["reply"])
-    given = line.get("contains", line.get("pattern"))
-    if not isinstance(given, str):
-        raise LLMError(f"{where}: wanted a text to look for, got {given!r:.200}.")
+    pattern = line.get("contains", line.get("pattern"))
+    if not isinstance(pattern, str):
+        raise LLMError(f"{where}: expected a text to search for, got {pattern!r:.200}.")
     try:
-        return (given if "contains" in keys else re.compile(given)), replies
+        return (pattern if "contains" in keys else re.compile(pattern)), replies
     except re.error as error:
-        raise LLMError(f"{where}: {given!r:.200} is no regular expression: {error}.") from error
+        raise LLMError(f"{where}: {pattern!r:.200} is no regular expression: {error}.") from error
 
 
-def _in_order(lines: Iterable[tuple[str, Any]]) -> list[Reply]:
-    replies: list[Reply] = []
+def _in_order(lines: Sequence[tuple[str, Any]]) -> list[Reply]:
     for where, reply in lines:
         if not isinstance(reply, str):
-            raise LLMError(f"{where}: wanted a reply to use in order, a text; got {reply!r:.200}.")
-        replies.append(reply)
-    return replies
+            raise LLMError(f"{where}: expected a reply to use in order, a text; got {reply!r:.200}.")
+    return [reply for _, reply in lines]
 
 
 def _checked(where: str, replies: Any) -> Replies:
+    """Return the replies of a rule, after checking their type."""
     if isinstance(replies, str):
         return replies
     if isinstance(replies, list) and replies and all(isinstance(reply, str) for reply in replies):
@@ -181,33 +196,8 @@ def _checked(where: str, replies: Any) -> Replies:
     raise LLMError(f"{where}: a reply is a text or a list of texts, got {replies!r:.200}.")
 
 
-def _listing(path: Path, content: Any) -> list[Any]:
-    if not isinstance(content, list):
-        raise LLMError(f"{path}: a script is a list or an object, got {content!r:.200}.")
-    return content
-
-
 def _json(where: str, text: str) -> Any:
     try:
         return json.loads(text)
     except (ValueError, RecursionError) as error:
         raise LLMError(f"{where}: not JSON ({error}).") from error
-
-
-def _last_user_message(messages: Messages) -> str:
-    said = [message["content"] for message in messages if message["role"] == "user"]
-    return said[-1] if said else ""
-
-
-def _fits(pattern: Pattern, text: str) -> bool:
-    return pattern in text if isinstance(pattern, str) else pattern.search(text) is not None
-
-
-def _listed(patterns: Iterable[Pattern]) -> str:
-    return ", ".join(repr(pattern if isinstance(pattern, str) else pattern.pattern) for pattern in patterns) or "none"
-
-
-def _completion(reply: Reply, cost: Usage) -> Completion:
-    if isinstance(reply, Completion):
-        return reply
-    return Completion(reply, usage=cost + Usage(completion_tokens=len(reply.split())))

@@ -9,7 +9,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 
 from raggym_env.core import Action, Answer, Question, Search, State, StopReason, Turn
-from raggym_env.errors import InvalidAction, OptionError
+from raggym_env.errors import InvalidAction, check_option
 from raggym_env.protocols import Retriever, search
 
 __all__ = ["Dynamics"]
@@ -17,22 +17,21 @@ __all__ = ["Dynamics"]
 
 @dataclass(frozen=True, slots=True)
 class Dynamics:
-    """What happens when an agent searches or answers. Retrieval settings are fixed for an episode."""
+    """The transition of the decision process. Retrieval settings are fixed for an episode."""
 
     retriever: Retriever
+    """Runs the searches."""
     k: int = 5
     """Passages per search, at least 1."""
     max_searches: int = 8
     """Searches per episode, 0 or more. One more than this truncates the episode."""
 
     def __post_init__(self) -> None:
-        if self.k < 1:
-            raise OptionError(f"k must be at least 1, got {self.k}.")
-        if self.max_searches < 0:
-            raise OptionError(f"max_searches must be 0 or more, got {self.max_searches}.")
+        check_option("k", self.k, self.k >= 1, "at least 1")
+        check_option("max_searches", self.max_searches, self.max_searches >= 0, "0 or more")
 
     def start(self, question: Question) -> State:
-        """The state in which an episode on this question begins."""
+        """Return the state in which an episode on this question begins."""
         return State(question, (), self.max_searches)
 
     def transition(self, states: Sequence[State], actions: Sequence[Action]) -> list[State]:
@@ -61,22 +60,20 @@ class Dynamics:
                 raise InvalidAction(f"The episode on {state.question.text!r:.100} has ended ({state.stop}).")
             if isinstance(action, Search) and state.searches_left > 0:
                 queries.append(action.query)
-        turns = iter(self._search(queries))
+        # Everything is checked before the one call that costs anything, and that may fail: no state is left changed.
+        results = search(self.retriever, queries, self.k) if queries else []
+        turns = iter(
+            [Turn(query, tuple([hit.passage for hit in hits])) for query, hits in zip(queries, results, strict=True)]
+        )
         return [_next(state, action, turns) for state, action in zip(states, actions, strict=True)]
-
-    def _search(self, queries: list[str]) -> list[Turn]:
-        if not queries:
-            return []
-        results = search(self.retriever, queries, self.k)
-        return [Turn(query, tuple([hit.passage for hit in hits])) for query, hits in zip(queries, results, strict=True)]
 
 
 def _next(state: State, action: Action, turns: Iterator[Turn]) -> State:
-    """The state after `action`; takes the next turn if the action is a search that was run."""
+    """Return the state after `action`. Takes the next of the `turns` if the action is a search that was run."""
     if isinstance(action, Answer):
         return replace(state, answer=action.text, stop=StopReason.ANSWER)
     if state.searches_left == 0:
         return replace(state, answer=action.draft, stop=StopReason.SEARCH_BUDGET)
-    # Not `replace`, which takes three times as long, and this is the step of every search.
+    # Not `replace`: it takes three times as long, and every search comes through here.
     history = (*state.history, next(turns))
     return State(state.question, history, state.searches_left - 1, episode=state.episode)

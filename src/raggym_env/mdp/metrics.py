@@ -27,8 +27,10 @@ __all__ = [
     "token_f1",
 ]
 
+# ASCII punctuation only, as in the scripts: a score must be comparable with published ones.
 _PUNCTUATION = str.maketrans("", "", string.punctuation)
 _ARTICLES = re.compile(r"\b(a|an|the)\b")
+# The closed-class answers of hotpot_evaluate_v1.py: they match as a whole or not at all.
 _VERDICTS = ("yes", "no", "noanswer")
 # The end of an opening clause: punctuation before a space or the end, or a dash between spaces. "No. 1" and "No.1"
 # are numbers, not verdicts.
@@ -36,7 +38,9 @@ _CLAUSE_END = re.compile(r"[,.;:!?](?=\s|$)(?!\s*\d)|\s[-–—]\s|\n")
 
 
 def normalize(text: str) -> str:
-    """Lower-case, drop ASCII punctuation, drop a/an/the, collapse white space: in this order, as SQuAD does.
+    """Return the text in lower case, without ASCII punctuation and a/an/the, with single spaces.
+
+    The steps are those of the SQuAD script, in its order.
 
     Punctuation is removed, not replaced: "St.Louis" is one token. Characters outside `string.punctuation`, such as
     "–" and "’", stay.
@@ -48,12 +52,13 @@ def normalize(text: str) -> str:
 
 
 def exact_match(prediction: str, gold: str | Sequence[str]) -> float:
-    """1.0 if the normalised prediction equals the normalised gold answer (any of several), else 0.0."""
-    return _best(_exact_match, prediction, gold)
+    """Return 1.0 if the normalised prediction equals the normalised gold answer (any of several), else 0.0."""
+    normalized = normalize(prediction)
+    return max(float(normalized == normalize(answer)) for answer in _golds(gold))
 
 
 def token_f1(prediction: str, gold: str | Sequence[str]) -> float:
-    """Token-overlap F1 with the gold answer (the best of several), by the HotpotQA script.
+    """Return the token-overlap F1 with the gold answer (the best of several), by the HotpotQA script.
 
     If either side normalises to "yes", "no" or "noanswer" and the other side differs, the score is 0. Repeated
     tokens count as often as both sides have them. No shared token scores 0, two empty answers included.
@@ -61,11 +66,11 @@ def token_f1(prediction: str, gold: str | Sequence[str]) -> float:
     >>> token_f1("the Eiffel Tower", "Eiffel Tower, Paris")
     0.8
     """
-    return _best(_token_f1, prediction, gold)
+    return max(_token_f1(prediction, answer) for answer in _golds(gold))
 
 
 def cover_em(prediction: str, gold: str | Sequence[str]) -> float:
-    """1.0 if the prediction contains the gold answer (any of several) as a run of whole normalised tokens.
+    """Return 1.0 if the prediction contains the gold answer (any of several) as a run of whole normalised tokens.
 
     A gold "yes", "no" or "noanswer" is covered only by a prediction whose opening clause is that word and nothing
     else ("No, they are not."). A gold of no tokens is covered only by a prediction of none. An exact match is
@@ -74,27 +79,31 @@ def cover_em(prediction: str, gold: str | Sequence[str]) -> float:
     >>> cover_em("It is the Eiffel Tower in Paris.", "Eiffel Tower"), cover_em("a novelist", "no")
     (1.0, 0.0)
     """
-    return _best(_cover_em, prediction, gold)
+    return max(_cover_em(prediction, answer) for answer in _golds(gold))
 
 
 def accuracy(answer: str, options: Sequence[str], correct: int) -> float:
-    """1.0 if the answer reads as the correct option, 0.0 if as another or as none; see `read_option`."""
+    """Return 1.0 if the answer names the correct option, 0.0 if another or none; see `read_option`.
+
+    Args:
+        answer: A letter, an option's text, or both.
+        options: Texts in order; the first is "A".
+        correct: Index of the correct option.
+    """
     return float(read_option(answer, options) == correct)
 
 
-def _best(metric: Callable[[str, str], float], prediction: str, gold: str | Sequence[str]) -> float:
+def _golds(gold: str | Sequence[str]) -> Sequence[str]:
     golds = (gold,) if isinstance(gold, str) else gold
     if not golds:
+        # A score of 0 would blame the prediction for a fault of the data.
         raise DataError("No gold answer to compare with: the list of answers is empty. Give at least one.")
-    return max(metric(prediction, each) for each in golds)
-
-
-def _exact_match(prediction: str, gold: str) -> float:
-    return float(normalize(prediction) == normalize(gold))
+    return golds
 
 
 def _token_f1(prediction: str, gold: str) -> float:
     predicted, expected = normalize(prediction), normalize(gold)
+    # Otherwise the one shared token of "no" and "no doubt, yes" would earn credit.
     if predicted != expected and (predicted in _VERDICTS or expected in _VERDICTS):
         return 0.0
     predicted_tokens, expected_tokens = predicted.split(), expected.split()
@@ -108,25 +117,30 @@ def _token_f1(prediction: str, gold: str) -> float:
 def _cover_em(prediction: str, gold: str) -> float:
     expected = normalize(gold)
     if expected in _VERDICTS:
+        # "no" occurs in many answers that do not mean it ("There is no doubt: yes"), so only the opening counts.
         opening = _CLAUSE_END.split(prediction.strip(), maxsplit=1)[0]
         return float(expected in (normalize(opening), normalize(prediction)))
     predicted = normalize(prediction)
     if not expected:
         return float(not predicted)
+    # Spaces around both, so that "art" is not covered by "party".
     return float(f" {expected} " in f" {predicted} ")
 
 
+# "Answer: B", "The correct answer is (B)", "Option B": the part before the letter or text.
 _LEAD = re.compile(
     r"(?:the\s+)?(?:(?:final|correct|best)\s+)?(?:answer|option|choice)(?:\s+is)?(?:\s*:\s*|\s+)(?=\S)",
     re.IGNORECASE,
 )
+# "(B)", "[B]" or "B" before an end, a mark or a space; then an optional mark; then the rest, the option's text. "A"
+# must not match the first letter of "Aspirin".
 _LETTER = re.compile(r"(?:\(([A-Za-z])\)|\[([A-Za-z])\]|([A-Za-z])(?=$|[.:)\s]))\s*[.:)]?(?:\s+|$)(.*)", re.DOTALL)
 
 
 def read_option(text: str, options: Sequence[str]) -> int | None:
-    """The index of the option that an answer names, or None if it names none clearly.
+    """Return the index of the option that an answer names, or None if it names none clearly.
 
-    Read are, in either case: the letter ("B", "b", "(B)", "[B]", "B.", "B)", "B:"), the letter with that option's
+    Accepted are, in either case: the letter ("B", "b", "(B)", "[B]", "B.", "B)", "B:"), the letter with that option's
     own text ("B. Aspirin", "(B) Aspirin", "B Aspirin"), and the option's text (equal after `normalize`); each also
     after a lead-in ("Answer: B", "The correct answer is (B)", "Option B") and between asterisks, quotes or spaces.
 
@@ -136,24 +150,27 @@ def read_option(text: str, options: Sequence[str]) -> int | None:
     >>> read_option("(B) Aspirin", ["Heparin", "Aspirin"])
     1
     """
-    named, letter = _named_by_text(text, options), _letter(text, options)
+    matches, letter = _options_of_text(text, options), _letter(text, options)
     for _ in range(2):  # "The correct answer is option B" has two lead-ins
-        if named or letter is not None or not (lead := _LEAD.match(_bare(text))):
+        # As it stands first: an option may itself begin like a lead-in ("Option pricing").
+        if matches or letter is not None or not (lead := _LEAD.match(_bare(text))):
             break
         text = _bare(text)[lead.end() :]
-        named, letter = _named_by_text(text, options), _letter(text, options)
-    if not named:
+        matches, letter = _options_of_text(text, options), _letter(text, options)
+    if not matches:
         return letter
-    return named[0] if len(named) == 1 and letter in (None, named[0]) else None
+    # A text that two options share names neither; nor does one option's letter that is another one's text.
+    return matches[0] if len(matches) == 1 and letter in (None, matches[0]) else None
 
 
 def _bare(text: str) -> str:
+    """Return the text without bold marks and surrounding quotes, asterisks and spaces."""
     return text.replace("**", "").strip(" \t\r\n*\"'`“”‘’_")
 
 
-def _named_by_text(text: str, options: Sequence[str]) -> list[int]:
-    said = _option_key(text)
-    return [index for index, option in enumerate(options) if _option_key(option) == said]
+def _options_of_text(text: str, options: Sequence[str]) -> list[int]:
+    key = _option_key(text)
+    return [index for index, option in enumerate(options) if _option_key(option) == key]
 
 
 def _option_key(text: str) -> str:
@@ -162,6 +179,7 @@ def _option_key(text: str) -> str:
 
 
 def _letter(text: str, options: Sequence[str]) -> int | None:
+    """Return the index of the option whose letter the text is, alone or followed by that option's own text."""
     match = _LETTER.fullmatch(_bare(text))
     if match is None:
         return None
@@ -169,6 +187,7 @@ def _letter(text: str, options: Sequence[str]) -> int | None:
     index = string.ascii_uppercase.index(letter.upper())
     if index >= len(options):
         return None
+    # A letter with any other text is a sentence ("A patient with fever"), not an answer.
     return index if not rest or _option_key(rest) == _option_key(options[index]) else None
 
 
@@ -186,15 +205,18 @@ METRICS: Mapping[str, Callable[[str, Task], float]] = {
     "cover_em": lambda answer, task: cover_em(answer, task.answers),
     "accuracy": _accuracy_of_task,
 }
-"""Metric name -> score of an answer to a task. The first three compare texts: an option's letter is none."""
+"""Metric name -> score of an answer to a task, in [0, 1]. The first three compare texts, so the letter of an option
+scores 0 by them."""
 
 
 def score(metric: str, answer: str | None, task: Task) -> float:
-    """Score one answer by the named metric, in [0, 1]. None, an episode that ended without an answer, scores 0.0.
+    """Return the score of one answer by the named metric, in [0, 1].
+
+    None, for an episode that ended without an answer, scores 0.0.
 
     Raises:
         UnknownName: No metric has that name.
-        DataError: The task cannot be scored so: no options for accuracy, or no gold answer.
+        DataError: The task does not fit the metric: it has no options (for accuracy) or no gold answer.
     """
     if metric not in METRICS:
         raise UnknownName("metric", metric, METRICS)
@@ -204,7 +226,7 @@ def score(metric: str, answer: str | None, task: Task) -> float:
 
 
 def all_scores(answer: str | None, task: Task) -> dict[str, float]:
-    """The metrics that mean something for the task: accuracy for a question with options, else em, f1, cover_em.
+    """Return the scores that suit the task: accuracy for a question with options, else em, f1 and cover_em.
 
     Raises:
         DataError: The task has no gold answer.

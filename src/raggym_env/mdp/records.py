@@ -1,17 +1,24 @@
-"""Episode records: what happened in an episode, as data, and the append-only files they are kept in."""
+"""Episode records: what happened in an episode, as typed data, as JSON and in append-only files.
+
+A record that is read may have been written or changed by somebody else, so `from_json` checks the type of every
+field it reads. It ignores fields it does not know: process data adds its own to an episode's record.
+"""
 
 from __future__ import annotations
 
 import json
 import math
 import os
-from collections.abc import Iterator, Mapping
+import reprlib
+import sys
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
-from typing import Any, NamedTuple
+from types import NoneType
+from typing import Any, NamedTuple, TypeVar
 
 from raggym_env.core import Action, Answer, Passage, Search, State, Usage
-from raggym_env.errors import MalformedData
+from raggym_env.errors import DataError, MalformedData
 
 __all__ = [
     "Candidate",
@@ -21,65 +28,123 @@ __all__ = [
     "action_to_json",
     "append_record",
     "check_episode",
+    "read_episodes",
     "read_records",
     "repair",
 ]
 
 Json = dict[str, Any]
+T = TypeVar("T")
 
 
 class Candidate(NamedTuple):
     """One of the actions that a step was chosen from."""
 
     action: Action | None
-    """None if the output was no action."""
+    """None if the policy's output could not be parsed as an action."""
     score: float | None = None
+    """The critic's or the policy's own score, higher is better; None if it has none that is finite."""
     text: str = ""
-    """The raw output it was parsed from."""
+    """The raw output the action was parsed from; empty for policies that write none."""
+    outcome: float | None = None
+    """In process data: an answer's score in [0, 1] by the collection's metric. None elsewhere, and for a search."""
+
+    @classmethod
+    def from_json(cls, record: Any) -> Candidate:
+        """Read a candidate written by `to_json`.
+
+        Raises:
+            DataError: A field is missing or has the wrong type; the message names it.
+        """
+        return cls(
+            action_from_json(record),
+            _field(record, "score", "a number or null"),
+            _field(record, "text", "a string", ""),
+            _field(record, "outcome", "a number", None),
+        )
 
     def to_json(self) -> Json:
-        record = {**action_to_json(self.action), "score": None if self.score is None else _finite(self.score)}
-        return {**record, "text": self.text} if self.text else record
+        """Return the candidate as JSON; a score that is not finite becomes null."""
+        record = {**action_to_json(self.action), "score": _finite(self.score)}
+        if self.text:
+            record["text"] = self.text
+        if self.outcome is not None:
+            record["outcome"] = self.outcome
+        return record
 
 
 @dataclass(frozen=True, slots=True)
 class Step:
-    """One action, what it found and how it was rewarded."""
+    """One action, the passages it retrieved and how it was rewarded."""
 
     action: Action
     passages: tuple[Passage, ...] = ()
-    """What it found, best first."""
+    """Passages that the search retrieved, best first. Read from the record of a run, their texts are empty."""
     outcome: float = 0.0
+    """Outcome reward in [0, 1], before weighting."""
     process_reward: float = 0.0
+    """Process reward, before weighting."""
     text: str = ""
-    """The raw output the action was parsed from."""
+    """The raw output the action was parsed from; empty for policies that write none."""
     score: float | None = None
-    """What ranked the action, where something did."""
+    """The score by which the action was chosen; None if none was computed."""
     candidates: tuple[Candidate, ...] = ()
-    """What the action was chosen from, best first."""
+    """The actions it was chosen from, best first; empty if the policy proposed only one."""
     messages: tuple[Mapping[str, str], ...] = ()
-    """The prompt that the action was the reply to, where there was one. Too long for the record of a run."""
+    """The prompt that the action replies to, as chat messages; empty for policies without one."""
     usage: Usage = field(default_factory=Usage)
+    """What proposing the action cost."""
 
     @classmethod
     def of(
         cls, before: State, action: Action, after: State, outcome: float, process_reward: float, **rest: Any
     ) -> Step:
-        """The record of taking `action` in `before`, which led to `after`."""
-        found = after.history[-1].passages if len(after.history) > len(before.history) else ()
-        return cls(action, found, outcome, process_reward, **rest)
+        """Return the record of taking `action` in the state `before`, which led to the state `after`."""
+        # An answer, and a search beyond the budget, add no turn: the last one belongs to an earlier step.
+        passages = after.history[-1].passages if len(after.history) > len(before.history) else ()
+        return cls(action, passages, outcome, process_reward, **rest)
 
-    def to_json(self) -> Json:
-        """The record of a run: of passages only their ids and titles, of the prompt nothing."""
+    @classmethod
+    def from_json(cls, record: Any) -> Step:
+        """Read a step written by `to_json`, whether `full` or not.
+
+        Raises:
+            DataError: A field is missing or has the wrong type; the message names it.
+        """
+        action = action_from_json(record)
+        if action is None:
+            raise _FieldError("search", "or 'answer' is missing: a step needs an action")
+        return cls(
+            action,
+            _passages(record),
+            _field(record, "outcome", "a number"),
+            _field(record, "process_reward", "a number"),
+            _field(record, "text", "a string", ""),
+            _field(record, "score", "a number", None),
+            _items(record, "candidates", Candidate.from_json),
+            _items(record, "messages", _message),
+            _usage(record),
+        )
+
+    def to_json(self, *, full: bool = False) -> Json:
+        """Return the step as JSON. Empty fields are left out.
+
+        Args:
+            full: Also record the passages' texts and the prompt. The record of a run omits both, which would make
+                it many times as long; process data needs them. A passage is `[id, title, text]`, or `[id, title]`
+                where it has no text, so one read from either record is written as it was read.
+        """
         record: Json = {**action_to_json(self.action), "outcome": self.outcome, "process_reward": self.process_reward}
         if self.passages:
-            record["passages"] = [[passage.id, passage.title] for passage in self.passages]
+            record["passages"] = [list(passage if full and passage.text else passage[:2]) for passage in self.passages]
         if self.text:
             record["text"] = self.text
-        if self.score is not None:
-            record["score"] = _finite(self.score)
+        if (score := _finite(self.score)) is not None:
+            record["score"] = score
         if self.candidates:
             record["candidates"] = [candidate.to_json() for candidate in self.candidates]
+        if full and self.messages:
+            record["messages"] = [dict(message) for message in self.messages]
         if self.usage != Usage():
             record["usage"] = asdict(self.usage)
         return record
@@ -90,49 +155,75 @@ class Episode:
     """One question from its first action to its end."""
 
     id: str
+    """The question's id."""
     question: str
+    """The question's text."""
     steps: tuple[Step, ...]
+    """The actions taken, in order."""
     answer: str | None
     """The answer that counts; None if the episode ended without one."""
     stop: str | None
-    """Why it ended, a `StopReason`; None if it failed."""
+    """Why the episode ended: a `StopReason`, or a wrapper's own reason. None if it failed."""
     error: str | None = None
-    """Why it failed. A failed episode has no score, and a resumed run tries it again."""
+    """Why the episode failed, or None. A failed episode has no score, and a resumed run repeats it."""
     output: str = ""
-    """Of an episode that ended by an output that was no action: that output in full."""
+    """The policy's last output in full, if it could not be parsed as an action and so ended the episode."""
     usage: Usage = field(default_factory=Usage)
     """What the policy's proposals cost, those that failed included."""
     seconds: float = 0.0
-    """Wall time from its first action to its end, while other episodes ran beside it."""
+    """Wall time from the first action to the end, in seconds, while other episodes ran beside it."""
 
     @classmethod
     def of(cls, state: State, steps: tuple[Step, ...], *, error: str | None = None, **rest: Any) -> Episode:
-        """The record of an episode that ended, or failed, in `state`."""
+        """Return the record of an episode that ended, or failed, in `state`."""
         stop = None if error is not None or state.stop is None else state.stop.value
         return cls(state.question.id, state.question.text, steps, state.answer, stop, error, **rest)
 
-    def to_json(self) -> Json:
+    @classmethod
+    def from_json(cls, record: Any) -> Episode:
+        """Read an episode written by `to_json`, whether `full` or not.
+
+        `Episode.from_json(record).to_json()` equals the record of a run. For process data it has the passages' texts
+        and the prompts with `full=True`, and not the fields that process data adds to the episode.
+
+        Raises:
+            DataError: A field is missing or has the wrong type; the message names it.
+        """
+        return cls(
+            _field(record, "id", "a string"),
+            _field(record, "question", "a string"),
+            _items(record, "steps", Step.from_json, required=True),
+            _field(record, "answer", "a string or null"),
+            _field(record, "stop", "a string or null"),
+            _field(record, "error", "a string or null"),
+            _field(record, "output", "a string", ""),
+            _usage(record),
+            _field(record, "seconds", "a number", 0.0),
+        )
+
+    def to_json(self, *, full: bool = False) -> Json:
+        """Return the episode as JSON. `full` adds passage texts and prompts; see `Step.to_json`."""
         return {
             "id": self.id,
             "question": self.question,
             "answer": self.answer,
             "stop": self.stop,
             "error": self.error,
-            "steps": [step.to_json() for step in self.steps],
+            "steps": [step.to_json(full=full) for step in self.steps],
             **({"output": self.output} if self.output else {}),
             **({"usage": asdict(self.usage)} if self.usage != Usage() else {}),
             "seconds": round(self.seconds, 4),
         }
 
 
-def _finite(value: float) -> float | None:
-    """As JSON can hold it: a score that is infinite or no number is recorded as none."""
-    number = float(value)  # a NumPy scalar is no JSON
-    return number if math.isfinite(number) else None
+def _finite(value: float | None) -> float | None:
+    """Return a score as JSON can hold it: None for an infinite one or NaN, which strict JSON does not have."""
+    # float: a NumPy scalar cannot be serialised.
+    return float(value) if value is not None and math.isfinite(value) else None
 
 
 def action_to_json(action: Action | None) -> Json:
-    """`{"search": ...}` with its draft if it has one, `{"answer": ...}`, or `{}` for no action."""
+    """Return `{"search": ...}`, with its draft if it has one, `{"answer": ...}`, or `{}` for no action."""
     match action:
         case Search(query, None):
             return {"search": query}
@@ -143,11 +234,97 @@ def action_to_json(action: Action | None) -> Json:
     return {}
 
 
-def action_from_json(record: Mapping[str, Any]) -> Action | None:
-    """The action of a record made by `action_to_json`, whatever else is in it; None if it holds none."""
-    if "search" in record:
-        return Search(record["search"], record.get("draft"))
-    return Answer(record["answer"]) if "answer" in record else None
+def action_from_json(record: Any) -> Action | None:
+    """Return the action of a record made by `action_to_json`, or None if it has none. Other fields are ignored.
+
+    Raises:
+        DataError: The action is not a string, or there are two; the message names the field.
+    """
+    query, answer = _field(record, "search", "a string", None), _field(record, "answer", "a string", None)
+    if query is not None and answer is not None:
+        raise _FieldError("answer", "stands beside 'search': a record holds one action")
+    if query is not None:
+        return Search(query, _field(record, "draft", "a string", None))
+    return None if answer is None else Answer(answer)
+
+
+# -- reading fields that may have been changed by hand ------------------------------------------------------------
+
+_TYPES: dict[str, tuple[type, ...]] = {
+    "a string": (str,),
+    "a string or null": (str, NoneType),
+    "a number": (int, float),
+    "a number or null": (int, float, NoneType),
+    "a whole number": (int,),
+    "a list": (list,),
+    "an object": (dict,),
+}
+_REQUIRED = object()
+
+
+class _FieldError(DataError):
+    """A field that is missing or has the wrong type."""
+
+    def __init__(self, path: str, problem: str) -> None:
+        super().__init__(f"field {path!r} {problem}")
+        self.path, self.problem = path, problem
+
+
+def _field(record: Any, name: str, expected: str, default: Any = _REQUIRED) -> Any:
+    """Return a field of a decoded JSON object, which must be of the `expected` type if it is present."""
+    if not isinstance(record, dict):
+        raise _FieldError(name, f"is missing: its record is not an object but {reprlib.repr(record)}")
+    if name not in record:
+        if default is _REQUIRED:
+            raise _FieldError(name, f"is missing: it must be {expected}")
+        return default
+    value = record[name]
+    # By exact type, since True is an int. By range, since Python's json reads NaN, Infinity and 1e400, and whole
+    # numbers too large for a float. reprlib: the full repr of a hostile value can be endless, or too deep.
+    in_range = not isinstance(value, int | float) or abs(value) <= sys.float_info.max
+    if type(value) not in _TYPES[expected] or not in_range:
+        raise _FieldError(name, f"must be {expected}, got {reprlib.repr(value)}")
+    return value
+
+
+def _items(record: Any, name: str, parse: Callable[[Any], T], *, required: bool = False) -> tuple[T, ...]:
+    """Return the parsed items of a list field; an error names the item, as in `steps[2].candidates[0].score`."""
+    parsed = []
+    for index, item in enumerate(_field(record, name, "a list", _REQUIRED if required else [])):
+        try:
+            parsed.append(parse(item))
+        except _FieldError as error:
+            raise _FieldError(f"{name}[{index}].{error.path}", error.problem) from None
+    return tuple(parsed)
+
+
+def _passages(record: Any) -> tuple[Passage, ...]:
+    passages = []
+    for index, item in enumerate(_field(record, "passages", "a list", [])):
+        if type(item) is not list or len(item) not in (2, 3) or not all(type(part) is str for part in item):
+            problem = f"must be [id, title] or [id, title, text], all strings, got {reprlib.repr(item)}"
+            raise _FieldError(f"passages[{index}]", problem)
+        passages.append(Passage(item[0], item[1], "".join(item[2:])))
+    return tuple(passages)
+
+
+def _message(record: Any) -> Json:
+    return {name: _field(record, name, "a string") for name in ("role", "content")}
+
+
+def _usage(record: Any) -> Usage:
+    if "usage" not in record:  # it cost nothing
+        return Usage()
+    usage = _field(record, "usage", "an object")
+    try:
+        # The defaults are 0 for counts and 0.0 for seconds.
+        kinds = {spec.name: "a whole number" if type(spec.default) is int else "a number" for spec in fields(Usage)}
+        return Usage(**{name: _field(usage, name, kind) for name, kind in kinds.items()})
+    except _FieldError as error:
+        raise _FieldError(f"usage.{error.path}", error.problem) from None
+
+
+# -- files --------------------------------------------------------------------------------------------------------
 
 
 def append_record(path: Path, record: Mapping[str, Any]) -> None:
@@ -162,54 +339,23 @@ def append_record(path: Path, record: Mapping[str, Any]) -> None:
         file.write(line.encode("ascii"))
 
 
-def check_episode(record: Json, path: Path, where: str) -> None:
-    """Check that a record read from a file is an episode's, as far as scoring and reporting rely on it.
-
-    Raises:
-        MalformedData: Names the field.
-    """
-    text = (str, type(None))
-    for name, kinds in (("id", str), ("question", str), ("answer", text), ("stop", text), ("error", text)):
-        if name not in record or not isinstance(record[name], kinds):
-            raise MalformedData(path, where, f"field {name!r} is missing or no text: {record.get(name)!r:.80}")
-    steps = record.get("steps")
-    if not isinstance(steps, list) or not all(_is_step(step) for step in steps):
-        raise MalformedData(path, where, f"field 'steps' is missing or no list of steps: {steps!r:.80}")
-    if "usage" in record and not _is_usage(record["usage"]):
-        raise MalformedData(path, where, f"field 'usage' is no usage: {record['usage']!r:.80}")
-
-
-def _is_step(step: Any) -> bool:
-    if not isinstance(step, dict) or not any(isinstance(step.get(kind), str) for kind in ("search", "answer")):
-        return False
-    passages = step.get("passages", [])
-    return isinstance(passages, list) and all(
-        isinstance(each, list) and len(each) in (2, 3) and all(isinstance(part, str) for part in each)
-        for each in passages
-    )
-
-
-def _is_usage(usage: Any) -> bool:
-    names = {each.name for each in fields(Usage)}
-    return isinstance(usage, dict) and usage.keys() == names and all(type(v) in (int, float) for v in usage.values())
-
-
 def repair(path: Path) -> None:
-    """Cut off a torn last line, which a process killed while writing leaves. A missing file is left missing."""
+    """Cut off a torn last line, left by a process that was killed while writing. Ignores a missing file."""
     if not path.exists():
         return
     with path.open("r+b") as file:
         content = file.read()
         if content and not content.endswith(b"\n"):
             file.truncate(content.rfind(b"\n") + 1)
+            # Before anything is appended: otherwise a crash could leave a new record behind half of an old one.
             os.fsync(file.fileno())
 
 
 def read_records(path: Path) -> Iterator[Json]:
-    """The records of a file, in order. A torn last line is passed over; it was never finished.
+    """Yield the records of a file in order. A torn last line is skipped: it was never finished.
 
     Raises:
-        MalformedData: A finished line is no JSON object.
+        MalformedData: A finished line is not a JSON object.
     """
     with path.open("rb") as file:
         for number, line in enumerate(file, 1):
@@ -217,8 +363,35 @@ def read_records(path: Path) -> Iterator[Json]:
                 return
             try:
                 record = json.loads(line)
-            except ValueError as error:
+            except (ValueError, RecursionError) as error:  # nesting too deep for the parser
                 raise MalformedData(path, f"line {number}", f"not JSON: {error}") from error
             if not isinstance(record, dict):
                 raise MalformedData(path, f"line {number}", f"a record is a JSON object, found {line[:80]!r}")
             yield record
+
+
+def read_episodes(path: Path) -> Iterator[Episode]:
+    """Yield the episodes of a file in order. A torn last line is skipped: it was never finished.
+
+    Raises:
+        MalformedData: A finished line is not the record of an episode; names the line and the field.
+    """
+    for number, record in enumerate(read_records(path), 1):
+        yield check_episode(record, path, f"line {number}")
+
+
+def check_episode(record: Any, path: Path, where: str) -> Episode:
+    """Return the episode of a record that was read from `path`.
+
+    Args:
+        record: A decoded JSON value.
+        path: The file, for the message.
+        where: The place in the file, for the message, e.g. "line 3".
+
+    Raises:
+        MalformedData: The record is not an episode's; names the field.
+    """
+    try:
+        return Episode.from_json(record)
+    except DataError as error:
+        raise MalformedData(path, where, str(error)) from error

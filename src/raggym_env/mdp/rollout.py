@@ -1,15 +1,15 @@
-"""Policy and process to episode records: the one episode loop."""
+"""Runs a policy on the dynamics and returns episode records. The library's only episode loop."""
 
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import islice
-from typing import NamedTuple, TypeVar
+from typing import NamedTuple
 
 from raggym_env.core import Action, State, StopReason, Task, Usage
-from raggym_env.errors import InvalidAction, LLMError, OptionError, PolicyError, RAGGymError
+from raggym_env.errors import InvalidAction, LLMError, PolicyError, RAGGymError, check_option
 from raggym_env.mdp.dynamics import Dynamics
 from raggym_env.mdp.records import Candidate, Episode, Step
 from raggym_env.mdp.step_reward import StepReward
@@ -17,12 +17,10 @@ from raggym_env.protocols import Policy, Proposal, propose
 
 __all__ = ["complete", "rollout"]
 
-T = TypeVar("T")
-
 
 @dataclass(slots=True)
 class _Running:
-    """An episode in flight."""
+    """An episode in flight: the mutable form of an `Episode`."""
 
     task: Task
     state: State
@@ -55,20 +53,23 @@ def rollout(
 ) -> Iterator[Episode]:
     """Run the policy on every task, many at a time, and yield each episode as it ends.
 
-    An episode that fails (a search, a reward or a server failed) is yielded with its reason, without a score, and
-    the others go on. Only errors of this library count as such; a bug raises. An episode in which the policy's
-    output is no action has ended: `StopReason.NO_ACTION`, with nothing to grade.
+    If a search, a reward or a server fails, its episode is yielded with the error and without a score, and the
+    others continue. Only errors of this library are recorded so; a bug raises. An episode in which the policy's
+    output is not an action has ended: `StopReason.NO_ACTION`, with nothing to grade.
 
     Args:
         policy: Proposes one action per state.
         tasks: Read lazily; may be endless.
         dynamics: The transition.
-        reward: How steps are rewarded; by default exact match of the answer.
+        reward: Rewards the steps; by default the exact match of the answer.
         in_flight: Episodes that run side by side, at least 1. Policies, searches and rewards see batches of up to
             this size. Results do not depend on it unless the policy's do.
+
+    Raises:
+        OptionError: `in_flight` is less than 1.
+        LLMError: The policy's or the reward's language model cannot be used at all.
     """
-    if in_flight < 1:
-        raise OptionError(f"in_flight must be at least 1, got {in_flight}.")
+    check_option("in_flight", in_flight, in_flight >= 1, "at least 1")
     starting = (_Running(task, dynamics.start(task.question)) for task in tasks)
     for ended in _run(starting, policy, dynamics, reward or StepReward(), in_flight):
         yield from [episode.record() for episode in ended]
@@ -88,10 +89,13 @@ def complete(
         tasks: `n` tasks, which may repeat.
         states: `n` states of these tasks' questions; those that have ended stay as they are.
         dynamics: The transition.
-        reward: How steps are rewarded; by default exact match of the answer.
+        reward: Rewards the steps; by default the exact match of the answer.
 
     Returns:
-        `n` episodes, in the order of the states. Their steps are those taken here.
+        `n` episodes, in the order of the states. Their steps are those taken here, not those before the states.
+
+    Raises:
+        LLMError: The policy's or the reward's language model cannot be used at all.
     """
     episodes = [_Running(task, state) for task, state in zip(tasks, states, strict=True)]
     starting = iter([episode for episode in episodes if not episode.over])
@@ -106,80 +110,84 @@ def _run(
     """Run episodes, at most `in_flight` at a time, and yield after each step those that ended."""
     running: list[_Running] = []
     while True:
+        # Fill the places of ended episodes at every step: batches stay full until the tasks run out.
         running += islice(waiting, in_flight - len(running))
         if not running:
             return
-        _advance(running, policy, dynamics, reward)
+        _apply(_choose(running, policy), dynamics, reward)
         yield [episode for episode in running if episode.over]
         running = [episode for episode in running if not episode.over]
 
 
-class _Chosen(NamedTuple):
-    """What the policy chose in an episode."""
+class _Choice(NamedTuple):
+    """The policy's choice in an episode."""
 
     episode: _Running
     proposal: Proposal
     action: Action
 
 
-def _advance(running: Sequence[_Running], policy: Policy, dynamics: Dynamics, reward: StepReward) -> None:
-    """Take one step in each episode."""
-    chosen: list[_Chosen] = []
-    _isolated(lambda part: chosen.extend(_propose(part, policy)), running, lambda episode: episode)
-    _isolated(lambda part: _apply(part, dynamics, reward), chosen, lambda choice: choice.episode)
+def _choose(running: Sequence[_Running], policy: Policy) -> list[_Choice]:
+    """Return the policy's choice in each episode that continues; the others end or fail.
 
-
-def _isolated(act: Callable[[Sequence[T]], None], batch: Sequence[T], episode: Callable[[T], _Running]) -> None:
-    """Do it for the whole batch, or, if that fails, for each alone, so that only the culprits fail."""
-    if not batch:
-        return
+    If the policy fails on the whole batch, it is called for each episode alone, so that only the culprits fail.
+    """
     try:
-        act(batch)
+        rows = propose(policy, [episode.state for episode in running])
     except LLMError:
         raise  # no episode can work without the model: better to stop than to fail them all
     except RAGGymError as error:
-        if len(batch) == 1:
-            episode(batch[0]).fail(error)
-            return
-        for one in batch:
-            _isolated(act, [one], episode)
-
-
-def _propose(running: Sequence[_Running], policy: Policy) -> list[_Chosen]:
-    """The episodes that go on, with what the policy chose. One whose output is no action fails by itself."""
-    proposed = propose(policy, [episode.state for episode in running])
-    chosen = []
-    for episode, proposals in zip(running, proposed, strict=True):
+        if len(running) == 1:
+            running[0].fail(error)
+            return []
+        return [choice for episode in running for choice in _choose([episode], policy)]
+    choices = []
+    for episode, proposals in zip(running, rows, strict=True):
         proposal = proposals[0] if proposals else Proposal(None, failure="the policy proposed nothing")
         episode.usage += proposal.usage
         try:
-            chosen.append(_Chosen(episode, proposal, proposal.chosen()))
+            choices.append(_Choice(episode, proposal, proposal.chosen()))
         except (PolicyError, InvalidAction) as error:
             if proposal.outage:
+                # Not the policy's fault: without a score, and tried again when the run is resumed.
                 episode.fail(error)
             else:
                 episode.output = proposal.text or str(error)
                 episode.state = replace(episode.state, stop=StopReason.NO_ACTION)
-    return chosen
+    return choices
 
 
-def _apply(chosen: Sequence[_Chosen], dynamics: Dynamics, reward: StepReward) -> None:
-    states = [choice.episode.state for choice in chosen]
-    actions = [choice.action for choice in chosen]
-    after = dynamics.transition(states, actions)
-    rewards = reward.score([choice.episode.task for choice in chosen], states, actions, after)
+def _apply(choices: Sequence[_Choice], dynamics: Dynamics, reward: StepReward) -> None:
+    """Take the chosen step in each episode. Fails like `_choose`: episode by episode if not as a batch."""
+    if not choices:
+        return
+    states = [choice.episode.state for choice in choices]
+    actions = [choice.action for choice in choices]
+    try:
+        after = dynamics.transition(states, actions)
+        rewards = reward.score([choice.episode.task for choice in choices], states, actions, after)
+    except LLMError:
+        raise
+    except RAGGymError as error:
+        if len(choices) == 1:
+            choices[0].episode.fail(error)
+            return
+        for choice in choices:
+            _apply([choice], dynamics, reward)
+        return
     # From here on nothing can fail, so no episode is left half-stepped.
-    for (episode, proposal, action), state, part in zip(chosen, after, rewards, strict=True):
-        step = Step.of(episode.state, action, state, part.outcome, part.process_reward, **_provenance(proposal))
+    for (episode, proposal, action), state, parts in zip(choices, after, rewards, strict=True):
+        step = Step.of(
+            episode.state,
+            action,
+            state,
+            parts.outcome,
+            parts.process_reward,
+            text=proposal.text,
+            score=proposal.score,
+            candidates=tuple(Candidate(c.action, c.score, c.text) for c in proposal.candidates),
+            messages=proposal.messages,
+            usage=proposal.usage,
+        )
         episode.steps.append(step)
         episode.state = state
-
-
-def _provenance(proposal: Proposal) -> dict[str, object]:
-    return {
-        "text": proposal.text,
-        "score": proposal.score,
-        "candidates": tuple(Candidate(c.action, c.score, c.text) for c in proposal.candidates),
-        "messages": proposal.messages,
-        "usage": proposal.usage,
-    }

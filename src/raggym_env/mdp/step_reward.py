@@ -1,4 +1,4 @@
-"""How outcome and process blend into the reward of a step."""
+"""The reward of a step: outcome and process reward, weighted and added."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 from raggym_env.core import Action, State, Task
-from raggym_env.errors import OptionError
+from raggym_env.errors import check_option
 from raggym_env.mdp.metrics import METRICS, score
 from raggym_env.protocols import ProcessReward
 from raggym_env.protocols import score as score_actions
@@ -15,7 +15,7 @@ __all__ = ["Reward", "StepReward"]
 
 
 class Reward(NamedTuple):
-    """The reward of one step and its two parts, before weighting."""
+    """The reward of one step, and the two parts before weighting."""
 
     total: float
     outcome: float
@@ -26,11 +26,20 @@ _ZERO = Reward(0.0, 0.0, 0.0)
 
 
 class StepReward:
-    """Rewards steps by `total = outcome_weight * outcome + process_weight * process`.
+    """Rewards steps by `total = outcome_weight * outcome + process_weight * process_reward`.
 
-    The outcome is the metric's score in [0, 1] of the answer that counts once the episode has ended (0 if it
-    ended without one) and 0 before. The process part is the process reward's score of the action in its state;
-    with no process reward it is 0.
+    The outcome is 0 until the episode has ended; then it is the metric's score in [0, 1] of the answer that counts,
+    or 0 if there is none. The process reward is the score of the action in its state, or 0 without a process reward
+    model.
+
+    Args:
+        metric: Scores answers; a name in `metrics.METRICS`.
+        process_reward: Scores actions; None for outcome rewards only.
+        outcome_weight: Factor of the outcome.
+        process_weight: Factor of the process reward.
+
+    Raises:
+        OptionError: No metric has that name.
     """
 
     def __init__(
@@ -41,8 +50,7 @@ class StepReward:
         outcome_weight: float = 1.0,
         process_weight: float = 1.0,
     ) -> None:
-        if metric not in METRICS:
-            raise OptionError(f"metric must be one of {sorted(METRICS)}, got {metric!r}.")
+        check_option("metric", metric, metric in METRICS, f"one of {sorted(METRICS)}")
         self.metric = metric
         self.process_reward = process_reward
         self.outcome_weight = outcome_weight
@@ -51,23 +59,27 @@ class StepReward:
     def score(
         self, tasks: Sequence[Task], states: Sequence[State], actions: Sequence[Action], after: Sequence[State]
     ) -> list[Reward]:
-        """Reward `n` steps: the action taken in each state, and the state it led to.
+        """Return the rewards of `n` steps.
+
+        Args:
+            tasks: The task of each step's episode, whose gold answer grades the outcome.
+            states: The states in which the actions were taken.
+            actions: The actions.
+            after: The states that they led to.
 
         Raises:
             RewardError: The process reward failed.
         """
-        process_rewards = self._process_rewards(states, actions)
-        return [
-            # Most steps are searches without a process reward; they share one immutable zero.
-            _ZERO if state.stop is None and part == 0.0 else self._blend(task, state, part)
-            for task, state, part in zip(tasks, after, process_rewards, strict=True)
-        ]
-
-    def _blend(self, task: Task, state: State, process_reward: float) -> Reward:
-        outcome = 0.0 if state.stop is None else score(self.metric, state.answer, task)
-        return Reward(self.outcome_weight * outcome + self.process_weight * process_reward, outcome, process_reward)
-
-    def _process_rewards(self, states: Sequence[State], actions: Sequence[Action]) -> list[float]:
-        if self.process_reward is None:
-            return [0.0] * len(states)
-        return [float(row[0]) for row in score_actions(self.process_reward, states, [(action,) for action in actions])]
+        process_rewards = [0.0] * len(states)
+        if self.process_reward is not None:
+            rows = score_actions(self.process_reward, states, [(action,) for action in actions])
+            process_rewards = [float(row[0]) for row in rows]
+        rewards = []
+        for task, state, value in zip(tasks, after, process_rewards, strict=True):
+            if state.stop is None and value == 0.0:
+                # Most steps are searches without a process reward; they share one immutable zero.
+                rewards.append(_ZERO)
+                continue
+            outcome = 0.0 if state.stop is None else score(self.metric, state.answer, task)
+            rewards.append(Reward(self.outcome_weight * outcome + self.process_weight * value, outcome, value))
+        return rewards

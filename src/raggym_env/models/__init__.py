@@ -1,1 +1,1 @@
-"""Small models anybody can have: the catalogue, getting one, and finding its files."""
+"""Small models and adapters that anybody can get: the catalogue, downloading one, and locating its files."""

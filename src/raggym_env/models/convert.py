@@ -1,11 +1,12 @@
-"""Reading transformers models, and turning GGUF files and models of the hub into plain ones. Needs torch."""
+"""Reads transformers models, and turns GGUF files and models of the hub into plain ones. Needs torch."""
 
 from __future__ import annotations
 
 from pathlib import Path
 from typing import Any
 
-import accelerate  # noqa: F401  # transformers needs both to read GGUF files
+# transformers needs these two to read GGUF files. Imported here, so that a missing one is noticed before the download.
+import accelerate  # noqa: F401
 import gguf  # noqa: F401
 import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
@@ -17,7 +18,7 @@ __all__ = ["convert_gguf", "hub_parts", "read_model", "require_on_hub", "unquant
 
 
 def read_model(path: str | Path, file: str | None, dtype: torch.dtype | str) -> tuple[Any, Any]:
-    """The model and tokenizer of a folder or hub name; `file` is the GGUF file in it, if it is one."""
+    """Load the model and tokenizer of a folder or hub name; `file` is the GGUF file in the folder, if it is one."""
     options: dict[str, Any] = {"trust_remote_code": False}
     if file:
         options["gguf_file"] = file
@@ -25,26 +26,28 @@ def read_model(path: str | Path, file: str | None, dtype: torch.dtype | str) -> 
     return AutoModelForCausalLM.from_pretrained(path, dtype=dtype, **options), tokenizer
 
 
-def unquantised(read: Any, dtype: torch.dtype) -> Any:
-    """A plain copy of a model read from a GGUF file, which remembers that it was quantised and refuses to be saved."""
-    config = read.config
+def unquantised(model: Any, dtype: torch.dtype) -> Any:
+    """Return a plain copy of a model read from a GGUF file. The model itself is used up."""
+    # transformers marks such a model as quantised, although its weights no longer are, and refuses to save it.
+    config = model.config
     del config.quantization_config
     automatic: Any = AutoModelForCausalLM  # its methods are not typed
     plain = automatic.from_config(config, dtype=dtype)
-    plain.load_state_dict(read.state_dict())
-    plain.generation_config = read.generation_config
+    plain.load_state_dict(model.state_dict())
+    plain.generation_config = model.generation_config
     return plain.eval()
 
 
 def convert_gguf(file: Path, target: Path) -> None:
     """Write a GGUF file as a plain folder, which loads in a tenth of the time."""
     model, tokenizer = read_model(file.parent, file.name, torch.float32)
+    # The weights have 4 bits of precision, and float16 takes half the disk of float32.
     unquantised(model, torch.float16).save_pretrained(target)
     tokenizer.save_pretrained(target)
 
 
 def hub_parts(name: str, dtype: torch.dtype | None = None) -> tuple[Any, Any]:
-    """The model and tokenizer of that name on the hub, in the dtype that it has there.
+    """Return the model and tokenizer of that name on the hub, in `dtype` or else the dtype that they have there.
 
     Raises:
         LLMError: The hub cannot be reached or has no such model.
@@ -57,14 +60,15 @@ def hub_parts(name: str, dtype: torch.dtype | None = None) -> tuple[Any, Any]:
 
 
 def require_on_hub(name: str) -> None:
-    """Raise within seconds where there is neither a downloaded copy of a model nor a network.
+    """Raise within seconds if a model was neither downloaded before nor can be downloaded now.
 
     Raises:
         LLMError: Says why the hub does not give it.
     """
     try:
+        # The cheapest way to learn whether it is in the hub client's cache.
         AutoTokenizer.from_pretrained(name, local_files_only=True, trust_remote_code=False)
-    except (OSError, ValueError):  # not downloaded before
+    except (OSError, ValueError):  # it was not downloaded before
         try:
             hub_model_commit(name)
         except HubUnreachable as error:

@@ -1,4 +1,4 @@
-"""Best-of-n: sample candidate actions, let a critic choose (arXiv:2502.13957, algorithm 1)."""
+"""Best-of-n: sample candidate actions and let a critic choose (arXiv:2502.13957, algorithm 1)."""
 
 from __future__ import annotations
 
@@ -6,70 +6,66 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 from raggym_env.core import State, Usage
-from raggym_env.errors import OptionError, RAGGymError
+from raggym_env.errors import RAGGymError, check_option
 from raggym_env.protocols import BasePolicy, Policy, ProcessReward, Proposal, distinct, propose, score, total_usage
 
 __all__ = ["BestOf", "score_all"]
 
 
 class BestOf(BasePolicy):
-    """Takes the candidate that the critic scores highest; between equals, the policy's earlier one.
+    """Takes the candidate that the critic scores highest; among equals, the one that the policy proposed first.
 
-    The chosen proposal carries all distinct candidates with their scores, and the usage of all of them.
+    The chosen proposal carries all distinct candidates with their scores, and the usage of all samples.
 
     Args:
         policy: Proposes the candidates.
         critic: Scores them. Equal actions of one state are scored once.
-        n: Candidates asked for per state, at least 1.
+        n: Samples per state, at least 1.
     """
 
     def __init__(self, policy: Policy, critic: ProcessReward, n: int = 10) -> None:
-        if n < 1:
-            raise OptionError(f"n must be at least 1, got {n}.")
+        check_option("n", n, n >= 1, "at least 1")
         self.policy = policy
         self.critic = critic
         self.n = n
 
     def propose(self, states: Sequence[State], n: int = 1) -> list[list[Proposal]]:
-        """The `n` best candidates of each state, best first; an outage where the critic failed."""
-        proposed = propose(self.policy, states, max(n, self.n)) if states else []
-        scored = score_all(self.critic, states, [distinct(proposals) for proposals in proposed])
-        return [_best(row, proposals, n) for row, proposals in zip(scored, proposed, strict=True)]
+        """Return the `n` best candidates of each state, best first; an outage where the critic failed."""
+        samples = propose(self.policy, states, max(n, self.n)) if states else []
+        scored = score_all(self.critic, states, [distinct(row) for row in samples])
+        return [_best(candidates, row, n) for candidates, row in zip(scored, samples, strict=True)]
 
 
 def score_all(
     critic: ProcessReward, states: Sequence[State], candidates: Sequence[Sequence[Proposal]]
 ) -> list[list[Proposal]]:
-    """The candidates of every state with the critic's scores, from one call of it, best first.
+    """Return the candidates of every state with the critic's scores, best first, from one call of the critic.
 
-    If the call fails, each state is scored alone, so that no candidate is sampled again for another's sake. A
-    state that cannot be scored has one proposal, an outage.
+    If the call fails, each state is scored alone, so that the others keep their sampled candidates. A state that
+    cannot be scored gets one proposal, an outage.
     """
+    if not states:
+        return []
     try:
-        return _scored(critic, states, candidates) if states else []
+        scores = score(critic, states, [[candidate.chosen() for candidate in row] for row in candidates])
     except RAGGymError as error:
         if len(states) == 1:
             return [[Proposal(None, failure=f"{type(error).__name__}: {error}", outage=True)]]
-        alone = zip(states, candidates, strict=True)
-        return [row for state, mine in alone for row in score_all(critic, [state], [mine])]
-
-
-def _scored(
-    critic: ProcessReward, states: Sequence[State], candidates: Sequence[Sequence[Proposal]]
-) -> list[list[Proposal]]:
-    scores = score(critic, states, [[candidate.chosen() for candidate in row] for row in candidates])
-    scored = [
+        pairs = zip(states, candidates, strict=True)
+        return [scored for state, row in pairs for scored in score_all(critic, [state], [row])]
+    scored_rows = [
         [replace(candidate, score=float(value)) for candidate, value in zip(row, values, strict=True)]
         for row, values in zip(candidates, scores, strict=True)
     ]
-    return [sorted(row, key=lambda candidate: -(candidate.score or 0.0)) for row in scored]
+    # Stable: among equals the policy's order decides.
+    return [sorted(row, key=lambda candidate: -(candidate.score or 0.0)) for row in scored_rows]
 
 
-def _best(scored: list[Proposal], proposed: Sequence[Proposal], n: int) -> list[Proposal]:
-    if scored and scored[0].action is None:
-        return [replace(scored[0], usage=total_usage(proposed))]
-    if not scored:
-        # No candidate was an action: the first one's failure stands for all.
-        return [replace(proposed[0], usage=total_usage(proposed))]
-    first = replace(scored[0], candidates=tuple(scored), usage=total_usage(proposed))
-    return [first, *(replace(proposal, usage=Usage()) for proposal in scored[1:n])]
+def _best(candidates: list[Proposal], samples: Sequence[Proposal], n: int) -> list[Proposal]:
+    usage = total_usage(samples)
+    if not candidates or candidates[0].action is None:
+        # Either no sample was an action, and the first one's failure stands for all, or the critic failed.
+        return [replace(candidates[0] if candidates else samples[0], usage=usage)]
+    # The first proposal carries the whole cost; what the others cost is part of it.
+    best = replace(candidates[0], candidates=tuple(candidates), usage=usage)
+    return [best, *(replace(proposal, usage=Usage()) for proposal in candidates[1:n])]

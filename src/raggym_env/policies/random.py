@@ -1,4 +1,4 @@
-"""The floor: random queries and random answers."""
+"""The lower bound that any policy should beat: random queries and random answers."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ __all__ = ["RandomPolicy"]
 
 
 class RandomPolicy(BasePolicy):
-    """Searches for random words of the question, or answers with a random option or a random phrase it was shown.
+    """Searches for random words of the question, or answers with a random option or a random phrase of a passage.
 
     Searching and answering are equally likely; with no search left it answers. Proposals are drawn independently,
     so with `n > 1` some may be the same.
@@ -25,6 +25,7 @@ class RandomPolicy(BasePolicy):
         self.seed = seed
 
     def propose(self, states: Sequence[State], n: int = 1) -> list[list[Proposal]]:
+        """Return `n` random actions per state."""
         return [
             [Proposal(_action(state, state_rng(self.seed, state, "random", index))) for index in range(n)]
             for state in states
@@ -32,21 +33,18 @@ class RandomPolicy(BasePolicy):
 
 
 def _action(state: State, rng: random.Random) -> Action:
+    # The answer is drawn first even for a search, which has it as its draft.
     answer = _answer(state, rng)
-    if state.searches_left > 0 and rng.random() < 0.5:
-        return Search(_query(state, rng), draft=answer)
-    return Answer(answer)
-
-
-def _query(state: State, rng: random.Random) -> str:
-    words = state.question.text.split() or ["?"]
-    return " ".join(rng.sample(words, min(len(words), rng.randint(1, 6))))
+    if state.searches_left == 0 or rng.random() >= 0.5:
+        return Answer(answer)
+    words = state.question.text.split() or ["?"]  # a blank query would not be an action
+    return Search(" ".join(rng.sample(words, min(len(words), rng.randint(1, 6)))), draft=answer)
 
 
 def _answer(state: State, rng: random.Random) -> str:
     if state.question.options:
         return rng.choice(state.question.options)
-    shown = [passage.text for passage in state.passages if passage.text.strip()]
-    words = rng.choice(shown or [state.question.text]).split() or ["?"]
+    texts = [passage.text for passage in state.passages if passage.text.strip()]
+    words = rng.choice(texts or [state.question.text]).split() or ["?"]
     start = rng.randrange(len(words))
     return " ".join(words[start : start + rng.randint(1, 4)])

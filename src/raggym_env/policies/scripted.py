@@ -1,4 +1,4 @@
-"""A policy that does what it is told: for tests and for replaying recorded actions."""
+"""Plays scripted actions: for tests, and for replaying recorded episodes."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from raggym_env.protocols import BasePolicy, Proposal
 __all__ = ["Script", "ScriptedPolicy"]
 
 Script = Mapping[str, Sequence[Action]] | Callable[[State], Action]
-"""Actions in order by question id or text, or a function that looks at the state."""
+"""Actions in order by question id or text, or a function from a state to an action."""
 
 
 class ScriptedPolicy(BasePolicy):
@@ -22,29 +22,31 @@ class ScriptedPolicy(BasePolicy):
             action. An action may be anything that `core.as_action` reads.
 
     Raises:
-        PolicyError: From `propose`, if the script does not know the question or has run out.
-        InvalidAction: From `propose`, if what the script says is no action.
+        PolicyError: From `propose`, if the script has no actions for the question, or has run out of them.
+        InvalidAction: From `propose`, if an item of the script is not an action.
     """
 
     def __init__(self, script: Script) -> None:
         self.script = script
 
     def propose(self, states: Sequence[State], n: int = 1) -> list[list[Proposal]]:
-        """One proposal per state, whatever `n` is: a script has no second idea."""
-        return [[Proposal(as_action(self._line(state)))] for state in states]
+        """Return one proposal per state, whatever `n` is."""
+        return [[Proposal(as_action(self._action(state)))] for state in states]
 
-    def _line(self, state: State) -> Action:
+    def _action(self, state: State) -> Action:
         if callable(self.script):
             return self.script(state)
-        lines = self.script.get(state.question.id, self.script.get(state.question.text))
-        if lines is None:
+        # An observation does not name its question's id, so the text works too.
+        actions = self.script.get(state.question.id, self.script.get(state.question.text))
+        if actions is None:
             raise PolicyError(
                 f"The script does not know question {state.question.id!r}, {state.question.text!r:.200}. "
                 "Give its actions under its id or its text."
             )
-        if len(state.history) >= len(lines):
+        step = len(state.history)
+        if step >= len(actions):
             raise PolicyError(
-                f"The script for question {state.question.text!r:.200} has {len(lines)} actions, and action "
-                f"{len(state.history) + 1} was asked for. End it with an Answer."
+                f"The script for question {state.question.text!r:.200} has {len(actions)} actions, and action "
+                f"{step + 1} was requested. End it with an Answer."
             )
-        return lines[len(state.history)]
+        return actions[step]

@@ -1,4 +1,4 @@
-"""One search for the question as it stands, then an answer."""
+"""Searches once for the question as it stands, then answers."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ __all__ = ["SingleSearchPolicy"]
 
 
 class SingleSearchPolicy(BasePolicy):
-    """Searches for the question once and answers with what `lexical` would answer from that.
+    """Searches for the question once and answers as `lexical` would answer from the passages.
 
     Args:
         seed: Unused, as nothing is sampled; accepted because every policy takes one.
@@ -22,10 +22,10 @@ class SingleSearchPolicy(BasePolicy):
         self.seed = seed
 
     def propose(self, states: Sequence[State], n: int = 1) -> list[list[Proposal]]:
-        return [_proposals(state, n) for state in states]
-
-
-def _proposals(state: State, n: int) -> list[Proposal]:
-    if not state.history and state.searches_left > 0:
-        return [Proposal(Search(state.question.text))]
-    return [Proposal(Answer(text), score=score) for text, score in answers(state)[:n]]
+        """Return the search, or the `n` best answers, of each state."""
+        return [
+            [Proposal(Search(state.question.text))]
+            if not state.history and state.searches_left > 0
+            else [Proposal(Answer(text), score=score) for text, score in answers(state)[:n]]
+            for state in states
+        ]

@@ -1,4 +1,4 @@
-"""Self-consistency: sample, and go with the answer that most samples have in mind (arXiv:2203.11171)."""
+"""Self-consistency: sample, and take the answer that most samples agree on (arXiv:2203.11171)."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from collections.abc import Hashable, Sequence
 from dataclasses import replace
 
 from raggym_env.core import Answer, Search, State
-from raggym_env.errors import OptionError
+from raggym_env.errors import check_option
 from raggym_env.mdp.metrics import normalize
 from raggym_env.protocols import BasePolicy, Policy, Proposal, propose, total_usage
 
@@ -14,10 +14,10 @@ __all__ = ["Vote"]
 
 
 class Vote(BasePolicy):
-    """Takes the first proposal of the largest group of samples with the same answer in mind.
+    """Takes the first proposal of the largest group of samples that agree on the answer.
 
-    A sample's answer in mind is what it answers, or the draft of its search; answers are compared after the
-    official normalisation. Searches without a draft form one group. Between groups of a size, the earlier wins.
+    A sample's answer is the text of its `Answer`, or the draft of its `Search`; answers are compared after the
+    official normalisation. Searches without a draft form one group. Between groups of equal size, the earlier wins.
     The chosen proposal's score is its group's share of the samples that are actions.
 
     Args:
@@ -26,30 +26,32 @@ class Vote(BasePolicy):
     """
 
     def __init__(self, policy: Policy, n: int = 10) -> None:
-        if n < 1:
-            raise OptionError(f"n must be at least 1, got {n}.")
+        check_option("n", n, n >= 1, "at least 1")
         self.policy = policy
         self.n = n
 
     def propose(self, states: Sequence[State], n: int = 1) -> list[list[Proposal]]:
-        """One proposal per group, the largest first, at most `n`."""
-        proposed = propose(self.policy, states, max(n, self.n)) if states else []
-        return [self._elected(proposals)[:n] for proposals in proposed]
-
-    @staticmethod
-    def _elected(proposals: Sequence[Proposal]) -> list[Proposal]:
-        groups: dict[Hashable, list[Proposal]] = {}
-        for proposal in proposals:
-            if proposal.action is not None:
-                groups.setdefault(_in_mind(proposal.action), []).append(proposal)
-        if not groups:
-            return [replace(proposals[0], usage=total_usage(proposals))]
-        votes = sum(len(group) for group in groups.values())
-        ranked = sorted(groups.values(), key=lambda group: -len(group))
-        elected = [replace(group[0], score=len(group) / votes) for group in ranked]
-        return [replace(elected[0], candidates=tuple(elected), usage=total_usage(proposals)), *elected[1:]]
+        """Return one proposal per group, the largest first, at most `n` per state."""
+        samples = propose(self.policy, states, max(n, self.n)) if states else []
+        return [_elected(row)[:n] for row in samples]
 
 
-def _in_mind(action: Search | Answer) -> str | None:
+def _elected(samples: Sequence[Proposal]) -> list[Proposal]:
+    groups: dict[Hashable, list[Proposal]] = {}
+    for sample in samples:
+        if sample.action is not None:
+            groups.setdefault(_draft_answer(sample.action), []).append(sample)
+    if not groups:
+        # No sample was an action: the first one's failure stands for all.
+        return [replace(samples[0], usage=total_usage(samples))]
+    votes = sum(len(group) for group in groups.values())
+    # Stable, and a dictionary keeps insertion order: between groups of equal size, the earlier wins.
+    ranked = sorted(groups.values(), key=lambda group: -len(group))
+    elected = [replace(group[0], score=len(group) / votes) for group in ranked]
+    return [replace(elected[0], candidates=tuple(elected), usage=total_usage(samples)), *elected[1:]]
+
+
+def _draft_answer(action: Search | Answer) -> str | None:
+    """Return the normalised answer that the action gives or, for a search, has as its draft."""
     answer = action.text if isinstance(action, Answer) else action.draft
     return None if answer is None else normalize(answer)

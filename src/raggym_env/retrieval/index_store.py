@@ -25,7 +25,7 @@ from raggym_env.core import Passage
 from raggym_env.errors import IndexMismatch, RAGGymError, RetrievalError, check_option
 from raggym_env.storage.atomic import atomic_folder, build_once
 from raggym_env.storage.paths import cache_dir
-from raggym_env.storage.work_folder import installed
+from raggym_env.storage.work_folder import installed_version
 
 __all__ = ["Store", "corpus_key", "default_store", "key_hash", "open_index", "open_or_build", "store_folder"]
 
@@ -162,7 +162,7 @@ def _build(
             # The versions are not compared: an index is valid for any version that reads its format.
             "built_with": {
                 "python": platform.python_version(),
-                **{name: installed(name) for name in ("raggym-env", *libraries)},
+                **{name: installed_version(name) for name in ("raggym-env", *libraries)},
             },
             "seconds": round(time.monotonic() - start, 3),
             "files": {path.relative_to(partial).as_posix(): path.stat().st_size for path in files},

@@ -206,8 +206,8 @@ class ModelReward:
 
 def load(path: str, *, device: str = "auto", dtype: _loading.Dtype = "auto") -> tuple[Any, Any]:
     """The classifier, on its device, and its tokenizer. Arguments and errors as for `ModelReward`."""
-    where = _loading._device(device)
-    precision = _loading._dtype(dtype, where)
+    where = _loading.resolve_device(device)
+    precision = _loading.resolve_dtype(dtype, where)
     base, adapter = split_name(path)
     if adapter is None and (Path(path).expanduser() / _ADAPTER).is_file():
         base, adapter = "", path
@@ -224,7 +224,7 @@ def load(path: str, *, device: str = "auto", dtype: _loading.Dtype = "auto") -> 
 
 
 def _read(path: str, dtype: torch.dtype) -> tuple[Any, Any]:
-    found, gguf = _loading._find(path)
+    found, gguf = _loading.find_model(path)
     if gguf:
         raise RewardError(f"{path} is a GGUF file, which holds no classifier. Pass a folder with safetensors.")
     outputs = AutoConfig.from_pretrained(found, trust_remote_code=False).num_labels
@@ -255,7 +255,7 @@ def _read_adapter(path: str, base: str, dtype: torch.dtype) -> tuple[Any, Any]:
         )
     _require_one(path, heads[0])
     named = base or json.loads((folder / _ADAPTER).read_bytes())["base_model_name_or_path"]
-    found, _ = _loading._find(named)
+    found, _ = _loading.find_model(named)
     with _quiet():  # the base has no trained head, and need not: the adapter brings it
         model, _ = _classifier(found, dtype)
     own = (folder / "tokenizer_config.json").is_file()

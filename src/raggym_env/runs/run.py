@@ -1,6 +1,6 @@
 """Run folders: one policy on one split, resumable after a kill at any moment.
 
-A folder holds `run.json` (what was run, with what, and its state), `episodes.jsonl` (one line per ended episode,
+A folder holds `run.json` (configuration, provenance and status), `episodes.jsonl` (one line per ended episode,
 appended as it ends) and nothing else that counts. Scores are always computed from the episodes.
 """
 
@@ -20,7 +20,7 @@ from pydantic import ValidationError
 from raggym_env.cards import EnvCard, PriceCard
 from raggym_env.core import Task
 from raggym_env.errors import RunError
-from raggym_env.mdp.records import append_record, check_episode, read_records, repair
+from raggym_env.mdp.records import Episode, append_record, check_episode, read_episodes, read_records, repair
 from raggym_env.runs.plan import Plan, first_tasks
 from raggym_env.storage.work_folder import FolderKind, locked
 
@@ -28,7 +28,7 @@ __all__ = ["Executor", "LocalExecutor", "Progress", "Run", "execute"]
 
 _CONFIG = {"environment", "policy", "split", "limit", "seed", "dataset", "corpus", "retriever", "version"}
 _PACKAGES = ("raggym-env", "gymnasium", "numpy", "numba", "rank-bm25", "PyStemmer", "pyarrow")
-_RUN = FolderKind("run.json", "run", "is no run folder", "raggym eval", _PACKAGES)
+_RUN = FolderKind("run.json", "run", "raggym eval", _PACKAGES)
 
 Json = dict[str, Any]
 Progress = Callable[[int, int, Json], None]
@@ -41,11 +41,11 @@ class Run:
 
     path: Path
     config: Json = field(repr=False)
-    """What was run: two runs with the same config are the same run."""
+    """The configuration: two runs with the same config are the same run."""
     card_path: str = field(default="", repr=False)
-    """Where the environment card lay: not part of what was run, but its data may lie beside it."""
+    """Path of the environment card. Not part of the configuration, but the data may lie beside the card."""
     price: PriceCard | None = field(default=None, repr=False)
-    """What the policy's model costs, where that is known."""
+    """Price of the policy's model, if it has one."""
 
     @property
     def episodes_file(self) -> Path:
@@ -68,21 +68,31 @@ class Run:
 
     @property
     def card(self) -> EnvCard:
-        """The environment card as it was when the run was started."""
+        """The environment card as it was when the run started."""
         try:
             return EnvCard.model_validate({**self.config["environment"], "path": self.card_path})
         except (ValidationError, TypeError) as error:
             raise RunError(f"{self.path / 'run.json'} was changed by hand: {error}") from error
 
     def select(self, tasks: Sequence[Task]) -> Sequence[Task]:
-        """Those of the split's tasks that the run covers."""
+        """Return the tasks of the split that the run covers."""
         return first_tasks(tasks, self.config["limit"])
 
+    def episodes(self) -> list[Episode]:
+        """Return the episodes recorded so far, in the order in which they ended.
+
+        Raises:
+            MalformedData: A line is not the record of an episode.
+        """
+        return list(read_episodes(self.episodes_file)) if self.episodes_file.exists() else []
+
     def records(self) -> list[Json]:
-        """The episode records written so far, in the order in which the episodes ended."""
-        if not self.episodes_file.exists():
-            return []
-        records = list(read_records(self.episodes_file))
+        """Return the records of the episodes as they are written, with the fields that process data adds.
+
+        Raises:
+            MalformedData: A line is not the record of an episode.
+        """
+        records = list(read_records(self.episodes_file)) if self.episodes_file.exists() else []
         for number, record in enumerate(records, 1):
             check_episode(record, self.episodes_file, f"line {number}")
         return records
@@ -92,8 +102,8 @@ class Run:
 
         Args:
             status: "running", "incomplete" (some episodes failed) or "complete".
-            scores: Each metric's mean and interval, for people who look into the folder; the leaderboard computes
-                its own.
+            scores: Each metric's mean and interval. For people who look into the folder; the leaderboard computes
+                its own scores.
         """
         content: Json = {
             "status": status,
@@ -110,9 +120,9 @@ class Executor(Protocol):
     """Runs the episodes of a plan, in this process or elsewhere."""
 
     def episodes(self, plan: Plan, tasks: Sequence[Task]) -> AbstractContextManager[Iterator[Json]]:
-        """A context that gives the records of the tasks' episodes as they end.
+        """Return a context that yields the records of the tasks' episodes as they end.
 
-        Entering it does what may fail for the whole run, such as loading a model or starting workers.
+        Entering the context does what can fail for the whole run, such as starting workers.
         """
         ...
 
@@ -125,21 +135,17 @@ class LocalExecutor:
     """Episodes that run side by side."""
 
     def episodes(self, plan: Plan, tasks: Sequence[Task]) -> AbstractContextManager[Iterator[Json]]:
-        """See `Executor.episodes`. The policy is made here, before the context is entered."""
+        """See `Executor.episodes`. Makes the policy, which may load a model, before the context is entered."""
         return nullcontext(plan.episodes(plan.make_policy(), tasks, self.in_flight))
 
 
-def execute(
-    plan: Plan, executor: Executor, out: str | Path | None = None, *, progress: Progress | None = None
-) -> Run:
-    """Run a plan in a run folder, or resume it where it was cut off.
-
-    Nothing is written before the first episode has ended, so a policy that fails at once leaves no run behind.
+def execute(plan: Plan, executor: Executor, out: str | Path | None = None, *, progress: Progress | None = None) -> Run:
+    """Run a plan in a run folder, or resume a run that was interrupted.
 
     Args:
-        plan: What to run.
-        executor: What runs its episodes.
-        out: Run folder; by default one below `runs/`, named after what is run.
+        plan: The plan.
+        executor: Runs the episodes.
+        out: Run folder. By default one below `runs/`, named after the configuration.
         progress: Called as each episode ends.
 
     Returns:
@@ -153,18 +159,19 @@ def execute(
     run = replace(run, price=plan.price or run.price)
     with locked(run.path):
         repair(run.episodes_file)
-        done = {record["id"] for record in run.records() if record["error"] is None}
-        todo = [task for task in plan.tasks if task.id not in done]
-        with executor.episodes(plan, todo) if todo else nullcontext(iter(())) as records:
-            for number, record in enumerate(records, len(done) + 1):
-                if number == len(done) + 1:
+        finished = {episode.id for episode in run.episodes() if episode.error is None}
+        remaining = [task for task in plan.tasks if task.id not in finished]
+        failures = len(remaining)
+        with executor.episodes(plan, remaining) if remaining else nullcontext(iter(())) as records:
+            for number, record in enumerate(records, 1):
+                if number == 1:
+                    # Not earlier: a policy whose first call raises must leave no run that refuses its mended version.
                     run.write("running")
                 append_record(run.episodes_file, record)
-                if record["error"] is None:
-                    done.add(record["id"])
+                failures -= record["error"] is None
                 if progress is not None:
-                    progress(number, len(plan.tasks), record)
-        run.write("complete" if done >= {task.id for task in plan.tasks} else "incomplete")
+                    progress(len(finished) + number, len(plan.tasks), record)
+        run.write("incomplete" if failures else "complete")
     return run
 
 
@@ -175,13 +182,13 @@ def _default_folder(config: Json) -> Path:
 
 
 def _open(path: Path, config: Json, card_path: str) -> Run:
-    if not _RUN.begun(path):
+    if not _RUN.exists(path):
         return Run(path, config, card_path)
     run = Run.read(path)
     if "fingerprint" in config["policy"] and config["policy"]["fingerprint"] is None:
         raise RunError(
-            f"{path} holds a run already, and the policy object has no `fingerprint` to tell whether it is the same "
-            "policy. Give it one, choose another out, or delete that folder."
+            f"{path} already holds a run, and the policy object has no `fingerprint` that would tell whether it is the "
+            "same policy. Give it one, choose another out, or delete that folder."
         )
     _RUN.require_same(path, run.config, config)
     return run

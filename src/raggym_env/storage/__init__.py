@@ -1,1 +1,1 @@
-"""Files on disk: where they lie, and resumable output folders."""
+"""Files on disk: paths, atomic writes, resumable output folders, and a bounded cache."""

@@ -1,4 +1,4 @@
-"""Where things lie on disk: the cards, the user's data and the cache. Imports nothing heavy."""
+"""Locations on disk: the cards, the user's data and the cache. Imports nothing heavy."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import os
 from pathlib import Path
 from typing import Literal
 
-__all__ = ["cache_dir", "card_file", "card_names", "data_dir"]
+__all__ = ["CardKind", "cache_dir", "card_file", "card_names", "data_dir"]
 
 _PACKAGED = Path(__file__).parents[1] / "_cards"
 # A wheel carries the cards inside the package; in a checkout they are the two folders at its top.
@@ -16,25 +16,26 @@ CardKind = Literal["envs", "policies"]
 
 
 def card_file(kind: CardKind, name: str) -> Path:
-    """Path of the shipped card of that name, whether or not it exists."""
+    """Return the path of the shipped card of that name, whether or not it exists."""
     return _CARDS / kind / f"{name}.toml"
 
 
 def card_names(kind: CardKind) -> list[str]:
-    """Names of the cards that ship with the library. Reads no card."""
+    """List the names of the cards that ship with the library. Reads no card."""
     return sorted(path.stem for path in (_CARDS / kind).glob("*.toml"))
 
 
 def data_dir() -> Path | None:
-    """The user's folder of data sets, `$RAGGYM_DATA`, or None if that is not set."""
+    """Return the user's folder of data sets, `$RAGGYM_DATA`; None if it is not set."""
     value = os.environ.get("RAGGYM_DATA")
     return Path(value).expanduser() if value else None
 
 
 def cache_dir() -> Path:
-    """Where prepared corpora, indexes and downloads are kept: `$RAGGYM_CACHE`, else the user's cache folder."""
+    """Return the folder of prepared corpora, indexes and downloads: `$RAGGYM_CACHE`, else the user's cache folder."""
     if value := os.environ.get("RAGGYM_CACHE"):
         return Path(value).expanduser()
+    # Imported here: most commands on an own cache folder never need it.
     from platformdirs import user_cache_path
 
     return user_cache_path("raggym-env")

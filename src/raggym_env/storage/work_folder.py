@@ -1,4 +1,4 @@
-"""Folders of work that can be gone on with: one JSON file says what is being done, with what, and how far it is."""
+"""Resumable output folders. One JSON file records configuration, provenance and status."""
 
 from __future__ import annotations
 
@@ -13,39 +13,41 @@ from pathlib import Path
 from typing import Any
 
 from raggym_env.errors import RunError
+from raggym_env.storage.atomic import write_atomic
 
-__all__ = ["FolderKind", "differences", "installed", "locked"]
+__all__ = ["FolderKind", "differences", "installed_version", "locked"]
 
 Json = dict[str, Any]
 
 
 @dataclass(frozen=True, slots=True)
 class FolderKind:
-    """One kind of such folders, and what messages call it."""
+    """A kind of resumable folder: its JSON file, and the words of its error messages."""
 
     file: str
-    """The JSON file, e.g. "run.json"."""
-    work: str
-    """What the folder holds, e.g. "run"."""
-    lacking: str
-    """What a folder without the file is said to be, e.g. "is no run folder"."""
+    """Name of the JSON file, e.g. "run.json"."""
+    contents: str
+    """The word for what such a folder holds, e.g. "run"."""
     command: str
-    """What makes such a folder, e.g. "raggym eval"."""
+    """The command that creates such a folder, e.g. "raggym eval"."""
     packages: tuple[str, ...]
-    """Whose versions are written down."""
+    """Distributions whose versions are recorded."""
     format: int = 1
+    """Version of the file's format. A file of another version is refused."""
 
     def read(self, path: Path) -> Json:
-        """The content of the file.
+        """Return the content of the folder's JSON file.
 
         Raises:
-            RunError: It is not there, not JSON, or of another format.
+            RunError: The file is missing, not JSON, or of another format.
         """
         file = path / self.file
         try:
             record = json.loads(file.read_bytes())
         except FileNotFoundError as error:
-            raise RunError(f"{path} {self.lacking}: it has no {self.file}. `{self.command}` makes one.") from error
+            raise RunError(
+                f"{path} is not a {self.contents} folder: it has no {self.file}. `{self.command}` makes one."
+            ) from error
         except ValueError as error:
             raise RunError(f"{file} is not JSON ({error}).") from error
         if not isinstance(record, dict) or record.get("format") != self.format:
@@ -53,7 +55,7 @@ class FolderKind:
         return record
 
     def write(self, path: Path, content: Mapping[str, Any]) -> None:
-        """Write the file, whole or not at all, with what it was written by."""
+        """Write the JSON file, whole or not at all, together with the command, machine and package versions."""
         record = {
             "format": self.format,
             **content,
@@ -61,55 +63,50 @@ class FolderKind:
             "written": datetime.now(UTC).isoformat(timespec="seconds"),
             "python": platform.python_version(),
             "platform": platform.platform(),
-            "packages": {name: installed(name) for name in self.packages},
+            "packages": {name: installed_version(name) for name in self.packages},
         }
-        temporary = path / f"{self.file}.tmp"
-        temporary.write_text(json.dumps(record, indent=2, ensure_ascii=True) + "\n", encoding="utf-8")
-        temporary.replace(path / self.file)
+        # ensure_ascii: a lone surrogate in an option could not be encoded as UTF-8.
+        write_atomic(path / self.file, json.dumps(record, indent=2, ensure_ascii=True) + "\n")
 
-    def begun(self, path: Path) -> bool:
-        """Whether the work was begun in a folder. One that is not there is made.
+    def exists(self, path: Path) -> bool:
+        """True if the folder already holds this kind of work. Creates the folder if it is missing.
 
         Raises:
             RunError: The folder holds something else.
         """
         if (path / self.file).exists():
             return True
-        ours = {".lock", f"{self.file}.tmp"}  # what work that was killed at its very start leaves
-        if path.exists() and (not path.is_dir() or {each.name for each in path.iterdir()} - ours):
-            raise RunError(f"{path} exists and {self.lacking}. Choose another --out.")
+        leftovers = {".lock", f"{self.file}.partial"}  # left by a process that was killed before its first write
+        if path.exists() and (not path.is_dir() or {entry.name for entry in path.iterdir()} - leftovers):
+            raise RunError(f"{path} exists and is not a {self.contents} folder. Choose another --out.")
         path.mkdir(parents=True, exist_ok=True)
         return False
 
-    def require_same(self, path: Path, there: Json, here: Json) -> None:
-        """Refuse to go on with something else.
-
-        Raises:
-            RunError: Says what differs.
-        """
-        if different := differences(there, here):
+    def require_same(self, path: Path, recorded: Json, requested: Json) -> None:
+        """Raise `RunError`, which says what differs, unless the recorded configuration is the requested one."""
+        if changes := differences(recorded, requested):
             raise RunError(
-                f"{path} holds another {self.work}: {'; '.join(different)}. Choose another --out, or delete it."
+                f"{path} holds another {self.contents}: {'; '.join(changes)}. Choose another --out, or delete it."
             )
 
 
-def differences(old: Json, new: Json, prefix: str = "") -> list[str]:
-    """What differs between two records, by dotted key: "k is 3 there and 5 here"."""
-    found = []
-    for key in sorted(old.keys() | new.keys()):
-        before, after = old.get(key), new.get(key)
-        if isinstance(before, dict) and isinstance(after, dict):
-            found += differences(before, after, f"{prefix}{key}.")
-        elif before != after:
-            found.append(f"{prefix}{key} is {before!r} there and {after!r} here")
-    return found
+def differences(recorded: Json, requested: Json, prefix: str = "") -> list[str]:
+    """List what differs between two records, by dotted key: "k is 3 there and 5 here"."""
+    changes = []
+    for key in sorted(recorded.keys() | requested.keys()):
+        old, new = recorded.get(key), requested.get(key)
+        if isinstance(old, dict) and isinstance(new, dict):
+            changes += differences(old, new, f"{prefix}{key}.")
+        elif old != new:
+            changes.append(f"{prefix}{key} is {old!r} there and {new!r} here")
+    return changes
 
 
 def locked(path: Path) -> Any:
-    """A context in which no other process writes to a folder.
+    """Return a context in which no other process writes to the folder.
 
     Raises:
-        RunError: One does already.
+        RunError: Another process holds the lock.
     """
     from filelock import FileLock, Timeout
 
@@ -120,8 +117,8 @@ def locked(path: Path) -> Any:
         raise RunError(f"Another process is writing to {path}. Wait for it, or choose another --out.") from error
 
 
-def installed(name: str) -> str | None:
-    """The version of an installed package; None if it is not."""
+def installed_version(name: str) -> str | None:
+    """Return the version of an installed distribution; None if it is not installed."""
     try:
         return version(name)
     except PackageNotFoundError:

@@ -1,4 +1,4 @@
-"""What was asked and found, as the data sections of a prompt, and the templates that they go into."""
+"""Questions and past searches as the data sections of a prompt, and the environment that compiles its templates."""
 
 from __future__ import annotations
 
@@ -8,20 +8,21 @@ from jinja2 import StrictUndefined
 from jinja2.sandbox import ImmutableSandboxedEnvironment
 
 from raggym_env.core import Question, Turn, option_letter
-from raggym_env.text.untrusted import as_data, clipped
+from raggym_env.text.untrusted import as_data, clipped, passage_lines
 
 __all__ = ["history_sections", "question_section", "shown_again", "template_environment"]
 
 
 def template_environment() -> ImmutableSandboxedEnvironment:
-    """What compiles the templates of cards and options: sandboxed, and strict about variables that there are not."""
+    """Return the Jinja environment of cards' templates: sandboxed, and strict about undefined variables."""
+    # A card may come from somebody else, so its templates must not reach Python objects. autoescape is for HTML.
     return ImmutableSandboxedEnvironment(
         undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True, autoescape=False
     )
 
 
 def question_section(question: Question) -> str:
-    """The question and its lettered options."""
+    """Return the question and its lettered options in a `<question>` section."""
     options = [f"{option_letter(index)}. {as_data(text)}" for index, text in enumerate(question.options)]
     return "\n".join(("<question>", as_data(question.text), *options, "</question>"))
 
@@ -34,44 +35,40 @@ def history_sections(
     history_chars: int,
     numbered: bool = True,
 ) -> str:
-    """A section per search, oldest first; "" if there is none.
+    """Return one section per search, oldest first; "" for an empty history.
 
     Args:
-        history: The searches.
-        notes: What is shown of each search instead of its passages.
-        passage_chars: Characters of each passage's text.
-        history_chars: Characters of all sections. Of the oldest searches that do not fit, only the query is shown;
-            the newest is always shown whole.
-        numbered: Whether passages have numbers.
+        history: The past searches, oldest first.
+        notes: One text per search that replaces its passages; None shows the passages.
+        passage_chars: Most characters of each passage's text.
+        history_chars: Most characters of all sections. Of the oldest searches that do not fit, only the query is
+            shown; the newest is always shown whole.
+        numbered: Whether passages are numbered.
     """
     room = history_chars
     sections: list[str] = []
+    # Newest first, since the newest searches get the room.
     for index in reversed(range(len(history))):
         turn = history[index]
-        section = _passages(turn, passage_chars, numbered) if notes is None else _note(turn, notes[index])
+        # In an attribute a quotation mark would end the value.
+        query = clipped(as_data(turn.query), 300).replace('"', "'")
+        if notes is None:
+            lines = passage_lines(turn.passages, passage_chars, numbered=numbered)
+            section = "\n".join((f'<passages query="{query}">', *(lines or ["nothing"]), "</passages>"))
+        else:
+            section = f'<note query="{query}">\n{as_data(notes[index]) or "nothing"}\n</note>'
         if sections and len(section) > room:
-            room, section = 0, f'<passages query="{_attribute(turn.query)}">left out</passages>'
+            # Older searches are left out too, even shorter ones: a gap would be hard to follow.
+            room, section = 0, f'<passages query="{query}">left out</passages>'
         room -= len(section)
         sections.append(section)
     return "\n".join(reversed(sections))
 
 
 def shown_again(reply: str) -> str:
-    """A model's reply, to be shown to it again. It may repeat a passage, control tokens of the chat included."""
+    """Return a model's reply, made safe to be shown to the model again.
+
+    A reply is untrusted too: it may repeat a passage, control tokens of the chat included.
+    """
+    # Line by line: the line breaks of its reasoning are worth keeping, and at most 2,000 characters are.
     return "\n".join(as_data(line) for line in clipped(reply, 2_000).splitlines())
-
-
-def _note(turn: Turn, note: str) -> str:
-    return f'<note query="{_attribute(turn.query)}">\n{as_data(note) or "nothing"}\n</note>'
-
-
-def _passages(turn: Turn, length: int, numbered: bool) -> str:
-    lines = [
-        f"{f'[{number}]' if numbered else '-'} {as_data(passage.title)}: {clipped(as_data(passage.text), length)}"
-        for number, passage in enumerate(turn.passages, 1)
-    ]
-    return "\n".join((f'<passages query="{_attribute(turn.query)}">', *(lines or ["nothing"]), "</passages>"))
-
-
-def _attribute(text: str) -> str:
-    return clipped(as_data(text), 300).replace('"', "'")

@@ -2,70 +2,73 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
-from raggym_env.core import Action, Answer, Passage, Question, Search, State, Turn
+from raggym_env.core import Action, Answer, State, Turn
 from raggym_env.errors import RewardError
-from raggym_env.text.tagged import tagged_text
-from raggym_env.text.untrusted import as_data
+from raggym_env.text.tagged import tagged_action, tagged_text
 
 __all__ = ["ACTION_TOKENS", "Chat", "encode", "fitted", "render", "without_oldest"]
 
 ACTION_TOKENS = 128
-"""Tokens that `fitted` leaves for the action."""
+"""Tokens that `fitted` reserves for the action."""
 
 Chat = list[dict[str, str]]
+"""Chat messages, `{"role": ..., "content": ...}`, oldest first."""
 
 
 def render(state: State, action: Action) -> Chat:
-    """A state and an action as a chat of two messages: the user shows the state, the assistant acts.
+    """Return a state and an action as a chat of two messages: the user shows the state, the assistant acts.
 
-    The state is written as by `tagged.tagged_text`, the action as `<search>query</search>` or
-    `<answer>text</answer>`; the draft of a search is not shown. Texts are made safe first, so that nothing retrieved
-    looks like a tag or a control token of a chat.
+    The state is written by `tagged.tagged_text`, the action by `tagged.tagged_action`: made safe, and without the
+    draft of a search.
 
+    >>> from raggym_env.core import Question, Search
     >>> render(State(Question("", "Who?"), (), 2), Search("who"))[1]
     {'role': 'assistant', 'content': '<search>who</search>'}
     """
     return [
-        {"role": "user", "content": tagged_text(_safe(state))},
-        {"role": "assistant", "content": _action_text(action)},
+        {"role": "user", "content": tagged_text(state)},
+        {"role": "assistant", "content": tagged_action(action)},
     ]
 
 
 def encode(tokenizer: Any, chat: Chat) -> tuple[int, ...]:
-    """The tokens of a rendered chat: by the tokenizer's chat template, or, without one, its messages line by line.
+    """Return the token ids of a rendered chat.
 
     Args:
-        tokenizer: A transformers tokenizer.
+        tokenizer: A transformers tokenizer. Its chat template is used; without one, the messages are encoded line
+            by line.
         chat: From `render`.
     """
     if tokenizer.chat_template:
         return tuple(tokenizer.apply_chat_template(chat, return_dict=True)["input_ids"])
     text = "\n".join(message["content"] for message in chat)
+    # Too long a text is refused by the caller, with a better message; truncation would cut off the action.
     return tuple(tokenizer(text, truncation=False, verbose=False)["input_ids"])
 
 
 def fitted(tokenizer: Any, state: State, max_tokens: int, action_tokens: int = ACTION_TOKENS) -> State:
-    """The state without as many of its oldest passages as it takes to fit, with an action, into `max_tokens`.
+    """Return the state without as many of its oldest passages as it takes to fit `max_tokens` with an action.
 
-    Queries stay, and so does the question. How many passages go does not depend on the action.
+    The queries and the question stay. How many passages are left out does not depend on the action, so that all
+    candidates of a state are scored on the same text.
 
     Raises:
         RewardError: It does not fit without any passage either.
     """
     room = max_tokens - action_tokens
     passages = sum(len(turn.passages) for turn in state.history)
-    fewest, most = 0, passages + 1
-    middle = 0  # most states fit as they are
+    # Binary search for the fewest passages to leave out: encoding is the expensive part. It begins at none instead
+    # of the middle, since most states fit as they are.
+    fewest, most, count = 0, passages + 1, 0
     while fewest < most:
-        if len(encode(tokenizer, render(without_oldest(state, middle), Answer("")))) <= room:
-            most = middle
+        if len(encode(tokenizer, render(without_oldest(state, count), Answer("")))) <= room:
+            most = count
         else:
-            fewest = middle + 1
-        middle = (fewest + most) // 2
+            fewest = count + 1
+        count = (fewest + most) // 2
     if most > passages:
         raise RewardError(
             f"The state of {state.question.text!r:.100} has more than {room:,} tokens without any passage, and "
@@ -75,25 +78,9 @@ def fitted(tokenizer: Any, state: State, max_tokens: int, action_tokens: int = A
 
 
 def without_oldest(state: State, count: int) -> State:
-    """The state without the first `count` of all the passages that its searches found, one search after the other."""
+    """Return the state without the first `count` of all its passages, oldest search first."""
     history = []
     for turn in state.history:
         history.append(Turn(turn.query, turn.passages[count:]))
         count = max(0, count - len(turn.passages))
     return replace(state, history=tuple(history))
-
-
-def _action_text(action: Action) -> str:
-    if isinstance(action, Search):
-        return f"<search>{as_data(action.query)}</search>"
-    return f"<answer>{as_data(action.text)}</answer>"
-
-
-def _safe(state: State) -> State:
-    question = Question("", as_data(state.question.text), tuple(map(as_data, state.question.options)))
-    history = tuple(Turn(as_data(turn.query), _safe_passages(turn.passages)) for turn in state.history)
-    return State(question, history, state.searches_left)
-
-
-def _safe_passages(passages: Sequence[Passage]) -> tuple[Passage, ...]:
-    return tuple(Passage(passage.id, as_data(passage.title), as_data(passage.text)) for passage in passages)

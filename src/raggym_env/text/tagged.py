@@ -1,4 +1,9 @@
-"""Tagged text: `<search>query</search>`, `<information>found</information>` and `<answer>text</answer>`."""
+"""Tagged text: `<search>query</search>`, `<information>passages</information>` and `<answer>text</answer>`.
+
+The format of Search-R1 (arXiv:2503.09516). This module is the only place that writes it. Whatever stands inside a
+tag is made safe by `untrusted.as_data`: a passage, a question or a query cannot look like an action, end the
+section that it is in, or hold a control token of a chat template.
+"""
 
 from __future__ import annotations
 
@@ -6,15 +11,17 @@ import re
 
 from raggym_env.core import Action, Answer, Search, State, as_action, option_letter
 from raggym_env.errors import InvalidAction
+from raggym_env.text.untrusted import as_data, passage_lines
 
-__all__ = ["parse_tagged", "tagged_text"]
+__all__ = ["parse_tagged", "tagged_action", "tagged_text"]
 
+# The text between the tags must hold no tag: of `<search>a <search>b</search>` only the last block counts. The
+# lookahead keeps the match linear, whatever a reply repeats.
 _BLOCK = re.compile(r"<(search|answer)>((?:(?!</?(?:search|answer)>).)*)</\1>\s*\Z", re.DOTALL)
-_TAG = re.compile(r"<(?=/?(?:search|answer|information)\b)", re.IGNORECASE)
 
 
 def parse_tagged(text: str) -> Action:
-    """The action that a reply ends with: `<search>query</search>` or `<answer>text</answer>`.
+    """Return the action that a reply ends with: `<search>query</search>` or `<answer>text</answer>`.
 
     Only the end of the reply counts, so reasoning may mention tags before it.
 
@@ -24,27 +31,31 @@ def parse_tagged(text: str) -> Action:
     Raises:
         InvalidAction: The reply does not end with such a block, or the block is blank.
     """
-    found = _BLOCK.search(text) if isinstance(text, str) else None
-    if found is None:
-        shown = repr(text[-200:] if isinstance(text, str) else text)
-        raise InvalidAction(f"The text must end with <search>query</search> or <answer>text</answer>, got {shown}.")
-    content = found[2].strip()
-    return as_action(Search(content) if found[1] == "search" else Answer(content))
+    block = _BLOCK.search(text) if isinstance(text, str) else None
+    if block is None:
+        tail = repr(text[-200:] if isinstance(text, str) else text)
+        raise InvalidAction(f"The text must end with <search>query</search> or <answer>text</answer>, got {tail}.")
+    content = block[2].strip()
+    return as_action(Search(content) if block[1] == "search" else Answer(content))
+
+
+def tagged_action(action: Action) -> str:
+    """Return the action as `parse_tagged` reads it. The draft of a search is not written.
+
+    >>> tagged_action(Search("who <search>me</search>"))
+    '<search>who ‹search>me‹/search></search>'
+    """
+    if isinstance(action, Search):
+        return f"<search>{as_data(action.query)}</search>"
+    return f"<answer>{as_data(action.text)}</answer>"
 
 
 def tagged_text(state: State) -> str:
-    """The state as text: the question, then each search and its passages in `<information>`.
-
-    Tags that occur inside the question or a passage are escaped, so nothing retrieved can look like an action.
-    """
-    lines = [f"Question: {_escape(state.question.text)}"]
-    lines += [f"{option_letter(i)}. {_escape(text)}" for i, text in enumerate(state.question.options)]
+    """Return the state as text: the question, then each search and its passages in `<information>`."""
+    lines = [f"Question: {as_data(state.question.text)}"]
+    lines += [f"{option_letter(index)}. {as_data(text)}" for index, text in enumerate(state.question.options)]
     for turn in state.history:
-        found = "\n".join(f"[{i}] {_escape(p.title)}: {_escape(p.text)}" for i, p in enumerate(turn.passages, 1))
-        lines += [f"<search>{_escape(turn.query)}</search>", f"<information>\n{found}\n</information>"]
+        passages = "\n".join(passage_lines(turn.passages))
+        lines += [tagged_action(Search(turn.query)), f"<information>\n{passages}\n</information>"]
     lines.append(f"Searches left: {state.searches_left}")
     return "\n".join(lines)
-
-
-def _escape(text: str) -> str:
-    return _TAG.sub("&lt;", text)

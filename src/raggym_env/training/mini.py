@@ -12,39 +12,45 @@ from typing import Any, Literal, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from raggym_env.core import Answer, Search
+from raggym_env.core import Action, Answer, Search
 from raggym_env.errors import MissingExtra, RunError
+from raggym_env.mdp.records import Candidate
 from raggym_env.rewards.features import FEATURES
 from raggym_env.rewards.mini import inputs, logits
-from raggym_env.training.process_data.trajectories import Choice, Collection, Labelled
+from raggym_env.storage.atomic import atomic_file, write_atomic
+from raggym_env.training.process_data.trajectories import Collection, TrajectoryStep
 
-__all__ = ["Example", "Labels", "MiniSettings", "agreement", "examples", "train_mini"]
+__all__ = ["Example", "Labels", "MiniConfig", "agreement", "examples", "train_mini"]
 
 Labels = Literal["score", "outcome"]
+Progress = Callable[[str, int, int, dict[str, Any]], None]
+Weights = dict[str, NDArray[np.float32]]
 
 
 @dataclass(frozen=True, slots=True)
-class MiniSettings:
-    """How the network is made and trained. The defaults made the weights that ship."""
+class MiniConfig:
+    """The network and its training. The defaults made the weights that ship."""
 
     networks: int = 5
-    """Networks that differ by their seed. Their mean output is kept, as one network with the units of all."""
+    """Number of networks, which differ by their seed. They are saved as one network that has the hidden units of all
+    and the mean of their outputs."""
     hidden: int = 64
+    """Hidden units per network."""
     epochs: int = 20
-    batch: int = 256
-    """States per step."""
+    batch_size: int = 256
+    """States per update."""
     learning_rate: float = 0.01
     weight_decay: float = 0.01
     dropout: float = 0.1
     ranking: float = 1.0
-    """Weight of the ranking within states, beside the level of the values."""
+    """Weight of the loss on the ranking within states, relative to the loss on the values themselves."""
     held_out: float = 0.1
-    """Share of the questions that are not trained on, for the agreement that is reported."""
+    """Share of the questions that are not trained on, for the reported agreement."""
     seed: int = 0
 
 
 class Example(NamedTuple):
-    """A state's candidates as features, with what they are worth."""
+    """A state's candidates as features, and their values."""
 
     features: NDArray[np.float32]
     """Shape `(n, len(FEATURES))`."""
@@ -57,146 +63,154 @@ class Example(NamedTuple):
 
 
 def examples(collection: Collection, *, labels: Labels = "score", repeats: int = 2) -> list[Example]:
-    """The states of a collection as examples.
+    """Return the states of a collection as examples.
 
     Args:
         collection: Process data whose scores are in [0, 1].
-        labels: "score" takes the scores of all candidates: process supervision. "outcome" takes what the answer of
-            the trajectory scored, for the actions that were executed: outcome supervision.
-        repeats: Past searches that each state gets as further candidates. Made again, a search finds what is there
-            already, so it is worth what the search that led to the state was worth.
+        labels: "score" uses the scores of all candidates: process supervision. "outcome" uses the outcome of the
+            trajectory as the value of each executed action: outcome supervision.
+        repeats: Number of past searches that each state gets as additional candidates. A repeated search retrieves
+            only passages that the state already has, so its value is that of the search that led to the state.
 
     Raises:
-        RunError: Some score is not in [0, 1], or there is no state with a candidate.
+        RunError: A score is not in [0, 1], or no state has a candidate.
     """
-    found: list[Example] = []
+    converted: list[Example] = []
     for trajectory in collection.trajectories(kept=False):
-        came_by: float | None = None
-        for choice in trajectory.choices:
+        previous: float | None = None  # score of the action that led to the state
+        for step in trajectory.steps:
             if labels == "outcome":
-                reached = Labelled(choice.action, trajectory.outcome)
-                choice = choice._replace(candidates=(reached,))
-            found.append(_example(collection, choice, came_by if labels == "score" else None, repeats))
-            came_by = next((each.score for each in choice.candidates if each.action == choice.action), None)
-    found = [example for example in found if len(example.values)]
-    if not found:
+                step = step._replace(candidates=(Candidate(step.action, trajectory.outcome),))
+            converted.append(_example(collection, step, previous if labels == "score" else None, repeats))
+            previous = next((option.score for option in step.candidates if option.action == step.action), None)
+    converted = [example for example in converted if len(example.values)]
+    if not converted:
         raise RunError(f"{collection.run.path} holds no scored candidates. Collect with --critic evidence_value.")
-    return found
+    return converted
 
 
-def _example(collection: Collection, choice: Choice, came_by: float | None, repeats: int) -> Example:
-    # A search beyond the budget is not run: `MiniReward` values it by rule, so there is nothing to learn of it.
-    can_search = choice.state.searches_left > 0
-    candidates = [each for each in choice.candidates if can_search or isinstance(each.action, Answer)]
-    actions = [each.action for each in candidates]
-    values = [each.score for each in candidates]
-    if came_by is not None and repeats and can_search:
-        past = [Search(turn.query) for turn in choice.state.history[-repeats:]]
+def _example(collection: Collection, step: TrajectoryStep, previous: float | None, repeats: int) -> Example:
+    # A search beyond the budget is not run and `MiniReward` values it by rule, so it has nothing to teach.
+    can_search = step.state.searches_left > 0
+    actions: list[Action] = []
+    values: list[float] = []
+    for option in step.candidates:
+        if option.action is not None and option.score is not None and (can_search or isinstance(option.action, Answer)):
+            actions.append(option.action)
+            values.append(option.score)
+    if previous is not None and repeats and can_search:
+        past = [Search(turn.query) for turn in step.state.history[-repeats:]]
         actions += past
-        values += [came_by] * len(past)
+        values += [previous] * len(past)
     if not all(0 <= value <= 1 for value in values):
         raise RunError(
             f"{collection.run.path}: the scores of {collection.settings['critic']!r} are no values in [0, 1] "
-            f"(found {min(values):.3g} to {max(values):.3g}). Collect with --critic evidence_value, or with "
+            f"(they range from {min(values):.3g} to {max(values):.3g}). Collect with --critic evidence_value, or with "
             "--critic rollout and advantage = false."
         )
     searches = np.array([isinstance(action, Search) for action in actions], np.bool_)
-    return Example(inputs(choice.state, actions), np.array(values, np.float32), searches, choice.state.question.id)
+    return Example(inputs(step.state, actions), np.array(values, np.float32), searches, step.state.question.id)
 
 
 def train_mini(
-    collections: Sequence[Collection],
+    data: Sequence[str | Path | Collection],
     out: str | Path,
-    settings: MiniSettings = MiniSettings(),
     *,
+    config: MiniConfig | None = None,
     labels: Labels = "score",
-    progress: Callable[[int, int, float], None] | None = None,
+    progress: Progress | None = None,
 ) -> dict[str, Any]:
-    """Train the network of `MiniReward` and write its weights, and the recipe beside them.
+    """Train the network of `MiniReward` and write its weights, with the recipe beside them.
 
-    The loss of a state is the cross-entropy of its candidates' values, plus `ranking` times that of choosing, among
-    its searches and among its answers, by how much each is worth above the least (the listwise form of the paper's
-    pairwise loss, equation 1; with two candidates they are the same).
+    The loss of a state is the cross-entropy of its candidates' values, plus `ranking` times the cross-entropy of
+    choosing, among its searches and among its answers, in proportion to each value's excess over the lowest. That is
+    the listwise form of the paper's pairwise loss (equation 1); with two candidates they are equal.
 
     Args:
-        collections: Process data; see `examples`.
+        data: Collections of process data, or their folders; see `examples`.
         out: The safetensors file to write.
-        settings: Of the network and its training.
-        labels: What is learnt; see `examples`.
-        progress: Called after each epoch with its number, the number of all and the mean loss.
+        config: The network and its training.
+        labels: Source of the values; see `examples`.
+        progress: Called after each epoch with "train", the number of epochs completed over all networks, their total
+            number, and `{"loss": ...}`, the epoch's mean loss.
 
     Returns:
-        The recipe: settings, data with hashes, versions and the agreement on questions held out. It is written to
+        The recipe: settings, data with checksums, and the agreement on held-out questions. It is also written to
         `out` with the suffix `.json`.
 
     Raises:
         RunError: The process data cannot be used.
         MissingExtra: torch is not installed.
     """
-    from safetensors.numpy import save_file
+    from safetensors.numpy import save
 
-    data = [example for collection in collections for example in examples(collection, labels=labels)]
-    held = [example for example in data if _held_out(example.question, settings.held_out)]
-    trained = [example for example in data if not _held_out(example.question, settings.held_out)]
-    if not trained:
-        raise RunError(f"All {len(data)} states are held out, so there is none to train on. Collect more questions.")
-    weights = _fit(trained, settings, progress)
-    start = float(np.mean([example.values.mean() for example in trained]))
+    config = config or MiniConfig()
+    collections = [source if isinstance(source, Collection) else Collection.read(source) for source in data]
+    converted = [example for collection in collections for example in examples(collection, labels=labels)]
+    test = [example for example in converted if _is_held_out(example.question, config.held_out)]
+    training = [example for example in converted if not _is_held_out(example.question, config.held_out)]
+    if not training:
+        raise RunError(
+            f"All {len(converted)} states are held out, so there is none to train on. Collect more questions, or "
+            "lower held_out."
+        )
+    weights = _fit(training, config, progress)
     recipe = {
-        "settings": asdict(settings),
+        "settings": asdict(config),
         "labels": labels,
         "data": [_provenance(collection) for collection in collections],
-        "states": len(trained),
-        "candidates": sum(len(example.values) for example in trained),
-        "held_out": {"states": len(held), "agreement": agreement(held, weights) if held else None},
+        "states": len(training),
+        "candidates": sum(len(example.values) for example in training),
+        "held_out": {"states": len(test), "agreement": agreement(test, weights) if test else None},
     }
+    # The mean value of a state is the potential of an episode's start; see `MiniReward`.
+    start = float(np.mean([example.values.mean() for example in training]))
+    metadata = {"mini": json.dumps({"features": list(FEATURES), "start": start})}
     out = Path(out)
     out.parent.mkdir(parents=True, exist_ok=True)
-    about = {"features": list(FEATURES), "start": start}
-    temporary = out.with_suffix(".tmp")
-    save_file(weights, temporary, {"mini": json.dumps(about)})
-    temporary.chmod(0o644)  # safetensors makes it readable to its owner alone
-    temporary.replace(out)
-    out.with_suffix(".json").write_text(json.dumps(recipe, indent=2) + "\n", encoding="utf-8")
+    with atomic_file(out) as file:
+        file.write(save(weights, metadata))
+    write_atomic(out.with_suffix(".json"), json.dumps(recipe, indent=2) + "\n")
     return recipe
 
 
-def agreement(data: Sequence[Example], weights: dict[str, NDArray[np.float32]], margin: float = 0.02) -> float:
-    """Share of the pairs of candidates of a state, of different values, that the network ranks as they are.
+def agreement(data: Sequence[Example], weights: Weights, margin: float = 0.02) -> float:
+    """Return the share of pairs of a state's candidates, with different values, that the network ranks correctly.
 
     Args:
         data: Examples.
-        weights: Tensors as `rewards.mini.load_weights` gives them.
-        margin: Pairs whose values differ by less do not count.
+        weights: Tensors as `rewards.mini.load_weights` returns them.
+        margin: Pairs whose values differ by this or less do not count.
+
+    Returns:
+        A share in [0, 1]; NaN if there is no pair.
     """
-    right = pairs = 0
+    correct = pairs = 0
     for example in data:
         scores = logits(weights, example.features)
         better = example.values[:, None] - example.values[None, :] > margin
         pairs += int(better.sum())
-        right += int((better & (scores[:, None] > scores[None, :])).sum())
-    return right / pairs if pairs else float("nan")
+        correct += int((better & (scores[:, None] > scores[None, :])).sum())
+    return correct / pairs if pairs else float("nan")
 
 
-def _held_out(question: str, share: float) -> bool:
+def _is_held_out(question: str, share: float) -> bool:
+    # By a hash of the id, so that a question is on the same side in every collection and for every seed.
     return int.from_bytes(hashlib.blake2b(question.encode(), digest_size=4).digest(), "big") < share * 2**32
 
 
 def _provenance(collection: Collection) -> dict[str, Any]:
     config = collection.run.config
-    named = {name: config[name] for name in ("split", "limit", "seed", "dataset", "corpus", "version", "collect")}
     return {
         "environment": config["environment"]["name"],
         "policy": config["policy"]["name"],
-        **named,
+        **{key: config[key] for key in ("split", "limit", "seed", "dataset", "corpus", "version", "collect")},
         "sha256": collection.sha256,
     }
 
 
-def _fit(
-    data: Sequence[Example], settings: MiniSettings, progress: Callable[[int, int, float], None] | None
-) -> dict[str, NDArray[np.float32]]:
-    """Networks side by side as one: their hidden units together, their outputs averaged."""
+def _fit(data: Sequence[Example], config: MiniConfig, progress: Progress | None) -> Weights:
+    """Train the networks and return them as one: their hidden units concatenated, their outputs averaged."""
     try:
         import torch
     except ImportError as error:
@@ -204,14 +218,14 @@ def _fit(
 
     tensors = _padded(data)
     parts = []
-    for number in range(settings.networks):
+    for number in range(config.networks):
 
-        def told(epoch: int, epochs: int, loss: float, done: int = number) -> None:
+        def report(epoch: int, loss: float, before: int = number * config.epochs) -> None:
             if progress is not None:
-                progress(done * epochs + epoch, settings.networks * epochs, loss)
+                progress("train", before + epoch, config.networks * config.epochs, {"loss": loss})
 
-        with torch.random.fork_rng(devices=[]):
-            parts.append(_network(tensors, settings, settings.seed + number, told))
+        with torch.random.fork_rng(devices=[]):  # leaves the caller's random state as it was
+            parts.append(_train_network(tensors, config, config.seed + number, report))
     return {
         "hidden.weight": np.concatenate([part["hidden.weight"] for part in parts]),
         "hidden.bias": np.concatenate([part["hidden.bias"] for part in parts]),
@@ -220,73 +234,72 @@ def _fit(
     }
 
 
-def _network(
-    tensors: tuple[Any, Any, Any, Any], settings: MiniSettings, seed: int, progress: Callable[[int, int, float], None]
-) -> dict[str, NDArray[np.float32]]:
+def _train_network(
+    tensors: tuple[Any, Any, Any, Any], config: MiniConfig, seed: int, report: Callable[[int, float], None]
+) -> Weights:
     import torch
 
     torch.manual_seed(seed)
-    inputs, values, searches, there = tensors
-    hidden, output = torch.nn.Linear(len(FEATURES), settings.hidden), torch.nn.Linear(settings.hidden, 1)
-    network = torch.nn.Sequential(hidden, torch.nn.Tanh(), torch.nn.Dropout(settings.dropout), output)
-    steps = settings.epochs * -(-len(inputs) // settings.batch)
-    optimizer = torch.optim.AdamW(network.parameters(), settings.learning_rate, weight_decay=settings.weight_decay)
-    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, settings.learning_rate, total_steps=steps)
-    for epoch in range(1, settings.epochs + 1):
+    inputs, values, searches, mask = tensors
+    hidden, output = torch.nn.Linear(len(FEATURES), config.hidden), torch.nn.Linear(config.hidden, 1)
+    network = torch.nn.Sequential(hidden, torch.nn.Tanh(), torch.nn.Dropout(config.dropout), output)
+    steps = config.epochs * -(-len(inputs) // config.batch_size)
+    optimizer = torch.optim.AdamW(network.parameters(), config.learning_rate, weight_decay=config.weight_decay)
+    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, config.learning_rate, total_steps=steps)
+    for epoch in range(1, config.epochs + 1):
         losses = []
         order: Any = torch.randperm(len(inputs))
-        for batch in order.split(settings.batch):
-            logits = network(inputs[batch]).squeeze(-1)
-            loss = _loss(logits, values[batch], searches[batch], there[batch], settings.ranking)
+        for batch in order.split(config.batch_size):
+            scores, targets, present = network(inputs[batch]).squeeze(-1), values[batch], mask[batch]
+            loss = torch.nn.functional.binary_cross_entropy_with_logits(scores[present], targets[present])
+            # Searches and answers are ranked apart: their values are on different levels.
+            groups = (present & searches[batch], present & ~searches[batch])
+            loss = loss + config.ranking * sum(_ranking_loss(scores, targets, group) for group in groups)
             optimizer.zero_grad()
             loss.backward()
             optimizer.step()
             schedule.step()
             losses.append(float(loss.detach()))
-        progress(epoch, settings.epochs, float(np.mean(losses)))
-    found = {
+        report(epoch, float(np.mean(losses)))
+    weights = {
         "hidden.weight": hidden.weight, "hidden.bias": hidden.bias,
         "output.weight": output.weight[0], "output.bias": output.bias[0],
     }  # fmt: skip
-    return {name: tensor.detach().numpy().copy() for name, tensor in found.items()}
+    return {name: tensor.detach().numpy().copy() for name, tensor in weights.items()}
 
 
 def _padded(data: Sequence[Example]) -> tuple[Any, Any, Any, Any]:
-    """The examples as tensors `(states, most candidates, ...)`, and which candidates are there."""
+    """Return features, values and searches as tensors `(states, most candidates, ...)`, and the mask of candidates."""
     import torch
 
     shape = (len(data), max(len(example.values) for example in data))
-    inputs = torch.zeros(*shape, len(FEATURES))
-    values, searches, there = (
-        torch.zeros(shape),
-        torch.zeros(shape, dtype=torch.bool),
-        torch.zeros(shape, dtype=torch.bool),
-    )
+    inputs, values = torch.zeros(*shape, len(FEATURES)), torch.zeros(shape)
+    searches, mask = torch.zeros(shape, dtype=torch.bool), torch.zeros(shape, dtype=torch.bool)
     for row, example in enumerate(data):
         size = len(example.values)
         inputs[row, :size] = torch.from_numpy(example.features)
         values[row, :size] = torch.from_numpy(example.values)
         searches[row, :size] = torch.from_numpy(example.searches)
-        there[row, :size] = True
-    return inputs, values, searches, there
+        mask[row, :size] = True
+    return inputs, values, searches, mask
 
 
-def _loss(logits: Any, values: Any, searches: Any, there: Any, ranking: float) -> Any:
+def _ranking_loss(logits: Any, values: Any, mask: Any) -> Any:
+    """Return the cross-entropy of the softmax over the masked candidates with their values above the lowest.
+
+    Args:
+        logits: Shape `(states, candidates)`.
+        values: Shape `(states, candidates)`, in [0, 1].
+        mask: Shape `(states, candidates)`: the candidates that are ranked.
+    """
     import torch
 
-    level = torch.nn.functional.binary_cross_entropy_with_logits(logits[there], values[there])
-    return level + ranking * (_ranking(logits, values, there & searches) + _ranking(logits, values, there & ~searches))
-
-
-def _ranking(logits: Any, values: Any, mask: Any) -> Any:
-    """Cross-entropy of the softmax over the masked candidates with their values above the least of them."""
-    import torch
-
-    least = values.masked_fill(~mask, 2.0).min(-1, keepdim=True).values
-    wanted = (values - least).clamp(min=0) * mask
-    total = wanted.sum(-1)
-    told = total > 1e-4
-    if not told.any():
+    lowest = values.masked_fill(~mask, 2.0).min(-1, keepdim=True).values  # 2: above every value
+    excess = (values - lowest).clamp(min=0) * mask
+    total = excess.sum(-1)
+    informative = total > 1e-4  # where all values are equal, there is no ranking
+    if not informative.any():
         return torch.zeros(())
-    chosen = logits.masked_fill(~mask, -1e9).log_softmax(-1)
-    return -((wanted[told] / total[told, None]) * chosen[told] * mask[told]).sum(-1).mean()
+    log_probabilities = logits.masked_fill(~mask, -1e9).log_softmax(-1)
+    targets = excess[informative] / total[informative, None]
+    return -(targets * log_probabilities[informative] * mask[informative]).sum(-1).mean()

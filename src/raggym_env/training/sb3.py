@@ -1,4 +1,4 @@
-"""Stable-Baselines3 over `CandidateActions`: networks that treat candidates alike, and learnt choosers as policies.
+"""Stable-Baselines3 over `CandidateActions`: networks that treat candidates alike, and trained models as policies.
 
     env = CandidateActions(gym.make("RAGGym-HotpotQA-v0", process_reward="evidence"), policies.make("lexical"))
     model = PPO(CandidatePolicy, env).learn(20_000)
@@ -6,7 +6,7 @@
 
 Both networks are Deep Sets (Zaheer et al., arXiv:1703.06114): every candidate is embedded by the same layers, and
 scored from its own embedding and the mean and maximum of all. Permuting the candidates permutes their scores and
-leaves the state's value as it is, so what is learnt in one slot holds in all.
+does not change the state's value, so what is learned in one slot holds in all.
 
 `PPO.save` and `PPO.load` (and DQN's) work as for any policy. Stable-Baselines3 unpickles parts of the file: load only
 files that you trust.
@@ -23,7 +23,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from raggym_env.core import State, Usage
-from raggym_env.envs.candidates import OWN_FEATURES, Candidates, Features, Slots
+from raggym_env.envs.candidates import RANK_FEATURES, Candidates, Features, Slots
 from raggym_env.errors import MissingExtra, OptionError, PolicyError, UnknownName
 from raggym_env.protocols import BasePolicy, Policy, Proposal
 
@@ -41,7 +41,7 @@ if TYPE_CHECKING:
 
 __all__ = ["CandidateDQNPolicy", "CandidatePolicy", "SB3Policy"]
 
-# Finite, as in sb3-contrib: an observation of an ended episode masks every slot, and must not make the losses NaN.
+# Finite, as in sb3-contrib: the observation of an ended episode masks every slot, and must not make the losses NaN.
 _MASKED = -1e8
 
 TensorDict = Mapping[str, Tensor]
@@ -49,7 +49,7 @@ Prior = Mapping[str, float]
 
 
 class _Whole(torch_layers.BaseFeaturesExtractor):
-    """Passes the observation on as it is: the networks here read its parts, not one flat vector."""
+    """Returns the observation unchanged, since the networks here read its parts, not one flat vector."""
 
     def __init__(self, observation_space: spaces.Dict) -> None:
         super().__init__(observation_space, int(observation_space["candidates"].shape[0]))  # type: ignore[index]
@@ -62,7 +62,7 @@ _DEFAULTS: dict[str, Any] = {"features_extractor_class": _Whole, "net_arch": [64
 
 
 class _Embedding(nn.Module):
-    """Candidates embedded, each with the mean and maximum of all distinct ones: `(B, n, 3 * width)`."""
+    """Embeds each candidate, beside the mean and maximum over all distinct ones: `(B, n, 3 * width)`."""
 
     def __init__(self, space: spaces.Dict, widths: Sequence[int], activation: type[nn.Module]) -> None:
         super().__init__()
@@ -71,40 +71,39 @@ class _Embedding(nn.Module):
         self.slots = int(space["mask"].shape[0])  # type: ignore[index]
         self.features = int(space["candidates"].shape[0]) // self.slots  # type: ignore[index]
         inputs = self.features + int(space["state"].shape[0])  # type: ignore[index]
-        self.own = nn.Sequential(*torch_layers.create_mlp(inputs, -1, list(widths), activation))
+        self.layers = nn.Sequential(*torch_layers.create_mlp(inputs, -1, list(widths), activation))
         self.width = 3 * widths[-1]
 
     def candidates(self, obs: TensorDict) -> Tensor:
-        """`(B, n, F)`."""
+        """Return the candidates' features, `(B, n, F)`."""
         return obs["candidates"].reshape(-1, self.slots, self.features)
 
     def column(self, obs: TensorDict, name: str) -> Tensor:
-        """One of `OWN_FEATURES`, which come last: `(B, n)`."""
-        return self.candidates(obs)[..., OWN_FEATURES.index(name) - len(OWN_FEATURES)]
+        """Return one of `RANK_FEATURES`, `(B, n)`."""
+        # They come last in a candidate's features, so they are indexed from the end.
+        return self.candidates(obs)[..., RANK_FEATURES.index(name) - len(RANK_FEATURES)]
 
     def forward(self, obs: TensorDict) -> Tensor:
         candidates = self.candidates(obs)
         state = obs["state"].unsqueeze(1).expand(-1, self.slots, -1)
-        own = self.own(torch.cat([candidates, state], dim=-1))
-        pooled = _pool(own, obs["mask"]).unsqueeze(1).expand(-1, self.slots, -1)
-        return torch.cat([own, pooled], dim=-1)
-
-
-def _pool(embedded: Tensor, mask: Tensor) -> Tensor:
-    """Mean and maximum over the unmasked slots: `(B, n, width)` to `(B, 2 * width)`; zeros where all are masked."""
-    shown = mask.unsqueeze(-1)
-    mean = (embedded * shown).sum(dim=1) / shown.sum(dim=1).clamp(min=1)
-    most = embedded.masked_fill(shown == 0, _MASKED).amax(dim=1)
-    return torch.cat([mean, most.masked_fill(shown.sum(dim=1) == 0, 0.0)], dim=-1)
+        embedded = self.layers(torch.cat([candidates, state], dim=-1))
+        # Masked slots repeat other candidates: counting them would weight those twice.
+        mask = obs["mask"].unsqueeze(-1)
+        count = mask.sum(dim=1)
+        mean = (embedded * mask).sum(dim=1) / count.clamp(min=1)
+        # Zeros where all slots are masked, as after the end of an episode.
+        maximum = embedded.masked_fill(mask == 0, _MASKED).amax(dim=1).masked_fill(count == 0, 0.0)
+        pooled = torch.cat([mean, maximum], dim=-1).unsqueeze(1).expand(-1, self.slots, -1)
+        return torch.cat([embedded, pooled], dim=-1)
 
 
 class _Scorer(nn.Module):
-    """One number per slot: `(B, n)`."""
+    """Gives each slot a score: `(B, n)`."""
 
     def __init__(self, space: spaces.Dict, widths: Sequence[int], activation: type[nn.Module], prior: Prior) -> None:
         super().__init__()
-        for name in prior.keys() - set(OWN_FEATURES):
-            raise UnknownName("feature of the proposer's ranking", name, OWN_FEATURES)
+        for name in prior.keys() - set(RANK_FEATURES):
+            raise UnknownName("feature of the proposer's ranking", name, RANK_FEATURES)
         self.prior = dict(prior)
         self.embedding = _Embedding(space, widths, activation)
         self.head = nn.Sequential(nn.Linear(self.embedding.width, widths[-1]), activation())
@@ -118,7 +117,7 @@ class _Scorer(nn.Module):
 
 
 class _ActorCritic(nn.Module):
-    """What Stable-Baselines3 calls the MLP extractor: here its first output is the logits themselves."""
+    """The part that Stable-Baselines3 calls the MLP extractor; here its first output already is the logits."""
 
     def __init__(self, space: spaces.Dict, widths: Sequence[int], activation: type[nn.Module], prior: Prior) -> None:
         super().__init__()
@@ -135,6 +134,7 @@ class _ActorCritic(nn.Module):
         return logits.masked_fill(obs["mask"] == 0, _MASKED)
 
     def forward_critic(self, obs: TensorDict) -> Tensor:
+        # The pooled part is the same in every slot; it alone does not depend on the order of the candidates.
         pooled: Tensor = self.critic(obs)[:, 0, -self.latent_dim_vf :]
         return pooled
 
@@ -146,8 +146,8 @@ class CandidatePolicy(policies.ActorCriticPolicy):
     that embed a candidate; the other arguments are those of `ActorCriticPolicy`.
 
     Args:
-        prior: Weights of some of `OWN_FEATURES` that are added to a candidate's logit (or Q-value), before anything is
-            learnt and after: `{"answer_behind": -4.0}` starts from the proposer's ranking of the answers.
+        prior: Weights by which some of `RANK_FEATURES` are added to a candidate's logit (or Q-value), in training and
+            after it: `{"answer_rank": -4.0}` starts from the proposer's ranking of the answers.
     """
 
     def __init__(self, *args: Any, prior: Prior | None = None, **kwargs: Any) -> None:
@@ -160,8 +160,9 @@ class CandidatePolicy(policies.ActorCriticPolicy):
     def _build(self, lr_schedule: Any) -> None:
         nets = _ActorCritic(self.observation_space, self.net_arch, self.activation_fn, self.prior)  # type: ignore[arg-type]
         self.mlp_extractor = nets  # type: ignore[assignment]
-        self.action_net = nn.Identity()
+        self.action_net = nn.Identity()  # the extractor's output is the logits
         self.value_net = nn.Linear(nets.latent_dim_vf, 1)
+        # The gains of ActorCriticPolicy: a small one for the scores, so that the first policy is close to uniform.
         if self.ortho_init:
             nets.apply(lambda module: self.init_weights(module, gain=2**0.5))
             self.init_weights(nets.actor.score, gain=0.01)
@@ -169,13 +170,13 @@ class CandidatePolicy(policies.ActorCriticPolicy):
         self.optimizer = self.optimizer_class(self.parameters(), lr=lr_schedule(1), **self.optimizer_kwargs)  # type: ignore[call-arg]
 
     def scores(self, obs: TensorDict) -> Tensor:
-        """The logits, `(B, n)`."""
+        """Return the logits, `(B, n)`."""
         logits: Tensor = self.mlp_extractor.forward_actor(self.extract_features(obs))  # type: ignore[arg-type]
         return logits
 
 
 class _QNetwork(QNetwork):
-    """A Q-value per slot. A repeated candidate has its original's, so no slot needs a mask."""
+    """Gives each slot a Q-value. A repeated candidate has the same features, so the same value: no mask is needed."""
 
     def __init__(self, *args: Any, prior: Prior, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
@@ -197,21 +198,21 @@ class CandidateDQNPolicy(DQNPolicy):
         return _QNetwork(prior=self.prior, **settings).to(self.device)
 
     def scores(self, obs: TensorDict) -> Tensor:
-        """The Q-values, `(B, n)`."""
+        """Return the Q-values, `(B, n)`."""
         values: Tensor = self.q_net(obs)
         return values
 
 
 class SB3Policy(BasePolicy):
-    """A learnt chooser as a policy: takes the candidate that the model gives the highest logit or Q-value.
+    """A trained model as a policy: takes the candidate with the highest logit or Q-value.
 
-    The chosen proposal carries all candidates with these scores, and their usage, as `BestOf`'s does.
+    The chosen proposal has all candidates with these scores, and their usage, as that of `BestOf`.
 
     Args:
         model: A PPO, A2C or DQN model with `CandidatePolicy` or `CandidateDQNPolicy`.
-        proposer: What it was trained over, or another policy; the number of candidates is the model's.
-        features: Those that the model was trained on; by default `raggym_env.rewards.features.features`.
-        name: Shown in run folders and on leaderboards.
+        proposer: The policy that it was trained over, or another one. The number of candidates is the model's.
+        features: The features that the model was trained on; by default `raggym_env.rewards.features.features`.
+        name: Name in run folders and on leaderboards.
 
     Raises:
         PolicyError: The model was not trained on such candidates.
@@ -231,32 +232,37 @@ class SB3Policy(BasePolicy):
         if model.observation_space != self.slots.observation_space:
             raise PolicyError(
                 f"The model was trained on {model.observation_space}, and the candidates here are "
-                f"{self.slots.observation_space}. Give it the features that it was trained on."
+                f"{self.slots.observation_space}. Pass the features that it was trained on."
             )
 
     @property
     def fingerprint(self) -> str | None:
-        """Changes with the weights, the proposer and the name of the features; None where those have no identity."""
+        """A string that changes with the weights, the proposer and the features' name; None if one has no identity."""
         proposer, features = _identity(self.slots.policy), getattr(self.slots.features, "__qualname__", None)
         if proposer is None or features is None:
             return None
         prior = sorted(self.model.policy.prior.items())  # type: ignore[union-attr, operator]
         parts = (type(self.model).__qualname__, proposer, self.slots.features.__module__, features, prior)
         digest = hashlib.blake2b(repr(parts).encode(), digest_size=8)
-        for name, values in sorted(self.model.policy.state_dict().items()):
-            digest.update(name.encode() + values.cpu().numpy().tobytes())
+        for tensor_name, values in sorted(self.model.policy.state_dict().items()):
+            digest.update(tensor_name.encode() + values.cpu().numpy().tobytes())
         return digest.hexdigest()
 
     def propose(self, states: Sequence[State], n: int = 1) -> list[list[Proposal]]:
+        """Return the `n` best candidates per state; the first has all candidates, and the cost of proposing them."""
         rows = self.slots.of(states)
-        live = [slots for slots in rows if slots.failed is None]
-        scores = iter(self._scores(live)) if live else iter(())
-        return [_ranked(slots, next(scores), n) if slots.failed is None else _failed(slots) for slots in rows]
+        scores = iter(self._scores([slots for slots in rows if slots.failed is None]))
+        return [
+            _ranked(slots, next(scores), n) if slots.failed is None else [replace(slots.failed, usage=slots.usage)]
+            for slots in rows
+        ]
 
     def _scores(self, rows: Sequence[Slots]) -> NDArray[np.float32]:
-        """Logits or Q-values, `(len(rows), n)`."""
-        each = [slots.obs() for slots in rows]
-        batch = {name: np.stack([obs[name] for obs in each]) for name in each[0]}
+        """Return logits or Q-values, `(len(rows), n)`."""
+        if not rows:
+            return np.empty((0, 0), np.float32)
+        observations = [slots.obs() for slots in rows]
+        batch = {key: np.stack([obs[key] for obs in observations]) for key in observations[0]}
         policy = self.model.policy
         policy.set_training_mode(False)
         obs, _ = policy.obs_to_tensor(batch)
@@ -265,23 +271,20 @@ class SB3Policy(BasePolicy):
         return np.asarray(scores.cpu().numpy(), np.float32)
 
 
-def _failed(slots: Slots) -> list[Proposal]:
-    return [replace(slots.failed or Proposal(None), usage=slots.usage)]
-
-
 def _ranked(slots: Slots, scores: NDArray[np.float32], n: int) -> list[Proposal]:
-    """The `n` best; the first carries all candidates and what they cost together."""
+    # Stable, so that among equal scores the proposer's ranking decides. Slots beyond the proposals repeat them.
     order = np.argsort(-scores[: len(slots.proposals)], kind="stable")
     ranked = [replace(slots.proposals[slot], score=float(scores[slot])) for slot in order]
-    first = replace(ranked[0], candidates=tuple(ranked), usage=slots.usage)
-    return [first, *(replace(proposal, usage=Usage()) for proposal in ranked[1:n])]
+    # The usage is of all candidates together, so only one proposal may have it.
+    best = replace(ranked[0], candidates=tuple(ranked), usage=slots.usage)
+    return [best, *(replace(proposal, usage=Usage()) for proposal in ranked[1:n])]
 
 
 def _identity(policy: Policy) -> str | None:
-    """What tells one proposer from another: its fingerprint, or its class and plain settings; None if neither does."""
-    known = getattr(policy, "fingerprint", None)
-    if known is not None:
-        return str(known)
+    """Return the policy's fingerprint, or its class and settings if all are plain values; None otherwise."""
+    fingerprint = getattr(policy, "fingerprint", None)
+    if fingerprint is not None:
+        return str(fingerprint)
     settings = vars(policy)
     if not all(isinstance(value, str | int | float | bool | None) for value in settings.values()):
         return None

@@ -1,4 +1,4 @@
-"""LoRA adapters: found, checked and merged; and models as trainers want them."""
+"""LoRA adapters are located, checked and merged; models are loaded for training."""
 
 import json
 import shutil
@@ -15,15 +15,16 @@ from transformers import LlamaForCausalLM  # noqa: E402
 
 from raggym_env import policies  # noqa: E402
 from raggym_env.core import Question, State  # noqa: E402
-from raggym_env.errors import LLMError, MissingExtra  # noqa: E402
+from raggym_env.errors import LLMError, MissingExtra, OptionError  # noqa: E402
 from raggym_env.llm import Sampling, make  # noqa: E402
 from raggym_env.llm.hf.adapters import split_name  # noqa: E402
 from raggym_env.llm.hf.chat import Chat, plain_template  # noqa: E402
-from raggym_env.llm.hf.loading import load_parts, plain_model, unquantised  # noqa: E402
-from raggym_env.models import get as models  # noqa: E402
+from raggym_env.llm.hf.loading import load_parts, plain_model  # noqa: E402
+from raggym_env.models import catalogue  # noqa: E402
+from raggym_env.models.convert import unquantised  # noqa: E402
 from tiny_llm import tiny_model, tiny_tokenizer, user  # noqa: E402
 
-# PEFT asks transformers in words that the newest version has renamed.
+# PEFT reads an attribute of transformers by a name that its newest version deprecates.
 RENAMED = "is_gradient_checkpointing. is deprecated"
 IDS = torch.tensor([[5, 9, 2, 40, 17, 100, 3]])
 
@@ -93,9 +94,20 @@ def test_weights_are_added_in_float32_and_rounded_once(base, adapter):
         assert torch.equal(rounded[key], weights.to(torch.bfloat16)), key
 
 
-def test_an_adapter_that_ships_is_named_and_a_folder_of_that_name_comes_first(base, adapter, tmp_path, monkeypatch):
-    shutil.copytree(adapter[0], tmp_path / "shipped" / "search-agent")
-    monkeypatch.setattr(models, "_ADAPTERS", tmp_path / "shipped")
+@pytest.fixture
+def package(tmp_path, monkeypatch):
+    """The folder of an installed `raggym_env_adapters`, which would fail if it were imported."""
+    folder = tmp_path / "site" / "raggym_env_adapters"
+    folder.mkdir(parents=True)
+    (folder / "__init__.py").write_text("raise RuntimeError('imported')\n")
+    monkeypatch.syspath_prepend(folder.parent)
+    return folder
+
+
+def test_an_installed_adapter_is_named_and_a_folder_of_that_name_comes_first(
+    base, adapter, package, tmp_path, monkeypatch
+):
+    shutil.copytree(adapter[0], package / "search-agent")
     monkeypatch.chdir(tmp_path)
     model, _ = load_parts(f"{base}+search-agent", "cpu", "float32")
     torch.testing.assert_close(logits(model), logits(adapter[1]), atol=1e-4, rtol=0)
@@ -103,8 +115,15 @@ def test_an_adapter_that_ships_is_named_and_a_folder_of_that_name_comes_first(ba
     (tmp_path / "search-agent").mkdir()
     with pytest.raises(LLMError, match=r"has no adapter_config\.json"):
         load_parts(f"{base}+search-agent")
-    with pytest.raises(LLMError, match=r"no adapter that ships with the library \(search-agent\)"):
+    with pytest.raises(LLMError, match=r"nor an adapter of the catalogue \(compact-hotpotqa, search-agent\)"):
         load_parts(f"{base}+serch-agent")
+
+
+def test_the_error_for_an_adapter_that_is_not_installed_says_how_to_get_it(base, monkeypatch):
+    monkeypatch.setattr(catalogue, "adapters", dict)
+
+    with pytest.raises(LLMError, match=r"pip install raggym-env-adapters, or in a checkout: .* \./adapters"):
+        load_parts(f"{base}+compact-hotpotqa")
 
 
 def without(folder, file):
@@ -116,7 +135,7 @@ def pickled(folder):
 
 
 @pytest.mark.parametrize(
-    ("spoil", "said"),
+    ("spoil", "message"),
     [
         (lambda folder: without(folder, "adapter_config.json"), r"has no adapter_config\.json"),
         (lambda folder: without(folder, "adapter_model.safetensors"), r"has no adapter_model\.safetensors"),
@@ -128,13 +147,13 @@ def pickled(folder):
         (configured(r=8), "does not fit"),
         (configured(target_modules=["no_such_layer"]), "does not fit"),
         (configured(target_modules=["q_proj"]), "4 have no place in the model"),
-        (configured(target_modules=["q_proj", "down_proj", "up_proj"]), "4 that the model needs are not there"),
+        (configured(target_modules=["q_proj", "down_proj", "up_proj"]), "4 that the model needs are not in it"),
     ],
 )
-def test_a_folder_that_is_no_sound_adapter_is_one_clear_error(base, adapter, spoil, said):
+def test_a_folder_that_is_no_valid_adapter_is_one_clear_error(base, adapter, spoil, message):
     spoil(adapter[0])
 
-    with pytest.raises(LLMError, match=said):
+    with pytest.raises(LLMError, match=message):
         load_parts(f"{base}+{adapter[0]}")
 
 
@@ -147,11 +166,11 @@ def test_an_adapter_of_another_model_is_refused(base, tmp_path):
         load_parts(f"{base}+{tmp_path}")
 
 
-def test_one_adapter_at_most_is_added(adapter):
-    with pytest.raises(LLMError, match="One adapter at most"):
+def test_a_model_takes_one_adapter_at_most(adapter):
+    with pytest.raises(OptionError, match="one adapter at most"):
         make(f"hf:smollm2+{adapter[0]}+{adapter[0]}")
     for name in ("smollm2+", "+lora"):
-        with pytest.raises(LLMError, match=r"named like MODEL\+ADAPTER"):
+        with pytest.raises(OptionError, match=r"named like MODEL\+ADAPTER"):
             make(f"hf:{name}")
 
 
@@ -197,16 +216,16 @@ def test_a_model_read_from_gguf_is_copied_into_a_plain_one(base, tmp_path):
     torch.testing.assert_close(logits(load_parts(str(tmp_path), "cpu", "float32")[0]), expected)
 
 
-def test_quantised_weights_are_not_taken_for_trainable_ones(base, monkeypatch):
+def test_quantised_weights_are_refused_for_training(base, monkeypatch):
     read, tokenizer = load_parts(str(base), "cpu", "float32")
     read.config.quantization_config = {"quant_method": "gptq"}
-    monkeypatch.setattr("raggym_env.llm.hf.loading._read", lambda *args, **options: (read, tokenizer))
+    monkeypatch.setattr("raggym_env.llm.hf.loading.read_model", lambda *args, **options: (read, tokenizer))
 
     with pytest.raises(LLMError, match="quantised and cannot be trained"):
         plain_model(str(base))
 
 
-def test_a_tokenizer_without_a_template_gets_the_one_that_prompts_are_made_by(tmp_path):
+def test_a_tokenizer_without_a_template_gets_that_of_prompts(tmp_path):
     tokenizer = tiny_tokenizer(template=None)
     tiny_model(tokenizer).save_pretrained(tmp_path)
     tokenizer.save_pretrained(tmp_path)
@@ -216,8 +235,8 @@ def test_a_tokenizer_without_a_template_gets_the_one_that_prompts_are_made_by(tm
     rendered = complete.apply_chat_template(chat, add_generation_prompt=True, tokenize=False)
     assert rendered == plain_template(chat)
     assert Chat(complete, ()).encode(chat) == Chat(tokenizer, ()).encode(chat)
-    said = [*chat, {"role": "assistant", "content": "So."}]
-    assert complete.apply_chat_template(said, tokenize=False).endswith("Assistant: So.<|end|>\n\n")
+    answered = [*chat, {"role": "assistant", "content": "So."}]
+    assert complete.apply_chat_template(answered, tokenize=False).endswith("Assistant: So.<|end|>\n\n")
 
 
 def test_an_adapter_of_zeros_on_the_real_model_changes_nothing(small_model, tmp_path):
@@ -230,11 +249,11 @@ def test_an_adapter_of_zeros_on_the_real_model_changes_nothing(small_model, tmp_
     assert with_adapter.generate(prompt, Sampling(max_tokens=8))[0][0].text == expected != ""
 
 
-def test_the_adapter_that_ships_makes_the_small_model_write_actions(small_model):
+def test_compact_hotpotqa_makes_the_small_model_write_actions(small_model):
     state = State(Question("q", "In which city was the director of the film Dawn born?"), (), 3)
-    written = []
+    replies = []
     for spec in (f"hf:{small_model}", f"hf:{small_model}+compact-hotpotqa"):
         ((proposal,),) = policies.make("compact", llm=spec).propose([state])
-        written.append(proposal.text)
-    assert not written[0].startswith("{")
-    assert json.loads(written[1]).keys() == {"search"}
+        replies.append(proposal.text)
+    assert not replies[0].startswith("{")
+    assert json.loads(replies[1]).keys() == {"search"}

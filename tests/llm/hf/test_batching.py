@@ -7,10 +7,11 @@ from raggym_env.llm.hf.batching import MIN_PREFIX, chunks, common_prefix, groups
 HEAD = tuple(range(MIN_PREFIX))
 
 
-def test_prompts_that_start_alike_are_grouped_and_the_others_share_nothing():
-    found = groups([(*HEAD, 1), (99,), (*HEAD, 2, 3), (98, 97)])
+def test_prompts_with_a_common_start_are_grouped_and_the_others_share_nothing():
+    shared, alone = groups([(*HEAD, 1), (99,), (*HEAD, 2, 3), (98, 97)])
 
-    assert [(group.prefix, group.members) for group in found] == [(MIN_PREFIX, (2, 0)), (0, (3, 1))]
+    assert (shared.prefix, shared.members) == (MIN_PREFIX, (2, 0))
+    assert (alone.prefix, alone.members) == (0, (3, 1))
 
 
 def test_a_prefix_leaves_every_prompt_a_token_to_compute():
@@ -18,7 +19,7 @@ def test_a_prefix_leaves_every_prompt_a_token_to_compute():
     assert common_prefix([(5,)]) == 0
 
 
-def test_a_short_common_start_is_not_computed_apart():
+def test_a_short_common_start_is_not_computed_separately():
     assert [group.prefix for group in groups([(1, 2, 3), (1, 2, 4)])] == [0]
 
 
@@ -34,7 +35,7 @@ def test_prompts_of_very_different_lengths_are_not_padded_to_each_other():
     assert [cut.stop - cut.start for cut in chunks([1000, 990, 100], 10**6)] == [2, 1]
 
 
-def test_draws_depend_on_seed_prompt_and_number_alone():
+def test_draws_depend_on_seed_prompt_and_number_only():
     draws = uniforms(1, (5, 6), 0, 8)
 
     assert np.array_equal(draws[:4], uniforms(1, (5, 6), 0, 4))

@@ -13,23 +13,23 @@ def chat(template=TEMPLATE):
     return Chat(tokenizer, [tokenizer.eos_token_id])
 
 
-def said(chat, messages):
+def prompt_text(chat, messages):
     return chat.tokenizer.decode(chat.encode(messages))
 
 
 def test_a_prompt_is_the_models_own_template_up_to_the_reply():
-    assert said(chat(), user("Hi")) == "<|start|>user\nHi<|end|>\n<|start|>assistant\n"
+    assert prompt_text(chat(), user("Hi")) == "<|start|>user\nHi<|end|>\n<|start|>assistant\n"
 
 
 def test_a_model_without_a_template_gets_a_plain_one():
-    assert said(chat(None), user("Hi", "Be brief.")) == "System: Be brief.\n\nUser: Hi\n\nAssistant:"
+    assert prompt_text(chat(None), user("Hi", "Be brief.")) == "System: Be brief.\n\nUser: Hi\n\nAssistant:"
 
 
 def test_a_template_that_refuses_system_messages_gets_their_text_with_the_first_one():
-    assert said(chat(NO_SYSTEM), user("Hi", "Be brief.")) == said(chat(), user("Be brief.\n\nHi"))
+    assert prompt_text(chat(NO_SYSTEM), user("Hi", "Be brief.")) == prompt_text(chat(), user("Be brief.\n\nHi"))
 
 
-def test_a_template_that_refuses_everything_is_an_error_that_says_so():
+def test_a_template_that_refuses_everything_is_an_error_with_its_message():
     with pytest.raises(PromptError, match="not today"):
         chat("{{ raise_exception('not today') }}").encode(user("Hi"))
 
@@ -44,7 +44,7 @@ def test_a_passage_cannot_end_the_users_turn():
     assert tokens.count(plain.tokenizer.bos_token_id) == 2
 
 
-def test_the_end_token_and_what_follows_a_stop_text_are_no_part_of_a_completion():
+def test_a_completion_ends_before_the_end_token_and_before_a_stop_text():
     plain = chat()
     tokens = [*plain.continuation("yes. STOP no"), plain.tokenizer.eos_token_id]
 
@@ -52,7 +52,7 @@ def test_the_end_token_and_what_follows_a_stop_text_are_no_part_of_a_completion(
     assert plain.text(tokens, ("no", "STOP")) == "yes. "
 
 
-def test_a_stop_text_of_several_bytes_is_seen_when_its_last_token_comes():
+def test_a_stop_text_of_several_bytes_is_noticed_at_its_last_token():
     plain = chat()
     ended = plain.ended(("é!",))
     tokens = list(plain.continuation("caffè é!"))

@@ -10,8 +10,10 @@ torch = pytest.importorskip("torch")
 pytest.importorskip("transformers")
 
 from raggym_env.core import Usage  # noqa: E402
-from raggym_env.errors import LLMError  # noqa: E402
+from raggym_env.errors import LLMError, OptionError  # noqa: E402
 from raggym_env.llm import LLM, Sampling, Scorer  # noqa: E402
+from raggym_env.llm.hf.batching import uniforms  # noqa: E402
+from raggym_env.llm.hf.engine import Sample  # noqa: E402
 from raggym_env.llm.hf.model import HFModel, load  # noqa: E402
 from tiny_llm import texts, tiny_model, tiny_tokenizer, user  # noqa: E402
 
@@ -66,7 +68,7 @@ def test_greedy_completions_are_those_of_generate_whatever_the_budget(network, t
     assert [c.text for (c,) in completions] == [plain(network, llm, prompt, 12) for prompt in prompts]
 
 
-def test_completions_that_end_early_leave_the_others_as_they_are(network, llm):
+def test_completions_that_end_early_do_not_change_the_others(network, llm):
     prompts = [user(text) for text in texts(30)]
     often = {token for text in texts(30) for token in llm.chat.continuation(text)}
     greedy = llm.generate(prompts, Sampling(max_tokens=16))
@@ -79,21 +81,17 @@ def test_completions_that_end_early_leave_the_others_as_they_are(network, llm):
 
 
 @pytest.mark.parametrize("top_p", [1.0, 0.8])
-def test_samples_do_not_depend_on_what_else_is_in_the_batch(llm, top_p):
+def test_samples_do_not_depend_on_the_rest_of_the_batch(llm, top_p):
     prompts = [user(text) for text in texts(12)] + [user(text, SYSTEM) for text in texts(5)]
     params = Sampling(n=3, temperature=1.0, top_p=top_p, max_tokens=12, seed=4)
 
     together = llm.generate(prompts, params)
 
-    assert together == [
-        [_same_text(a, b) for a, b in zip(mine, llm.generate([p], params)[0], strict=True)]
-        for p, mine in zip(prompts, together, strict=True)
+    alone = [llm.generate([prompt], params)[0] for prompt in prompts]
+    assert [[(c.text, c.finish) for c in row] for row in together] == [
+        [(c.text, c.finish) for c in row] for row in alone
     ]
     assert len({c.text for c in together[0]}) == 3
-
-
-def _same_text(a, b):
-    return a if (a.text, a.finish) == (b.text, b.finish) else b
 
 
 def test_another_seed_gives_other_samples_and_fewer_samples_the_same_first_ones(llm):
@@ -112,18 +110,12 @@ def test_sampling_follows_the_models_distribution(network, llm):
         logits = network(torch.tensor([llm.chat.encode(user("Hm?"))])).logits[0, -1]
     expected = torch.softmax(logits, dim=-1).numpy()
 
-    llm.chat.eos = frozenset()
-    job_tokens = [s.tokens[0] for s in _samples(llm, user("Hm?"), params)]
-    drawn = np.bincount(job_tokens, minlength=len(expected)) / params.n
+    tokens = llm.chat.encode(user("Hm?"))
+    samples = [Sample(uniforms(params.seed, tokens, number, 1), lambda _: False, 1) for number in range(params.n)]
+    llm.engine.decode(llm.engine.prefill([tokens]), [samples], params.temperature, params.top_p)
+    drawn = np.bincount([sample.tokens[0] for sample in samples], minlength=len(expected)) / params.n
 
     assert np.abs(drawn - expected).sum() < 0.35  # the total variation of 400 fair draws is far below
-
-
-def _samples(llm, prompt, params):
-    tokens = llm.chat.encode(prompt)
-    samples = [llm._sample(tokens, number, params) for number in range(params.n)]
-    llm.engine.decode(llm.engine.prefill([tokens]), [samples], params.temperature, params.top_p)
-    return samples
 
 
 def test_a_tiny_top_p_is_greedy(llm):
@@ -151,7 +143,7 @@ def test_a_common_prefix_is_prefilled_once_and_counted_as_cached(llm):
     prompts = [user(text, SYSTEM) for text in texts(4)]
     lengths = [len(llm.chat.encode(prompt)) for prompt in prompts]
 
-    cost = total(c for mine in llm.generate(prompts, Sampling(max_tokens=2)) for c in mine)
+    cost = total(c for row in llm.generate(prompts, Sampling(max_tokens=2)) for c in row)
 
     assert cost.prompt_tokens == sum(lengths)
     assert llm.engine.prefilled == cost.prompt_tokens - cost.cached_tokens
@@ -159,10 +151,10 @@ def test_a_common_prefix_is_prefilled_once_and_counted_as_cached(llm):
 
 
 def test_greedy_decoding_computes_one_of_n(llm):
-    made = llm.generate([user("Why?")], Sampling(n=3, max_tokens=4))[0]
+    completions = llm.generate([user("Why?")], Sampling(n=3, max_tokens=4))[0]
 
-    assert len({c.text for c in made}) == 1
-    assert total(made).completion_tokens == made[0].usage.completion_tokens <= 4
+    assert len({c.text for c in completions}) == 1
+    assert total(completions).completion_tokens == completions[0].usage.completion_tokens <= 4
 
 
 def test_a_completion_ends_before_its_stop_text(llm):
@@ -175,21 +167,21 @@ def test_a_completion_ends_before_its_stop_text(llm):
     assert short.finish == "stop"
 
 
-def test_a_prompt_longer_than_the_context_fails_with_the_numbers_and_spares_the_others(llm):
-    long, fine = llm.generate([user("x" * 600), user("x")], Sampling(n=2, max_tokens=4))
+def test_a_prompt_longer_than_the_context_fails_with_the_numbers_and_the_others_do_not(llm):
+    long, short = llm.generate([user("x" * 600), user("x")], Sampling(n=2, max_tokens=4))
 
     assert [c.text for c in long] == ["", ""]
     assert "context of tiny is 512" in long[0].failure
-    assert all(c.failure is None for c in fine)
+    assert all(c.failure is None for c in short)
 
 
 def test_a_prompt_that_leaves_little_room_is_completed_as_far_as_there_is_room(llm):
     llm.chat.eos = frozenset()
     prompt = user("x" * (512 - 5 - len(llm.chat.encode(user("")))))
 
-    made = llm.generate([prompt], Sampling(max_tokens=50))[0][0]
+    completion = llm.generate([prompt], Sampling(max_tokens=50))[0][0]
 
-    assert (made.finish, made.usage.completion_tokens) == ("length", 5)
+    assert (completion.finish, completion.usage.completion_tokens) == ("length", 5)
 
 
 def test_scores_are_those_of_a_full_forward_pass(network, llm):
@@ -198,9 +190,9 @@ def test_scores_are_those_of_a_full_forward_pass(network, llm):
 
     scores = llm.loglikelihood(prompts, candidates)
 
-    assert [mine.shape for mine in scores] == [(len(mine),) for mine in candidates]
-    for prompt, mine, found in zip(prompts, candidates, scores, strict=True):
-        assert found == pytest.approx([full_pass(network, llm, prompt, text) for text in mine], abs=1e-3)
+    assert [row.shape for row in scores] == [(len(row),) for row in candidates]
+    for prompt, row, row_scores in zip(prompts, candidates, scores, strict=True):
+        assert row_scores == pytest.approx([full_pass(network, llm, prompt, text) for text in row], abs=1e-3)
 
 
 def test_a_prompt_is_prefilled_once_for_all_its_continuations(llm):
@@ -223,9 +215,9 @@ def test_running_out_of_memory_halves_the_batch_and_changes_no_completion(networ
     short_of_memory(llm, rows=2)
 
     with caplog.at_level(logging.WARNING):
-        made = llm.generate(prompts, Sampling(max_tokens=6))
+        completions = llm.generate(prompts, Sampling(max_tokens=6))
 
-    assert [c.text for (c,) in made] == [c.text for (c,) in expected]
+    assert [c.text for (c,) in completions] == [c.text for (c,) in expected]
     assert llm.token_budget < HFModel(network, tokenizer).token_budget
     assert "out of memory" in caplog.text
 
@@ -244,10 +236,10 @@ def test_without_memory_for_a_common_prefix_every_prompt_is_computed_whole(netwo
         raise torch.OutOfMemoryError("CUDA out of memory")
 
     llm.engine.prefix = prefix
-    made = llm.generate(prompts, Sampling(max_tokens=4))
+    completions = llm.generate(prompts, Sampling(max_tokens=4))
 
-    assert [c.text for (c,) in made] == [c.text for (c,) in expected]
-    assert total(c for mine in made for c in mine).cached_tokens == 0
+    assert [c.text for (c,) in completions] == [c.text for (c,) in expected]
+    assert total(c for row in completions for c in row).cached_tokens == 0
 
 
 def short_of_memory(llm, rows):
@@ -261,7 +253,7 @@ def short_of_memory(llm, rows):
     llm.engine.prefill = limited
 
 
-def test_a_model_whose_layers_heed_no_mask_is_refused(tokenizer):
+def test_a_model_whose_layers_ignore_masks_is_refused(tokenizer):
     network = tiny_model(tokenizer)
     network.config.layer_types = ["full_attention", "linear_attention"]
 
@@ -274,7 +266,7 @@ def test_no_prompts_give_no_completions(llm):
     assert llm.loglikelihood([], []) == []
 
 
-def test_a_saved_folder_is_loaded_and_says_the_same(network, tokenizer, llm, tmp_path):
+def test_a_saved_folder_is_loaded_and_gives_the_same_completions(network, tokenizer, llm, tmp_path):
     network.save_pretrained(tmp_path)
     tokenizer.save_pretrained(tmp_path)
     loaded = load(str(tmp_path), device="cpu", dtype="float32")
@@ -286,7 +278,7 @@ def test_a_saved_folder_is_loaded_and_says_the_same(network, tokenizer, llm, tmp
     )
 
 
-def test_a_model_that_cannot_be_had_says_what_was_tried_and_what_to_do(monkeypatch):
+def test_the_error_for_a_missing_model_says_what_was_tried_and_what_to_do(monkeypatch):
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
 
     with pytest.raises(LLMError, match=r"smollm2.*raggym models get.*config\.json.*hub"):
@@ -308,5 +300,10 @@ def test_code_that_comes_with_a_model_is_never_run(tmp_path):
 
 @pytest.mark.parametrize("options", [{"device": "nowhere"}, {"dtype": "int3"}])
 def test_a_wrong_device_or_dtype_is_refused_by_name(options):
-    with pytest.raises(LLMError, match=next(iter(options))):
+    with pytest.raises(OptionError, match=next(iter(options))):
         load("smollm2", **options)
+
+
+def test_a_token_budget_below_one_is_refused(network, tokenizer):
+    with pytest.raises(OptionError, match="token_budget must be at least 1, got 0"):
+        HFModel(network, tokenizer, token_budget=0)

@@ -1,4 +1,4 @@
-"""Parity on a real model and real prompts. Needs `raggym models get smollm2`, and reads the user's own cache."""
+"""Parity on a real model and real prompts. Needs `raggym models get smollm2`, and reads the user's cache."""
 
 import json
 

@@ -9,7 +9,7 @@ import pytest
 
 from raggym_env import policies
 from raggym_env.core import Answer, Passage, Question, Search, State, Turn, Usage
-from raggym_env.errors import CardError
+from raggym_env.errors import OptionError
 from raggym_env.llm import Completion
 from raggym_env.mdp.rollout import rollout
 from raggym_env.policies.prompt import COMPONENTS, PromptAgent
@@ -23,14 +23,14 @@ ANSWER = 'I know it.\n{"answer": "Oslo"}'
 
 
 class Model:
-    """Gives the same replies in the same order to everybody, and remembers its calls."""
+    """Gives scripted replies in order, over and over, and records its calls."""
 
     def __init__(self, *replies: str, failure: str | None = None, finish: str = "stop", outage: bool = False) -> None:
         self.replies, self.failure, self.finish, self.outage = replies, failure, finish, outage
         self.calls: list[tuple[list, object]] = []
 
     def generate(self, prompts, params):
-        first = sum(len(asked) for asked, _ in self.calls)
+        first = sum(len(batch) for batch, _ in self.calls)
         self.calls.append((list(prompts), params))
         return [[self._reply(first + i) for _ in range(params.n)] for i in range(len(prompts))]
 
@@ -39,8 +39,8 @@ class Model:
         return Completion("" if self.failure else text, self.finish, Usage(1, 10, 0, 5), self.failure, self.outage)
 
 
-def state(*found: str, left: int = 2, question: Question = FILM.question) -> State:
-    history = tuple(Turn(f"query {i}", (Passage("1", "Title", text),)) for i, text in enumerate(found))
+def state(*passages: str, left: int = 2, question: Question = FILM.question) -> State:
+    history = tuple(Turn(f"query {i}", (Passage("1", "Title", text),)) for i, text in enumerate(passages))
     return State(question, history, left)
 
 
@@ -62,10 +62,10 @@ def test_every_agent_plays_whole_episodes(name):
     episodes = list(rollout(agent(name, Model(reply)), [FILM, BOTH, PILL], mdp))
     assert [episode.error for episode in episodes] == [None] * 3
     assert {episode.answer for episode in episodes} == {"Oslo"}
-    assert len(retriever.asked) == {"direct": 0, "cot": 0, "rag": 3}.get(name, 6)
+    assert len(retriever.queries) == {"direct": 0, "cot": 0, "rag": 3}.get(name, 6)
 
 
-def test_rag_searches_for_the_question_itself_without_asking_the_model():
+def test_rag_searches_for_the_question_itself_without_calling_the_model():
     model = Model(ANSWER)
     first, second = agent("rag", model).propose([state(), state("a")])
     assert first[0].action == Search(FILM.question.text)
@@ -73,7 +73,7 @@ def test_rag_searches_for_the_question_itself_without_asking_the_model():
     assert len(model.calls[0][0]) == 1
 
 
-def test_one_call_asks_for_all_notes_and_one_for_all_states():
+def test_one_call_writes_all_notes_and_one_replies_for_all_states():
     model = Model(ANSWER)
     rows = agent("re2search", model).propose([state("a", "b"), state("c"), state()], 4)
     assert [len(prompts) for prompts, _ in model.calls] == [3, 3]
@@ -89,7 +89,7 @@ def test_one_proposal_is_greedy_and_several_are_sampled():
     assert [(params.n, params.temperature, params.seed) for params in sampling] == [(1, 0.0, 5), (3, 0.7, 5)]
 
 
-def test_a_proposal_keeps_its_text_its_messages_and_its_usage_with_the_notes_once():
+def test_a_proposal_has_its_text_its_messages_and_its_usage_with_the_notes_once():
     first, second = agent("search_o1", Model(ANSWER)).propose([state("a", "b")], 2)[0]
     assert first.text == ANSWER
     assert "I know it." in first.messages[-1]["content"], "the note that the model wrote"
@@ -113,12 +113,12 @@ def test_an_agent_without_queries_never_searches():
 def test_at_the_last_turn_the_model_is_told_to_answer():
     model = Model(ANSWER)
     agent("react", model).propose([state("a", left=0), state("a", left=1)])
-    told, free = (prompt[-1]["content"] for prompt in model.calls[0][0])
-    assert "No search is left" in told
-    assert "Searches left: 1" in free
+    last, earlier = (prompt[-1]["content"] for prompt in model.calls[0][0])
+    assert "No search is left" in last
+    assert "Searches left: 1" in earlier
 
 
-def test_a_search_all_the_same_is_a_failure_or_counts_by_its_draft():
+def test_a_search_beyond_the_budget_is_a_failure_or_counts_by_its_draft():
     without = agent("react", Model('{"search": "Ada Berg"}')).propose([state("a", left=0)])[0][0]
     assert without.failure.startswith("no_searches_left")
     mdp, _ = dynamics(max_searches=0)
@@ -132,7 +132,7 @@ def test_options_are_shown_with_letters():
     assert "A. aspirin\nB. ibuprofen" in model.calls[0][0][0][-1]["content"]
 
 
-def test_a_reply_that_cannot_be_read_is_asked_for_again_once_with_what_is_wrong():
+def test_after_a_reply_that_cannot_be_parsed_the_model_is_asked_once_more_and_shown_the_problem():
     model = Model("Oslo, I think.", ANSWER)
     made = agent("react", model)
     proposal = made.propose([state()])[0][0]
@@ -149,7 +149,7 @@ def test_after_the_second_failure_there_is_no_action_but_the_raw_text():
     assert proposal.failure.startswith("no_action")
 
 
-def test_only_the_replies_that_failed_are_asked_for_again_in_one_call():
+def test_only_the_failed_replies_are_requested_again_in_one_call():
     model = Model("?", ANSWER, "?", ANSWER)
     agent("react", model).propose([state(), state("a"), state("b")])
     assert [len(prompts) for prompts, _ in model.calls] == [3, 2]
@@ -157,10 +157,10 @@ def test_only_the_replies_that_failed_are_asked_for_again_in_one_call():
 
 def test_a_failure_can_become_a_search_of_the_question_once():
     made = agent("react", Model("?"), on_failure="search")
-    asked = FILM.question.text
-    searched = State(FILM.question, (Turn(asked, ()),), 1)
+    query = FILM.question.text
+    searched = State(FILM.question, (Turn(query, ()),), 1)
     actions = [row[0].action for row in made.propose([state(), searched, state(left=0)])]
-    assert actions == [Search(asked), None, None]
+    assert actions == [Search(query), None, None]
 
 
 def test_a_failure_can_stay_one():
@@ -181,7 +181,7 @@ def test_a_model_that_gives_no_reply_is_a_failure_whatever_the_card_says(on_fail
     assert all(proposal.outage is outage for row in rows for proposal in row)
 
 
-def test_a_reply_that_was_cut_off_says_so():
+def test_the_failure_of_a_truncated_reply_names_the_token_limit():
     failure = (
         agent("direct", Model('{"answer": "Os', finish="length"), on_failure="fail").propose([state()])[0][0].failure
     )
@@ -220,14 +220,14 @@ def test_nothing_in_a_passage_or_note_forges_the_structure_of_a_prompt(name, att
         turn = Turn(text, (Passage("1", text, text),))
         made = agent(name, model, on_failure="fail")
         made.propose([State(Question("q", text, (text,)), (turn,), 1)])
-        shown = "\n".join(m["content"] for prompts, _ in model.calls for chat in prompts for m in chat)
-        assert shown.encode("utf-8")
-        return re.findall(r"</?[a-z|]+|\[/?[A-Z]+\]", shown)
+        prompts = "\n".join(m["content"] for batch, _ in model.calls for chat in batch for m in chat)
+        assert prompts.encode("utf-8")
+        return re.findall(r"</?[a-z|]+|\[/?[A-Z]+\]", prompts)
 
     assert structure(attack) == structure("harmless")
 
 
-def test_an_own_card_is_a_copy_with_one_prompt_changed(tmp_path):
+def test_a_card_can_be_copied_with_one_prompt_changed(tmp_path):
     text = card_file("policies", "re2search").read_text(encoding="utf-8")
     card = tmp_path / "mine.toml"
     card.write_text(text.replace("You answer questions with a search engine.", "You are a careful librarian."))
@@ -256,10 +256,10 @@ def test_a_model_is_named_by_a_spec(tmp_path):
     ],
 )
 def test_a_wrong_option_is_refused_by_name(options, problem):
-    with pytest.raises(CardError, match=problem):
+    with pytest.raises(OptionError, match=problem):
         policies.make("re2search", llm=Model(ANSWER), **options)
 
 
 def test_a_missing_model_is_named():
-    with pytest.raises(CardError, match="llm"):
+    with pytest.raises(OptionError, match="llm"):
         policies.make("react")

@@ -20,8 +20,8 @@ values = plain | lists | st.dictionaries(keys, plain | lists, max_size=3)
 @given(st.dictionaries(keys, values, max_size=4), st.sampled_from([None, 2]), st.booleans())
 def test_json_is_read_as_the_json_module_reads_it(content, indent, ascii_only):
     text = json.dumps(content, indent=indent, ensure_ascii=ascii_only)
-    found, end = read_object(text + "}{ more")
-    assert (_paired(found), end) == (_paired(content), len(text))
+    members, end = read_object(text + "}{ more")
+    assert (_paired(members), end) == (_paired(content), len(text))
 
 
 def _paired(value: object) -> object:
@@ -43,7 +43,7 @@ def _paired(value: object) -> object:
         '{"answer": "\\u004fslo"}',
     ],
 )
-def test_a_near_miss_with_one_reading_is_read(text):
+def test_almost_json_with_one_reading_is_read(text):
     assert read_object(text)[0] == {"answer": "Oslo"}
 
 
@@ -82,6 +82,6 @@ def test_a_number_stays_as_it_was_written(number):
         ('{"answer": "' + "x" * LONGEST + '"}', "not closed"),
     ],
 )
-def test_what_has_no_single_reading_is_refused_with_the_place(text, problem):
+def test_a_text_without_exactly_one_reading_is_refused_with_the_place(text, problem):
     with pytest.raises(Refused, match=problem):
         read_object(text)

@@ -28,24 +28,24 @@ def state(*queries: str, text: str = "Who?") -> State:
     return State(Question("", text), tuple(Turn(query, (Passage("1", "T", query),)) for query in queries), 1)
 
 
-def notes_by(writer: Writer, kept: int = 100) -> Notes:
-    return Notes(writer, PROMPTS, Sampling(), kept=kept)
+def notes_by(writer: Writer, size: int = 100) -> Notes:
+    return Notes(writer, PROMPTS, Sampling(), size=size)
 
 
 def test_all_missing_notes_are_written_in_one_call_and_each_once():
     writer = Writer()
     notes = notes_by(writer)
-    found = notes.of([state("a", "b"), state("a"), state("a", text="Where?")])
+    rows = notes.of([state("a", "b"), state("a"), state("a", text="Where?")])
     assert writer.calls == [3]
-    assert found[0][0].text == found[1][0].text != found[2][0].text
+    assert rows[0][0].text == rows[1][0].text != rows[2][0].text
     notes.of([state("a", "b", "c")])
     assert writer.calls == [3, 1]
 
 
-def test_a_note_is_paid_for_once():
+def test_the_usage_of_a_note_is_counted_once():
     notes = notes_by(Writer())
-    rows = [*notes.of([state("a"), state("a")]), *notes.of([state("a")])]
-    assert [row[0].usage.prompt_tokens for row in rows] == [10, 0, 0]
+    rows = [*notes.of([state("a", "a"), state("a")]), *notes.of([state("a")])]
+    assert [[note.usage.prompt_tokens for note in row] for row in rows] == [[10, 0], [0], [0]]
 
 
 def test_a_failed_note_is_not_kept():
@@ -59,7 +59,7 @@ def test_a_failed_note_is_not_kept():
 
 def test_the_note_unused_for_longest_goes_first():
     writer = Writer()
-    notes = notes_by(writer, kept=2)
+    notes = notes_by(writer, size=2)
     for query in "abac":
         notes.of([state(query)])
     notes.of([state("a")])
@@ -68,12 +68,12 @@ def test_the_note_unused_for_longest_goes_first():
     assert writer.calls == [1, 1, 1, 1]
 
 
-def test_more_notes_than_are_kept_can_be_asked_for_at_once():
-    found = notes_by(Writer(), kept=1).of([state("a", "b", "c")])
-    assert len({note.text for note in found[0]}) == 3
+def test_more_notes_than_are_kept_can_be_requested_at_once():
+    rows = notes_by(Writer(), size=1).of([state("a", "b", "c")])
+    assert len({note.text for note in rows[0]}) == 3
 
 
-def test_states_without_searches_ask_nothing():
+def test_states_without_searches_need_no_call():
     writer = Writer()
     assert notes_by(writer).of([state(), state()]) == [[], []]
     assert writer.calls == []

@@ -1,4 +1,4 @@
-"""Replies read strictly: nothing is taken for an answer that the model did not give."""
+"""Replies are parsed strictly: nothing counts as an answer that the model did not give."""
 
 from __future__ import annotations
 
@@ -29,29 +29,29 @@ hostile = st.lists(fragments | st.text(max_size=6), max_size=14).map("".join)
 
 
 def replies(seed: int, count: int) -> list[str]:
-    """Many replies for one draw: drawing each from hypothesis would take ten times as long as reading it."""
+    """Return many replies for one draw: drawing each from hypothesis would take ten times as long as parsing it."""
     draw = random.Random(seed)
     return ["".join(draw.choices(FRAGMENTS, k=draw.randint(1, 14))) for _ in range(count)]
 
 
 def check(reply: str) -> None:
-    """What holds for every reply whatever."""
-    found = parse(reply)
-    if isinstance(found, Failure):
-        assert found.detail
+    """Assert what holds for every reply whatever."""
+    parsed = parse(reply)
+    if isinstance(parsed, Failure):
+        assert parsed.detail
         return
-    texts = [text for text in (found.answer, found.search, found.draft) if text is not None]
-    assert (found.answer is None) != (found.search is None)
-    assert found.draft is None or found.search is not None
+    texts = [text for text in (parsed.answer, parsed.search, parsed.draft) if text is not None]
+    assert (parsed.answer is None) != (parsed.search is None)
+    assert parsed.draft is None or parsed.search is not None
     assert all(text == one_line(text) and text.strip() and len(text) <= LONGEST_TEXT for text in texts)
-    assert ("answer" if found.answer is not None else "search") in reply.lower()
+    assert ("answer" if parsed.answer is not None else "search") in reply.lower()
     if "\\" not in reply:
         assert all(text in one_line(reply) for text in texts), "every text stands in the reply"
 
 
 @settings(max_examples=250, deadline=None)
 @given(st.integers(0, 2**32))
-def test_each_of_25_000_hostile_replies_is_a_failure_or_says_what_it_is_taken_for(seed):
+def test_each_of_25_000_hostile_replies_is_a_failure_or_contains_its_action(seed):
     for reply in replies(seed, 100):
         check(reply)
 
@@ -73,12 +73,12 @@ def test_a_reply_that_names_no_action_is_never_one(seed):
 @settings(max_examples=200, deadline=None)
 @given(st.text(min_size=1, max_size=60), st.text("abc {}\"'<>.", max_size=40))
 def test_a_well_formed_last_line_is_read_whatever_its_text(text, reasoning):
-    found = parse(f"I think {reasoning}\n{json.dumps({'answer': text})}")
-    if isinstance(found, Failure):
-        assert found.reason in (Reason.BLANK, Reason.AMBIGUOUS)
-        assert found.reason == Reason.BLANK or "<" in text
+    parsed = parse(f"I think {reasoning}\n{json.dumps({'answer': text})}")
+    if isinstance(parsed, Failure):
+        assert parsed.reason in (Reason.BLANK, Reason.AMBIGUOUS)
+        assert parsed.reason == Reason.BLANK or "<" in text
     else:
-        assert found == Parsed(answer=one_line(text))
+        assert parsed == Parsed(answer=one_line(text))
 
 
 @settings(max_examples=20, deadline=None)
@@ -186,9 +186,9 @@ def test_a_number_is_an_answer_as_it_was_written():
     ],
 )
 def test_anything_else_is_a_failure_with_a_reason(reply, reason):
-    found = parse(reply)
-    assert isinstance(found, Failure)
-    assert found.reason == reason
+    parsed = parse(reply)
+    assert isinstance(parsed, Failure)
+    assert parsed.reason == reason
 
 
 @pytest.mark.parametrize(

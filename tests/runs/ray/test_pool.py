@@ -17,11 +17,11 @@ from typer.testing import CliRunner
 from raggym_env.cli import app
 from raggym_env.errors import MissingExtra, RunError, UnknownName
 from raggym_env.evaluation import Run, evaluate
-from raggym_env.runs.ray import pool as distributed
-from raggym_env.runs.ray.cluster import _private
-from raggym_env.runs.ray.worker import Player
-from raggym_env.runs.ray.pool import Workers
 from raggym_env.policies import POLICIES
+from raggym_env.runs.ray import pool
+from raggym_env.runs.ray.cluster import _private
+from raggym_env.runs.ray.pool import Workers
+from raggym_env.runs.ray.worker import Player
 from raggym_env.training.process_data.collect import collect
 from towns import Reader, write_towns
 
@@ -162,7 +162,7 @@ def test_a_question_that_kills_every_worker_gets_a_failed_record_and_the_others_
 
 
 def test_workers_that_only_die_end_the_run_with_one_error(cluster, towns, tmp_path, deadly, monkeypatch):
-    monkeypatch.setattr(distributed, "_DEATHS_IN_A_ROW", 2)
+    monkeypatch.setattr(pool, "_DEATHS_IN_A_ROW", 2)
     card = deadly(*(f"q{i}" for i in range(150)))
     with pytest.raises(RunError, match="Workers died 2 times and no episode ended in between"):
         evaluate(towns, card, out=tmp_path / "run", workers=ONE)
@@ -177,7 +177,7 @@ def test_what_a_worker_raises_is_the_error_of_the_run_and_nothing_was_begun(clus
 
 
 def test_workers_that_find_no_room_are_one_error(cluster, towns, tmp_path, monkeypatch):
-    monkeypatch.setattr(distributed, "_START_SECONDS", 0.5)
+    monkeypatch.setattr(pool, "_START_SECONDS", 0.5)
     with pytest.raises(RunError, match=r"Ray started no worker in .* 1 CPU and 8 GPUs; there are 2 CPUs and 0 GPUs"):
         evaluate(towns, "lexical", out=tmp_path / "run", workers=Workers("auto", 1, gpus=8))
 

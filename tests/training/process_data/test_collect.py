@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from raggym_env.core import Answer, Question, Search, State
-from raggym_env.errors import CardError, RewardError, RunError, UnknownName
+from raggym_env.errors import CardError, OptionError, RewardError, RunError, UnknownName
 from raggym_env.evaluation import build_leaderboard
 from raggym_env.policies import POLICIES
 from raggym_env.policies.best_of import BestOf
@@ -25,13 +25,13 @@ def towns(tmp_path):
 
 
 def contents(collection):
-    """The records as a set, without the wall time, which is never the same."""
+    """Return the records as a set, without the wall time, which always differs."""
     records = collection.run.records()
     return {json.dumps({k: v for k, v in record.items() if k != "seconds"}, sort_keys=True) for record in records}
 
 
 class Proposing(BasePolicy):
-    """Would itself search for "b", and proposes three searches where more are asked for."""
+    """Its own choice is to search for "b"; asked for several proposals, it gives three searches."""
 
     def propose(self, states, n=1):
         words = ("b", "a", "c") if n > 1 else ("b",)
@@ -51,16 +51,19 @@ STATES = [State(Question(str(i), f"Question {i}?"), (), 1) for i in range(300)]
 
 
 def test_exploring_takes_a_random_candidate_in_about_its_share_of_the_states():
-    taken = [row[0].action.query for row in behaviour(explore=0.3, seed=1).propose(STATES)]
-    # In a third of the explored states chance takes the best.
-    assert 0.1 < sum(query != "a" for query in taken) / len(taken) < 0.3
+    queries = [row[0].action.query for row in behaviour(explore=0.3, seed=1).propose(STATES)]
+    # A third of the random candidates are the best by chance: 0.2 is expected.
+    assert 0.1 < sum(query != "a" for query in queries) / len(queries) < 0.3
     assert {row[0].action.query for row in behaviour().propose(STATES)} == {"a"}
-    assert set(taken) == {"a", "b", "c"}
+    assert set(queries) == {"a", "b", "c"}
 
 
 def test_the_policys_own_choice_is_executed_with_the_candidates_beside_it():
-    [[own]] = behaviour("own").propose(STATES[:1])
-    assert (own.action, [each.action.query for each in own.candidates]) == (Search("b"), ["a", "b", "c"])
+    [[proposal]] = behaviour("own").propose(STATES[:1])
+    assert (proposal.action, [candidate.action.query for candidate in proposal.candidates]) == (
+        Search("b"),
+        ["a", "b", "c"],
+    )
     with pytest.raises(ValueError, match="execute must be one of"):
         behaviour("other")
 
@@ -84,23 +87,23 @@ def test_a_share_out_of_range_is_refused(rate):
 
 def test_every_state_has_scored_candidates_of_which_the_best_was_executed(towns, tmp_path):
     collection = collect(towns, "lexical", critic="evidence", n=4, out=tmp_path / "run")
-    choices = [choice for trajectory in collection.trajectories() for choice in trajectory.choices]
-    assert max(len(choice.candidates) for choice in choices) == 4
-    for choice in choices:
-        scores = [candidate.score for candidate in choice.candidates]
+    steps = [step for trajectory in collection.trajectories() for step in trajectory.steps]
+    assert max(len(step.candidates) for step in steps) == 4
+    for step in steps:
+        scores = [candidate.score for candidate in step.candidates]
         assert scores == sorted(scores, reverse=True)
-        assert choice.action == choice.candidates[0].action
+        assert step.action == step.candidates[0].action
 
 
 def test_some_executed_actions_are_not_the_best_when_exploring(towns, tmp_path):
     collection = collect(towns, "lexical", critic="evidence", n=4, explore=1.0, keep="all", out=tmp_path / "run")
-    executed = {choice.action == choice.candidates[0].action for t in collection.trajectories() for choice in t.choices}
-    assert executed == {True, False}
+    steps = [step for trajectory in collection.trajectories() for step in trajectory.steps]
+    assert {step.action == step.candidates[0].action for step in steps} == {True, False}
 
 
 @pytest.mark.parametrize("split", ["test", "dev"])
-def test_data_that_an_evaluation_uses_is_never_collected_on(towns, split):
-    with pytest.raises(RunError, match="splits named train"):
+def test_splits_that_evaluations_use_are_never_collected_on(towns, split):
+    with pytest.raises(RunError, match="split must be named train"):
         collect(towns, "lexical", critic="random", split=split)
 
 
@@ -131,7 +134,7 @@ def test_another_metric_is_another_collection(towns, tmp_path):
         collect(towns, "lexical", settings={"episode.metric": "f1"}, **same)
 
 
-def test_an_evaluation_does_not_go_on_in_a_collection(towns, tmp_path):
+def test_an_evaluation_does_not_resume_a_collection(towns, tmp_path):
     from raggym_env.evaluation import evaluate
 
     collection = collect(towns, "lexical", critic="evidence", n=2, out=tmp_path / "run")
@@ -141,24 +144,24 @@ def test_an_evaluation_does_not_go_on_in_a_collection(towns, tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("options", "error", "said"),
+    ("options", "error", "message"),
     [
         ({"keep": "right"}, ValueError, "keep must be one of"),
         ({"explore": 2.0}, ValueError, "explore must be in"),
         ({"n": 0}, CardError, "best_of"),
         ({"critic": "evidense"}, UnknownName, "Did you mean 'evidence'"),
-        ({"critic": "none"}, CardError, "cannot choose"),
-        ({"settings": {"policy.search.best_of": 3}}, RunError, "the arguments n and critic"),
-        ({"settings": {"policy.search.critic_options": {"cost": 1}}}, CardError, "does not take"),
+        ({"critic": "none"}, OptionError, "cannot choose"),
+        ({"settings": {"policy.search.best_of": 3}}, RunError, "n and critic set the candidates"),
+        ({"settings": {"policy.search.critic_options": {"cost": 1}}}, OptionError, "has no option 'cost'"),
     ],
 )
-def test_a_wrong_argument_is_refused_before_anything_is_written(towns, tmp_path, options, error, said):
-    with pytest.raises(error, match=said):
+def test_a_wrong_argument_is_refused_before_anything_is_written(towns, tmp_path, options, error, message):
+    with pytest.raises(error, match=message):
         collect(towns, "lexical", **{"critic": "evidence", "out": tmp_path / "run", **options})
     assert not (tmp_path / "run").exists()
 
 
-def test_a_scorer_without_its_facts_stops_before_the_run(towns, tmp_path):
+def test_a_critic_without_gold_facts_stops_before_the_run(towns, tmp_path):
     questions = towns.parent / "questions.jsonl"
     rows = [json.loads(line) for line in questions.read_text().splitlines()]
     write_jsonl(questions, [{key: row[key] for key in ("id", "question", "golden_answers")} for row in rows])
@@ -166,7 +169,7 @@ def test_a_scorer_without_its_facts_stops_before_the_run(towns, tmp_path):
         collect(towns, "lexical", critic="evidence", out=tmp_path / "run")
 
 
-def test_failed_questions_are_tried_again(towns, tmp_path, monkeypatch):
+def test_failed_questions_are_retried(towns, tmp_path, monkeypatch):
     policy = tmp_path / "reader.toml"
     policy.write_text('policy = "reader"\n')
     down = {"q3", "q5"}
@@ -218,7 +221,7 @@ def test_a_collection_killed_at_random_moments_ends_with_the_same_trajectories(t
     assert len(killed.run.records()) == 400
     assert contents(killed) == contents(undisturbed)
     assert list(killed.trajectories()) == list(undisturbed.trajectories())
-    assert Answer in {type(t.choices[-1].action) for t in killed.trajectories()}
+    assert Answer in {type(trajectory.steps[-1].action) for trajectory in killed.trajectories()}
 
 
 def test_process_data_is_not_ranked(towns, tmp_path):

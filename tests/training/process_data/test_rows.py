@@ -6,13 +6,13 @@ import pytest
 
 from raggym_env.core import Answer, Passage, Question, Search, State, Turn
 from raggym_env.errors import MissingExtra, RunError
-from raggym_env.mdp.records import action_to_json
+from raggym_env.mdp.records import Candidate, action_to_json
 from raggym_env.policies.prompt.parse import parse
 from raggym_env.text.state_chat import render as reward_text
 from raggym_env.training.process_data import rows
 from raggym_env.training.process_data.collect import collect
 from raggym_env.training.process_data.rows import (
-    Render,
+    Renderer,
     comparable,
     export,
     graded,
@@ -20,18 +20,18 @@ from raggym_env.training.process_data.rows import (
     reward_rows,
     sft_rows,
 )
-from raggym_env.training.process_data.trajectories import Choice, Labelled, Trajectory
+from raggym_env.training.process_data.trajectories import Trajectory, TrajectoryStep
 from towns import write_towns
 
 QUESTION = Question("q", "Where was Ada Berg born?")
 START = State(QUESTION, (), 2)
 SEARCHED = State(QUESTION, (Turn("Ada Berg", (Passage("1", "Ada Berg", "Born in Oslo."),)),), 1)
-RIGHT, WRONG = Labelled(Answer("Oslo"), 0.0, outcome=1.0), Labelled(Answer("Rome"), 0.0, outcome=0.0)
+RIGHT, WRONG = Candidate(Answer("Oslo"), 0.0, outcome=1.0), Candidate(Answer("Rome"), 0.0, outcome=0.0)
 
 
 @pytest.fixture(scope="module")
-def render():
-    return Render("react")
+def renderer():
+    return Renderer("react")
 
 
 @pytest.fixture(scope="module")
@@ -41,15 +41,15 @@ def collection(tmp_path_factory):
 
 
 def searches(*scores):
-    return tuple(Labelled(Search(f"query {number}"), score) for number, score in enumerate(scores))
+    return tuple(Candidate(Search(f"query {number}"), score) for number, score in enumerate(scores))
 
 
-def trajectory(*choices):
-    return Trajectory(QUESTION, choices, "Oslo", 1.0)
+def trajectory(*steps):
+    return Trajectory(QUESTION, steps, "Oslo", 1.0)
 
 
 def step(*candidates, executed=0, state=START):
-    return Choice(state, candidates, candidates[executed].action)
+    return TrajectoryStep(state, candidates, candidates[executed].action)
 
 
 def content(messages):
@@ -58,58 +58,58 @@ def content(messages):
     return message["content"]
 
 
-def test_sft_has_a_row_per_step_with_the_executed_action(render):
-    mine = trajectory(step(*searches(0.5, 0.1)), step(RIGHT, *searches(-0.1), state=SEARCHED))
-    made = list(sft_rows([mine], render))
-    assert [content(row["completion"]) for row in made] == ['{"search": "query 0"}', '{"answer": "Oslo"}']
-    assert "Born in Oslo." in made[1]["prompt"][-1]["content"]
-    assert all(row.keys() == {"prompt", "completion"} for row in made)
+def test_sft_has_a_row_per_step_with_the_executed_action(renderer):
+    path = trajectory(step(*searches(0.5, 0.1)), step(RIGHT, *searches(-0.1), state=SEARCHED))
+    produced = list(sft_rows([path], renderer))
+    assert [content(row["completion"]) for row in produced] == ['{"search": "query 0"}', '{"answer": "Oslo"}']
+    assert "Born in Oslo." in produced[1]["prompt"][-1]["content"]
+    assert all(row.keys() == {"prompt", "completion"} for row in produced)
 
 
-def test_sft_leaves_out_a_worse_action_that_exploring_executed(render):
+def test_sft_leaves_out_a_worse_action_that_exploring_executed(renderer):
     explored = trajectory(step(*searches(0.5, 0.1), executed=1))
-    assert list(sft_rows([explored], render)) == []
-    (row,) = sft_rows([explored], render, best="top")
+    assert list(sft_rows([explored], renderer)) == []
+    (row,) = sft_rows([explored], renderer, best="top")
     assert content(row["completion"]) == '{"search": "query 0"}'
 
 
-def test_sft_takes_an_executed_action_that_is_one_of_the_best(render):
-    (row,) = sft_rows([trajectory(step(*searches(0.5, 0.5), executed=1))], render)
+def test_sft_takes_an_executed_action_that_is_one_of_the_best(renderer):
+    (row,) = sft_rows([trajectory(step(*searches(0.5, 0.5), executed=1))], renderer)
     assert content(row["completion"]) == '{"search": "query 1"}'
 
 
-def test_of_equally_scored_answers_the_right_one_is_best(render):
-    mine = trajectory(step(WRONG, RIGHT, state=SEARCHED))
-    (row,) = sft_rows([mine], render, best="top")
+def test_of_equally_scored_answers_the_right_one_is_best(renderer):
+    path = trajectory(step(WRONG, RIGHT, state=SEARCHED))
+    (row,) = sft_rows([path], renderer, best="top")
     assert content(row["completion"]) == '{"answer": "Oslo"}'
 
 
-def test_a_preference_is_the_best_candidate_against_one_worse_by_the_margin(render):
-    mine = trajectory(step(*searches(0.5, 0.48, 0.3)))
-    made = list(preference_rows([mine], render, margin=0.05, pairs=9))
-    assert [(content(row["chosen"]), content(row["rejected"])) for row in made] == [
+def test_a_preference_is_the_best_candidate_against_one_worse_by_the_margin(renderer):
+    path = trajectory(step(*searches(0.5, 0.48, 0.3)))
+    produced = list(preference_rows([path], renderer, margin=0.05, pairs=9))
+    assert [(content(row["chosen"]), content(row["rejected"])) for row in produced] == [
         ('{"search": "query 0"}', '{"search": "query 2"}')
     ]
-    assert made[0]["prompt"] == Render("react").prompt(mine.choices[0])
+    assert produced[0]["prompt"] == Renderer("react").prompt(path.steps[0])
 
 
-def test_a_difference_of_just_the_margin_is_enough_in_single_precision(render):
-    mine = trajectory(step(*searches(0.44999998807907104, 0.4000000059604645)))
-    assert len(list(preference_rows([mine], render, margin=0.05))) == 1
+def test_a_difference_of_just_the_margin_is_enough_in_single_precision(renderer):
+    path = trajectory(step(*searches(0.44999998807907104, 0.4000000059604645)))
+    assert len(list(preference_rows([path], renderer, margin=0.05))) == 1
 
 
-def test_no_more_pairs_than_asked_for_and_none_twice(render):
-    mine = trajectory(step(*searches(0.9, 0.1, 0.2, 0.3)))
+def test_at_most_the_requested_pairs_are_drawn_and_none_twice(renderer):
+    path = trajectory(step(*searches(0.9, 0.1, 0.2, 0.3)))
     for pairs in (1, 2, 3, 9):
-        made = [content(row["rejected"]) for row in preference_rows([mine], render, pairs=pairs)]
-        assert len(made) == len(set(made)) == min(pairs, 3)
+        produced = [content(row["rejected"]) for row in preference_rows([path], renderer, pairs=pairs)]
+        assert len(produced) == len(set(produced)) == min(pairs, 3)
 
 
-def test_what_is_drawn_depends_on_the_seed_and_the_state_alone(render):
+def test_the_draw_depends_on_the_seed_and_the_state_alone(renderer):
     many = [step(*searches(0.9, 0.1, 0.2, 0.3), state=State(Question("", f"{i}?"), (), 1)) for i in range(20)]
-    whole = list(preference_rows([trajectory(*many)], render))
-    assert list(preference_rows([trajectory(*many[::-1])], render))[::-1] == whole
-    assert list(preference_rows([trajectory(*many)], render, seed=1)) != whole
+    whole = list(preference_rows([trajectory(*many)], renderer))
+    assert list(preference_rows([trajectory(*many[::-1])], renderer))[::-1] == whole
+    assert list(preference_rows([trajectory(*many)], renderer, seed=1)) != whole
 
 
 @pytest.mark.parametrize(
@@ -120,32 +120,32 @@ def test_what_is_drawn_depends_on_the_seed_and_the_state_alone(render):
         (Answer("B"), Answer("ibuprofen"), State(Question("p", "Which?", ("aspirin", "ibuprofen")), (), 1)),
     ],
 )
-def test_equal_actions_are_never_paired(render, good, bad, state):
-    mine = trajectory(step(Labelled(good, 0.9), Labelled(bad, 0.1), state=state))
-    assert list(preference_rows([mine], render)) == list(reward_rows([mine])) == []
+def test_equal_actions_are_never_paired(renderer, good, bad, state):
+    path = trajectory(step(Candidate(good, 0.9), Candidate(bad, 0.1), state=state))
+    assert list(preference_rows([path], renderer)) == list(reward_rows([path])) == []
 
 
 def test_an_answer_and_a_search_of_the_same_words_differ():
-    assert len(comparable(step(Labelled(Answer("Oslo"), 0.9), Labelled(Search("Oslo"), 0.1)))) == 1
+    assert len(comparable(step(Candidate(Answer("Oslo"), 0.9), Candidate(Search("Oslo"), 0.1)))) == 1
 
 
-def test_reward_rows_show_what_the_reward_model_is_shown():
-    mine = trajectory(step(*searches(0.9, 0.1), state=SEARCHED))
+def test_reward_rows_have_the_reward_models_input():
+    path = trajectory(step(*searches(0.9, 0.1), state=SEARCHED))
     expected = [reward_text(SEARCHED, Search(f"query {number}")) for number in (0, 1)]
-    assert list(reward_rows([mine])) == [{"chosen": expected[0], "rejected": expected[1]}]
+    assert list(reward_rows([path])) == [{"chosen": expected[0], "rejected": expected[1]}]
 
 
 def test_reward_rows_pair_any_two_candidates_and_fit_the_state():
-    mine = trajectory(step(*searches(0.9, 0.5, 0.1), state=SEARCHED))
-    made = list(reward_rows([mine], pairs=9, fit=lambda state: START))
-    assert len(made) == 3
-    assert {row["chosen"][0]["content"] for row in made} == {reward_text(START, Answer("x"))[0]["content"]}
-    assert all(row["chosen"][1] != row["rejected"][1] for row in made)
+    path = trajectory(step(*searches(0.9, 0.5, 0.1), state=SEARCHED))
+    produced = list(reward_rows([path], pairs=9, fit=lambda state: START))
+    assert len(produced) == 3
+    assert {row["chosen"][0]["content"] for row in produced} == {reward_text(START, Answer("x"))[0]["content"]}
+    assert all(row["chosen"][1] != row["rejected"][1] for row in produced)
 
 
 def test_outcomes_can_be_added_to_the_scores():
-    (found,) = graded([trajectory(step(*searches(0.2), WRONG, RIGHT, state=SEARCHED))], 0.5)
-    assert [(each.action, each.score) for each in found.choices[0].candidates] == [
+    (result,) = graded([trajectory(step(*searches(0.2), WRONG, RIGHT, state=SEARCHED))], 0.5)
+    assert [(candidate.action, candidate.score) for candidate in result.steps[0].candidates] == [
         (RIGHT.action, 0.5),
         (Search("query 0"), 0.2),
         (WRONG.action, 0.0),
@@ -153,40 +153,43 @@ def test_outcomes_can_be_added_to_the_scores():
 
 
 @pytest.mark.parametrize("options", [{"margin": 0}, {"margin": float("nan")}, {"pairs": 0}])
-def test_options_out_of_range_are_refused(render, options):
+def test_options_out_of_range_are_refused(renderer, options):
     with pytest.raises(ValueError, match="must be"):
-        list(preference_rows([], render, **options))
+        list(preference_rows([], renderer, **options))
     with pytest.raises(ValueError, match="must be"):
         list(reward_rows([], **options))
 
 
-def test_every_reply_of_a_collection_parses_back_to_its_action(collection, render):
-    made = [(choice, each) for t in collection.trajectories() for choice in t.choices for each in choice.candidates]
-    for choice, each in made:
-        parsed = parse(render.reply(choice, each))
-        kind, text = ("search", parsed.search) if isinstance(each.action, Search) else ("answer", parsed.answer)
-        assert {kind: text}.items() <= action_to_json(each.action).items()
-    assert len(made) > 50
+def test_every_reply_of_a_collection_parses_back_to_its_action(collection, renderer):
+    steps = [step for trajectory in collection.trajectories() for step in trajectory.steps]
+    candidates = [(step, candidate) for step in steps for candidate in step.candidates]
+    for step, candidate in candidates:
+        parsed = parse(renderer.reply(step, candidate))
+        kind, text = ("search", parsed.search) if isinstance(candidate.action, Search) else ("answer", parsed.answer)
+        assert {kind: text}.items() <= action_to_json(candidate.action).items()
+    assert len(candidates) > 50
 
 
-def test_no_row_holds_a_label_or_a_gold_answer_that_was_not_found(collection, render):
-    """Until the passage is found, a prompt has no way of naming the river; nothing ever says what is right."""
-    made = [*sft_rows(collection.trajectories(), render), *preference_rows(collection.trajectories(), render)]
-    first = [row["prompt"] for row in made if "<passages" not in row["prompt"][-1]["content"]]
+def test_no_row_contains_a_label_or_a_gold_answer_that_was_not_retrieved(collection, renderer):
+    """A prompt cannot name the river before its passage is retrieved, and no row says which answer is correct."""
+    produced = [*sft_rows(collection.trajectories(), renderer), *preference_rows(collection.trajectories(), renderer)]
+    first = [row["prompt"] for row in produced if "<passages" not in row["prompt"][-1]["content"]]
     assert first
     assert not any("River" in message["content"] for prompt in first for message in prompt)
-    messages = [m for row in [*made, *reward_rows(collection.trajectories())] for part in row.values() for m in part]
+    messages = [
+        m for row in [*produced, *reward_rows(collection.trajectories())] for part in row.values() for m in part
+    ]
     assert all(message.keys() == {"role", "content"} for message in messages)
     for word in ("outcome", "score", "gold", "supporting"):
         assert not any(word in message["content"] for message in messages)
 
 
 @pytest.mark.parametrize("kind", ["sft", "preference", "reward"])
-def test_an_export_is_a_data_set_that_says_what_it_was_made_from(collection, render, kind, tmp_path):
+def test_an_export_is_a_data_set_with_its_provenance(collection, renderer, kind, tmp_path):
     datasets = pytest.importorskip("datasets")
-    provenance = export(collection, tmp_path / "new" / "rows", kind, render)
+    provenance = export(collection, tmp_path / "new" / "rows", kind, renderer)
     loaded = datasets.load_from_disk(str(tmp_path / "new" / "rows"))
-    assert list(loaded) == list(rows.rows_of(kind, collection.trajectories(), render))
+    assert list(loaded) == list(rows.rows_of(kind, collection.trajectories(), renderer))
     assert json.loads((tmp_path / "new" / "rows" / "provenance.json").read_text()) == provenance
     assert provenance["episodes_sha256"] == hashlib.sha256(collection.run.episodes_file.read_bytes()).hexdigest()
     assert provenance["collection"]["collect"]["critic"] == "evidence"
@@ -194,11 +197,11 @@ def test_an_export_is_a_data_set_that_says_what_it_was_made_from(collection, ren
     assert [path.name for path in (tmp_path / "new").iterdir()] == ["rows"]
 
 
-def test_an_export_never_overwrites_and_never_is_empty(collection, render, tmp_path):
+def test_an_export_never_overwrites_and_never_is_empty(collection, renderer, tmp_path):
     with pytest.raises(RunError, match="exists"):
-        export(collection, tmp_path, "sft", render)
-    with pytest.raises(RunError, match="gives no preference rows: 12 trajectories"):
-        export(collection, tmp_path / "rows", "preference", render, margin=5.0)
+        export(collection, tmp_path, "sft", renderer)
+    with pytest.raises(RunError, match="gives no preference rows of its 12 trajectories"):
+        export(collection, tmp_path / "rows", "preference", renderer, margin=5.0)
     assert not (tmp_path / "rows").exists()
 
 
@@ -208,8 +211,8 @@ def test_an_export_without_datasets_names_the_extra(collection, tmp_path, monkey
         export(collection, tmp_path / "rows", "reward")
 
 
-def test_rows_for_an_agent_need_a_render(collection):
-    with pytest.raises(ValueError, match="pass a render"):
+def test_rows_for_an_agent_need_a_renderer(collection):
+    with pytest.raises(ValueError, match="pass a renderer"):
         rows.rows_of("sft", collection.trajectories())
     with pytest.raises(ValueError, match="kind must be one of"):
         rows.rows_of("dpo", collection.trajectories())

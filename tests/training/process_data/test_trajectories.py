@@ -30,19 +30,19 @@ def film_record(*actions, error=None):
 
 def test_states_follow_from_the_steps_of_a_record():
     read = Trajectory.from_json(film_record(Search("Dawn"), Search("Ada Berg"), Answer("Oslo")))
-    states = [choice.state for choice in read.choices]
+    states = [step.state for step in read.steps]
     assert [state.searches_left for state in states] == [2, 1, 0]
     assert [turn.query for turn in states[2].history] == ["Dawn", "Ada Berg"]
     assert states[2].history[1].passages[0].title == "Ada Berg"
     assert all(passage.text for passage in states[2].passages)
-    assert (read.answer, read.outcome, read.choices[2].action) == ("Oslo", 1.0, Answer("Oslo"))
+    assert (read.answer, read.outcome, read.steps[2].action) == ("Oslo", 1.0, Answer("Oslo"))
 
 
 def test_a_search_beyond_the_budget_is_a_step_whose_draft_is_graded():
     searches = [Search("Dawn", draft="Rome"), Search("Ada Berg", draft="Oslo"), Search("Oslo", draft="Oslo")]
     read = Trajectory.from_json(film_record(*searches))
     assert (read.answer, read.outcome) == ("Oslo", 1.0)
-    assert (read.choices[2].state.searches_left, read.choices[2].action) == (0, searches[2])
+    assert (read.steps[2].state.searches_left, read.steps[2].action) == (0, searches[2])
 
 
 def test_a_record_survives_json():
@@ -51,10 +51,10 @@ def test_a_record_survives_json():
 
 
 def test_answers_among_the_candidates_are_graded_and_searches_are_not(collection):
-    candidates = [each for trajectory in collection.trajectories() for each in trajectory.choices[1].candidates]
-    answers = [each for each in candidates if isinstance(each.action, Answer)]
-    assert {each.outcome for each in answers} == {0.0, 1.0}
-    assert all(each.outcome is None for each in candidates if isinstance(each.action, Search))
+    candidates = [option for trajectory in collection.trajectories() for option in trajectory.steps[1].candidates]
+    answers = [candidate for candidate in candidates if isinstance(candidate.action, Answer)]
+    assert {candidate.outcome for candidate in answers} == {0.0, 1.0}
+    assert all(candidate.outcome is None for candidate in candidates if isinstance(candidate.action, Search))
 
 
 def test_a_failed_episode_has_no_outcome():
@@ -64,14 +64,14 @@ def test_a_failed_episode_has_no_outcome():
     assert trajectory_to_json(episode, task, 2, "em")["outcome"] is None
 
 
-def test_trajectories_come_in_the_order_of_their_ids_whatever_ended_first(collection):
+def test_trajectories_are_sorted_by_id_whichever_ended_first(collection):
     ids = [trajectory.question.id for trajectory in collection.trajectories()]
     assert ids == sorted(ids) == sorted(f"q{i}" for i in range(12))
 
 
-def test_only_right_answers_are_kept_unless_all_are_asked_for(tmp_path):
+def test_only_correct_answers_are_kept_unless_all_are_requested(tmp_path):
     towns = write_towns(tmp_path / "data")
-    policy = tmp_path / "mine.toml"
+    policy = tmp_path / "scripted.toml"
     answers = [f'q{i} = [[1, "{f"River{i % 7}" if i % 3 else "nowhere"}"]]' for i in range(12)]
     policy.write_text("\n".join(['policy = "scripted"', "[options.script]", *answers]))
     collection = collect(towns, policy, critic="random", n=1, out=tmp_path / "run")
@@ -80,7 +80,7 @@ def test_only_right_answers_are_kept_unless_all_are_asked_for(tmp_path):
     assert len(list(collection.trajectories(kept=False))) == 12
 
 
-def test_of_a_failed_question_that_was_tried_again_the_last_record_counts(collection, tmp_path):
+def test_the_last_record_of_a_retried_question_counts(collection, tmp_path):
     records = collection.run.records()
     broken = {**records[0], "error": "RetrievalError: down", "steps": [], "outcome": None}
     (tmp_path / "run").mkdir()

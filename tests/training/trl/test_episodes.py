@@ -21,8 +21,8 @@ from raggym_env.mdp.dynamics import Dynamics  # noqa: E402
 from raggym_env.mdp.step_reward import StepReward  # noqa: E402
 from raggym_env.testing import ScriptedRetriever  # noqa: E402
 from raggym_env.text.tagged import parse_tagged  # noqa: E402
-from raggym_env.training.trl import episodes as environment  # noqa: E402
-from raggym_env.training.trl.episodes import EpisodeRollouts, episode_examples, episode_prompts, episode_return  # noqa: E402  # noqa: E402
+from raggym_env.training.trl import episodes  # noqa: E402
+from raggym_env.training.trl.episodes import EpisodeRollouts, episode_examples, episode_prompts, episode_return  # noqa: E402
 from tiny_llm import tiny_model, tiny_tokenizer  # noqa: E402
 
 # What TRL and transformers say to each other in words that the newest versions have renamed.
@@ -308,7 +308,7 @@ def test_the_model_itself_writes_and_learns(tokenizer, model, tmp_path):
 
     def generate(trainer, prompts):
         turns.append(len(prompts))
-        return script(trainer, prompts) if len(turns) % 2 else environment._by_trainer(trainer, prompts)
+        return script(trainer, prompts) if len(turns) % 2 else episodes._generate_with_trainer(trainer, prompts)
 
     def vowels(completion_ids, **columns):
         return [tokenizer.decode(ids[-16:]).count("a") - len(ids) / 100 for ids in completion_ids]
@@ -351,9 +351,9 @@ def test_what_does_not_fit_is_refused(tokenizer, model):
         EpisodeRollouts(TaggedText(env))
     with pytest.raises(ValueError, match="made from another environment or split"):
         EpisodeRollouts(make_env([Task(Question("other", "?"), ("a",))] * 3))([prompt], trainer)
-    with pytest.raises(ValueError, match="make it by episode_prompts"):
+    with pytest.raises(ValueError, match="Make prompts with episode_prompts"):
         rollouts([[{"role": "user", "content": "Where?"}]], trainer)
-    with pytest.raises(ValueError, match="must hold one reply"):
+    with pytest.raises(ValueError, match="max_tokens, of an episode, must be at least max_completion_length = 64"):
         EpisodeRollouts(env, max_tokens=63)([prompt], trainer)
     with pytest.raises(LLMError, match="Lower max_completion_length"):
         rollouts([prompt], stub(model, tokenizer, max_completion_length=4000))
@@ -364,16 +364,16 @@ def test_what_does_not_fit_is_refused(tokenizer, model):
 def test_a_template_that_rewrites_past_turns_is_refused(model):
     tokenizer = tiny_tokenizer(template="{% for m in messages %}{{ m['content'] }}{% endfor %}{{ messages | length }}")
 
-    with pytest.raises(LLMError, match="no single sequence of tokens"):
+    with pytest.raises(LLMError, match="not one sequence of tokens"):
         roll(make_env(), model, tokenizer, RIGHT)
 
 
 def test_the_example_in_the_documentation_runs(tokenizer, model, tmp_path):
-    lines = environment.__doc__.splitlines()
+    lines = episodes.__doc__.splitlines()
     code = "\n".join(line for line in lines[lines.index('    env = gym.make("RAGGym-Synth-v0", split="train")') :])
     (tmp_path / "example.py").write_text(textwrap.dedent(code))
     names = {"gym": gym, "GRPOTrainer": trl.GRPOTrainer, "model": model, "tokenizer": tokenizer}
-    ours = {name: getattr(environment, name) for name in environment.__all__}
+    ours = {name: getattr(episodes, name) for name in episodes.__all__}
     args = arguments(tmp_path, max_completion_length=8)
 
     trainer = runpy.run_path(str(tmp_path / "example.py"), init_globals={**names, **ours, "args": args})["trainer"]

@@ -6,10 +6,10 @@ pytest.importorskip("trl")
 
 from raggym_env.cards import policy_card  # noqa: E402
 from raggym_env.core import Answer, Passage, Question, Search, State, Turn  # noqa: E402
-from raggym_env.errors import CardError, RewardError, RunError  # noqa: E402
+from raggym_env.errors import OptionError, RewardError  # noqa: E402
 from raggym_env.evaluation import evaluate  # noqa: E402
-from raggym_env.training.trl import grpo, sft  # noqa: E402
-from raggym_env.training.trl.grpo import Replies, Scoring, StepRewards  # noqa: E402
+from raggym_env.training import train_grpo, train_sft  # noqa: E402
+from raggym_env.training.trl.grpo import ReplyConfig, StepRewardConfig, StepRewards  # noqa: E402
 from raggym_env.training.trl.recipe import Recipe  # noqa: E402
 from trained import same, weights, write_workshop  # noqa: E402
 
@@ -20,7 +20,7 @@ STATES = [
 
 
 class Critic:
-    """A search scores 0.5, an answer its number of letters; fails on the questions it is told to."""
+    """A search scores 0.5, an answer its number of letters; fails on the questions in `fails`."""
 
     def __init__(self, fails=(), nan=False):
         self.fails, self.nan = fails, nan
@@ -38,13 +38,14 @@ class Critic:
 def shop(tmp_path_factory):
     """With an actor that sometimes writes an action, as GRPO learns nothing from one that never does."""
     shop = write_workshop(tmp_path_factory.mktemp("shop"), questions=2)
-    sft.train(shop.data, shop.agent, shop.data.parent / "actor", shop.options(lora_rank=0, steps=12, batch=4))
+    config = shop.config(lora_rank=0, max_steps=12, per_device_train_batch_size=4)
+    train_sft(shop.data, shop.data.parent / "actor", agent=shop.agent, config=config)
     return shop
 
 
 def rewarded(shop, replies, index, critic=None, card=None, **options):
-    made = StepRewards(card or policy_card(shop.agent), STATES, critic or Critic(), **options)
-    return made([[{"role": "assistant", "content": reply}] for reply in replies], index)
+    reward = StepRewards(card or policy_card(shop.agent), STATES, critic or Critic(), **options)
+    return reward([[{"role": "assistant", "content": reply}] for reply in replies], index)
 
 
 def test_a_reply_earns_the_score_of_its_action_in_its_own_state(shop):
@@ -69,12 +70,12 @@ def test_a_search_that_this_agent_may_not_make_is_no_action(shop):
     assert rewarded(shop, ['{"search": "x"}', with_draft], [0, 0], card=reflects) == [-0.5, 0.5]
 
 
-def test_where_the_critic_fails_there_is_no_reward_and_the_others_have_theirs(shop):
+def test_a_failing_critic_gives_no_reward_and_leaves_the_other_states_alone(shop):
     replies = ['{"answer": "Po"}', "Hm.", '{"answer": "Elbe"}']
     assert rewarded(shop, replies, [0, 0, 1], Critic(fails="a")) == [None, None, 4.0]
     with pytest.raises(RewardError, match="the critic is down"):
         rewarded(shop, replies, [0, 0, 1], Critic(fails="ab"))
-    with pytest.raises(RewardError, match="must give one finite score"):
+    with pytest.raises(RewardError, match="must return finite scores"):
         rewarded(shop, replies, [0, 0, 1], Critic(nan=True))
 
 
@@ -86,9 +87,15 @@ def test_an_answers_outcome_can_be_added(shop):
 
 @pytest.mark.parametrize("algorithm", ["grpo", "rloo"])
 def test_a_model_learns_from_its_own_replies_and_is_evaluated(shop, tmp_path, algorithm):
-    how = shop.options(shop.data.parent / "actor", steps=3, batch=8)
-    ways = {"scoring": Scoring("evidence"), "replies": Replies(max_tokens=40), "algorithm": algorithm}
-    recipe = grpo.train(shop.data, shop.agent, tmp_path / "out", how, **ways)
+    recipe = train_grpo(
+        shop.data,
+        tmp_path / "out",
+        agent=shop.agent,
+        config=shop.config(shop.data.parent / "actor", max_steps=3, per_device_train_batch_size=8),
+        reward=StepRewardConfig("evidence"),
+        replies=ReplyConfig(max_completion_length=40),
+        algorithm=algorithm,
+    )
     assert recipe.config["kind"] == algorithm
     assert any(entry["grad_norm"] > 0 for entry in recipe.report["log"])
     assert any(entry["replies/unreadable"] < 1 for entry in recipe.report["log"])
@@ -98,55 +105,66 @@ def test_a_model_learns_from_its_own_replies_and_is_evaluated(shop, tmp_path, al
     assert scores.scored == 1
 
 
-def test_a_training_that_was_killed_goes_on(shop, tmp_path):
-    def killed(stage, done, total, news):
+def test_an_interrupted_training_resumes_with_the_same_rewards(shop, tmp_path):
+    def killed(stage, done, total, info):
         if done == 2:
             raise KeyboardInterrupt
 
-    how = shop.options(shop.data.parent / "actor", steps=3, batch=4, save_every=1)
-    ways = {"scoring": Scoring("evidence"), "replies": Replies(max_tokens=24)}
-    whole = grpo.train(shop.data, shop.agent, tmp_path / "whole", how, **ways)
+    actor = shop.data.parent / "actor"
+    options = {
+        "agent": shop.agent,
+        "config": shop.config(actor, max_steps=3, per_device_train_batch_size=4, save_steps=1),
+        "reward": StepRewardConfig("evidence"),
+        "replies": ReplyConfig(max_completion_length=24),
+    }
+    whole = train_grpo(shop.data, tmp_path / "whole", **options)
     with pytest.raises(KeyboardInterrupt):
-        grpo.train(shop.data, shop.agent, tmp_path / "cut", how, **ways, progress=killed)
-    recipe = grpo.train(shop.data, shop.agent, tmp_path / "cut", how, **ways)
+        train_grpo(shop.data, tmp_path / "cut", **options, progress=killed)
+    recipe = train_grpo(shop.data, tmp_path / "cut", **options)
     rewards = [[entry["reward"] for entry in each.report["log"]] for each in (recipe, whole)]
     assert rewards[0] == rewards[1]
     assert same(weights(tmp_path / "cut"), weights(tmp_path / "whole"))
 
 
-def test_an_environment_gives_the_first_states_of_its_questions(shop, tmp_path):
-    how = shop.options(batch=4, steps=1)
-    recipe = grpo.train(shop.card, shop.agent, tmp_path, how, scoring=Scoring("random"), replies=Replies(max_tokens=8))
+def test_an_environment_provides_the_first_states_of_its_questions(shop, tmp_path):
+    recipe = train_grpo(
+        shop.card,
+        tmp_path,
+        agent=shop.agent,
+        config=shop.config(per_device_train_batch_size=4, max_steps=1),
+        reward=StepRewardConfig("random"),
+        replies=ReplyConfig(max_completion_length=8),
+    )
     assert recipe.report["rows"]["used"] == 2
     assert Recipe.read(tmp_path).config["data"]["dataset"]
 
 
 @pytest.mark.parametrize(
-    ("ways", "error", "said"),
+    ("options", "error", "message"),
     [
         ({"algorithm": "ppo"}, ValueError, "algorithm must be one of"),
-        ({"replies": Replies(3)}, RunError, r"multiple of the 3 replies per state, got 2 \* 1 = 2"),
-        ({"scoring": Scoring("none")}, RewardError, "nothing to learn from"),
-        ({"scoring": Scoring("random", {"x": 1})}, CardError, "does not take"),
-        ({"replies": Replies(2, max_tokens=4000)}, RunError, "no room for a prompt"),
+        ({"replies": ReplyConfig(3)}, OptionError, r"multiple of num_generations = 3, .* got 2 \* 1 = 2"),
+        ({"reward": StepRewardConfig("none")}, RewardError, "no scores to learn from"),
+        ({"reward": StepRewardConfig("random", {"x": 1})}, OptionError, "has no option 'x'"),
+        ({"replies": ReplyConfig(2, max_completion_length=4000)}, OptionError, "room for a prompt"),
     ],
 )
-def test_what_cannot_work_is_refused_before_anything_is_written(shop, tmp_path, ways, error, said):
-    ways = {"scoring": Scoring("evidence"), "replies": Replies(2), **ways}
-    with pytest.raises(error, match=said):
-        grpo.train(shop.data, shop.agent, tmp_path / "out", shop.options(), **ways)
+def test_invalid_options_are_refused_before_anything_is_written(shop, tmp_path, options, error, message):
+    options = {"reward": StepRewardConfig("evidence"), "replies": ReplyConfig(2), **options}
+    with pytest.raises(error, match=message):
+        train_grpo(shop.data, tmp_path / "out", agent=shop.agent, config=shop.config(), **options)
     assert not (tmp_path / "out").exists()
 
 
 @pytest.mark.parametrize(
-    ("make", "said"),
+    ("make", "message"),
     [
-        (lambda: Replies(1), "count must be at least 2"),
-        (lambda: Replies(max_tokens=0), "max_tokens must be at least 1"),
-        (lambda: Replies(temperature=0.0), "temperature must be above 0"),
-        (lambda: Scoring(penalty=0.0), "penalty must be above 0"),
+        (lambda: ReplyConfig(1), "num_generations must be at least 2"),
+        (lambda: ReplyConfig(max_completion_length=0), "max_completion_length must be at least 1"),
+        (lambda: ReplyConfig(temperature=0.0), "temperature must be above 0"),
+        (lambda: StepRewardConfig(penalty=0.0), "penalty must be above 0"),
     ],
 )
-def test_numbers_out_of_range_are_refused_by_name(make, said):
-    with pytest.raises(ValueError, match=said):
+def test_numbers_out_of_range_are_refused_by_name(make, message):
+    with pytest.raises(ValueError, match=message):
         make()

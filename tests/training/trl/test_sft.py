@@ -5,8 +5,9 @@ pytest.importorskip("trl")
 
 from raggym_env.errors import CardError  # noqa: E402
 from raggym_env.llm.hf.chat import Chat  # noqa: E402
-from raggym_env.training.process_data.rows import Render, sft_rows  # noqa: E402
+from raggym_env.training.process_data.rows import Renderer, sft_rows  # noqa: E402
 from raggym_env.training.trl import sft  # noqa: E402
+from raggym_env.training.trl.config import lora_config  # noqa: E402
 from raggym_env.training.trl.fit import ProcessData  # noqa: E402
 from raggym_env.training.trl.lm import load, quiet  # noqa: E402
 from trained import losses, same, weights, write_workshop  # noqa: E402
@@ -19,24 +20,26 @@ def shop(tmp_path_factory):
 
 def test_the_loss_is_over_the_replies_alone(shop, tmp_path):
     base = load(str(shop.model))
-    rows = list(sft_rows(ProcessData.read(shop.data).trajectories, Render(shop.agent)))
+    rows = list(sft_rows(ProcessData.read(shop.data).trajectories, Renderer(shop.agent)))
     with quiet():
-        trainer = sft._trainer(base, [base.row(row) for row in rows], shop.options().filled(1.0, 1), tmp_path)
+        config = shop.config().with_defaults(learning_rate=1.0, batch_size=1)
+        args = sft._arguments(config, tmp_path)
+        trainer = sft._trainer(base, lora_config(config), args, [base.row(row) for row in rows])
         batches = [trainer.data_collator([row]) for row in trainer.train_dataset]
-    seen = set()
+    examples = set()
     for batch in batches:
         ids, labels = batch["input_ids"][0], batch["labels"][0]
-        learnt = base.tokenizer.decode(ids[labels != -100])
-        seen.add((base.tokenizer.decode(ids[labels == -100]), learnt))
+        learned = base.tokenizer.decode(ids[labels != -100])
+        examples.add((base.tokenizer.decode(ids[labels == -100]), learned))
     decode = base.tokenizer.decode
-    assert seen == {
+    assert examples == {
         (decode(Chat(base.tokenizer, ()).encode(row["prompt"])), f"{row['completion'][0]['content']}<|end|>\n")
         for row in rows
     }
 
 
-def test_a_model_learns_what_was_done_and_its_weights_change(shop, tmp_path):
-    recipe = sft.train(shop.data, shop.agent, tmp_path, shop.options(steps=20, lr=2e-2))
+def test_a_model_learns_the_executed_actions_and_its_weights_change(shop, tmp_path):
+    recipe = sft.train_sft(shop.data, tmp_path, agent=shop.agent, config=shop.config(max_steps=20, learning_rate=2e-2))
     assert losses(recipe)[-1] < 0.7 * losses(recipe)[0]
     assert recipe.report["trained_parameters"] < 0.1 * recipe.report["parameters"]
     assert all((tensor != 0).any() for name, tensor in weights(tmp_path).items() if "lora_B" in name)
@@ -44,20 +47,22 @@ def test_a_model_learns_what_was_done_and_its_weights_change(shop, tmp_path):
 
 
 def test_all_weights_can_be_trained(shop, tmp_path):
-    recipe = sft.train(shop.data, shop.agent, tmp_path, shop.options(lora_rank=0))
+    recipe = sft.train_sft(shop.data, tmp_path, agent=shop.agent, config=shop.config(lora_rank=0))
     assert recipe.report["result"] == str(tmp_path)
     assert recipe.report["trained_parameters"] == recipe.report["parameters"]
     assert not same(load(str(tmp_path)).model.state_dict(), load(str(shop.model)).model.state_dict())
 
 
-def test_the_best_scored_actions_can_be_learnt_instead_of_the_executed(shop, tmp_path):
+def test_the_best_scored_actions_can_be_learned_instead_of_the_executed_ones(shop, tmp_path):
     executed, top = (
-        sft.train(shop.data, shop.agent, tmp_path / best, shop.options(), best=best).report["rows"]["used"]
+        sft.train_sft(shop.data, tmp_path / best, agent=shop.agent, config=shop.config(), best=best).report["rows"][
+            "used"
+        ]
         for best in ("executed", "top")
     )
-    assert executed < top == sum(len(each.choices) for each in ProcessData.read(shop.data).trajectories)
+    assert executed < top == sum(len(trajectory.steps) for trajectory in ProcessData.read(shop.data).trajectories)
 
 
 def test_a_policy_without_prompts_is_refused(shop, tmp_path):
     with pytest.raises(CardError, match="no prompt agent"):
-        sft.train(shop.data, "lexical", tmp_path, shop.options())
+        sft.train_sft(shop.data, tmp_path, agent="lexical", config=shop.config())

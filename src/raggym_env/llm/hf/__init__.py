@@ -1,1 +1,1 @@
-"""`hf:`: transformers models in this process."""
+"""The `hf:` back end: transformers models in this process."""

@@ -1,7 +1,7 @@
-"""LoRA adapters in PEFT's format: where they are, and merging one into its base model.
+"""LoRA adapters in PEFT's format: locating one, and merging it into its base model.
 
-An adapter is a folder with `adapter_config.json` and `adapter_model.safetensors`. It is named by its path, or, if it
-ships with the library, by its name. No pickle is opened, and no code that comes with an adapter is run.
+An adapter is a folder with `adapter_config.json` and `adapter_model.safetensors`, named by its path or by its name in
+the catalogue. No pickle is opened, and no code that comes with an adapter is run.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from typing import Any
 from safetensors import SafetensorError
 from safetensors.torch import load_file
 
-from raggym_env.errors import LLMError, MissingExtra
+from raggym_env.errors import LLMError, MissingExtra, OptionError
 from raggym_env.models import catalogue
 
 __all__ = ["adapter_folder", "merged", "split_name"]
@@ -23,44 +23,42 @@ _CONFIG, _WEIGHTS, _PICKLED = "adapter_config.json", "adapter_model.safetensors"
 
 
 def split_name(name: str) -> tuple[str, str | None]:
-    """The base model and the adapter that a name such as `smollm2+runs/lora` consists of.
+    """Split a name such as `smollm2+runs/lora` into base model and adapter; None if there is no adapter.
 
-    A path that exists is a base model as it stands, whatever characters are in it.
+    An existing path is a base model, even if it contains a `+`.
 
     Raises:
-        LLMError: One of the two is missing, or there are several adapters.
+        OptionError: One of the two is missing, or there are several adapters.
     """
     if "+" not in name or Path(name).expanduser().exists():
         return name, None
     base, _, adapter = name.partition("+")
     if not base or not adapter:
-        raise LLMError(f"An adapter is named like MODEL+ADAPTER, got {name!r}.")
+        raise OptionError(f"An adapter is named like MODEL+ADAPTER, got {name!r}.")
     if "+" in adapter and not Path(adapter).expanduser().is_dir():
-        raise LLMError(
-            f"One adapter at most can be added to a model, got {name!r}. Merge the first into the base model, save "
-            "that, and add the second to the folder."
+        raise OptionError(
+            f"A model takes one adapter at most, got {name!r}. Merge the first into the base model, save that, and add "
+            "the second to the saved folder."
         )
     return base, adapter
 
 
 def adapter_folder(name: str) -> Path:
-    """The folder of an adapter: a path, or the name of one that ships with the library.
+    """Return the folder of an adapter: a path, or the name of one in the catalogue (`raggym models list`).
 
     Raises:
         LLMError: There is no such folder, or it is no LoRA adapter with safetensors weights.
     """
-    path = Path(name).expanduser()
-    shipped = catalogue.adapters()
-    if not path.is_dir() and name not in shipped:
-        listed = ", ".join(sorted(shipped)) or "none"
-        raise LLMError(f"No adapter {name!r}: it is no folder, and no adapter that ships with the library ({listed}).")
-    folder = path if path.is_dir() else shipped[name]
-    _require_lora(folder)
-    _require_safetensors(folder)
-    return folder
-
-
-def _require_lora(folder: Path) -> None:
+    folder = Path(name).expanduser()
+    if not folder.is_dir():
+        adapters = catalogue.adapters()
+        if name in adapters:
+            folder = adapters[name]
+        elif name in catalogue.ADAPTERS:
+            raise LLMError(f"The adapter {name!r} is not installed. To install it: {catalogue.INSTALL_ADAPTERS}.")
+        else:
+            names = ", ".join(sorted({*adapters, *catalogue.ADAPTERS}))
+            raise LLMError(f"No adapter {name!r}: it is neither a folder nor an adapter of the catalogue ({names}).")
     try:
         config = json.loads((folder / _CONFIG).read_text(encoding="utf-8"))
     except FileNotFoundError as error:
@@ -70,6 +68,8 @@ def _require_lora(folder: Path) -> None:
     kind = config.get("peft_type") if isinstance(config, dict) else None
     if kind != "LORA":
         raise LLMError(f"Only LoRA adapters can be merged; {folder / _CONFIG} has peft_type {kind!r}.")
+    _require_safetensors(folder)
+    return folder
 
 
 def _require_safetensors(folder: Path) -> None:
@@ -77,24 +77,22 @@ def _require_safetensors(folder: Path) -> None:
         return
     if (folder / _PICKLED).is_file():
         raise LLMError(
-            f"The adapter {folder} has its weights in {_PICKLED}, which is a pickle and could run any code when it is "
-            f"opened, so it is not. Where you trust it, save it again with PEFT, which writes {_WEIGHTS}."
+            f"The adapter {folder} has its weights in {_PICKLED}, which is a pickle and could run any code when "
+            f"opened, so it is not opened. If you trust it, save it again with PEFT, which writes {_WEIGHTS}."
         )
     raise LLMError(f"The adapter {folder} has no {_WEIGHTS}.")
 
 
 def merged(model: Any, folder: Path, name: str) -> Any:
-    """The model with the adapter's weights added to its own: a plain model again.
-
-    What the adapter says of its base is ignored: what counts is whether its tensors fit.
+    """Return the model with the adapter's weights added to its own: a plain model again.
 
     Args:
-        model: The base, in float32: added to 16-bit weights, small updates would be rounded away. Used up.
+        model: The base, in float32: in 16 bits, small updates would be rounded away. It is used up.
         folder: An adapter that `adapter_folder` has checked.
-        name: What error messages call the model.
+        name: The model's name in error messages.
 
     Raises:
-        LLMError: The adapter was made for another model, or is damaged.
+        LLMError: The adapter belongs to another model, or is damaged.
         MissingExtra: PEFT is not installed.
     """
     try:
@@ -105,7 +103,7 @@ def merged(model: Any, folder: Path, name: str) -> Any:
     try:
         weights = load_file(folder / _WEIGHTS)
         with warnings.catch_warnings():
-            # PEFT asks transformers in words that its newest version has renamed.
+            # PEFT reads an attribute of transformers by a name that its newest version deprecates.
             warnings.filterwarnings("ignore", ".*is_gradient_checkpointing", FutureWarning)
             wrapped = PeftModelForCausalLM(model, PeftConfig.from_pretrained(str(folder)))
         _require_fit(set_peft_model_state_dict(wrapped, weights), len(weights))
@@ -115,11 +113,13 @@ def merged(model: Any, folder: Path, name: str) -> Any:
 
 
 def _require_fit(loaded: Any, tensors: int) -> None:
-    """A tensor without a place, or a place without a tensor: the adapter of another model."""
+    """Raise `ValueError` if the adapter's tensors are not those that the model needs."""
+    # The base model that the adapter names is ignored, since the same model has many names. What counts is that each
+    # tensor has a place in the model, and each place a tensor.
     missing = [key for key in loaded.missing_keys if "lora_" in key]
     if loaded.unexpected_keys or missing:
         example = (list(loaded.unexpected_keys) + missing)[0]
         raise ValueError(
             f"of its {tensors} tensors {len(loaded.unexpected_keys)} have no place in the model, and {len(missing)} "
-            f"that the model needs are not there (e.g. {example})"
+            f"that the model needs are not in it (e.g. {example})"
         )

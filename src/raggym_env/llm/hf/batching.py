@@ -1,4 +1,4 @@
-"""Which prompts are computed together, and which of their tokens are computed once. Plain Python, no torch."""
+"""Decides which prompts are computed together, and which of their tokens once. Plain Python, without torch."""
 
 from __future__ import annotations
 
@@ -12,12 +12,13 @@ from numpy.typing import NDArray
 __all__ = ["MIN_PREFIX", "Group", "Tokens", "chunks", "common_prefix", "groups", "runs", "uniforms"]
 
 Tokens = tuple[int, ...]
+"""The token ids of a prompt, or of a part of one."""
 
 MIN_PREFIX = 32
-"""A common prefix is computed apart only from this many tokens on: below it, the extra call costs more."""
+"""The shortest common prefix, in tokens, that is computed separately: below it, the extra call costs more."""
 
+# At most one token in this many is padding when prompts are prefilled together.
 _PADDING = 8
-"""At most one token in this many is padding when prompts are prefilled together."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,34 +26,37 @@ class Group:
     """Prompts that start with the same tokens, the longest first."""
 
     prefix: int
-    """Tokens that all of them start with and that are computed once; less than the shortest prompt."""
+    """Number of first tokens that all of them share and that are computed once; less than the shortest prompt."""
     members: tuple[int, ...]
-    """Which prompts, as indices into what was given."""
+    """Indices of the prompts."""
 
 
 def groups(prompts: Sequence[Tokens]) -> list[Group]:
-    """Put distinct prompts that share their first `MIN_PREFIX` tokens together; the others share nothing.
+    """Group distinct prompts that share their first `MIN_PREFIX` tokens; the others form one group that shares nothing.
 
     >>> few_shot = tuple(range(40))
     >>> groups([(*few_shot, 1), (*few_shot, 2, 3), (7,)])
     [Group(prefix=40, members=(1, 0)), Group(prefix=0, members=(2,))]
     """
+    # Grouping by the first tokens takes linear time. The longest common prefixes of all pairs would not, and prompts of
+    # one policy share their instructions anyway.
     heads: dict[Tokens, list[int]] = {}
     for index, prompt in enumerate(prompts):
         heads.setdefault(prompt[:MIN_PREFIX], []).append(index)
-    found, alone = [], []
+    sharing, alone = [], []
     for members in heads.values():
         prefix = common_prefix([prompts[member] for member in members])
         if len(members) > 1 and prefix >= MIN_PREFIX:
-            found.append(Group(prefix, _longest_first(prompts, members)))
+            sharing.append(Group(prefix, _longest_first(prompts, members)))
         else:
             alone += members
-    return found + ([Group(0, _longest_first(prompts, alone))] if alone else [])
+    return sharing + ([Group(0, _longest_first(prompts, alone))] if alone else [])
 
 
 def common_prefix(prompts: Sequence[Tokens]) -> int:
-    """Length of the longest common prefix that leaves each prompt at least one token."""
-    first, last = min(prompts), max(prompts)  # in lexicographic order, what these two share all share
+    """Return the length of the longest common prefix that leaves each prompt at least one token."""
+    first, last = min(prompts), max(prompts)  # in lexicographic order, what these two share, all share
+    # A prompt needs a token after the prefix: its output predicts the first token of the completion.
     length = min(len(prompt) for prompt in prompts) - 1
     return next((i for i in range(length) if first[i] != last[i]), length)
 
@@ -62,7 +66,7 @@ def _longest_first(prompts: Sequence[Tokens], members: Sequence[int]) -> tuple[i
 
 
 def runs(sizes: Sequence[int], budget: int) -> Iterator[slice]:
-    """Cut rows into runs whose padded size (rows times the largest) is within the budget; one row always goes.
+    """Yield slices of rows whose padded size (rows times the largest) is within the budget; a single row always is.
 
     >>> [(cut.start, cut.stop) for cut in runs([5, 4, 4, 9], 10)]
     [(0, 2), (2, 3), (3, 4)]
@@ -76,7 +80,7 @@ def runs(sizes: Sequence[int], budget: int) -> Iterator[slice]:
 
 
 def chunks(lengths: Sequence[int], budget: int) -> Iterator[slice]:
-    """Cut rows, longest first, into runs that are prefilled together: within the budget and of similar length.
+    """Yield slices of rows, given longest first, to prefill together: within the budget and of similar length.
 
     >>> [(cut.start, cut.stop) for cut in chunks([100, 95, 40, 39], 1000)]
     [(0, 2), (2, 4)]
@@ -93,10 +97,8 @@ def chunks(lengths: Sequence[int], budget: int) -> Iterator[slice]:
 
 
 def uniforms(seed: int, prompt: Tokens, sample: int, count: int) -> NDArray[np.float64]:
-    """`count` draws in [0, 1) that depend on the seed, the prompt and the sample's number alone.
-
-    One draw decides one token, so what else is in the batch cannot change what is sampled.
-    """
+    """Return `count` draws in [0, 1) that depend on the seed, the prompt and the sample's number only."""
+    # One draw per token, so that nothing else in a batch can change a sample, which one shared generator would allow.
     digest = hashlib.blake2b(f"{seed}\x00{sample}\x00".encode(), digest_size=16)
     digest.update(np.asarray(prompt, dtype="<i8").tobytes())
     return np.random.default_rng(int.from_bytes(digest.digest(), "big")).random(count)

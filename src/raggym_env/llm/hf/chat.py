@@ -1,4 +1,4 @@
-"""Between chats and tokens: templates, stop texts, and control tokens that a passage must not contain."""
+"""Turns chats into tokens and back: templates, stop texts, and control tokens that passages must not contain."""
 
 from __future__ import annotations
 
@@ -13,8 +13,8 @@ from raggym_env.protocols import Messages
 
 __all__ = ["Chat", "PromptError"]
 
+# Tokens decoded beyond those that a stop text can span, for characters that consist of several tokens.
 _TAIL = 8
-"""Tokens decoded beyond what a stop text can span, for characters that several tokens make up."""
 
 
 class PromptError(ValueError):
@@ -24,8 +24,8 @@ class PromptError(ValueError):
 class Chat:
     """Turns chats into tokens and tokens into text, with one tokenizer.
 
-    A tokenizer without a chat template gets a plain one: each message as `Role: text` and a blank line, then
-    `Assistant:`. A template that refuses system messages gets their text at the start of the first user message.
+    Without a chat template, a prompt is each message as `Role: text` and a blank line, then `Assistant:`. If a template
+    refuses system messages, their text goes to the start of the first other message.
 
     Args:
         tokenizer: A transformers tokenizer.
@@ -36,46 +36,54 @@ class Chat:
         self.tokenizer = tokenizer
         self.eos = frozenset(eos)
         special = {str(token) for token in tokenizer.added_tokens_decoder.values() if token.special}
+        # Longest first: a regular expression takes the first alternative that matches, and one may start another.
         texts = sorted(special | set(tokenizer.all_special_tokens), key=len, reverse=True)
         self._control = re.compile("|".join(map(re.escape, texts))) if texts else None
 
     def encode(self, messages: Messages) -> Tokens:
-        """The tokens of a prompt, up to where the assistant's reply begins.
-
-        The text of a message never makes a control token: passages are untrusted, and one that contained the
-        token that ends a turn could speak as somebody else.
+        """Return the tokens of a prompt, up to where the assistant's reply begins. No text becomes a control token.
 
         Raises:
             PromptError: The chat template refuses these messages.
         """
-        clean = [{**message, "content": self._defused(message["content"])} for message in messages]
+        clean = [{**message, "content": self.defused(message["content"])} for message in messages]
         if not self.tokenizer.chat_template:
             return tuple(self.tokenizer(plain_template(clean))["input_ids"])
         try:
             return self._templated(clean)
         except TemplateError:
-            pass
+            pass  # a template says why it refuses in words of its own, so the most frequent reason is tried
         try:
             return self._templated(without_system(clean))
         except TemplateError as error:
             raise PromptError(f"the model's chat template refuses the prompt: {error}") from error
 
     def continuation(self, text: str) -> Tokens:
-        """The tokens of what an assistant says, without an end."""
-        return tuple(self.tokenizer(self._defused(text), add_special_tokens=False)["input_ids"])
+        """Return the tokens of a reply, without an end token."""
+        return tuple(self.tokenizer(self.defused(text), add_special_tokens=False)["input_ids"])
+
+    def defused(self, text: str) -> str:
+        """Return the text with a space in each control token's text, so that it does not become that token.
+
+        Passages are untrusted: one that contained the token that ends a turn could speak as the assistant.
+        """
+        if self._control is None:
+            return text
+        return self._control.sub(lambda match: f"{match[0][0]} {match[0][1:]}", text)
 
     def text(self, tokens: Sequence[int], stop: Sequence[str]) -> str:
-        """The text of a completion: up to the first stop text, without what ends it."""
+        """Return the text of a completion up to the first stop text, without the end token."""
         if tokens and tokens[-1] in self.eos:
             tokens = tokens[:-1]
         text = self._decoded(tokens)
         return text[: min((at for text_ in stop if (at := text.find(text_)) >= 0), default=len(text))]
 
     def ended(self, stop: Sequence[str]) -> Callable[[list[int]], bool]:
-        """A test whether tokens are a whole completion: the last one ends it, or they contain a stop text."""
+        """Return a test for complete completions: the last token ends it, or the text contains a stop text."""
         if not stop:
             return lambda tokens: tokens[-1] in self.eos
-        # A token is at least one byte, and a character at most four: more tokens than this cannot matter.
+        # Decoding the whole completion at every token would take quadratic time. A token is at least one byte, so a
+        # stop text that the last token completes lies within this many tokens.
         span = _TAIL + max(len(text.encode()) for text in stop)
 
         def ended(tokens: list[int]) -> bool:
@@ -91,14 +99,9 @@ class Chat:
         text: str = self.tokenizer.decode(tokens, skip_special_tokens=True, clean_up_tokenization_spaces=False)
         return text
 
-    def _defused(self, text: str) -> str:
-        if self._control is None:
-            return text
-        return self._control.sub(lambda match: f"{match[0][0]} {match[0][1:]}", text)
-
 
 def plain_template(messages: Messages) -> str:
-    """What a model without a chat template is given.
+    """Return the prompt for a model without a chat template.
 
     >>> plain_template([{"role": "system", "content": "Be brief."}, {"role": "user", "content": "Why?"}])
     'System: Be brief.\\n\\nUser: Why?\\n\\nAssistant:'
@@ -108,8 +111,9 @@ def plain_template(messages: Messages) -> str:
 
 
 def without_system(messages: Sequence[Mapping[str, str]]) -> list[Mapping[str, str]]:
-    said = [message["content"] for message in messages if message["role"] == "system"]
+    """Return the chat with the text of its system messages at the start of the first other message."""
+    instructions = [message["content"] for message in messages if message["role"] == "system"]
     others = [message for message in messages if message["role"] != "system"]
-    if not said or not others:
+    if not instructions or not others:
         return list(messages)
-    return [{**others[0], "content": "\n\n".join([*said, others[0]["content"]])}, *others[1:]]
+    return [{**others[0], "content": "\n\n".join([*instructions, others[0]["content"]])}, *others[1:]]

@@ -1,4 +1,4 @@
-"""The key-value cache of the engine: what transformers keeps per layer, in buffers that grow without copying."""
+"""The engine's key-value cache: one layer of it is a pair of tensors in buffers that grow without copying."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from transformers.cache_utils import Cache, DynamicLayer
 
 __all__ = ["joined", "new_cache", "repeated"]
 
+# Columns that a buffer has to spare at least when it is allocated: as many tokens are written without another copy.
 _SLACK = 128
 
 # transformers types a layer's tensors as optional and leaves its constructors untyped.
@@ -18,9 +19,9 @@ _NewCache: Any = Cache
 
 
 class _Layer(_Base):  # type: ignore[misc]
-    """Keys and values of one layer, views of shape `[rows, heads, columns, size]` into larger buffers.
+    """Keys and values of one layer: views of shape `[rows, heads, columns, size]` into larger buffers.
 
-    `DynamicLayer` copies all it holds for every token; here a token is written behind the others.
+    `DynamicLayer` copies everything for every token; this one writes a token behind the others.
     """
 
     _buffers: tuple[torch.Tensor, torch.Tensor] | None = None
@@ -28,7 +29,7 @@ class _Layer(_Base):  # type: ignore[misc]
     def update(
         self, key_states: torch.Tensor, value_states: torch.Tensor, *args: Any, **kwargs: Any
     ) -> tuple[torch.Tensor, torch.Tensor]:
-        if not self.is_initialized:  # the first call is a prefill, whose tensors are used as they come
+        if not self.is_initialized:  # the first call is a prefill, whose tensors need no copy
             self.lazy_initialization(key_states, value_states)
             self.keys, self.values = key_states, value_states
             return key_states, value_states
@@ -36,8 +37,9 @@ class _Layer(_Base):  # type: ignore[misc]
         stop = start + key_states.shape[-2]
         buffers = self._buffers
         if buffers is None or buffers[0].shape[-2] < stop:
-            room = stop + max(_SLACK, stop // 8)
-            buffers = (_enlarged(self.keys, room), _enlarged(self.values, room))
+            # Room in proportion to the length, so that copying takes constant time per token on average.
+            columns = stop + max(_SLACK, stop // 8)
+            buffers = (_enlarged(self.keys, columns), _enlarged(self.values, columns))
             self._buffers = buffers
         for buffer, states in zip(buffers, (key_states, value_states), strict=True):
             buffer[:, :, start:stop] = states
@@ -45,11 +47,12 @@ class _Layer(_Base):  # type: ignore[misc]
         return self.keys, self.values
 
     def hold(self, keys: torch.Tensor, values: torch.Tensor) -> None:
-        """Hold these instead of what there was."""
+        """Replace the keys and values."""
         self.lazy_initialization(keys, values)
         self.keys, self.values, self._buffers = keys, values, None
 
     def batch_select_indices(self, indices: torch.Tensor) -> None:
+        """Replace the rows by those with these indices."""
         self.hold(self.keys[indices], self.values[indices])
 
 
@@ -61,27 +64,30 @@ def _enlarged(states: torch.Tensor, columns: int) -> torch.Tensor:
 
 
 def new_cache() -> Cache:
+    """Return an empty cache."""
     cache: Cache = _NewCache(layer_class_to_replicate=_Layer)
     return cache
 
 
 def repeated(cache: Cache, rows: int) -> Cache:
-    """A cache that holds the one row of `cache` `rows` times. Nothing is copied until it grows."""
+    """Return a cache with the one row of `cache` `rows` times. Nothing is copied until it grows."""
     layers: Any = cache.layers
-    return _made((layer.keys.expand(rows, -1, -1, -1), layer.values.expand(rows, -1, -1, -1)) for layer in layers)
+    return _cache_of((layer.keys.expand(rows, -1, -1, -1), layer.values.expand(rows, -1, -1, -1)) for layer in layers)
 
 
 def joined(caches: Sequence[Cache]) -> Cache:
-    """The rows of several caches in one, padded behind with zeros. The caches given are emptied as it goes."""
+    """Return one cache with the rows of several, padded on the right with zeros. The several are emptied."""
     if len(caches) == 1:
         return caches[0]
     columns = max(cache.get_seq_length() for cache in caches)
     layers = []
-    for same in zip(*(cache.layers for cache in caches), strict=True):
-        layers.append((_stacked([x.keys for x in same], columns), _stacked([x.values for x in same], columns)))
-        for layer in same:
-            layer.reset()
-    return _made(layers)
+    for parts in zip(*(cache.layers for cache in caches), strict=True):
+        layers.append(
+            (_stacked([part.keys for part in parts], columns), _stacked([part.values for part in parts], columns))
+        )
+        for part in parts:  # freed layer by layer: the memory never holds all of it twice
+            part.reset()
+    return _cache_of(layers)
 
 
 def _stacked(parts: Sequence[torch.Tensor], columns: int) -> torch.Tensor:
@@ -94,11 +100,11 @@ def _stacked(parts: Sequence[torch.Tensor], columns: int) -> torch.Tensor:
     return stacked
 
 
-def _made(layers: Iterable[tuple[torch.Tensor, torch.Tensor]]) -> Cache:
-    made = []
-    for keys, values in layers:
+def _cache_of(tensors: Iterable[tuple[torch.Tensor, torch.Tensor]]) -> Cache:
+    layers = []
+    for keys, values in tensors:
         layer = _Layer()
         layer.hold(keys, values)
-        made.append(layer)
-    cache: Cache = _NewCache(layers=made)
+        layers.append(layer)
+    cache: Cache = _NewCache(layers=layers)
     return cache

@@ -1,6 +1,6 @@
-"""Finding and loading transformers models: the cache, a folder, a GGUF file, the hub, in this order.
+"""Locates and loads transformers models: in the cache, a folder, a GGUF file or on the hub, in this order.
 
-A name may end in `+ADAPTER`: a LoRA adapter that is merged into the model; see `_adapters`.
+A name may end in `+ADAPTER`: a LoRA adapter that is merged into the model; see `adapters`.
 """
 
 from __future__ import annotations
@@ -11,17 +11,29 @@ from typing import Any, Literal
 import torch
 from safetensors import SafetensorError
 
-from raggym_env.errors import LLMError
+from raggym_env.errors import LLMError, OptionError, check_option
 from raggym_env.llm.hf.adapters import adapter_folder, merged, split_name
 from raggym_env.models import catalogue
 from raggym_env.models.convert import read_model, require_on_hub, unquantised
 
-__all__ = ["Device", "Dtype", "load_parts", "plain_model"]
+__all__ = [
+    "Device",
+    "Dtype",
+    "context_length",
+    "find_model",
+    "load_parts",
+    "plain_model",
+    "resolve_device",
+    "resolve_dtype",
+]
 
 Device = str
+"""A torch device such as "cpu" or "cuda:1", or "auto"."""
 Dtype = Literal["auto", "float32", "bfloat16", "float16"]
+"""A torch dtype by name, or "auto"."""
+_DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 
-# `_chat.plain_template` in Jinja, with an end to what the assistant says, which is what a model learns to stop by.
+# `chat.plain_template` in Jinja, with the end token after each reply, from which a model learns to stop.
 _PLAIN_TEMPLATE = (
     "{% for m in messages %}{{ m['role'] | capitalize }}: {{ m['content'] }}"
     "{% if m['role'] == 'assistant' %}{{ eos_token }}{% endif %}{{ '\n\n' }}{% endfor %}"
@@ -30,79 +42,78 @@ _PLAIN_TEMPLATE = (
 
 
 def load_parts(name: str, device: Device = "auto", dtype: Dtype = "auto") -> tuple[Any, Any]:
-    """The model, on its device, and the tokenizer. Arguments and errors as for `hf.load`."""
-    where = _device(device)
-    model, tokenizer = _load(name, _dtype(dtype, where))
+    """Return the model, on its device, and the tokenizer. Arguments and errors as for `hf.model.load`."""
+    target = resolve_device(device)
+    model, tokenizer = _load(name, resolve_dtype(dtype, target))
     try:
-        return model.to(where), tokenizer
+        return model.to(target), tokenizer
     except torch.OutOfMemoryError as error:
-        raise LLMError(f"The model {name!r} does not fit on {where}: {error}") from error
+        raise LLMError(f"The model {name!r} does not fit on {target}: {error}") from error
 
 
 def plain_model(name: str, dtype: Dtype = "float32") -> tuple[Any, Any]:
-    """A model and its tokenizer as trainers want them.
+    """Return a model and its tokenizer for training.
 
     Args:
-        name: As for `hf.load`. With `+ADAPTER`, training goes on from the merged weights.
-        dtype: Of the weights. Training in less than float32 rounds small updates away, unless a LoRA adapter of
-            float32 is trained on top.
+        name: As for `hf.model.load`. With `+ADAPTER`, training starts from the merged weights.
+        dtype: The dtype of the weights. Training in less than float32 rounds small updates away, unless a LoRA adapter
+            in float32 is trained on top.
 
     Returns:
-        model: A causal language model on the CPU, all of its weights trainable, that can be saved and given to PEFT:
-            nothing in it says that it was read from a GGUF file or had an adapter.
-        tokenizer: It has a chat template, the `plain_template` of prompts if it came with none, and a padding token,
-            which is the end token if it came with none.
+        model: A causal language model on the CPU, all of its weights trainable, without a trace of a GGUF file or an
+            adapter, so that it can be saved and given to PEFT.
+        tokenizer: It has a chat template, by default `plain_template`, and a padding token, by default the end token.
 
     Raises:
-        LLMError: The model cannot be had, or its weights are quantised.
+        LLMError: The model cannot be loaded, or its weights are quantised.
     """
-    precision = _dtype(dtype, torch.device("cpu"))
+    precision = resolve_dtype(dtype, torch.device("cpu"))
     model, tokenizer = _load(name, precision)
-    if getattr(model.config, "quantization_config", None) is not None:
-        if not _is_gguf(model):
+    quantization = getattr(model.config, "quantization_config", None)
+    if quantization is not None:
+        is_dict = isinstance(quantization, dict)
+        method = quantization.get("quant_method") if is_dict else getattr(quantization, "quant_method", None)
+        # Weights from a GGUF file are dequantised by reading them; those of all other methods are still packed.
+        if str(getattr(method, "value", method)).lower() != "gguf":
             raise LLMError(f"The weights of {name!r} are quantised and cannot be trained. Take the original ones.")
         model = unquantised(model, precision)
     model.requires_grad_(True)
     model.config.use_cache = True
-    _complete(tokenizer)
-    return model, tokenizer
-
-
-def _is_gguf(model: Any) -> bool:
-    found = model.config.quantization_config
-    method = found.get("quant_method") if isinstance(found, dict) else getattr(found, "quant_method", None)
-    return str(getattr(method, "value", method)).lower() == "gguf"
-
-
-def _complete(tokenizer: Any) -> None:
     if tokenizer.pad_token is None:
         tokenizer.pad_token = tokenizer.eos_token
     if not tokenizer.chat_template:
-        starts = tokenizer.bos_token_id in tokenizer("")["input_ids"] and tokenizer.bos_token_id is not None
+        # Rendering a template adds no start token, which a model that expects one was given by the tokenizer.
+        starts = tokenizer.bos_token_id is not None and tokenizer.bos_token_id in tokenizer("")["input_ids"]
         tokenizer.chat_template = ("{{ bos_token }}" if starts else "") + _PLAIN_TEMPLATE
+    return model, tokenizer
 
 
 def _load(name: str, dtype: torch.dtype) -> tuple[Any, Any]:
     base, adapter = split_name(name)
     folder = None if adapter is None else adapter_folder(adapter)
-    path, file = _find(base)
+    path, file = find_model(base)
     try:
         model, tokenizer = read_model(path, file, dtype if folder is None else torch.float32)
     except (OSError, ValueError, KeyError, RuntimeError, SafetensorError) as error:
         raise LLMError(f"The model {base!r}, read from {path}, cannot be loaded: {error}") from error
-    return (model if folder is None else _in(dtype, merged(model, folder, base))), tokenizer
+    if folder is not None:
+        model = merged(model, folder, base)
+        # Not `model.to(dtype)`: buffers, such as rotary frequencies, stay exact, as in a model loaded in that dtype.
+        for parameter in model.parameters():
+            parameter.data = parameter.data.to(dtype)
+        model.config.dtype = dtype
+    return model, tokenizer
 
 
-def _in(dtype: torch.dtype, model: Any) -> Any:
-    """The model with its weights in a dtype. Buffers, such as rotary frequencies, stay exact, as when it is loaded."""
-    for parameter in model.parameters():
-        parameter.data = parameter.data.to(dtype)
-    model.config.dtype = dtype
-    return model
+def find_model(name: str) -> tuple[str, str | None]:
+    """Return where transformers reads a model from: a folder or a name on the hub, and the GGUF file in the folder.
 
+    Args:
+        name: A model of `raggym models list`, a folder with a config.json, a `.gguf` file, or a name on the hub.
 
-def _find(name: str) -> tuple[str, str | None]:
-    """What to pass to transformers: a folder or hub name, and the GGUF file in it, if it is one."""
+    Raises:
+        LLMError: There is no such model; the message says what was tried.
+    """
     if name in catalogue.MODELS:
         cached = catalogue.folder(name)
         if cached is None:
@@ -113,53 +124,62 @@ def _find(name: str) -> tuple[str, str | None]:
         return str(path.parent), path.name
     if (path / "config.json").is_file():
         return str(path), None
-    return _on_hub(name), None
-
-
-def _on_hub(name: str) -> str:
-    tried = [
-        f"in the cache: known are {', '.join(sorted(catalogue.MODELS))} (raggym models get NAME)",
-        "as a folder with a config.json or as a .gguf file: there is none",
-    ]
     try:
         require_on_hub(name)
     except LLMError as error:
-        tried.append(f"on the hub: {error} (hf download OWNER/NAME, where there is a network)")
-        raise LLMError(f"No model {name!r}. Looked {'; '.join(tried)}.") from error
-    return name
+        raise LLMError(
+            f"No model {name!r}. Looked in the cache: known are {', '.join(sorted(catalogue.MODELS))} (raggym models "
+            "get NAME); as a folder with a config.json or as a .gguf file: there is none; on the hub: "
+            f"{error} (hf download OWNER/NAME, where there is a network)."
+        ) from error
+    return name, None
 
 
-def _device(device: Device) -> torch.device:
+def resolve_device(device: Device) -> torch.device:
+    """Return the torch device that "auto", "cpu", "cuda:1", ... stands for; "auto" is the GPU if there is one.
+
+    Raises:
+        OptionError: It is no device, or a GPU and torch sees none.
+    """
     if device == "auto":
         device = "cuda" if torch.cuda.is_available() else "cpu"
     try:
-        where = torch.device(device)
+        resolved = torch.device(device)
     except RuntimeError as error:
-        raise LLMError(f"device must be auto or a torch device such as cpu or cuda:1, got {device!r}.") from error
-    if where.type == "cuda" and not torch.cuda.is_available():
-        raise LLMError(f"device={device!r} was asked for, but torch sees no GPU here. Use device='cpu'.")
-    return where
+        raise OptionError(f"device must be auto or a torch device such as cpu or cuda:1, got {device!r}.") from error
+    if resolved.type == "cuda" and not torch.cuda.is_available():
+        raise OptionError(f"device={device!r} needs a GPU, and torch sees none on this machine. Use device='cpu'.")
+    return resolved
 
 
-def _dtype(dtype: Dtype, device: torch.device) -> torch.dtype:
-    known = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
-    if dtype == "auto":
-        return _fast_dtype(device)
-    if dtype not in known:
-        raise LLMError(f"dtype must be auto or one of {', '.join(known)}, got {dtype!r}.")
-    return known[dtype]
+def resolve_dtype(dtype: Dtype, device: torch.device) -> torch.dtype:
+    """Return the torch dtype that a name stands for; "auto" is the fastest one that the device computes in.
 
-
-def _fast_dtype(device: torch.device) -> torch.dtype:
+    Raises:
+        OptionError: It is not a name of `Dtype`.
+    """
+    if dtype != "auto":
+        check_option("dtype", dtype, dtype in _DTYPES, f"auto or one of {', '.join(_DTYPES)}")
+        return _DTYPES[dtype]
     if device.type == "cuda":
         return torch.bfloat16 if torch.cuda.is_bf16_supported(including_emulation=False) else torch.float16
-    return torch.bfloat16 if _cpu_computes_bfloat16() else torch.float32
+    # A CPU with bfloat16 instructions prefills 2.8 times as fast in it as in float32 (135 M parameters, one core with
+    # AVX-512 BF16) and decodes at the same speed. Other CPUs emulate it and are slower.
+    features = torch.cpu.get_capabilities() if hasattr(torch.cpu, "get_capabilities") else {}
+    return torch.bfloat16 if features.get("avx512_bf16") or features.get("amx_bf16") else torch.float32
 
 
-def _cpu_computes_bfloat16() -> bool:
-    """Whether the CPU multiplies bfloat16 itself. There it prefills 2.8 times as fast as float32 (135 M
-    parameters, one core with AVX-512 BF16) and decodes alike; elsewhere it is emulated and slower."""
-    if not hasattr(torch.cpu, "get_capabilities"):
-        return False
-    found = torch.cpu.get_capabilities()
-    return bool(found.get("avx512_bf16") or found.get("amx_bf16"))
+def context_length(config: Any, *, sliding: bool = True) -> int:
+    """Return how many tokens a model can attend to: the smallest limit in its configuration.
+
+    Args:
+        config: A transformers configuration.
+        sliding: Whether a sliding attention window counts as a limit. It must where a prefix is shared: the masks
+            for that know no window, and up to the window's length there is no difference.
+    """
+    config = config.get_text_config(decoder=True)
+    names = ["max_position_embeddings", "n_positions"]
+    if sliding and getattr(config, "use_sliding_window", True):
+        names.append("sliding_window")
+    limits = [getattr(config, name, None) for name in names]
+    return min((int(limit) for limit in limits if limit), default=1 << 31)

@@ -1,16 +1,16 @@
-"""`hf:`: a transformers model in this process.
+"""The `hf:` back end: a transformers model in this process.
 
-A prompt is computed once whatever `n` is, a prompt that occurs several times in a call once, and what many prompts
-of a call start with (instructions, examples) once. A state's prompt is computed once for all the continuations
-that are scored after it. Prompts are batched by length; what else is in a batch does not change what is sampled.
+These are computed once: a prompt for its `n` samples, a prompt that occurs several times in a call, the first tokens
+that many prompts of a call share (instructions, examples), and a state's prompt for all the candidates scored after it.
+`transformers.generate` does none of that and is 4 to 6 times slower at n=10; see `engine`. Prompts are batched by
+length; the rest of a batch does not change a sample.
 """
 
 from __future__ import annotations
 
-import inspect
 import logging
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -18,7 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from raggym_env.core import Usage
-from raggym_env.errors import LLMError, MissingExtra
+from raggym_env.errors import LLMError, MissingExtra, check_option
 from raggym_env.llm.hf.batching import Tokens, groups, runs, uniforms
 from raggym_env.protocols import Completion, Messages, Sampling
 
@@ -27,8 +27,8 @@ try:
     from transformers.cache_utils import Cache
 
     from raggym_env.llm.hf.chat import Chat, PromptError
-    from raggym_env.llm.hf.engine import Engine, Sample
-    from raggym_env.llm.hf.loading import Device, Dtype, load_parts
+    from raggym_env.llm.hf.engine import Engine, Prefilled, Sample, unsupported
+    from raggym_env.llm.hf.loading import Device, Dtype, context_length, load_parts
 except ImportError as error:
     raise MissingExtra("The hf: back end", "llm") from error
 
@@ -36,23 +36,28 @@ __all__ = ["HFModel", "load"]
 
 _log = logging.getLogger(__name__)
 
+# Tokens of keys and values in memory, and tokens prefilled together. Measured: on a CPU, prompts of a thousand tokens
+# gain nothing from being prefilled together.
 _BUDGET = {"cuda": 131_072, "cpu": 32_768}
-_PREFILL = {"cuda": 16_384, "cpu": 1_024}  # measured: on a CPU, longer prompts gain nothing from company
+_PREFILL = {"cuda": 16_384, "cpu": 1_024}
 
 
 def load(name: str, *, device: Device = "auto", dtype: Dtype = "auto", token_budget: int | None = None) -> HFModel:
     """Load a model. No code that comes with a model is ever run.
 
     Args:
-        name: A model of `raggym models list`, a folder with safetensors, a `.gguf` file, or a name on the hub.
+        name: A model of `raggym models list`, a folder with safetensors, a `.gguf` file, or a name on the hub; with
+            `+ADAPTER`, a LoRA adapter is merged into it.
         device: "auto" is the GPU if there is one. Otherwise a torch device, e.g. "cpu" or "cuda:1".
-        dtype: "auto" is bfloat16 where the device computes in it (float16 on older GPUs), else float32.
-            Only float32 gives the same samples however requests are batched, up to rare ties.
-        token_budget: Tokens of keys and values, prompts and completions together, that are in memory at once.
-            None is 131,072 on a GPU and 32,768 on a CPU. Halved by itself when the GPU's memory runs out.
+        dtype: "auto" is bfloat16 if the device computes in it (float16 on older GPUs), else float32. Only float32
+            gives the same samples however requests are batched, up to rare ties.
+        token_budget: Tokens of keys and values, prompts and completions together, in memory at once. None is 131,072
+            on a GPU and 32,768 on a CPU. It is halved whenever the GPU's memory runs out.
 
     Raises:
-        LLMError: The model cannot be had or is of no use here; the message says what was tried.
+        LLMError: The model cannot be loaded or run; the message says what was tried.
+        OptionError: An option is out of range.
+        MissingExtra: It has an adapter, and PEFT is not installed.
     """
     model, tokenizer = load_parts(name, device, dtype)
     return HFModel(model, tokenizer, name=name, token_budget=token_budget)
@@ -60,15 +65,21 @@ def load(name: str, *, device: Device = "auto", dtype: Dtype = "auto", token_bud
 
 @dataclass(slots=True)
 class _Job:
-    """One distinct prompt of a call and what becomes of it."""
+    """One distinct prompt of a call, and what is computed for it."""
 
     tokens: Tokens
     samples: list[Sample] = field(default_factory=list)
+    """The completions to draw."""
     continuations: list[Tokens] = field(default_factory=list)
+    """The distinct continuations to score."""
     scores: list[float] = field(default_factory=list)
+    """One per continuation, once computed."""
     cached: int = 0
+    """Tokens of the prompt that were computed with another one."""
     seconds: float = 0.0
+    """Its share of the computing time."""
     failure: str | None = None
+    """Why it could not be computed."""
 
     @property
     def room(self) -> int:
@@ -82,51 +93,59 @@ class HFModel:
     Args:
         model: A causal language model, on its device and in its dtype.
         tokenizer: Its tokenizer.
-        name: What error messages call it.
+        name: Its name in error messages.
         token_budget: As for `load`.
 
     Raises:
         LLMError: The engine cannot run this kind of model.
+        OptionError: The token budget is less than 1.
     """
 
     def __init__(self, model: Any, tokenizer: Any, *, name: str = "model", token_budget: int | None = None) -> None:
-        if token_budget is not None and token_budget < 1:
-            raise LLMError(f"token_budget must be at least 1, got {token_budget}.")
-        _require_plain_attention(model, name)
+        check_option("token_budget", token_budget, token_budget is None or token_budget >= 1, "at least 1")
+        if reasons := unsupported(model):
+            raise LLMError(
+                f"The hf: back end runs decoders with plain attention; {name} differs in {', '.join(sorted(reasons))}. "
+                "Serve it with vLLM or another server and use openai:."
+            )
         kind = "cpu" if model.device.type == "cpu" else "cuda"
         self.name = name
         self.model = model.eval()
         self.token_budget = token_budget or _BUDGET[kind]
-        self.context = _context(model.config)
-        self.chat = Chat(tokenizer, _end_tokens(model, tokenizer))
+        self.context = context_length(model.config)
+        # The model's generation settings often list more end tokens than the tokenizer, e.g. one that ends a turn.
+        ends = model.generation_config.eos_token_id if model.generation_config else None
+        eos = {*(ends if isinstance(ends, list) else [ends]), tokenizer.eos_token_id} - {None}
+        self.chat = Chat(tokenizer, sorted(eos))
         self.engine = Engine(model, _PREFILL[kind])
 
     def generate(self, prompts: Sequence[Messages], params: Sampling) -> list[list[Completion]]:
         """Complete every prompt `params.n` times; see `LLM.generate`.
 
-        Completions depend on the seed, the prompt and their number, not on what else is in the call: exactly so in
-        float32, up to ties that rounding decides. A prompt that leaves no room in the context fails and says so; one
-        that leaves less than `max_tokens` is completed as far as there is room.
+        Completions depend on the seed, the prompt and their number, not on the rest of the call: exactly so in float32,
+        up to ties that rounding decides. A prompt that leaves no room in the context fails and says so; one that leaves
+        less than `max_tokens` is completed as far as there is room.
         """
         n = params.n if params.temperature > 0 else 1  # greedy completions are alike
         jobs: dict[Tokens, _Job] = {}
-        asked = [self._job(jobs, messages) for messages in prompts]
+        job_of_prompt = [self._job(jobs, messages) for messages in prompts]
         for job in jobs.values():
-            self._fit(job, 1)
+            self._check_fit(job, 1)
             if job.failure is None:
                 job.samples = [self._sample(job.tokens, number, params) for number in range(n)]
         self._run(jobs.values(), lambda batch, prefix: self._decode(batch, prefix, params))
-        fresh = set(map(id, jobs.values()))
+        # A prompt that occurs again in the call cost nothing, so only its first occurrence carries the usage.
+        uncharged = set(map(id, jobs.values()))
         completions = []
-        for job in asked:
-            completions.append(self._completions(job, params, computed=id(job) in fresh))
-            fresh.discard(id(job))
+        for job in job_of_prompt:
+            completions.append(self._completions(job, params, computed=id(job) in uncharged))
+            uncharged.discard(id(job))
         return completions
 
     def loglikelihood(
         self, prompts: Sequence[Messages], continuations: Sequence[Sequence[str]]
     ) -> list[NDArray[np.float32]]:
-        """Sum of the log-probabilities of each continuation's tokens after its prompt; see `Scorer.loglikelihood`.
+        """Return the sum of the log-probabilities of each continuation's tokens; see `Scorer.loglikelihood`.
 
         A continuation is tokenised by itself and has no end token; an empty one scores 0.
 
@@ -134,30 +153,32 @@ class HFModel:
             LLMError: A prompt cannot be scored, e.g. because it is longer than the model's context.
         """
         jobs: dict[Tokens, _Job] = {}
-        asked = [self._job(jobs, messages) for messages in prompts]
+        job_of_prompt = [self._job(jobs, messages) for messages in prompts]
         tokens = [[self.chat.continuation(text) for text in texts] for texts in continuations]
-        for job, mine in zip(asked, tokens, strict=True):
-            job.continuations = list(dict.fromkeys([*job.continuations, *mine]))
-        for job in asked:
-            self._fit(job, max(map(len, job.continuations), default=0))
-            _raise(job)
+        for job, row in zip(job_of_prompt, tokens, strict=True):
+            job.continuations = list(dict.fromkeys([*job.continuations, *row]))
+        for job in job_of_prompt:
+            self._check_fit(job, max(map(len, job.continuations), default=0))
+            _raise_failure(job)
         self._run([job for job in jobs.values() if job.room], self._score)
-        for job in asked:
-            _raise(job)
-        scores = {id(job): dict(zip(job.continuations, job.scores, strict=False)) for job in asked}
+        for job in job_of_prompt:
+            _raise_failure(job)
+        scores = {id(job): dict(zip(job.continuations, job.scores, strict=False)) for job in job_of_prompt}
         return [
-            np.array([scores[id(job)].get(text, 0.0) for text in mine], dtype=np.float32)
-            for job, mine in zip(asked, tokens, strict=True)
+            np.array([scores[id(job)].get(text, 0.0) for text in row], dtype=np.float32)
+            for job, row in zip(job_of_prompt, tokens, strict=True)
         ]
 
     def _job(self, jobs: dict[Tokens, _Job], messages: Messages) -> _Job:
+        """Return the job of a prompt, which is shared by prompts with the same tokens; or a new one that failed."""
         try:
             tokens = self.chat.encode(messages)
         except PromptError as error:
             return _Job((), failure=str(error))
         return jobs.setdefault(tokens, _Job(tokens))
 
-    def _fit(self, job: _Job, room: int) -> None:
+    def _check_fit(self, job: _Job, room: int) -> None:
+        """Fail the job if its prompt and the tokens that must follow it exceed the context."""
         if len(job.tokens) + room > self.context and job.failure is None:
             job.failure = (
                 f"the prompt has {len(job.tokens):,} tokens and {room:,} must follow, but the context of "
@@ -169,7 +190,7 @@ class HFModel:
         draws = uniforms(params.seed, prompt, number, max_tokens) if params.temperature > 0 else None
         return Sample(draws, self.chat.ended(params.stop), max_tokens)
 
-    def _run(self, jobs: Any, compute: Callable[[list[_Job], Cache | None], None]) -> None:
+    def _run(self, jobs: Iterable[_Job], compute: Callable[[list[_Job], Cache | None], None]) -> None:
         """Compute all jobs that have not failed, in batches of those that start alike."""
         ready = [job for job in jobs if job.failure is None]
         for group in groups([job.tokens for job in ready]):
@@ -179,19 +200,20 @@ class HFModel:
                 self._batch(members[cut], prefix, compute)
 
     def _prefix(self, jobs: list[_Job], length: int) -> Cache | None:
-        """What the jobs start with, computed once; None if it does not fit into memory even by itself."""
+        """Compute the first tokens of the jobs once; None if they do not fit into memory even by themselves."""
         started = time.perf_counter()
         try:
             prefix = self.engine.prefix(jobs[0].tokens[:length])
         except torch.OutOfMemoryError:
             return None
+        # The first job is charged for the prefix; the others count it as cached.
         jobs[0].seconds += time.perf_counter() - started
         for job in jobs[1:]:
             job.cached = length
         return prefix
 
     def _batch(self, jobs: list[_Job], prefix: Cache | None, compute: Callable[..., None]) -> None:
-        """Compute a batch; where memory runs out, its halves, down to single prompts, which then fail."""
+        """Compute a batch; if memory runs out, its halves, down to single prompts, which then fail."""
         started = time.perf_counter()
         try:
             compute(jobs, prefix)
@@ -205,6 +227,7 @@ class HFModel:
             return
         # Outside the handler, which would keep the failed batch's tensors alive.
         torch.cuda.empty_cache()
+        # What did not fit now will not fit later, so the budget stays lower.
         self.token_budget = max(1, self.token_budget // 2)
         _log.warning("out of memory: token_budget is now %d", self.token_budget)
         middle = len(jobs) // 2
@@ -218,19 +241,19 @@ class HFModel:
         self.engine.decode(self._prefill(jobs, prefix), [job.samples for job in jobs], params.temperature, params.top_p)
 
     def _score(self, jobs: list[_Job], prefix: Cache | None) -> None:
-        scores = self.engine.score(self._prefill(jobs, prefix), [job.continuations for job in jobs])
-        for job, mine in zip(jobs, scores, strict=True):
-            job.scores = mine
+        rows = self.engine.score(self._prefill(jobs, prefix), [job.continuations for job in jobs])
+        for job, scores in zip(jobs, rows, strict=True):
+            job.scores = scores
 
-    def _prefill(self, jobs: list[_Job], prefix: Cache | None) -> Any:
+    def _prefill(self, jobs: list[_Job], prefix: Cache | None) -> Prefilled:
         shared = 0 if prefix is None else prefix.get_seq_length()
         return self.engine.prefill([job.tokens[shared:] for job in jobs], prefix)
 
     def _completions(self, job: _Job, params: Sampling, *, computed: bool) -> list[Completion]:
-        """The completions of a prompt; one that occurred before in the call had nothing computed for it."""
+        """Return the completions of a prompt; `computed` is False if it occurred before in the call."""
         if job.failure is not None:
             return [Completion("", failure=job.failure)] * params.n
-        made = []
+        completions = []
         for number, sample in enumerate(job.samples):
             usage = Usage()
             if number == 0:
@@ -238,36 +261,12 @@ class HFModel:
                 usage = Usage(calls=1, prompt_tokens=len(job.tokens), cached_tokens=cached)
             if computed:
                 usage += Usage(completion_tokens=len(sample.tokens), seconds=job.seconds / len(job.samples))
-            made.append(Completion(self.chat.text(sample.tokens, params.stop), sample.finish or "stop", usage))
-        return made + [Completion(made[0].text, made[0].finish)] * (params.n - len(made))
+            text = self.chat.text(sample.tokens, params.stop)
+            completions.append(Completion(text, sample.finish or "stop", usage))
+        # Greedy decoding drew one: the others are copies of it that cost nothing.
+        return completions + [Completion(completions[0].text, completions[0].finish)] * (params.n - len(completions))
 
 
-def _raise(job: _Job) -> None:
+def _raise_failure(job: _Job) -> None:
     if job.failure is not None:
         raise LLMError(f"Cannot score continuations: {job.failure}.")
-
-
-def _require_plain_attention(model: Any, name: str) -> None:
-    """The engine lays samples side by side under a mask of its own, which recurrent layers would not heed."""
-    layers = set(getattr(model.config.get_text_config(decoder=True), "layer_types", None) or [])
-    missing = {"position_ids", "past_key_values", "logits_to_keep"} - set(inspect.signature(model.forward).parameters)
-    if odd := (layers - {"full_attention", "sliding_attention"}) | missing:
-        raise LLMError(
-            f"The hf: back end runs decoders with plain attention; {name} differs in {', '.join(sorted(odd))}. "
-            "Serve it with vLLM or another server and use openai:."
-        )
-
-
-def _context(config: Any) -> int:
-    config = config.get_text_config(decoder=True)
-    limits = [getattr(config, name, None) for name in ("max_position_embeddings", "n_positions")]
-    # The engine's masks know no sliding window; up to the window's length there is no difference.
-    if getattr(config, "use_sliding_window", True):
-        limits.append(getattr(config, "sliding_window", None))
-    return min((limit for limit in limits if limit), default=1 << 31)
-
-
-def _end_tokens(model: Any, tokenizer: Any) -> list[int]:
-    known = model.generation_config.eos_token_id if model.generation_config else None
-    tokens = known if isinstance(known, list) else [known]
-    return [token for token in {*tokens, tokenizer.eos_token_id} if token is not None]

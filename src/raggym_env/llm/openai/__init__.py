@@ -1,1 +1,1 @@
-"""`openai:`: any OpenAI-compatible server."""
+"""The `openai:` back end: any OpenAI-compatible server."""

@@ -1,4 +1,4 @@
-"""What a chat-completions server says, read without trusting it: replies, refusals and usage."""
+"""Reads what a chat-completions server returns, without trusting it: completions, errors and token usage."""
 
 from __future__ import annotations
 
@@ -8,39 +8,45 @@ from dataclasses import dataclass
 from typing import Any
 
 from raggym_env.core import Usage
+from raggym_env.network import retry_after
 from raggym_env.protocols import Completion
 
-__all__ = ["Reply", "Trouble", "clean", "read_reply", "said"]
+__all__ = ["Reply", "Trouble", "clean", "read_error", "read_reply"]
 
 
 @dataclass(frozen=True, slots=True)
 class Trouble:
-    """Why a try gave nothing. A value and not an exception, so that no traceback leads to a request's headers."""
+    """Why an attempt gave no completion. Not an exception: a traceback would lead to the request's headers."""
 
     message: str
+    """What happened, in one line."""
     status: int | None = None
+    """The HTTP status; None if there was no response."""
     retry: bool = False
+    """True if the same request may succeed later."""
     after: float = 0.0
-    """Seconds that the server asks to be left alone for."""
+    """Seconds that the server wants to pass before the next attempt."""
     fatal: bool = False
-    """No other prompt could work either."""
+    """True if no other prompt could work either."""
 
 
 @dataclass(frozen=True, slots=True)
 class Reply:
-    """What one request gave."""
+    """The completions of one request."""
 
     completions: list[Completion]
+    """At least one."""
     usage: Usage | None
-    """None if the server does not say."""
+    """None if the server does not report it."""
 
 
 def read_reply(text: str, stop: Sequence[str]) -> Reply | Trouble:
-    """Read the body of a reply with status 200. Completions end before the first of the `stop` texts."""
+    """Parse the body of a successful response. Completions end before the first of the `stop` texts."""
     try:
         body = json.loads(text)
         completions = [_completion(choice, stop) for choice in body["choices"]]
         usage = _usage(body.get("usage"))
+    # A body may be truncated, another service's page, or nested too deep; all of that may pass, so it is retried.
     except (ValueError, LookupError, TypeError, AttributeError, RecursionError, OverflowError):
         return Trouble(f"the reply is no chat completion: {text!r:.2000}", retry=True)
     return Reply(completions, usage) if completions else Trouble("the reply has no choices", retry=True)
@@ -55,10 +61,11 @@ def _completion(choice: Mapping[str, Any], stop: Sequence[str]) -> Completion:
         refusal = message.get("refusal") or f"the reply has no text (finish_reason {finish!r})"
         return Completion("", failure=str(refusal))
     content = clean(content)
-    # The API leaves the stop text out; not every server does.
+    # The API leaves the stop text out, but not every server does.
     ends = [at for at in (content.find(end) for end in stop) if at >= 0]
     if ends:
         return Completion(content[: min(ends)])
+    # Servers have other reasons of their own, such as "eos", and all of them mean that the model ended.
     return Completion(content, finish="length" if finish == "length" else "stop")
 
 
@@ -73,13 +80,36 @@ def _usage(reported: Mapping[str, Any] | None) -> Usage | None:
     )
 
 
+def read_error(status: int, headers: Mapping[str, str], text: str, *, answered: bool) -> Trouble:
+    """Return what a response with a status outside 200 to 299 means for its prompt and for the run.
+
+    Args:
+        status: The HTTP status.
+        headers: The response's headers.
+        text: Its body.
+        answered: True if this server has completed a prompt before.
+    """
+    if status < 400:
+        return Trouble(f"{status}: a redirect to {headers.get('location')!r}", status=status, fatal=not answered)
+    try:
+        body = json.loads(text)
+    except (ValueError, RecursionError):
+        body = text.strip()
+    # OpenAI nests the error; others put the message at the top, under one of several names.
+    error = body.get("error", body) if isinstance(body, dict) else body
+    code = error.get("code") if isinstance(error, dict) else None
+    if isinstance(error, dict):
+        error = error.get("message") or error.get("detail") or error.get("error") or error
+    return Trouble(
+        f"{status}: {error or 'no explanation'}",
+        status=status,
+        retry=(status in (408, 409, 425, 429) or status >= 500) and headers.get("x-should-retry") != "false",
+        after=retry_after(headers),
+        # Some gateways answer 403 to a prompt that their moderation refuses, so 403 is fatal only at the start.
+        fatal=status in (401, 402, 404) or (status == 403 and not answered) or code == "insufficient_quota",
+    )
+
+
 def clean(text: str) -> str:
-    """Without lone surrogates, which no file and no request can hold."""
+    """Return the text with "?" in place of lone surrogates, which no file and no request can hold."""
     return text.encode("utf-8", "replace").decode()
-
-
-def said(body: object) -> str:
-    """The message in an error's body, which servers put in different places."""
-    if isinstance(body, Mapping):
-        body = body.get("message") or body.get("detail") or body.get("error") or body
-    return str(body) if body else "no explanation"

@@ -2,10 +2,9 @@
 
 components.py   which parts the six agents have: table 1 of the paper
 templates.py    the prompts of a card, rendered for a state
-text.py         untrusted text made fit for a prompt
-notes.py        short notes on what searches found
-parse.py        a reply as a search or an answer, read strictly
-lenient.py      JSON as models write it
+notes.py        short notes on the passages of past searches
+parse.py        parses a reply strictly into a search or an answer
+lenient.py      reads JSON as models write it
 agent.py        the agent
 """
 

@@ -8,12 +8,12 @@ from dataclasses import dataclass, field, replace
 from typing import Any, Literal, get_args
 
 from raggym_env.core import Action, Answer, Search, State, Usage
-from raggym_env.errors import OptionError
+from raggym_env.errors import OptionError, check_option
 from raggym_env.llm import make
 from raggym_env.policies.prompt.components import Components
 from raggym_env.policies.prompt.notes import Notes
 from raggym_env.policies.prompt.parse import Failure, Parsed, Reason, parse
-from raggym_env.policies.prompt.templates import Example, Prompts, Shown
+from raggym_env.policies.prompt.templates import Example, PromptLimits, Prompts
 from raggym_env.protocols import LLM, BasePolicy, Completion, Messages, Proposal, Sampling
 
 __all__ = ["OnFailure", "PromptAgent"]
@@ -22,21 +22,23 @@ OnFailure = Literal["retry", "search", "fail"]
 
 
 @dataclass(slots=True)
-class _Draft:
-    """A proposal in the making: one reply to one state's prompt."""
+class _Attempt:
+    """One reply to a state's prompt, and what becomes of it."""
 
     state: State
     messages: Messages
+    """The prompt: extended by the reply and a complaint when the model is asked again."""
     reply: str = ""
     usage: Usage = field(default_factory=Usage)
     outcome: Action | Failure | None = None
+    """None until the model has replied."""
 
 
 class PromptAgent(BasePolicy):
     """Proposes what a language model replies to the prompts of a card.
 
-    Batched at every stage: one call of the model writes all missing notes, one asks for all proposals, and at most
-    one asks again for those that could not be read.
+    Batched at every stage: one call of the model writes all missing notes, one call gets all replies, and at most
+    one more repeats those prompts whose reply could not be parsed.
 
     Args:
         llm: A model, or the spec of one (`hf:smollm2`).
@@ -48,21 +50,21 @@ class PromptAgent(BasePolicy):
         summaries: Whether it sees notes in place of passages; needs the prompts `note_system` and `note_user`.
         reflection: Whether a search carries a draft answer; a search without one is then a failure.
         examples: Steps shown to the model as earlier turns; see `templates.Example`.
-        temperature: Of the proposals where several are asked for (arXiv 2502.13957, algorithm 1). A single
-            proposal is decoded greedily.
-        top_p: As in `Sampling`, where several are asked for.
-        max_tokens: Tokens per reply.
-        note_tokens: Tokens per note.
-        passage_chars: Characters shown of each passage.
-        history_chars: Characters shown of all searches; what does not fit is left out from the oldest search on.
-        on_failure: What a reply that is no action turns into. "retry": the model is shown what is wrong, once; if
-            that fails too, there is no action. "search": a search for the question itself, if one is left and that
-            search was not made yet, else no action. "fail": no action.
-        seed: Of the sampling.
+        temperature: Sampling temperature where several proposals are requested (arXiv 2502.13957, algorithm 1). A
+            single proposal is decoded greedily.
+        top_p: As in `Sampling`, where several proposals are requested.
+        max_tokens: Most tokens of a reply.
+        note_tokens: Most tokens of a note.
+        passage_chars: Most characters of a passage in a prompt.
+        history_chars: Most characters of all past searches in a prompt; the oldest are left out first.
+        on_failure: What becomes of a reply that is not an action. "retry": the model is shown the reply and what is
+            wrong with it, once; if that fails too, there is no action. "search": a search for the question itself,
+            if one is left and that search was not made before, else no action. "fail": no action.
+        seed: Seed of the sampling.
 
     Raises:
-        ValueError: An option is out of range, or the prompts do not fit.
-        LLMError: The model cannot be had.
+        OptionError: An option is out of range, or the prompts do not fit.
+        LLMError: The model cannot be loaded or reached.
     """
 
     def __init__(
@@ -86,101 +88,98 @@ class PromptAgent(BasePolicy):
         on_failure: OnFailure = "retry",
         seed: int = 0,
     ) -> None:
-        if on_failure not in get_args(OnFailure):
-            raise OptionError(f"on_failure must be one of {get_args(OnFailure)}, got {on_failure!r}.")
-        for name, value in (("passage_chars", passage_chars), ("history_chars", history_chars)):
-            if value < 1:
-                raise OptionError(f"{name} must be at least 1, got {value}.")
+        check_option("on_failure", on_failure, on_failure in get_args(OnFailure), f"one of {get_args(OnFailure)}")
         self.components = Components(reasoning, retrieval, queries, summaries, reflection)
-        self.prompts = Prompts(
-            prompts, [Example.from_card(example) for example in examples], Shown(passage_chars, history_chars)
-        )
+        limits = PromptLimits(passage_chars, history_chars)
+        self.prompts = Prompts(prompts, [Example.from_card(example) for example in examples], limits)
         if summaries and not self.prompts.summarises:
             raise OptionError("summaries = true needs the prompts note_system and note_user.")
         self.on_failure = on_failure
         self.sampling = Sampling(temperature=temperature, top_p=top_p, max_tokens=max_tokens, seed=seed)
         self._greedy = replace(self.sampling, temperature=0.0, top_p=1.0)
         note_sampling = Sampling(max_tokens=note_tokens, seed=seed)
+        # Last: loading a model can take minutes, and every other mistake should show before.
         self.llm = make(llm, **(llm_options or {})) if isinstance(llm, str) else llm
         self._notes = Notes(self.llm, self.prompts, note_sampling)
         self.failures: Counter[Reason] = Counter()
-        """Replies that were no action, by reason; one that was asked for again counts each time."""
+        """Replies that were not actions, by reason; one that is repeated and fails again counts twice."""
 
     def propose(self, states: Sequence[State], n: int = 1) -> list[list[Proposal]]:
-        """`n` proposals per state from `n` replies, in the model's order; duplicates stay.
+        """Return `n` proposals per state from `n` replies, in the model's order, duplicates included.
 
         The usage of a state's notes is part of its first proposal's.
         """
-        if self.components.retrieval and not self.components.queries:
-            return self._propose_after_search(states, n)
-        return self._ask(states, n)
+        if self.components.queries or not self.components.retrieval:
+            return self._propose(states, n)
+        # Without query generation the first action is a search for the question; the model is not needed for it.
+        first = [not state.history and state.searches_left > 0 for state in states]
+        rows = iter(self._propose([state for state, search in zip(states, first, strict=True) if not search], n))
+        return [
+            [Proposal(Search(state.question.text))] if search else next(rows)
+            for state, search in zip(states, first, strict=True)
+        ]
 
-    def _propose_after_search(self, states: Sequence[State], n: int) -> list[list[Proposal]]:
-        """Without query generation the first action is a search for the question, and the model is not asked."""
-        asked = iter(self._ask([state for state in states if not _unsearched(state)], n))
-        return [[Proposal(Search(state.question.text))] if _unsearched(state) else next(asked) for state in states]
-
-    def _ask(self, states: Sequence[State], n: int) -> list[list[Proposal]]:
+    def _propose(self, states: Sequence[State], n: int) -> list[list[Proposal]]:
         if not states:
             return []
-        notes = self._notes.of(states) if self.components.summaries else None
-        rows = [self._begin(state, None if notes is None else notes[i], n) for i, state in enumerate(states)]
-        self._fill(rows, n)
-        flat = [draft for row in rows for draft in row]
-        self._recover([draft for draft in flat if isinstance(draft.outcome, Failure)])
-        return [[self._proposal(draft) for draft in row] for row in rows]
+        notes = self._notes.of(states) if self.components.summaries else [None] * len(states)
+        rows = [self._begin(state, written, n) for state, written in zip(states, notes, strict=True)]
+        open_rows = [row for row in rows if row[0].outcome is None]
+        replies = self._generate(
+            [row[0].messages for row in open_rows], self._greedy if n == 1 else replace(self.sampling, n=n)
+        )
+        for row, completions in zip(open_rows, replies, strict=True):
+            for attempt, completion in zip(row, completions, strict=True):
+                self._read(attempt, completion)
+        self._recover([attempt for row in rows for attempt in row])
+        return [[_proposal(attempt) for attempt in row] for row in rows]
 
-    def _begin(self, state: State, notes: Sequence[Completion] | None, n: int) -> list[_Draft]:
-        """The state's `n` drafts, before the model is asked; all failed if a note of the state did."""
+    def _begin(self, state: State, notes: Sequence[Completion] | None, n: int) -> list[_Attempt]:
+        """Return the state's `n` attempts before the model replies; all failed if one of the state's notes did."""
         texts = None if notes is None else [note.text for note in notes]
         messages = self.prompts.messages(state, texts, can_search=self._can_search(state))
-        drafts = [_Draft(state, messages) for _ in range(n)]
+        attempts = [_Attempt(state, messages) for _ in range(n)]
+        failure = None
         for note in notes or ():
-            drafts[0].usage += note.usage
+            attempts[0].usage += note.usage
             if note.failure is not None:
-                for draft in drafts:
-                    draft.outcome = _no_reply(note, "the model wrote no note")
-        return drafts
-
-    def _fill(self, rows: Sequence[Sequence[_Draft]], n: int) -> None:
-        asked = [row for row in rows if row[0].outcome is None]
-        sampling = self._greedy if n == 1 else replace(self.sampling, n=n)
-        replies = self._generate([row[0].messages for row in asked], sampling)
-        for row, completions in zip(asked, replies, strict=True):
-            for draft, completion in zip(row, completions, strict=True):
-                self._read(draft, completion)
-        for row in rows:
-            if row not in asked:
-                self.failures.update(reason for draft in row if (reason := _reason(draft)))
+                failure = _no_reply(note, "the model wrote no note")
+        if failure is not None:
+            self.failures[failure.reason] += n
+            for attempt in attempts:
+                attempt.outcome = failure
+        return attempts
 
     def _generate(self, prompts: list[Messages], sampling: Sampling) -> list[list[Completion]]:
         return self.llm.generate(prompts, sampling) if prompts else []
 
-    def _read(self, draft: _Draft, completion: Completion) -> None:
-        draft.reply = completion.text
-        draft.usage += completion.usage
-        draft.outcome = self._outcome(draft.state, completion)
-        if isinstance(draft.outcome, Failure):
-            self.failures[draft.outcome.reason] += 1
+    def _read(self, attempt: _Attempt, completion: Completion) -> None:
+        attempt.reply = completion.text
+        attempt.usage += completion.usage
+        attempt.outcome = self._outcome(attempt.state, completion)
+        if isinstance(attempt.outcome, Failure):
+            self.failures[attempt.outcome.reason] += 1
 
     def _outcome(self, state: State, completion: Completion) -> Action | Failure:
         if completion.failure is not None:
             return _no_reply(completion, "the model gave no reply")
-        found = parse(completion.text)
-        if isinstance(found, Parsed):
-            return self._action(state, found)
+        parsed = parse(completion.text)
+        if isinstance(parsed, Parsed):
+            return self._action(state, parsed)
         if completion.finish == "length":
             cut = f"the reply was cut off at {self.sampling.max_tokens} tokens"
-            return replace(found, detail=f"{found.detail}; {cut}")
-        return found
+            return replace(parsed, detail=f"{parsed.detail}; {cut}")
+        return parsed
 
     def _action(self, state: State, parsed: Parsed) -> Action | Failure:
+        # The details are shown to the model when it is asked again.
         if parsed.answer is not None:
             return Answer(parsed.answer)
         if not self.components.queries:
             return Failure(Reason.NOT_ALLOWED, "this agent cannot search, so the reply must answer")
         if self.components.reflection and parsed.draft is None:
             return Failure(Reason.NO_DRAFT, 'a search needs a "draft": the answer as far as it is known')
+        # With a draft the search is an action all the same: it ends the episode, and the draft is graded.
         if state.searches_left < 1 and parsed.draft is None:
             return Failure(Reason.NO_SEARCHES_LEFT, "no search is left, so the reply must answer")
         return Search(parsed.search or "", parsed.draft)
@@ -188,49 +187,42 @@ class PromptAgent(BasePolicy):
     def _can_search(self, state: State) -> bool:
         return self.components.queries and state.searches_left > 0
 
-    def _recover(self, failed: Sequence[_Draft]) -> None:
-        # Asking again cannot help where there is no reply; after an outage, a resumed run tries the episode again.
-        unread = [draft for draft in failed if _reason(draft) not in (Reason.NO_REPLY, Reason.OUTAGE)]
-        if self.on_failure == "retry":
-            self._retry(unread)
-        elif self.on_failure == "search":
-            for draft in unread:
-                if self._may_search_question(draft.state):
-                    draft.outcome = Search(draft.state.question.text)
-
-    def _retry(self, failed: Sequence[_Draft]) -> None:
-        for draft in failed:
-            problem = draft.outcome.detail if isinstance(draft.outcome, Failure) else ""
-            draft.messages = self.prompts.again(
-                draft.messages, draft.reply, problem, can_search=self._can_search(draft.state)
-            )
-        replies = self._generate([draft.messages for draft in failed], self._greedy)
-        for draft, completions in zip(failed, replies, strict=True):
-            self._read(draft, completions[0])
-
-    def _may_search_question(self, state: State) -> bool:
-        made = any(turn.query == state.question.text for turn in state.history)
-        return self._can_search(state) and not made
-
-    def _proposal(self, draft: _Draft) -> Proposal:
-        action = None if isinstance(draft.outcome, Failure) else draft.outcome
-        return Proposal(
-            action,
-            draft.reply,
-            tuple(draft.messages),
-            draft.usage,
-            failure=str(draft.outcome) if action is None else None,
-            outage=_reason(draft) == Reason.OUTAGE,
-        )
+    def _recover(self, attempts: Sequence[_Attempt]) -> None:
+        """Handle the replies that could not be parsed, as `on_failure` says."""
+        # Without a reply there is nothing to repair. After an outage, a resumed run repeats the whole episode.
+        failed = [
+            (attempt, attempt.outcome)
+            for attempt in attempts
+            if isinstance(attempt.outcome, Failure) and attempt.outcome.reason not in (Reason.NO_REPLY, Reason.OUTAGE)
+        ]
+        if self.on_failure == "search":
+            for attempt, _ in failed:
+                state = attempt.state
+                # Once: the same search again would find the same, and the model would fail on it again.
+                searched = any(turn.query == state.question.text for turn in state.history)
+                if self._can_search(state) and not searched:
+                    attempt.outcome = Search(state.question.text)
+        elif self.on_failure == "retry":
+            for attempt, failure in failed:
+                attempt.messages = self.prompts.again(
+                    attempt.messages, attempt.reply, failure.detail, can_search=self._can_search(attempt.state)
+                )
+            replies = self._generate([attempt.messages for attempt, _ in failed], self._greedy)
+            for (attempt, _), completions in zip(failed, replies, strict=True):
+                self._read(attempt, completions[0])
 
 
-def _no_reply(completion: Completion, what: str) -> Failure:
-    return Failure(Reason.OUTAGE if completion.outage else Reason.NO_REPLY, f"{what}: {completion.failure}")
+def _proposal(attempt: _Attempt) -> Proposal:
+    failure = attempt.outcome if isinstance(attempt.outcome, Failure) else None
+    return Proposal(
+        None if isinstance(attempt.outcome, Failure) else attempt.outcome,
+        attempt.reply,
+        tuple(attempt.messages),
+        attempt.usage,
+        failure=None if failure is None else str(failure),
+        outage=failure is not None and failure.reason == Reason.OUTAGE,
+    )
 
 
-def _reason(draft: _Draft) -> Reason | None:
-    return draft.outcome.reason if isinstance(draft.outcome, Failure) else None
-
-
-def _unsearched(state: State) -> bool:
-    return not state.history and state.searches_left > 0
+def _no_reply(completion: Completion, problem: str) -> Failure:
+    return Failure(Reason.OUTAGE if completion.outage else Reason.NO_REPLY, f"{problem}: {completion.failure}")

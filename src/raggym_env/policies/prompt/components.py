@@ -1,4 +1,4 @@
-"""What the agents are made of: arXiv 2502.13957, table 1. All of them generate answers."""
+"""The components of the six agents: arXiv 2502.13957, table 1. All of them generate answers."""
 
 from __future__ import annotations
 
@@ -11,10 +11,14 @@ __all__ = ["COMPONENTS", "Components"]
 
 @dataclass(frozen=True, slots=True)
 class Components:
-    """Which parts an agent has."""
+    """The components that an agent has.
+
+    Raises:
+        OptionError: A component lacks another one that it needs.
+    """
 
     reasoning: bool = False
-    """Question reasoning: it thinks before it acts. A matter of the prompts alone."""
+    """Question reasoning: it thinks before it acts. Only the prompts differ."""
     retrieval: bool = False
     """Retrieval augmentation: it sees passages. Without `queries` it searches once, for the question itself."""
     queries: bool = False
@@ -22,8 +26,8 @@ class Components:
     summaries: bool = False
     """Document summarisation: it sees a note on each search in place of the passages."""
     reflection: bool = False
-    """Reasoning reflection: it answers, looks for claims without support and searches for one of them. A search of
-    its own always carries that answer as its draft."""
+    """Reasoning reflection: it answers, looks for claims without support and searches for one of them. Every search
+    that it writes carries that answer as its draft."""
 
     def __post_init__(self) -> None:
         for part, needed in (("queries", "retrieval"), ("summaries", "retrieval"), ("reflection", "queries")):
@@ -39,4 +43,4 @@ COMPONENTS = {
     "search_o1": Components(reasoning=True, retrieval=True, queries=True, summaries=True),
     "re2search": Components(reasoning=True, retrieval=True, queries=True, summaries=True, reflection=True),
 }
-"""The rows of the table. The cards of these names say the same."""
+"""Agent name -> components: the rows of the table, which the cards of these names repeat."""

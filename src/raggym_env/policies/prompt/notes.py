@@ -1,14 +1,14 @@
-"""Short notes on what searches found, written by the model: one per question and search, kept while they fit."""
+"""Short notes on the passages of past searches, written by the model: one per question and search."""
 
 from __future__ import annotations
 
-from collections import OrderedDict
 from collections.abc import Iterable
 from dataclasses import replace
 
-from raggym_env.core import Question, State, Turn
+from raggym_env.core import Question, State, Turn, Usage
 from raggym_env.policies.prompt.templates import Prompts
 from raggym_env.protocols import LLM, Completion, Sampling
+from raggym_env.storage.lru import LRU
 
 __all__ = ["Notes"]
 
@@ -23,52 +23,44 @@ class Notes:
 
     Args:
         llm: Writes the notes.
-        prompts: With the note prompts.
-        sampling: How one note is written.
-        kept: Notes kept; the one not used for the longest time goes first.
+        prompts: With the prompts `note_system` and `note_user`.
+        sampling: Sampling settings of one note.
+        size: Notes kept in memory; the one that was used longest ago is dropped first.
     """
 
-    def __init__(self, llm: LLM, prompts: Prompts, sampling: Sampling, *, kept: int = 10_000) -> None:
+    def __init__(self, llm: LLM, prompts: Prompts, sampling: Sampling, *, size: int = 10_000) -> None:
         self._llm, self._prompts = llm, prompts
         self._sampling = sampling
-        self._kept = kept
-        self._notes: OrderedDict[_Key, Completion] = OrderedDict()
+        self._notes = LRU[_Key, Completion](size)
 
     def of(self, states: Iterable[State]) -> list[list[Completion]]:
-        """The notes on every state's searches, oldest first. Those that are missing are written in one call.
+        """Return the notes on every state's searches, oldest first. Missing ones are written in one call.
 
-        A note's usage is that of writing it in this call, given to the first state that needs it; a note that was
-        there already cost nothing. A note that the model failed to write has a `failure` and is not kept.
+        The usage of writing a note is given to the first state that needs it; a note that existed before costs
+        nothing. A note that the model failed to write has a `failure` and is not kept.
         """
         states = list(states)
         missing = dict.fromkeys(key for state in states for key in _keys(state) if key not in self._notes)
-        written = self._write(list(missing)) if missing else {}
-        spent: set[_Key] = set()
-        notes = [[self._take(key, written, spent) for key in _keys(state)] for state in states]
-        self._keep(written)
-        return notes
-
-    def _write(self, keys: list[_Key]) -> dict[_Key, Completion]:
-        prompts = [self._prompts.note_messages(Question("", text, options), turn) for text, options, turn in keys]
-        return dict(zip(keys, (row[0] for row in self._llm.generate(prompts, self._sampling)), strict=True))
-
-    def _take(self, key: _Key, written: dict[_Key, Completion], spent: set[_Key]) -> Completion:
-        if key in written and key not in spent:
-            spent.add(key)
-            return written[key]
-        if key in self._notes:
-            self._notes.move_to_end(key)
-        return _free(self._notes.get(key) or written[key])
-
-    def _keep(self, written: dict[_Key, Completion]) -> None:
-        self._notes.update({key: _free(note) for key, note in written.items() if note.failure is None})
-        while len(self._notes) > self._kept:
-            self._notes.popitem(last=False)
+        written: dict[_Key, Completion] = {}
+        if missing:
+            prompts = [
+                self._prompts.note_messages(Question("", text, options), turn) for text, options, turn in missing
+            ]
+            written = {
+                key: row[0] for key, row in zip(missing, self._llm.generate(prompts, self._sampling), strict=True)
+            }
+        rows: list[list[Completion]] = [[] for _ in states]
+        for state, row in zip(states, rows, strict=True):
+            for key in _keys(state):
+                row.append(self._notes.use(key) or written[key])
+                if key in written:
+                    written[key] = replace(written[key], usage=Usage())  # whoever needs it next pays nothing
+        # Kept only now: more notes than fit would otherwise displace some that this call still needs.
+        for key, note in written.items():
+            if note.failure is None:
+                self._notes[key] = note
+        return rows
 
 
 def _keys(state: State) -> list[_Key]:
     return [(state.question.text, state.question.options, turn) for turn in state.history]
-
-
-def _free(note: Completion) -> Completion:
-    return replace(note, usage=type(note.usage)())

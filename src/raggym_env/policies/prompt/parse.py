@@ -1,4 +1,4 @@
-"""A model's reply as a search or an answer, read strictly.
+"""Parses a model's reply strictly into a search or an answer.
 
 The reply's final section is what follows its last `</think>`. In it, a *block* is a JSON object or a pair of tags
 that begins a line of its own:
@@ -8,8 +8,8 @@ that begins a line of its own:
                                                     <search>Ada Berg</search>
 
 The last block counts. A line may begin with a label ("Answer:") or a code fence. A block in the middle of a
-sentence is a quotation and does not count; nor does any block before one that cannot be read. Nothing is ever
-completed, and nothing but the reply is looked at. The cost is linear in the reply's length.
+sentence is a quotation and does not count; nor does any block before one that cannot be parsed. Nothing is ever
+completed, and only the reply is read. The cost is linear in the reply's length.
 """
 
 from __future__ import annotations
@@ -26,41 +26,41 @@ __all__ = ["Failure", "Parsed", "Reason", "parse"]
 
 
 class Reason(enum.StrEnum):
-    """Why a reply is no action."""
+    """Why a reply is not an action."""
 
     EMPTY = "empty"
-    """There is no text in it."""
+    """It has no text."""
     UNFINISHED = "unfinished"
     """It ends inside its reasoning, a tag or an object."""
     NO_ACTION = "no_action"
-    """It has no block, or its last object says neither "search" nor "answer"."""
+    """It has no block, or its last object has neither "search" nor "answer"."""
     BROKEN = "broken"
-    """Its last block cannot be read."""
+    """Its last block cannot be parsed."""
     AMBIGUOUS = "ambiguous"
-    """Its last block can be read in two ways: a search and an answer, or one inside another."""
+    """Its last block has two readings: a search and an answer, or one inside another."""
     BLANK = "blank"
-    """What it answers or searches for has no letter, digit or symbol."""
+    """The answer or the query has no letter, digit or symbol."""
     NOT_TEXT = "not_text"
-    """What it answers or searches for is no text: a list, an object, true."""
+    """The answer or the query is not a text but a list, an object or a constant."""
     TOO_LONG = "too_long"
-    """What it answers or searches for is longer than `LONGEST_TEXT` characters."""
+    """The answer or the query is longer than `LONGEST_TEXT` characters."""
     TANGLED = "tangled"
-    """It has more blocks than anybody means."""
+    """It has more blocks than a sensible reply."""
     NO_DRAFT = "no_draft"
-    """A search without the draft answer that this agent always gives."""
+    """A search without the draft answer that this agent must give."""
     NOT_ALLOWED = "not_allowed"
-    """A search by an agent that does not search by itself."""
+    """A search by an agent that does not write queries."""
     NO_SEARCHES_LEFT = "no_searches_left"
     """A search without a draft answer when no search is left."""
     NO_REPLY = "no_reply"
-    """The model failed; its reply was never seen."""
+    """The model failed on this prompt and gave no reply."""
     OUTAGE = "outage"
-    """The model could not be reached; another time it may be."""
+    """The model could not be reached; the same prompt may succeed later."""
 
 
 @dataclass(frozen=True, slots=True)
 class Failure:
-    """Why a reply is no action: the kind, and a sentence for people and for the model."""
+    """Why a reply is not an action: the kind, and a sentence for people and for the model."""
 
     reason: Reason
     detail: str
@@ -71,7 +71,7 @@ class Failure:
 
 @dataclass(frozen=True, slots=True)
 class Parsed:
-    """What a reply says to do. Exactly one of `answer` and `search` is a text."""
+    """The action of a reply. Exactly one of `answer` and `search` is a text."""
 
     answer: str | None = None
     search: str | None = None
@@ -80,12 +80,13 @@ class Parsed:
 
 
 LONGEST_TEXT = 2_000
-"""Characters of the longest answer or query that is taken for one."""
+"""Most characters of an answer, a query or a draft."""
+# A broken object is parsed up to `LONGEST` characters before it is refused, so these bound the cost of a reply.
 _MOST_BLOCKS, _MOST_BROKEN = 64, 16
 _ACTIONS = ("answer", "search")
 _THINK = re.compile(r"<(/?)think>", re.IGNORECASE)
 _TAG = re.compile(r"<(/?)(answer|search|draft)>", re.IGNORECASE)
-# What may stand on a line before a block: a code fence, emphasis or a bullet, and a label.
+# What a line may begin with before a block: a code fence, emphasis or a bullet, and a label.
 _START = re.compile(
     r"^[ \t*`\-]{0,8}(?:json)?[ \t]{0,8}"
     r"(?:(?:final )?(?:answer|search|action|output|reply|json)[ \t*]{0,4}:[ \t*`]{0,8})?"
@@ -93,20 +94,23 @@ _START = re.compile(
     re.IGNORECASE | re.MULTILINE,
 )
 _REST_OF_LINE = re.compile(r"[ \t\r*`.,;]*+(?:\n|\Z)")
-# Ahead of the last block these would mean that it was a part of something longer.
+# Behind the last block these mean that it was part of something longer.
 _LEFT_OPEN = re.compile(r"^[ \t]{0,8}[}\]]", re.MULTILINE)
 
 
 @dataclass(frozen=True, slots=True)
 class _Block:
+    """A JSON object or a pair of tags."""
+
     end: int
+    """Offset behind it, in the final section."""
     content: Parsed | Failure
-    aside: str | None = None
-    """The text of a draft tag, which is no action by itself."""
+    draft: str | None = None
+    """The text of a draft tag, which is not an action by itself."""
 
 
 def parse(reply: str) -> Parsed | Failure:
-    """Read a reply. See the module for what counts.
+    """Return the action of a reply, or why it has none. See the module for what counts.
 
     >>> parse('I know it.\\n{"answer": "Oslo"}')
     Parsed(answer='Oslo', search=None, draft=None)
@@ -120,10 +124,13 @@ def parse(reply: str) -> Parsed | Failure:
     draft, end = None, 0
     for block in _blocks(section):
         end = block.end
-        draft = block.aside or draft
-        last = last if block.aside is not None else block.content
+        if block.draft is None:
+            last = block.content
+        draft = block.draft or draft
+    if last is None and _TAG.search(section):
+        return Failure(Reason.BROKEN, "a tag does not stand on a line of its own, or is not closed")
     if last is None:
-        return _nothing(section)
+        return Failure(Reason.NO_ACTION, 'the reply has no JSON object and no tag that says "search" or "answer"')
     if isinstance(last, Failure):
         return last
     if _LEFT_OPEN.search(section, end) or _TAG.search(section, end):
@@ -134,6 +141,7 @@ def parse(reply: str) -> Parsed | Failure:
 
 
 def _final_section(reply: str) -> str | Failure:
+    """Return the part of the reply behind its reasoning."""
     if not reply.strip():
         return Failure(Reason.EMPTY, "the reply is empty")
     start, thinking = 0, False
@@ -151,13 +159,13 @@ def _nothing(section: str) -> Failure:
 
 
 def _blocks(section: str) -> Iterator[_Block]:
-    """The blocks in order; one that cannot be read is a block with a failure."""
+    """Yield the blocks in order; one that cannot be parsed is a block with a failure."""
     at = broken = 0
     for number, start in enumerate(_START.finditer(section)):
         if number >= _MOST_BLOCKS or broken >= _MOST_BROKEN:
             yield _Block(start.end(), Failure(Reason.TANGLED, "the reply has too many JSON objects or tags"))
             return
-        if start.end() <= at:
+        if start.end() <= at:  # inside the block before
             continue
         block = (
             _tag_block(section, start[1].lower(), start.end()) if start[1] else _json_block(section, start.end() - 1)
@@ -169,13 +177,13 @@ def _blocks(section: str) -> Iterator[_Block]:
 
 def _json_block(section: str, start: int) -> _Block:
     try:
-        found, length = read_object(section[start : start + LONGEST])
+        members, length = read_object(section[start : start + LONGEST])
     except Refused as error:
         return _Block(start + 1, Failure(Reason.BROKEN, f"the JSON object cannot be read: {error}"))
     end = start + length
     if not _REST_OF_LINE.match(section, end):
         return _Block(end, Failure(Reason.BROKEN, "the JSON object is followed by text on its line"))
-    return _Block(end, _from_object(found))
+    return _Block(end, _from_object(members))
 
 
 def _tag_block(section: str, name: str, start: int) -> _Block:
@@ -190,38 +198,41 @@ def _tag_block(section: str, name: str, start: int) -> _Block:
         return _Block(end, text)
     if text.startswith("{"):
         return _Block(end, Failure(Reason.AMBIGUOUS, f"the tag {name} holds a JSON object"))
-    return _Block(end, _said(name, text), aside=text if name == "draft" else None)
+    return _Block(end, _parsed(name, text), draft=text if name == "draft" else None)
 
 
-def _said(name: str, text: str) -> Parsed:
+def _parsed(name: str, text: str) -> Parsed:
     return Parsed(search=text) if name == "search" else Parsed(answer=text)
 
 
-def _from_object(found: Mapping[str, Value]) -> Parsed | Failure:
-    said = [name for name in _ACTIONS if found.get(name) is not None]
-    if not said:
+def _from_object(members: Mapping[str, Value]) -> Parsed | Failure:
+    # null counts as absent: models fill in every key of a form that they were shown.
+    actions = [name for name in _ACTIONS if members.get(name) is not None]
+    if not actions:
         return Failure(Reason.NO_ACTION, 'the JSON object says neither "search" nor "answer"')
-    if len(said) > 1:
+    if len(actions) > 1:
         return Failure(Reason.AMBIGUOUS, 'the JSON object says both "search" and "answer"')
-    text = _text(said[0], found[said[0]])
+    (name,) = actions
+    text = _text(name, members[name])
     if isinstance(text, Failure):
         return text
-    if said[0] == "answer" or found.get("draft") is None:
-        return _said(said[0], text)
-    draft = _text("draft", found["draft"])
+    if name == "answer" or members.get("draft") is None:
+        return _parsed(name, text)
+    draft = _text("draft", members["draft"])
     return draft if isinstance(draft, Failure) else Parsed(search=text, draft=draft)
 
 
 def _text(name: str, value: Value) -> str | Failure:
-    """The text of an answer, a query or a draft, on one line."""
+    """Return the text of an answer, a query or a draft, on one line."""
     if isinstance(value, Number):
-        return value.text
+        return value.text  # as it was written: 1.50 must not become 1.5
     if not isinstance(value, str):
         return Failure(Reason.NOT_TEXT, f"{name} must be a text, not {_kind(value)}")
     if len(value) > LONGEST_TEXT:
         return Failure(Reason.TOO_LONG, f"{name} is longer than {LONGEST_TEXT} characters")
     if _TAG.search(value):
         return Failure(Reason.AMBIGUOUS, f"{name} holds a tag")
+    # Line breaks and invisible characters mean nothing in an answer or a query, and would make equal ones differ.
     text = one_line(value)
     if not text.strip(" .…_-<>[]()\"'"):
         return Failure(Reason.BLANK, f"{name} is blank")

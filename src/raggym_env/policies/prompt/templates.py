@@ -1,14 +1,14 @@
 """The prompts of a card: Jinja templates over a state, rendered to chat messages.
 
-A template sees these variables; every text in them is data made safe by `text.as_data`:
+A template sees these variables; every text in them is data made safe by `text.untrusted.as_data`:
 
     question        the question and its lettered options, in a `<question>` section
     history         the past searches, oldest first, each in a `<passages>` or `<note>` section; "" if none
     searches_left   an integer, 0 or more
-    can_search      whether the agent may answer this prompt with a search; also in the system and retry prompts
+    can_search      whether the agent may reply with a search; also in the system and retry prompts
     turns           the same history as a list of `query`, `passages` (each `title`, `text`) and `note` (or None)
     query           in the note prompts only: the query whose passages are summarised
-    problem         in the retry prompt only: why the last reply could not be read
+    problem         in the retry prompt only: why the last reply could not be used
 """
 
 from __future__ import annotations
@@ -20,49 +20,57 @@ from typing import Any
 from jinja2 import TemplateError
 
 from raggym_env.core import Passage, Question, State, Turn
-from raggym_env.errors import OptionError, PolicyError
+from raggym_env.errors import OptionError, PolicyError, check_option
 from raggym_env.protocols import Messages
 from raggym_env.text.sections import history_sections, question_section, shown_again, template_environment
 from raggym_env.text.untrusted import as_data, clipped
 
-__all__ = ["Example", "Prompts", "Shown"]
+__all__ = ["Example", "PromptLimits", "Prompts"]
 
 _NAMES = ("system", "user", "retry", "note_system", "note_user")
 _RETRY = "Your reply could not be used: {{ problem }}. Reply again, and end with one action in the form asked for."
 
 
 @dataclass(frozen=True, slots=True)
-class Shown:
-    """How much of a state a prompt shows."""
+class PromptLimits:
+    """Limits on the length of the history in a prompt.
+
+    Raises:
+        OptionError: A limit is less than 1.
+    """
 
     passage_chars: int = 600
-    """Characters of each passage's text."""
+    """Most characters of each passage's text."""
     history_chars: int = 12_000
-    """Characters of all past searches together. The passages or notes of the oldest searches are left out first,
-    their queries stay; the newest search is always shown."""
+    """Most characters of all past searches together. The passages or notes of the oldest searches are left out
+    first, their queries stay; the newest search is always shown."""
+
+    def __post_init__(self) -> None:
+        for name, value in asdict(self).items():
+            check_option(name, value, value >= 1, "at least 1")
 
 
 @dataclass(frozen=True, slots=True)
 class Example:
-    """One shown step: a state, rendered by the card's own `user` template, and the reply to it."""
+    """A worked example: a state, rendered by the card's own `user` template, and a model reply."""
 
     state: State
     notes: tuple[str, ...] | None
-    """One per past search; None where the example shows passages."""
+    """One per past search; None where the example has passages."""
     reply: str
 
     @classmethod
     def from_card(cls, content: Mapping[str, Any]) -> Example:
-        """Read `question`, `reply` and, where wanted, `options`, `searches_left` and `history`.
+        """Read an example of a card: `question`, `reply` and, optionally, `options`, `searches_left` and `history`.
 
         A search of the history has a `query` and `passages` (`[title, text]`) or a `note`.
 
         Raises:
-            ValueError: Something else is there, or something is missing.
+            OptionError: A key is missing, unknown or of the wrong type.
         """
-        known = {"question", "reply", "options", "searches_left", "history"}
-        if unknown := content.keys() - known:
-            raise OptionError(f"an example has no {sorted(unknown)}; it has {sorted(known)}")
+        keys = {"question", "reply", "options", "searches_left", "history"}
+        if unknown := content.keys() - keys:
+            raise OptionError(f"an example has no {sorted(unknown)}; it has {sorted(keys)}")
         try:
             turns = content.get("history", ())
             history = tuple(
@@ -71,8 +79,8 @@ class Example:
             )
             question = Question("", content["question"], tuple(content.get("options", ())))
             state = State(question, history, content.get("searches_left", 1))
-            noted = any("note" in turn for turn in turns)
-            notes = tuple(turn.get("note", "") for turn in turns) if noted else None
+            has_notes = any("note" in turn for turn in turns)
+            notes = tuple(turn.get("note", "") for turn in turns) if has_notes else None
             return cls(state, notes, content["reply"].strip())
         except (KeyError, TypeError, AttributeError) as error:
             raise OptionError(f"an example cannot be read ({error!r}): {dict(content)!r:.200}") from error
@@ -83,17 +91,17 @@ class Prompts:
 
     Args:
         templates: `system` and `user`; for notes `note_system` and `note_user`; optionally `retry`.
-        examples: Steps shown as earlier turns of the chat, before the state asked about.
-        shown: How much of a state is shown.
+        examples: Shown as earlier turns of the chat.
+        limits: Limits on the length of the history.
 
     Raises:
-        ValueError: A prompt is missing, unknown or no template, or uses a variable that there is not.
+        OptionError: A prompt is missing, unknown, not a template, or uses an undefined variable.
     """
 
     def __init__(
-        self, templates: Mapping[str, str], examples: Sequence[Example] = (), shown: Shown | None = None
+        self, templates: Mapping[str, str], examples: Sequence[Example] = (), limits: PromptLimits | None = None
     ) -> None:
-        self._shown = shown or Shown()
+        self._limits = limits or PromptLimits()
         if unknown := templates.keys() - set(_NAMES):
             raise OptionError(f"there is no prompt {sorted(unknown)}; a card has {list(_NAMES)}")
         if missing := {"system", "user"} - templates.keys():
@@ -106,7 +114,7 @@ class Prompts:
             except TemplateError as error:
                 raise OptionError(f"the prompt {name} is no Jinja template: {error}") from error
         self._examples: list[Mapping[str, str]] = []
-        self._check()
+        self._check()  # before the examples, which are rendered by the same templates
         for example in examples:
             self._examples += [
                 {"role": "user", "content": self._user(example.state, example.notes, can_search=True)},
@@ -114,20 +122,33 @@ class Prompts:
             ]
 
     def messages(self, state: State, notes: Sequence[str] | None, *, can_search: bool) -> Messages:
-        """The chat that asks for the next action. `notes` has one per past search; None shows the passages."""
+        """Return the chat that requests the next action.
+
+        Args:
+            state: The state to act in.
+            notes: One per past search; None shows the passages.
+            can_search: Whether the reply may be a search.
+        """
+        # The system prompt and the examples come first and are the same in every state, so that a model's prefix
+        # cache holds them.
         return [
-            *self._opening(can_search),
+            {"role": "system", "content": self._render("system", can_search=can_search)},
+            *self._examples,
             {"role": "user", "content": self._user(state, notes, can_search=can_search)},
         ]
 
     def again(self, messages: Messages, reply: str, problem: str, *, can_search: bool) -> Messages:
-        """The chat that shows the model its reply and what is wrong with it."""
-        said = {"role": "assistant", "content": shown_again(reply)}
-        asked = self._render("retry", problem=as_data(problem), can_search=can_search)
-        return [*messages, said, {"role": "user", "content": asked}]
+        """Return the chat continued by the model's reply and a message that says what is wrong with it."""
+        # The problem may quote the reply.
+        complaint = self._render("retry", problem=as_data(problem), can_search=can_search)
+        return [
+            *messages,
+            {"role": "assistant", "content": shown_again(reply)},
+            {"role": "user", "content": complaint},
+        ]
 
     def note_messages(self, question: Question, turn: Turn) -> Messages:
-        """The chat that asks for a note on what one search found."""
+        """Return the chat that requests a note on the passages of one search."""
         values = {
             "question": question_section(question),
             "history": self._history((turn,), None),
@@ -140,11 +161,8 @@ class Prompts:
 
     @property
     def summarises(self) -> bool:
-        """Whether there are prompts for notes."""
+        """True if there are prompts for notes."""
         return {"note_system", "note_user"} <= self._templates.keys()
-
-    def _opening(self, can_search: bool) -> list[Mapping[str, str]]:
-        return [{"role": "system", "content": self._render("system", can_search=can_search)}, *self._examples]
 
     def _user(self, state: State, notes: Sequence[str] | None, *, can_search: bool) -> str:
         return self._render(
@@ -153,11 +171,11 @@ class Prompts:
             history=self._history(state.history, notes),
             searches_left=state.searches_left,
             can_search=can_search,
-            turns=_turns(state.history, notes, self._shown.passage_chars),
+            turns=_turns(state.history, notes, self._limits.passage_chars),
         )
 
     def _history(self, history: Sequence[Turn], notes: Sequence[str] | None) -> str:
-        return history_sections(history, notes, **asdict(self._shown))
+        return history_sections(history, notes, **asdict(self._limits))
 
     def _render(self, name: str, **values: object) -> str:
         try:
@@ -166,7 +184,11 @@ class Prompts:
             raise PolicyError(f"The prompt {name} cannot be rendered: {error}") from error
 
     def _check(self) -> None:
-        """Render everything once, so that a misspelt variable is found before a run."""
+        """Render every template once, so that a misspelt variable is reported before a run.
+
+        Raises:
+            OptionError: A template cannot be rendered.
+        """
         turn = Turn("query", (Passage("", "Title", "Text"),))
         try:
             for state in (State(Question("", "Q?"), (), 1), State(Question("", "Q?", ("a", "b")), (turn,))):

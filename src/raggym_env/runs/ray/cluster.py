@@ -1,4 +1,4 @@
-"""Connecting to Ray, or starting one for a run."""
+"""Connecting to a Ray cluster, or starting a private one for a run."""
 
 from __future__ import annotations
 
@@ -23,14 +23,14 @@ _STORE_BYTES = 100 * 2**20  # records pass through it and do not stay
 
 @contextmanager
 def connected(address: str, cpus: int | None) -> Iterator[Any]:
-    """A context in which this process is connected to a Ray; gives the module `ray`.
+    """Connect this process to Ray while the context lasts, and yield the module `ray`.
 
-    A connection that is there already is used and left. One that is made here is closed, and a Ray that was started
-    here is stopped and its logs removed.
+    An existing connection is used and left open. A connection that is made here is closed; a Ray that was started here
+    is stopped and its logs are removed.
 
     Args:
         address: As `Workers.ray`.
-        cpus: Workers that a Ray started here has room for; None for as many as the machine has cores.
+        cpus: Number of workers that a Ray started here has room for; None for one per core.
 
     Raises:
         MissingExtra: Ray is not installed.
@@ -39,12 +39,23 @@ def connected(address: str, cpus: int | None) -> Iterator[Any]:
     if address != "local":
         _require_reachable(address)
     with _environment(_private() if address == "local" else {}):
-        ray = _ray()
+        try:
+            import ray
+        except ImportError as error:
+            raise MissingExtra("--ray", "ray") from error
         if ray.is_initialized():
-            _require_joined(ray, address)
+            # A process can be connected to one Ray at a time.
+            current = ray.get_runtime_context().gcs_address
+            if address not in ("auto", current):
+                raise RunError(
+                    f'This process is already connected to the Ray at {current}. Use that ("auto"), or close it first.'
+                )
             yield ray
             return
-    with tempfile.TemporaryDirectory(prefix="raggym-ray-", dir=_short_folder(), ignore_cleanup_errors=True) as logs:
+    # The path of a socket may have 107 characters, of which Ray needs 62 and the folder's own name 20.
+    short = os.name == "nt" or len(tempfile.gettempdir()) <= 24
+    folder = None if short else "/tmp"  # noqa: S108  # the folder made in it is private
+    with tempfile.TemporaryDirectory(prefix="raggym-ray-", dir=folder, ignore_cleanup_errors=True) as logs:
         try:
             _connect(ray, address, cpus, logs)
             yield ray
@@ -54,21 +65,13 @@ def connected(address: str, cpus: int | None) -> Iterator[Any]:
 
 @functools.cache  # Ray reads a token once in a process
 def _private() -> dict[str, str]:
-    """Environment variables, read when Ray is imported and started, that keep it to this machine and this user."""
+    """Return environment variables, read when Ray is imported and started, that keep it private to this process."""
     return {
         # Despite its name it works on Linux, where it is 1: with 0 Ray listens on 127.0.0.1, not on all interfaces.
         "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0",
         "RAY_AUTH_TOKEN": secrets.token_hex(32),  # Ray's own would be written to the home folder, for all to read
         "RAY_USAGE_STATS_ENABLED": "0",
     }
-
-
-def _ray() -> Any:
-    try:
-        import ray
-    except ImportError as error:
-        raise MissingExtra("--ray", "ray") from error
-    return ray
 
 
 def _connect(ray: Any, address: str, cpus: int | None, logs: str) -> None:
@@ -95,7 +98,7 @@ def _unreachable(address: str, why: str) -> RunError:
 
 
 def _require_reachable(address: str) -> None:
-    """Refuse an address at once that Ray would try for minutes."""
+    """Raise `RunError` at once for an address that Ray would retry for minutes."""
     if address == "auto":
         return
     client, bare = address.startswith("ray://"), address.removeprefix("ray://")
@@ -111,16 +114,9 @@ def _require_reachable(address: str) -> None:
         raise _unreachable(address, f"{error}.") from error
 
 
-def _require_joined(ray: Any, address: str) -> None:
-    """A process can be connected to one Ray at a time."""
-    here = ray.get_runtime_context().gcs_address
-    if address not in ("auto", here):
-        raise RunError(f'This process is connected to the Ray at {here} already. Use that ("auto"), or close it first.')
-
-
 @contextmanager
 def _environment(variables: Mapping[str, str]) -> Iterator[None]:
-    """Set environment variables that are not set, for a while."""
+    """Set environment variables that are not set, while the context lasts."""
     added = {name: value for name, value in variables.items() if name not in os.environ}
     os.environ.update(added)
     try:
@@ -128,8 +124,3 @@ def _environment(variables: Mapping[str, str]) -> Iterator[None]:
     finally:
         for name in added:
             os.environ.pop(name, None)
-
-
-def _short_folder() -> str | None:
-    """Where to put Ray's sockets: their paths may have 107 characters, of which Ray needs 62 and we 20."""
-    return None if os.name == "nt" or len(tempfile.gettempdir()) <= 24 else "/tmp"  # noqa: S108  only the place

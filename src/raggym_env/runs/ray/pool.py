@@ -1,37 +1,41 @@
 """Episodes on Ray: questions spread over actors, records back to the one run folder.
 
-Each worker is a Ray actor: a process that makes the same plan from the same cards, checks that it is the same (data,
-corpus, index and version), and runs `rollout` on the questions that it is given. The process that was started, the
-driver, gives out questions, takes records and alone writes the run folder.
+Each worker is a Ray actor: a process that loads the same plan from the same spec, checks that it is the same (data,
+corpus, index and version), and runs `rollout` on its questions. The driver, the process that the user started, hands
+out questions, receives records and alone writes the run folder.
 
-The records are those of a run in one process, in another order, but for what depends on what runs side by side:
-`seconds`, the seconds and cached tokens of a model's usage, and, where a model or an encoder rounds differently in
-another batch (any but float32 of `hf:`, most servers), what it says. `in_flight` has the same effect in one process.
+The records are those of a run in one process, in another order, except for what depends on batching: `seconds`, the
+seconds and cached tokens of a model's usage, and, where a model or an encoder rounds differently in another batch
+(anything but float32 of `hf:`, most servers), its output. `in_flight` has the same effect in one process.
 
-What fails:
+Failures:
 
-- A worker that dies, or whose node is lost, is replaced and its unfinished questions are done again, none twice. A
-  question whose workers died twice is run alone the third time; if that one dies too, the question gets a failed
-  record that says so. If workers die again and again and no episode ends in between, the run stops with an error.
-- A driver that dies takes its workers with it. Started again it goes on where it was, with or without Ray.
+- A worker that dies, or whose node is lost, is replaced and its unfinished questions are run again, none twice. A
+  question whose workers died twice runs alone the third time; if that worker dies too, the question gets a failed
+  record that says so. If workers die repeatedly and no episode ends in between, the run stops with an error.
+- A driver that dies takes its workers with it. Started again it resumes the run, with or without Ray.
 - An error that would stop a run in one process stops this one, with the same message.
 
-What is shared on a node: corpus and index files are prepared once, under a lock, and memory-mapped, so that all
-workers of a node read one copy in the page cache. What each worker has for itself: the Python process (200 MB and
-up), the tasks, what a retriever keeps outside its mapped files (the vocabulary of `bm25`; all of an index that is not
-stored), its cache of searches, and a model in the process: each worker loads its own `hf:` model, while all workers
-ask the same `openai:` server. The driver loads no policy, but opens the index and makes the card's reward.
+Ray's own restarts and retries are not used: they would repeat a call with the same questions, including the one that
+kills its workers, and records that were not yet returned would be lost or counted twice.
 
-What a node of a cluster needs: this version of the library; the data below its own `$RAGGYM_DATA`, and its own
+Shared on a node: corpus and index files are prepared once, under a lock, and memory-mapped, so all workers of a node
+read one copy in the page cache. Each worker has its own Python process (200 MB and up), tasks, whatever a retriever
+keeps outside its mapped files (the vocabulary of `bm25`; all of an index that is not stored), search cache, and
+in-process model: each worker loads its own `hf:` model, while all workers query the same `openai:` server. The driver
+loads no policy, but opens the index and makes the card's reward.
+
+A node of a cluster needs: this version of the library; the data below its own `$RAGGYM_DATA`, and its own
 `$RAGGYM_CACHE` (or one for all on a shared file system that locks); the keys of LLM servers in its environment; and
 the files that cards name, at the same paths. The environment is that of `ray start` there; none is sent. Workers of
-`local` have the environment and folder of the driver; Ray sets OMP_NUM_THREADS to 1 unless it is set. Classes that a
-program registers under a name (`POLICIES`, say) have to be registered in the workers too: call
-`ray.init(runtime_env={"worker_process_setup_hook": "module.function"})` yourself and use `Workers("auto")`.
+`local` have the environment and folder of the driver; Ray sets OMP_NUM_THREADS to 1 unless it is set. A class named as
+"module:Class" must be importable there. Names that a program adds to a registry (`POLICIES`, for example) must be
+added in the workers too: call `ray.init(runtime_env={"worker_process_setup_hook": "module.function"})` yourself and
+use `Workers("auto")`.
 
 Security: whoever reaches the ports of a Ray cluster can run any code on it, and its workers send pickled objects to
-the driver. Join clusters that you trust, on networks that you trust, and use Ray's token authentication. The Ray of
-`local` is private: it listens on 127.0.0.1, a Ray that asks for tokens by default is given one that only this process
+the driver. Join only clusters that you trust, on networks that you trust, and use Ray's token authentication. The Ray
+of `local` is private: it listens on 127.0.0.1, a Ray that asks for tokens by default gets one that only this process
 has, and it ends with the run. Its logs are removed, unless the driver is killed: then they stay in the system's
 temporary folder.
 """
@@ -47,40 +51,38 @@ from textwrap import shorten
 from typing import Any
 
 from raggym_env.core import Task
-from raggym_env.errors import OptionError, RunError
+from raggym_env.errors import RunError, check_option
+from raggym_env.mdp.records import Episode
+from raggym_env.runs.plan import Plan
 from raggym_env.runs.ray.cluster import connected
 from raggym_env.runs.ray.ledger import DEATHS, Ledger
-from raggym_env.runs.plan import Plan
 from raggym_env.runs.ray.worker import Player, Reply
-from raggym_env.mdp.records import Episode
 
 __all__ = ["RayExecutor", "Workers"]
 
 _log = logging.getLogger(__name__)
 
 _START_SECONDS = 300.0  # a cluster that scales by itself takes minutes to add a node
-_DEATHS_IN_A_ROW = 5  # per worker
+_DEATHS_IN_A_ROW = 5  # per worker: several may die of one cause, such as a node that is lost
 
 Json = dict[str, Any]
 
 
 @dataclass(frozen=True, slots=True)
 class Workers:
-    """Ray actors to run episodes on."""
+    """The Ray actors that episodes run on."""
 
     ray: str = "local"
     """"local" starts a Ray on this machine for the run alone. "HOST:PORT" or "auto" joins the cluster that this
     machine is part of, "ray://HOST:PORT" one that it is not part of."""
     number: int | None = None
-    """Workers, at least 1, each of one CPU; None for as many as fit. There are never more than questions."""
+    """Number of workers, at least 1, each of one CPU; None for as many as fit. Never more than there are questions."""
     gpus: float = 0.0
     """GPUs of each worker, which may be a fraction. With 0 a worker sees none."""
 
     def __post_init__(self) -> None:
-        if self.number is not None and self.number < 1:
-            raise OptionError(f"number must be at least 1 or None, got {self.number}.")
-        if not 0 <= self.gpus < math.inf:
-            raise OptionError(f"gpus must be 0 or more, got {self.gpus}.")
+        check_option("number", self.number, self.number is None or self.number >= 1, "at least 1 or None")
+        check_option("gpus", self.gpus, 0 <= self.gpus < math.inf, "0 or more")
 
 
 @dataclass(frozen=True, slots=True)
@@ -105,7 +107,10 @@ class RayExecutor:
         """
         workers = self.workers
         with connected(workers.ray, workers.number) as ray:
-            room = _room(ray, workers.gpus)
+            resources = ray.cluster_resources()
+            room = int(resources.get("CPU", 0.0))
+            if workers.gpus:
+                room = min(room, int(resources.get("GPU", 0.0) / workers.gpus))
             if workers.ray == "local" and not room:
                 raise RunError(f"A worker with {workers.gpus:g} GPUs does not fit on this machine: {_resources(ray)}.")
             number = min(len(tasks), workers.number or max(1, room))
@@ -118,7 +123,7 @@ class RayExecutor:
 
 
 def _records(pool: _Pool, ledger: Ledger, plan: Plan) -> Iterator[Json]:
-    """Give out questions and take records until there is one of each question."""
+    """Hand out questions and yield records until every question has one."""
     tasks = {task.id: task for task in plan.tasks}
     while not ledger.over:
         for worker in pool.idle:
@@ -126,29 +131,25 @@ def _records(pool: _Pool, ledger: Ledger, plan: Plan) -> Iterator[Json]:
                 pool.send(worker, ids)
         worker, reply = pool.receive()
         if reply is None:
-            for question in ledger.lost(worker):
-                yield plan.record(_given_up(tasks[question]), tasks[question])
+            for task in map(tasks.__getitem__, ledger.lost(worker)):
+                reason = (
+                    f"RunError: {DEATHS} workers died while they ran this question, the last with no other. Too little "
+                    "memory, or a crash in a library; the logs of Ray may say more."
+                )
+                yield plan.record(Episode(task.id, task.question.text, (), None, None, error=reason), task)
             continue
         yield from [record for record in reply.records if ledger.ended(worker, record["id"])]
         reply.check()
 
 
-def _given_up(task: Task) -> Episode:
-    why = (
-        f"RunError: {DEATHS} workers died while they ran this question, the last with no other. Too little memory, "
-        "or a crash in a library; the logs of Ray may say more."
-    )
-    return Episode(task.question.id, task.question.text, (), None, None, error=why)
-
-
 class _Pool:
-    """The workers of a run. Each is idle or has one call to answer; one that dies is replaced."""
+    """The workers of a run. Each is idle or has one call in progress; one that dies is replaced."""
 
     def __init__(self, ray: Any, size: int, gpus: float, arguments: tuple[Any, ...]) -> None:
         self._ray = ray
         self._size = size
         self._gpus = gpus
-        # What to do after a death is decided here: Ray would run the same questions again, deadly or not.
+        # The ledger decides what to run after a death: Ray would run the same questions again, deadly or not.
         self._actor = ray.remote(Player).options(num_cpus=1, num_gpus=gpus, max_restarts=0, max_task_retries=0)
         self._arguments = arguments
         self._actors: dict[int, Any] = {}
@@ -170,11 +171,11 @@ class _Pool:
                 reply.check()
 
     def send(self, worker: int, ids: Sequence[str]) -> None:
-        """Let an idle worker go on, with further questions or without."""
+        """Let an idle worker continue, with further questions or without."""
         self._calls[self._actors[worker].play.remote(list(ids))] = worker
 
     def receive(self) -> tuple[int, Reply | None]:
-        """Wait for the next reply, and say whose it is; None if that worker died.
+        """Wait for the next reply. Return the worker and its reply, None if that worker died.
 
         Raises:
             RunError: Too many died, one after the other, or none can run.
@@ -182,16 +183,21 @@ class _Pool:
         from ray.exceptions import RayError, RayTaskError
 
         while not (ready := self._ray.wait(list(self._calls), num_returns=1, timeout=_START_SECONDS)[0]):
-            self._require_started()
+            # Episodes may take longer than this; but if no worker runs at all, waiting longer is of no use.
+            if not self._ray.wait(list(self._started.values()), num_returns=1, timeout=0)[0]:
+                raise RunError(
+                    f"Ray started no worker in {_START_SECONDS:.0f} s. Each needs 1 CPU and {self._gpus:g} GPUs; "
+                    f"{_resources(self._ray)}, some of it perhaps in use."
+                )
         [call] = ready
         worker = self._calls.pop(call)
         try:
             reply: Reply = self._ray.get(call)
         except RayTaskError:
-            raise  # a bug: with its traceback
+            raise  # a bug in a worker keeps its traceback
         except RayError as error:
             self._died(error)
-            self._ray.kill(self._actors[worker])  # if it was only out of reach, it must not go on
+            self._ray.kill(self._actors[worker])  # it may only have been unreachable, and must not run on
             self._add(worker)
             return worker, None
         if reply.records:
@@ -209,7 +215,7 @@ class _Pool:
                 f"A Ray worker cannot start: {reason} Every node needs raggym-env, as it is here."
             ) from error
         self._deaths += 1
-        _log.warning("A Ray worker died; its questions are done again. Ray says: %s", reason)
+        _log.warning("A Ray worker died; its questions run again. Ray says: %s", reason)
         if self._deaths >= _DEATHS_IN_A_ROW * self._size:
             raise RunError(
                 f"Workers died {self._deaths} times and no episode ended in between. Ray says of the last: {reason} "
@@ -219,24 +225,9 @@ class _Pool:
     def _add(self, worker: int) -> None:
         self._actors[worker] = actor = self._actor.remote(*self._arguments)
         self._started[worker] = actor.started.remote()
-        self.send(worker, [])  # makes the plan
-
-    def _require_started(self) -> None:
-        """Refuse to wait for workers none of which runs. How long one that runs takes to get ready is not known."""
-        if not self._ray.wait(list(self._started.values()), num_returns=1, timeout=0)[0]:
-            raise RunError(
-                f"Ray started no worker in {_START_SECONDS:.0f} s. Each needs 1 CPU and {self._gpus:g} GPUs; "
-                f"{_resources(self._ray)}, some of it perhaps in use."
-            )
-
-
-def _room(ray: Any, gpus: float) -> int:
-    """How many workers would fit if nothing else ran."""
-    has = ray.cluster_resources()
-    cpus = has.get("CPU", 0.0)
-    return int(min(cpus, has.get("GPU", 0.0) / gpus) if gpus else cpus)
+        self.send(worker, [])  # loads the plan
 
 
 def _resources(ray: Any) -> str:
-    has = ray.cluster_resources()
-    return f"there are {has.get('CPU', 0):g} CPUs and {has.get('GPU', 0):g} GPUs in all"
+    total = ray.cluster_resources()
+    return f"there are {total.get('CPU', 0):g} CPUs and {total.get('GPU', 0):g} GPUs in all"

@@ -1,4 +1,4 @@
-"""What runs in a Ray worker. Ray is not imported here."""
+"""The class that runs in a Ray worker. Ray is not imported here."""
 
 from __future__ import annotations
 
@@ -18,24 +18,37 @@ __all__ = ["Player", "Reply"]
 
 Json = dict[str, Any]
 
-_REPLY_SECONDS = 1.0  # a worker replies no later than this, once an episode has ended
+_REPLY_SECONDS = 1.0  # a worker replies at the latest this long after an episode has ended
 
 
 class Reply(NamedTuple):
-    """What a worker sends."""
+    """The reply of a worker to one call."""
 
     records: list[Json]
     failure: tuple[str, str] | None = None
-    """What ended its work: the name of an error of this library, and the message."""
+    """The name and message of the library error that ended the worker's run, if one did."""
 
     def check(self) -> None:
-        """Raise what ended the worker's work, if anything did."""
-        if self.failure is not None:
-            raise _error(*self.failure)
+        """Raise the error that ended the worker's run, if one did."""
+        if self.failure is None:
+            return
+        name, message = self.failure
+        kind: type[RAGGymError] = getattr(errors, name)
+        # Not `kind(message)`: some classes compose their message from other arguments. Of two built-in bases Python
+        # takes the constructor of the first, and refuses it where the other needs its own.
+        error: RAGGymError = (OSError if issubclass(kind, OSError) else kind).__new__(kind)
+        error.args = (message,)
+        raise error
 
 
 class Player:
-    """A worker: makes the plan and runs episodes. Between two calls its episodes stand still, none is broken off."""
+    """A worker: loads the plan and runs episodes. Between two calls its episodes pause; none is lost.
+
+    Args:
+        spec: What to run.
+        config: The driver's configuration, which the plan loaded here must match.
+        in_flight: Episodes that run side by side.
+    """
 
     def __init__(self, spec: RunSpec, config: Json, in_flight: int) -> None:
         self._spec = spec
@@ -47,66 +60,50 @@ class Player:
         self._running: Iterator[Json] = iter(())
 
     def started(self) -> None:
-        """Returns once the process runs."""
+        """Return once the worker's process runs."""
 
     def play(self, ids: Sequence[str]) -> Reply:
-        """Take on questions and go on until `in_flight` episodes ended, or some and a second has passed, or all.
+        """Take on questions and run until `in_flight` episodes ended, one ended and a second has passed, or all ended.
 
-        Given as many questions as it returned, and twice `in_flight` at first, it always has the next at hand.
+        With `2 * in_flight` questions at first, and afterwards as many as it returned records, a worker never idles.
         """
-        ended: list[Json] = []
+        records: list[Json] = []
         try:
-            self._play(ids, ended)
+            self._play(ids, records)
         except RAGGymError as error:
-            return Reply(ended, (_public(type(error)), str(error)))
+            # A private subclass means nothing to the driver: its public base does.
+            public = next(base.__name__ for base in type(error).__mro__ if base.__name__ in errors.__all__)
+            return Reply(records, (public, str(error)))
         except OSError as error:
-            return Reply(ended, ("RunError", f"On the worker's machine {platform.node()}: {error!r}"))
-        return Reply(ended)
+            return Reply(records, ("RunError", f"On the worker's machine {platform.node()}: {error!r}"))
+        return Reply(records)
 
-    def _play(self, ids: Sequence[str], ended: list[Json]) -> None:
+    def _play(self, ids: Sequence[str], records: list[Json]) -> None:
         if self._rollout is None:
-            self._rollout = self._prepare()
+            self._rollout = self._load()
         self._waiting.extend(self._tasks[question] for question in ids)
-        since = time.monotonic()
+        start = time.monotonic()
         while True:
             for record in self._running:
-                ended.append(record)
-                if len(ended) >= self._in_flight or time.monotonic() - since >= _REPLY_SECONDS:
+                records.append(record)
+                if len(records) >= self._in_flight or time.monotonic() - start >= _REPLY_SECONDS:
                     return
-            if not self._waiting:  # a rollout that ran out of tasks takes no more, even if some have come since
+            if not self._waiting:
                 return
+            # A rollout that ran out of tasks has ended, even if tasks have arrived since: start another.
             self._running = self._rollout()
 
-    def _prepare(self) -> Callable[[], Iterator[Json]]:
+    def _load(self) -> Callable[[], Iterator[Json]]:
         plan = self._spec.load()
-        _require_same(plan.config, self._config)
+        if changes := differences(plan.config, self._config):
+            raise RunError(
+                f"The worker on {platform.node()} would do another run than this process: {'; '.join(changes)}. Give "
+                "all machines the same data and the same version of raggym-env."
+            )
         policy = plan.make_policy()
         self._tasks = {task.id: task for task in plan.tasks}
-        return lambda: plan.episodes(policy, _drained(self._waiting), self._in_flight)
+        return lambda: plan.episodes(policy, self._next_tasks(), self._in_flight)
 
-
-def _drained(waiting: deque[Task]) -> Iterator[Task]:
-    while waiting:
-        yield waiting.popleft()
-
-
-def _require_same(there: Json, here: Json) -> None:
-    if different := differences(there, here):
-        raise RunError(
-            f"The worker on {platform.node()} would do another run than this process: {'; '.join(different)}. Give "
-            "all machines the same data and the same version of raggym-env."
-        )
-
-
-def _public(kind: type[RAGGymError]) -> str:
-    """The name of the error, or of what it is a kind of, in the module of errors."""
-    return next(base.__name__ for base in kind.__mro__ if base.__name__ in errors.__all__)
-
-
-def _error(name: str, message: str) -> RAGGymError:
-    """The error that a worker named, with its message as it was: some classes make theirs from other arguments."""
-    kind: type[RAGGymError] = getattr(errors, name)
-    # Of two built-in bases Python takes the constructor of the first, and refuses it where the other needs its own.
-    error: RAGGymError = (OSError if issubclass(kind, OSError) else kind).__new__(kind)
-    error.args = (message,)
-    return error
+    def _next_tasks(self) -> Iterator[Task]:
+        while self._waiting:
+            yield self._waiting.popleft()

@@ -9,7 +9,7 @@ from typing import Any, Literal, get_args
 
 from raggym_env.cards import EnvCard, PolicyCard, env_card, policy_card
 from raggym_env.core import State, Task, state_rng
-from raggym_env.errors import OptionError, RunError
+from raggym_env.errors import RunError, check_option
 from raggym_env.mdp.records import Episode
 from raggym_env.policies.best_of import BestOf
 from raggym_env.protocols import BasePolicy, Proposal, propose
@@ -27,17 +27,17 @@ Execute = Literal["best", "own"]
 
 
 class Behaviour(BasePolicy):
-    """Decides which of the scored candidates is executed.
+    """The behaviour policy of a collection: decides which of the scored candidates is executed.
 
-    A critic has to know the states that the actor will get it into, not only those of a critic that knows the gold
-    answers; and some that nobody means to get into.
+    A critic needs training data from the states that the actor visits, not only from those that a critic with access
+    to gold answers leads to, and from some states that no policy prefers.
 
     Args:
         chooser: Proposes and scores the candidates.
-        execute: "best", the candidate with the best score (the paper's way), or "own", what the policy would do
-            by itself.
+        execute: "best", the candidate with the best score (as in the paper), or "own", the action that the policy
+            takes without a critic.
         explore: Share of the states, in [0, 1], in which a random candidate is executed instead.
-        seed: Seed of what is drawn; the same state draws the same.
+        seed: Seed of the exploration. It is drawn per state, so a state's draw does not depend on the batch.
     """
 
     def __init__(self, chooser: BestOf, execute: Execute = "best", explore: float = 0.0, seed: int = 0) -> None:
@@ -48,25 +48,24 @@ class Behaviour(BasePolicy):
         self.seed = seed
 
     def propose(self, states: Sequence[State], n: int = 1) -> list[list[Proposal]]:
-        """One proposal per state: what is executed, with all candidates of the chooser."""
+        """Return one proposal per state: the action to execute, with all candidates of the chooser."""
         best = [row[0] for row in self.chooser.propose(states)]
-        own = [row[0] for row in propose(self.chooser.policy, states)] if self.execute == "own" else best
-        return [[self._executed(*each)] for each in zip(states, best, own, strict=True)]
+        choices = best if self.execute == "best" else [row[0] for row in propose(self.chooser.policy, states)]
+        return [[self._choose(*row)] for row in zip(states, best, choices, strict=True)]
 
-    def _executed(self, state: State, best: Proposal, own: Proposal) -> Proposal:
+    def _choose(self, state: State, best: Proposal, policy_choice: Proposal) -> Proposal:
         rng = state_rng(self.seed, state, "explore")
         if best.outage or not best.candidates:
             return best
-        taken = rng.choice(best.candidates) if rng.random() < self.explore else own
-        usage = best.usage if own is best else best.usage + own.usage
-        return replace(taken, candidates=best.candidates, usage=usage)
+        executed = rng.choice(best.candidates) if rng.random() < self.explore else policy_choice
+        # The policy's own choice was proposed in a call of its own, which is paid for too.
+        usage = best.usage if policy_choice is best else best.usage + policy_choice.usage
+        return replace(executed, candidates=best.candidates, usage=usage)
 
 
 def _check(execute: str, explore: float) -> None:
-    if execute not in get_args(Execute):
-        raise OptionError(f"execute must be one of {get_args(Execute)}, got {execute!r}.")
-    if not 0 <= explore <= 1:
-        raise OptionError(f"explore must be in [0, 1], got {explore}.")
+    check_option("execute", execute, execute in get_args(Execute), f"one of {get_args(Execute)}")
+    check_option("explore", explore, 0 <= explore <= 1, "in [0, 1]")
 
 
 def collect(
@@ -88,7 +87,7 @@ def collect(
     trust: bool = False,
     progress: Progress | None = None,
 ) -> Collection:
-    """Collect process data, or go on with a collection that was cut off.
+    """Collect process data, or resume a collection that was interrupted.
 
     In each state `n` candidates are sampled from the policy and scored, and one is executed.
 
@@ -97,15 +96,16 @@ def collect(
         policy: Name, path or card of a policy.
         critic: Name of the process reward that scores the candidates. Its options are the setting
             `policy.search.critic_options`.
-        n: Candidates asked for per state.
-        split: A split named train...; data from another would spoil the evaluation on it.
-        keep: What `Collection.trajectories` gives: "correct" are those whose answer the metric scores 1. All are
-            written.
-        execute: What is executed: the "best" candidate by the critic, or the policy's "own" choice.
+        n: Candidates sampled per state.
+        split: Split of the environment. Its name must start with "train", since training on data from another split
+            would spoil the evaluation on it.
+        keep: Which trajectories `Collection.trajectories` returns: "correct" those whose answer the metric scores 1,
+            or "all". All are written.
+        execute: Which action is executed: the "best" candidate by the critic, or the policy's "own" choice.
         explore: Share of the states, in [0, 1], in which a random candidate is executed instead.
-        limit: Take the first `limit` questions only.
-        seed: Seed of the policy and of what is explored.
-        out: Folder. By default one below `runs/`, named after what is collected, so that the same call goes on.
+        limit: Use the first `limit` questions only; None uses all.
+        seed: Seed of the policy and of the exploration.
+        out: Folder. By default one below `runs/`, named after what is collected, so that the same call resumes it.
         settings: Changes to the cards by dotted key, as for `evaluate`.
         in_flight: As for `evaluate`.
         workers: As for `evaluate`.
@@ -113,19 +113,17 @@ def collect(
         progress: As for `evaluate`.
 
     Raises:
-        RunError: The split is not for training, a setting says otherwise than an argument, or `out` holds something
-            else.
-        ValueError: `keep`, `execute` or `explore` is none of the values above.
+        RunError: The split is not for training, a setting contradicts an argument, or `out` holds something else.
+        OptionError: `keep`, `execute` or `explore` is not one of the values above.
     """
     if not split.startswith("train"):
-        raise RunError(f"Process data is for training: it is collected on splits named train..., not on {split!r}.")
-    if keep not in get_args(Keep):
-        raise OptionError(f"keep must be one of {get_args(Keep)}, got {keep!r}.")
+        raise RunError(f"Process data is for training: its split must be named train..., got {split!r}.")
+    check_option("keep", keep, keep in get_args(Keep), f"one of {get_args(Keep)}")
     _check(execute, explore)
     settings = settings or {}
     search = {"policy.search.best_of": n, "policy.search.critic": critic}
-    if taken := sorted(key for key in settings if key == "policy.search" or key in search):
-        raise RunError(f"Candidates and critic are the arguments n and critic; remove the settings {taken}.")
+    if conflicts := sorted(key for key in settings if key == "policy.search" or key in search):
+        raise RunError(f"n and critic set the candidates and the critic: remove {conflicts} from the settings.")
     spec = CollectSpec(
         card=env_card(card, trust=trust),
         policy=policy_card(policy, trust=trust),
@@ -143,7 +141,7 @@ def collect(
 
 @dataclass(frozen=True, kw_only=True)
 class CollectSpec(RunSpec):
-    """A run whose policy is a `Behaviour` and whose records are trajectories."""
+    """A run whose policy is a `Behaviour` and whose records are trajectories. The fields are arguments of `collect`."""
 
     keep: Keep
     execute: Execute
@@ -152,10 +150,9 @@ class CollectSpec(RunSpec):
     def load(self) -> CollectPlan:
         """See `RunSpec.load`."""
         plan = super().load()
-        search = self.settings
         collect = {
-            "n": search["policy.search.best_of"],
-            "critic": search["policy.search.critic"],
+            "n": self.settings["policy.search.best_of"],
+            "critic": self.settings["policy.search.critic"],
             "keep": self.keep,
             "execute": self.execute,
             "explore": self.explore,
@@ -164,7 +161,7 @@ class CollectSpec(RunSpec):
 
         def make_policy() -> Behaviour:
             chooser = plan.make_policy()
-            assert isinstance(chooser, BestOf)  # noqa: S101  # by the settings of `collect`
+            assert isinstance(chooser, BestOf)  # noqa: S101  # the settings of `collect` name best_of and a critic
             return Behaviour(chooser, self.execute, self.explore, self.seed)
 
         config = {**plan.config, "collect": collect}
@@ -175,5 +172,5 @@ class CollectPlan(Plan):
     """A plan that records trajectories with every candidate."""
 
     def record(self, episode: Episode, task: Task) -> Json:
-        """The trajectory of an ended episode."""
+        """Return the trajectory of an ended episode."""
         return trajectory_to_json(episode, task, self.mdp.dynamics.max_searches, self.mdp.reward.metric)

@@ -1,49 +1,40 @@
 """Process data: trajectories with every candidate action of every state, as one JSON object per line.
 
-The line of a trajectory is the record of its episode (`raggym_env.mdp.records`) with what training needs besides:
-passages with their texts, the prompt of each step, and of every candidate that answers its score by the metric of
-the environment. States are not written out; they follow from the question and the steps.
+The line of a trajectory is the record of its episode (`raggym_env.mdp.records`) with what training needs in addition:
+the texts of passages, the prompt of each step, and for every candidate that answers its score by the environment's
+metric. States are not stored; they follow from the question and the steps.
 """
 
 from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from raggym_env.core import Action, Answer, Passage, Question, State, Task, Turn
+from raggym_env.core import Action, Answer, Question, State, Task, Turn
 from raggym_env.errors import MalformedData, RunError
 from raggym_env.mdp.metrics import score as metric_score
-from raggym_env.mdp.records import Candidate, Episode, action_from_json
+from raggym_env.mdp.records import Candidate, Episode, Step
 from raggym_env.runs.run import Run
 
-__all__ = ["Choice", "Collection", "Labelled", "Trajectory", "trajectory_to_json"]
+__all__ = ["Collection", "Trajectory", "TrajectoryStep", "trajectory_to_json"]
 
 Json = dict[str, Any]
 
 
-class Labelled(NamedTuple):
-    """A candidate action, what the critic thought of it and, for an answer, how right it is."""
-
-    action: Action
-    score: float
-    text: str = ""
-    """The raw output it was parsed from; empty for policies that write none."""
-    outcome: float | None = None
-    """For an answer, its score in [0, 1] by the collection's metric; None for a search. Read from gold answers."""
-
-
-class Choice(NamedTuple):
-    """A state of a trajectory, its distinct candidates (best score first) and the one that was executed."""
+class TrajectoryStep(NamedTuple):
+    """A state of a trajectory, its candidates and the action that was executed."""
 
     state: State
-    candidates: tuple[Labelled, ...]
-    action: Action
+    candidates: tuple[Candidate, ...] = ()
+    """Distinct candidates, best score first. All have an action and a score."""
+    action: Action | None = None
+    """The executed action; None for a state in which none was executed yet."""
     messages: tuple[Mapping[str, str], ...] = ()
-    """The prompt that the executed action was the reply to; empty for policies that use none. If the policy was asked
-    a second time, its first reply and the request are at the end; `rows.Render.prompt` leaves them out."""
+    """The prompt that the executed action replies to; empty for policies without prompts. If the policy was asked to
+    repeat an unreadable reply, that reply and the request are at the end."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,73 +42,61 @@ class Trajectory:
     """One question from its first state to its last action."""
 
     question: Question
-    choices: tuple[Choice, ...]
+    steps: tuple[TrajectoryStep, ...]
     answer: str | None
-    """The answer that counts; None if there is none."""
+    """The answer that counts; None if the episode ended without one."""
     outcome: float
-    """Its score in [0, 1] by the collection's metric; 0 without an answer."""
+    """The answer's score in [0, 1] by the collection's metric; 0 without an answer."""
 
     @classmethod
     def from_json(cls, record: Mapping[str, Any]) -> Trajectory:
         """Read a record made by `trajectory_to_json`.
 
         Raises:
-            KeyError, TypeError, ValueError: It is none.
+            KeyError, TypeError, ValueError: A field is missing or has the wrong type.
         """
-        question = Question(record["id"], record["question"], tuple(record["options"]))
-        state = State(question, (), record["max_searches"])
-        choices = []
-        for step in record["steps"]:
-            choices.append(_choice(state, step))
-            state = _after(state, step)
-        return cls(question, tuple(choices), record["answer"], float(record["outcome"]))
+        episode, max_searches = Episode.from_json(record), record["max_searches"]
+        if type(max_searches) is not int:
+            raise TypeError(f"max_searches must be a whole number, got {max_searches!r:.80}")
+        question = Question(episode.id, episode.question, tuple(record["options"]))
+        state = State(question, (), max_searches)
+        steps = []
+        for step in episode.steps:
+            # Outputs that could not be parsed, and scores that were not finite, teach nothing.
+            scored = (option for option in step.candidates if option.action is not None and option.score is not None)
+            steps.append(TrajectoryStep(state, tuple(scored), step.action, step.messages))
+            # An answer, and a search beyond the budget, end the episode: the state that they lead to is not used.
+            if not isinstance(step.action, Answer) and state.searches_left > 0:
+                turn = Turn(step.action.query, step.passages)
+                state = State(question, (*state.history, turn), state.searches_left - 1)
+        return cls(question, tuple(steps), episode.answer, float(record["outcome"]))
 
 
 def trajectory_to_json(episode: Episode, task: Task, max_searches: int, metric: str) -> Json:
-    """The record of an episode with what training needs besides.
+    """Return the record of an episode with what training needs in addition.
 
     Args:
-        episode: An episode whose steps hold their candidates.
-        task: Its task, for the scores of the answers among the candidates.
-        max_searches: The search budget it began with.
-        metric: What answers are scored by.
+        episode: An episode whose steps have their candidates.
+        task: The episode's task, whose gold answers the answers among the candidates are scored by.
+        max_searches: The episode's search budget.
+        metric: Name of the metric.
     """
-    record = episode.to_json()
-    for step, written in zip(episode.steps, record["steps"], strict=True):
-        if step.passages:
-            written["passages"] = [list(passage) for passage in step.passages]
-        if step.messages:
-            written["messages"] = [dict(message) for message in step.messages]
-        written["candidates"] = [_candidate_to_json(candidate, task, metric) for candidate in step.candidates]
+
+    def with_outcome(candidate: Candidate) -> Candidate:
+        if not isinstance(candidate.action, Answer):
+            return candidate
+        return candidate._replace(outcome=metric_score(metric, candidate.action.text, task))
+
+    def graded(step: Step) -> Step:
+        return replace(step, candidates=tuple(map(with_outcome, step.candidates)))
+
     outcome = None if episode.error is not None else metric_score(metric, episode.answer, task)
-    return {**record, "options": list(task.question.options), "max_searches": max_searches, "outcome": outcome}
-
-
-def _candidate_to_json(candidate: Candidate, task: Task, metric: str) -> Json:
-    record = candidate.to_json()
-    if isinstance(candidate.action, Answer):
-        record["outcome"] = metric_score(metric, candidate.action.text, task)
-    return record
-
-
-def _choice(state: State, step: Mapping[str, Any]) -> Choice:
-    action = action_from_json(step)
-    if action is None:
-        raise ValueError("a step has no action")
-    candidates = [
-        Labelled(candidate, float(each["score"]), each.get("text", ""), each.get("outcome"))
-        for each in step.get("candidates", ())
-        if (candidate := action_from_json(each)) is not None and each["score"] is not None
-    ]
-    return Choice(state, tuple(candidates), action, tuple(step.get("messages", ())))
-
-
-def _after(state: State, step: Mapping[str, Any]) -> State:
-    """The state that a recorded step led to; that of an answer, or of a search beyond the budget, is not needed."""
-    if "search" not in step or state.searches_left == 0:
-        return state
-    turn = Turn(step["search"], tuple(Passage(*passage) for passage in step.get("passages", ())))
-    return State(state.question, (*state.history, turn), state.searches_left - 1)
+    return {
+        **replace(episode, steps=tuple(map(graded, episode.steps))).to_json(full=True),
+        "options": list(task.question.options),
+        "max_searches": max_searches,
+        "outcome": outcome,
+    }
 
 
 @dataclass(frozen=True, slots=True)
@@ -131,7 +110,7 @@ class Collection:
         """Open a folder made by `raggym collect`.
 
         Raises:
-            RunError: It is none.
+            RunError: The folder holds no process data.
         """
         if not (Path(path) / "run.json").exists():
             raise RunError(f"{path} holds no process data: it has no run.json. `raggym collect` makes such folders.")
@@ -142,23 +121,23 @@ class Collection:
 
     @property
     def settings(self) -> Json:
-        """How it was collected: `n`, `critic`, `keep`, `explore`, `metric`."""
+        """The settings it was collected with: `n`, `critic`, `keep`, `execute`, `explore`, `metric`."""
         settings: Json = self.run.config["collect"]
         return settings
 
     @property
     def sha256(self) -> str:
-        """Of the records as they are now."""
+        """Checksum of the records written so far."""
         file = self.run.episodes_file
         return hashlib.sha256(file.read_bytes() if file.exists() else b"").hexdigest()
 
     def trajectories(self, *, kept: bool = True) -> Iterator[Trajectory]:
-        """The trajectories that ended, ordered by the id of the question; of `keep = "correct"`, the right ones only.
+        """Yield the trajectories of episodes that ended, sorted by the question's id.
 
-        The order does not depend on the order in which they ended, so neither do the rows made from them.
+        The order does not depend on which episode ended first, so neither do the rows that are made of them.
 
         Args:
-            kept: False for all of them, whatever was to be kept.
+            kept: True for the trajectories that pass `keeps`; False for all.
 
         Raises:
             MalformedData: A record was changed by hand.
@@ -175,14 +154,17 @@ class Collection:
 
     @property
     def failed(self) -> int:
-        """Questions whose episode failed, by an outage say. The same `raggym collect` tries them again."""
+        """Number of questions whose episode failed, e.g. by an outage. The same `raggym collect` retries them."""
         return sum(record["error"] is not None for _, record in self._latest())
 
     def _latest(self) -> list[tuple[int, Json]]:
-        """The record that counts for each question, with the number of its line, ordered by the question's id."""
+        """Return the last record of each question with the number of its line, sorted by the question's id.
+
+        A question whose episode failed and was run again has several records.
+        """
         records = {record["id"]: (number, record) for number, record in enumerate(self.run.records(), 1)}
-        return [records[name] for name in sorted(records)]
+        return [records[question] for question in sorted(records)]
 
     def keeps(self, trajectory: Trajectory) -> bool:
-        """Whether a trajectory passes the filter that the collection was made with."""
+        """True if a trajectory passes the filter of the collection, `keep`: "correct" requires an outcome of 1."""
         return self.settings["keep"] == "all" or trajectory.outcome >= 1.0

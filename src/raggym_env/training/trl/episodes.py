@@ -5,8 +5,8 @@
                   <information> [1] Mara Quill: ... </information> Searches left: 7   not in the loss
                   It is Ostby. <answer>Ostby</answer> <end>                           in the loss
 
-It is a `rollout_func` rather than an `environment_factory`, so that any chat model can be trained, not only those
-whose template knows tools; an action is read as strictly as elsewhere; and an answer ends the episode.
+It is a `rollout_func` rather than an `environment_factory`, so that any chat model can be trained, not only one whose
+template supports tools; an action is parsed as strictly as elsewhere; and an answer ends the episode.
 
     env = gym.make("RAGGym-Synth-v0", split="train")
     trainer = GRPOTrainer(
@@ -28,15 +28,16 @@ from gymnasium.wrappers import OrderEnforcing, PassiveEnvChecker
 from raggym_env.core import Action, Search, State, StopReason
 from raggym_env.envs.env import RAGEnv
 from raggym_env.envs.episodes import Episodes
-from raggym_env.errors import MissingExtra, OptionError, RewardError
+from raggym_env.errors import MissingExtra, OptionError, RewardError, check_option
 from raggym_env.mdp.records import Episode
 from raggym_env.mdp.rollout import complete
 from raggym_env.protocols import Messages
-from raggym_env.text.tagged import tagged_text
-from raggym_env.training.trl.tokens import Generate, Writer, Written, found_text
+from raggym_env.text.tagged import tagged_action, tagged_text
+from raggym_env.training.trl.tokens import Generate, RolloutTokens, TokenPolicy, information
 
 __all__ = ["SYSTEM", "EpisodeRollouts", "Generate", "episode_examples", "episode_prompts", "episode_return"]
 
+# What the model is trained on: a change of one word changes what a trained model expects.
 SYSTEM = """\
 You answer questions with a search engine. Reason briefly, then end your reply with one action:
 <search>query</search> to search, or <answer>text</answer> to answer.
@@ -45,21 +46,21 @@ options, its letter. What a search finds stands in <information> tags. It is dat
 
 
 def episode_prompts(env: gym.Env[Any, Any], n: int | None = None, *, seed: int = 0, system: str = SYSTEM) -> Any:
-    """Questions of an environment as a training set for `EpisodeRollouts`.
+    """Return questions of an environment as a training set for `EpisodeRollouts`.
 
     Args:
         env: A `RAGEnv`, e.g. from `gym.make`.
-        n: Questions, drawn without replacement; by default all of them.
-        seed: Of the draw and the order.
+        n: Number of questions, drawn without replacement; by default all of them.
+        seed: Seed of the sample and its order.
         system: The instructions. They must ask for `<search>` and `<answer>`.
 
     Returns:
-        A `datasets.Dataset` with the columns `prompt` (messages), `index` (the question's place in the split) and
-        `question_id`. Nothing of it is gold. The last message names its question too, as that is all that a
-        rollout function is given.
+        A `datasets.Dataset` with the columns `prompt` (messages), `index` (the question's position in the split) and
+        `question_id`. It contains no gold answers. The last message has both numbers too, because a rollout function
+        gets the messages alone.
 
     Raises:
-        ValueError: There are fewer questions than `n`.
+        OptionError: There are fewer questions than `n`.
         MissingExtra: datasets is not installed.
     """
     try:
@@ -68,27 +69,25 @@ def episode_prompts(env: gym.Env[Any, Any], n: int | None = None, *, seed: int =
         raise MissingExtra("A training set", "train") from error
 
     episodes = _episodes(env)
-    n = len(episodes.tasks) if n is None else n
-    if not 1 <= n <= len(episodes.tasks):
-        raise OptionError(f"n must be in [1, {len(episodes.tasks)}], the questions of the environment, got {n}.")
-    chosen = np.random.default_rng(seed).permutation(len(episodes.tasks))[:n]
-    return Dataset.from_list([_row(episodes, int(index), system) for index in chosen])
-
-
-def _row(episodes: Episodes, index: int, system: str) -> dict[str, Any]:
-    question = episodes.tasks[index].question
-    named = {"index": index, "question_id": question.id}
-    asked = {"role": "user", "content": tagged_text(episodes.dynamics.start(question)), **named}
-    return {"prompt": [{"role": "system", "content": system}, asked], **named}
+    count = len(episodes.tasks)
+    n = count if n is None else n
+    check_option("n", n, 1 <= n <= count, f"in [1, {count}], the number of the environment's questions")
+    rows = []
+    for index in map(int, np.random.default_rng(seed).permutation(count)[:n]):
+        question = episodes.tasks[index].question
+        keys = {"index": index, "question_id": question.id}
+        message = {"role": "user", "content": tagged_text(episodes.dynamics.start(question)), **keys}
+        rows.append({"prompt": [{"role": "system", "content": system}, message], **keys})
+    return Dataset.from_list(rows)
 
 
 def episode_examples(
     steps: Sequence[tuple[State, Action]], *, system: str = SYSTEM, passage_chars: int = 600
 ) -> list[dict[str, Any]]:
-    """An episode as examples for `SFTTrainer`, in the words of `EpisodeRollouts`.
+    """Return an episode as examples for `SFTTrainer`, in the format of `EpisodeRollouts`.
 
-    A model that never ends a reply in an action earns the same for everything and learns nothing; a few hundred
-    episodes of any policy teach it the form.
+    A model whose replies never end with an action gets the same reward for all of them and learns nothing from
+    GRPO. A few hundred episodes of any policy teach it the format.
 
     Args:
         steps: The states of an episode from its first, each with the action taken in it.
@@ -98,14 +97,14 @@ def episode_examples(
     Returns:
         One row per step: `prompt`, the conversation so far, and `completion`, the action.
     """
-    said: list[dict[str, str]] = [{"role": "system", "content": system}]
+    conversation: list[dict[str, str]] = [{"role": "system", "content": system}]
     rows = []
     for state, action in steps:
-        shown = found_text(state, passage_chars) if state.history else tagged_text(state)
-        text = f"<search>{action.query}</search>" if isinstance(action, Search) else f"<answer>{action.text}</answer>"
-        prompt, reply = [*said, {"role": "user", "content": shown}], {"role": "assistant", "content": text}
-        rows.append({"prompt": prompt, "completion": [reply]})
-        said = [*prompt, reply]
+        observation = information(state, passage_chars) if state.history else tagged_text(state)
+        prompt = [*conversation, {"role": "user", "content": observation}]
+        completion = [{"role": "assistant", "content": tagged_action(action)}]
+        rows.append({"prompt": prompt, "completion": completion})
+        conversation = [*prompt, *completion]
     return rows
 
 
@@ -117,14 +116,14 @@ def episode_return(
     log_metric: Callable[[str, float], None] | None = None,
     **columns: Any,
 ) -> list[float | None]:
-    """The reward function of `GRPOTrainer` for `EpisodeRollouts`: the sum of an episode's step rewards.
+    """Return the sum of each episode's step rewards: the reward function of `GRPOTrainer` for `EpisodeRollouts`.
 
-    It also logs the means of the outcome, of the searches per episode, and of how many episodes ended without an
+    It also logs the mean outcome, the mean number of searches, and the share of episodes that ended without an
     action.
 
     Returns:
-        One return per rollout; None, which TRL leaves out, for an episode that failed (a search or a process reward
-        did). A failure is never a score.
+        One return per rollout; None, which TRL ignores, for an episode whose search or process reward failed. A
+        failure is never a score.
 
     Raises:
         RewardError: A rollout is not on its row's question.
@@ -132,8 +131,8 @@ def episode_return(
     if index is not None and list(index) != list(episode_index):
         raise RewardError(f"The rollouts are on the questions {list(episode_index)}, the rows on {list(index)}.")
     if log_metric is not None:
-        for name in ("outcome", "searches", "no_action"):
-            log_metric(f"episodes/{name}", float(np.mean(columns[f"episode_{name}"])))
+        for metric in ("outcome", "searches", "no_action"):
+            log_metric(f"episodes/{metric}", float(np.mean(columns[f"episode_{metric}"])))
     return list(episode_return)
 
 
@@ -141,20 +140,20 @@ class EpisodeRollouts:
     """A `rollout_func` for `GRPOTrainer`: runs the environment's episodes with the model that is trained.
 
     All rollouts of a batch run side by side: one generation, one retriever call and one process-reward call per
-    turn. What a passage says never counts as written by the model, and its control tokens are taken out. Where
-    each rank generates by itself, as without vLLM's server mode, FSDP and DeepSpeed ZeRO-3, any number of ranks works.
+    turn. A passage never counts as written by the model, and control tokens in it are broken up. Any number of ranks
+    works if each generates by itself, as with FSDP, DeepSpeed ZeRO-3, and without vLLM's server mode.
 
     Args:
-        env: The `RAGEnv` that the rows were made from by `episode_prompts`. Its transition and its rewards are used
-            directly, for all rollouts at once; so it must not be wrapped in anything that would change them.
-        invalid_reward: Added to the return of an episode that ends because a reply ends in no action.
-        max_tokens: Tokens of an episode's completion, of the model and the environment together. A reply is at most
-            `GRPOConfig.max_completion_length`; an episode with no room left for a whole one ends without an answer.
+        env: The `RAGEnv` that `episode_prompts` made the rows from. Its transition and rewards are used directly, for
+            all rollouts at once, so it must not be wrapped in anything that would change them.
+        invalid_reward: Added to the return of an episode that ends because a reply does not end with an action.
+        max_tokens: Most tokens of an episode's completion, of the model and the environment together. A reply has at
+            most `GRPOConfig.max_completion_length`; an episode with no room for a whole one ends without an answer.
         passage_chars: Characters shown of each passage.
-        generate: Writes the replies; by default the trainer does, by transformers or vLLM as it is configured.
+        generate: Generates the replies; by default the trainer does, with transformers or vLLM as it is configured.
 
-    Calling it returns what TRL asks for (`prompt_ids`, `completion_ids`, `logprobs`, `env_mask`: 1 for tokens of the
-    model) and, as columns for reward functions, `episode_return`, `episode_index`, `episode_question_id`,
+    Calling it returns the columns that TRL requires (`prompt_ids`, `completion_ids`, `logprobs`, `env_mask`: 1 for
+    tokens of the model) and columns for reward functions: `episode_return`, `episode_index`, `episode_question_id`,
     `episode_outcome` (the answer's score in [0, 1]), `episode_searches`, `episode_no_action` (1.0 or 0.0) and
     `episode_stop`.
     """
@@ -168,69 +167,73 @@ class EpisodeRollouts:
         passage_chars: int = 600,
         generate: Generate | None = None,
     ) -> None:
-        for name, value in (("max_tokens", max_tokens), ("passage_chars", passage_chars)):
-            if value < 1:
-                raise OptionError(f"{name} must be at least 1, got {value}.")
+        check_option("max_tokens", max_tokens, max_tokens >= 1, "at least 1")
+        check_option("passage_chars", passage_chars, passage_chars >= 1, "at least 1")
         self.episodes = _episodes(env)
         self.invalid_reward = invalid_reward
         self.max_tokens = max_tokens
         self.passage_chars = passage_chars
-        self.generate = generate or _by_trainer
+        self.generate = generate or _generate_with_trainer
 
     def __call__(self, prompts: Sequence[Messages], trainer: Any) -> dict[str, Any]:
         """Run one episode per prompt; see the class.
 
         Raises:
-            ValueError: A prompt was not made by `episode_prompts` from this environment.
+            OptionError: A prompt was not made by `episode_prompts` from this environment.
             LLMError: The model's chat template cannot be continued by another turn, or its context is too short.
         """
         indices = [self._index(prompt) for prompt in prompts]
-        writer = Writer(prompts, trainer, self.generate, max_tokens=self.max_tokens, passage_chars=self.passage_chars)
+        limits = {"max_tokens": self.max_tokens, "passage_chars": self.passage_chars}
+        policy = TokenPolicy(prompts, trainer, self.generate, **limits)
         dynamics, tasks = self.episodes.dynamics, [self.episodes.tasks[index] for index in indices]
+        # The number tells the rollouts of one question apart.
         starts = [replace(dynamics.start(task.question), episode=number) for number, task in enumerate(tasks)]
-        ended = complete(writer, tasks, starts, dynamics, self.episodes.reward)
-        columns = [self._columns(*each) for each in zip(ended, indices, writer.written, strict=True)]
-        return {**writer.tokens(), **{name: [row[name] for row in columns] for name in columns[0]}}
+        episodes = complete(policy, tasks, starts, dynamics, self.episodes.reward)
+        columns = [self._columns(*row) for row in zip(episodes, indices, policy.rollouts, strict=True)]
+        return {**policy.tokens(), **{name: [row[name] for row in columns] for name in columns[0]}}
 
     def _index(self, prompt: Messages) -> int:
-        named: Mapping[str, Any] = prompt[-1] if prompt else {}
-        index = named.get("index")
-        if not isinstance(index, int) or not 0 <= index < len(self.episodes.tasks):
+        keys: Mapping[str, Any] = prompt[-1] if prompt else {}
+        index, tasks = keys.get("index"), self.episodes.tasks
+        if not isinstance(index, int) or not 0 <= index < len(tasks):
             raise OptionError(
-                f"A prompt names no question of the environment; make it by episode_prompts: {prompt!r:.200}"
+                f"A prompt has no index of one of the environment's questions. Make prompts with episode_prompts; "
+                f"got {prompt!r:.200}."
             )
-        if self.episodes.tasks[index].id != named.get("question_id"):
+        if tasks[index].id != keys.get("question_id"):
             raise OptionError(
-                f"Question {index} of the environment is {self.episodes.tasks[index].id!r}, not "
-                f"{named.get('question_id')!r}: the prompts were made from another environment or split."
+                f"Question {index} of the environment is {tasks[index].id!r}, but the prompt is on "
+                f"{keys.get('question_id')!r}: it was made from another environment or split."
             )
         return index
 
-    def _columns(self, episode: Episode, index: int, written: Written) -> dict[str, Any]:
-        beyond = episode.stop == StopReason.SEARCH_BUDGET  # that last search was not run
+    def _columns(self, episode: Episode, index: int, rollout: RolloutTokens) -> dict[str, Any]:
+        not_run = episode.stop == StopReason.SEARCH_BUDGET  # the last search, beyond the budget
         return {
-            "episode_return": self._return(episode, written),
+            "episode_return": self._return(episode, rollout),
             "episode_index": index,
             "episode_question_id": str(episode.id),
             "episode_outcome": sum(step.outcome for step in episode.steps),
-            "episode_searches": sum(isinstance(step.action, Search) for step in episode.steps) - beyond,
-            "episode_no_action": float(written.failure is not None),
-            "episode_stop": "error" if episode.error else written.failure or episode.stop,
+            "episode_searches": sum(isinstance(step.action, Search) for step in episode.steps) - not_run,
+            "episode_no_action": float(rollout.failure is not None),
+            "episode_stop": "error" if episode.error else rollout.failure or episode.stop,
         }
 
-    def _return(self, episode: Episode, written: Written) -> float | None:
+    def _return(self, episode: Episode, rollout: RolloutTokens) -> float | None:
         if episode.error is not None:
             return None
         weights = self.episodes.reward
-        steps = (
+        rewards = (
             weights.outcome_weight * step.outcome + weights.process_weight * step.process_reward
             for step in episode.steps
         )
-        return sum(steps) + (self.invalid_reward if written.failure == "no_action" else 0.0)
+        # An episode that ran out of room is not penalised: the model did nothing wrong in its last reply.
+        return sum(rewards) + (self.invalid_reward if rollout.failure == "no_action" else 0.0)
 
 
-def _by_trainer(trainer: Any, prompts: list[list[int]]) -> tuple[list[list[int]], list[list[float]] | None]:
-    # Not public, but the one place that knows how this trainer generates: transformers, vLLM, sharded or not.
+def _generate_with_trainer(trainer: Any, prompts: list[list[int]]) -> tuple[list[list[int]], list[list[float]] | None]:
+    # A private method: TRL 1.16 has no public one that generates as the trainer is configured to (transformers,
+    # vLLM, sharded or not). Therefore pyproject.toml admits no later minor version.
     replies, logprobs = trainer._generate_single_turn(prompts, None, {}, num_generations=1)
     return replies, logprobs
 
@@ -241,7 +244,7 @@ def _episodes(env: gym.Env[Any, Any]) -> Episodes:
         layer = layer.env
     if not isinstance(layer, RAGEnv):
         raise TypeError(
-            f"Episodes for GRPO run many at a time on a RAGEnv itself, so wrappers would have no effect; got {env}. "
+            f"GRPO runs many episodes at a time on a RAGEnv itself, so wrappers would have no effect; got {env}. "
             "Pass what gym.make returns."
         )
     return layer.episodes

@@ -1,4 +1,4 @@
-"""What all trainings share: reading process data, and running one of TRL's trainers in a folder that can be resumed."""
+"""What all trainers share: reading process data, and running one of TRL's trainers in a folder that can be resumed."""
 
 from __future__ import annotations
 
@@ -16,8 +16,8 @@ from raggym_env.evaluation.evaluate import evaluate
 from raggym_env.runs.plan import card_identity
 from raggym_env.training.process_data.rows import graded
 from raggym_env.training.process_data.trajectories import Collection, Trajectory
+from raggym_env.training.trl.config import EvalSpec, TrainingConfig
 from raggym_env.training.trl.lm import Base, Chats, quiet, save
-from raggym_env.training.trl.options import Exam, Options
 from raggym_env.training.trl.recipe import Recipe
 
 try:
@@ -27,101 +27,133 @@ try:
 except ImportError as error:
     raise MissingExtra("Training a language model", "train") from error
 
-__all__ = ["Job", "ProcessData", "Progress", "agent_job", "carry_out", "fitting", "held_out"]
+__all__ = ["Job", "ProcessData", "Progress", "agent_job", "drop_long", "held_out_split", "run_job"]
 
-integrations: Any = _integrations  # its names are made at run time
+integrations: Any = _integrations  # resolves its names at run time, so a type checker sees none
 
 Json = dict[str, Any]
 Progress = Callable[[str, int, int, Json], None]
-"""Called with a stage ("before", "train" or "after"), how much of it is done, how much there is, and what is new."""
+"""Called as a training proceeds, with the stage ("before", "train" or "after"), the number of steps or episodes
+completed in it, their total number, and the latest metrics or episode record."""
 
-_LOGGED = 200  # entries of the losses kept in recipe.json; TensorBoard has them all
+_LOGGED = 200  # most entries of the loss history in recipe.json; TensorBoard has every step
 
 
 @dataclass(frozen=True, slots=True)
 class ProcessData:
-    """What a training reads of a folder made by `raggym collect`."""
+    """The trajectories that a training uses."""
 
     collection: Collection
     trajectories: list[Trajectory]
     identity: Json
+    """Checksum and settings of the data, for the recipe."""
 
     @classmethod
-    def read(cls, path: str | Path, limit: int | None = None, outcome_weight: float = 0.0) -> ProcessData:
-        """Read the kept trajectories, the first `limit` of them, their scores as by `rows.graded`.
+    def read(cls, data: str | Path | Collection, limit: int | None = None, outcome_weight: float = 0.0) -> ProcessData:
+        """Read the first `limit` trajectories that the collection keeps, with outcomes added as by `rows.graded`.
 
         Raises:
-            RunError: It is no process data, or holds no trajectory that was to be kept.
+            RunError: The folder is not process data, or the collection keeps no trajectory.
             MalformedData: A record was changed by hand.
         """
-        collection = Collection.read(path)
+        collection = data if isinstance(data, Collection) else Collection.read(data)
         trajectories = list(collection.trajectories())
         if not trajectories:
-            seen = len(collection.run.records())
             raise RunError(
-                f"{path} holds no trajectory to train on: of {seen} episodes none ended as keep="
-                f"{collection.settings['keep']!r} asks for. Collect more, or with --keep all."
+                f"{collection.run.path} holds no trajectory to train on: none of its "
+                f"{len(collection.run.records())} episodes passes keep={collection.settings['keep']!r}. Collect more "
+                "questions, or collect with --keep all."
             )
-        made_from = {"episodes_sha256": collection.sha256, "collect": collection.settings}
-        identity = {**made_from, "outcome_weight": outcome_weight}
+        identity = {
+            "episodes_sha256": collection.sha256,
+            "collect": collection.settings,
+            "outcome_weight": outcome_weight,
+        }
         return cls(collection, list(graded(trajectories[:limit], outcome_weight)), identity)
 
 
 @dataclass(slots=True)
 class Job:
-    """One training, ready to be run."""
+    """A training that is ready to run."""
 
     config: Json
-    """What identifies it."""
+    """Identity of the training, for the recipe."""
     base: Base
-    trainer: Callable[[Path], Any]
-    """Makes TRL's trainer, given the folder for its checkpoints."""
+    make_trainer: Callable[[], Any]
+    """Makes TRL's trainer. It is called only if the training is not already finished."""
     rows: Json
     """Numbers of rows, for the report."""
     policy: str | PolicyCard
-    """What an exam evaluates."""
-    before: Json
-    """Settings of the exam before training."""
-    after: Callable[[str], Json]
-    """Settings of the exam after it, given what the result is called."""
+    """The policy that is evaluated."""
+    settings_before: Json
+    """Settings of the evaluation before training."""
+    settings_after: Callable[[str], Json]
+    """Settings of the evaluation of the trained model, given the name that `hf:` loads it by."""
 
 
 def agent_job(
-    card: PolicyCard, base: Base, options: Options, config: Json, rows: Json, trainer: Callable[[Path], Any]
+    card: PolicyCard,
+    base: Base,
+    config: TrainingConfig,
+    identity: Json,
+    rows: Json,
+    make_trainer: Callable[[], Any],
 ) -> Job:
-    """The training of a prompt agent's model. Its exam is the agent, with the model before and after."""
-    llm_options = {**card.options.get("llm_options", {}), "device": options.device}
+    """Return the training of a prompt agent's model, evaluated as that agent before and after.
+
+    Args:
+        card: The agent.
+        base: Its model.
+        config: Shared options, with defaults filled in.
+        identity: What else identifies the training: its kind, data and the trainer's own options.
+        rows: As in `Job`.
+        make_trainer: As in `Job`.
+    """
+    llm_options = {**card.options.get("llm_options", {}), "device": config.device}
 
     def with_model(name: str) -> Json:
         return {"policy.options.llm": f"hf:{name}", "policy.options.llm_options": llm_options}
 
-    config = {**config, "agent": card_identity(card), "model": base.identity(), "options": options.identity()}
-    return Job(config, base, trainer, rows, card, with_model(options.model), with_model)
+    identity = {**identity, "agent": card_identity(card), "model": base.identity(), "options": config.identity()}
+    return Job(identity, base, make_trainer, rows, card, with_model(config.model), with_model)
 
 
-def fitting(rows: Iterable[Chats], base: Base, max_length: int, what: str) -> tuple[list[Any], Json]:
-    """The rows that are short enough, for TRL, and how many there were.
+def drop_long(rows: Iterable[Chats], base: Base, max_length: int, unit: str) -> tuple[list[Any], Json]:
+    """Return the rows of at most `max_length` tokens, and how many rows are used and dropped.
+
+    Args:
+        rows: Rows for TRL.
+        base: The model, for its tokenizer.
+        max_length: Most tokens of a row.
+        unit: What messages call rows, in the plural.
 
     Raises:
-        RunError: There are none.
+        RunError: There are no rows, or all are too long.
     """
-    every = list(rows)
-    if not every:
-        raise RunError(f"The process data makes no {what}. Collect more, or lower the margin between the scores.")
-    lengths = [base.tokens(row) for row in every]
-    kept = [row for row, length in zip(every, lengths, strict=True) if length <= max_length]
-    if not kept:
+    rows = list(rows)
+    if not rows:
+        raise RunError(f"The process data makes no {unit}. Collect more, or lower the margin between the scores.")
+    lengths = [base.tokens(row) for row in rows]
+    short = [(row, length) for row, length in zip(rows, lengths, strict=True) if length <= max_length]
+    if not short:
         raise RunError(
-            f"All {len(every)} {what} are longer than max_length = {max_length}; the shortest has {min(lengths)} "
-            "tokens. Raise --max-length, or train an agent that is shown less (passage_chars, examples)."
+            f"All {len(rows)} {unit} are longer than max_length = {max_length}; the shortest has {min(lengths)} "
+            "tokens. Raise --max-length, or shorten the agent's prompts (passage_chars, examples)."
         )
-    short = [length for length in lengths if length <= max_length]
-    counts = {"used": len(kept), "too_long": len(every) - len(kept), "mean_tokens": round(sum(short) / len(short), 1)}
-    return kept, counts
+    mean = sum(length for _, length in short) / len(short)
+    counts = {"used": len(short), "too_long": len(rows) - len(short), "mean_tokens": round(mean, 1)}
+    return [row for row, _ in short], counts
 
 
-def carry_out(job: Job, out: str | Path, exam: Exam | None = None, progress: Progress | None = None) -> Recipe:
-    """Train in a folder, or go on with a training that was cut off; evaluate before and after.
+def run_job(
+    job: Job,
+    out: str | Path,
+    evaluation: EvalSpec | None = None,
+    *,
+    trust: bool = False,
+    progress: Progress | None = None,
+) -> Recipe:
+    """Run a training in a folder, or resume the one that is there; evaluate before and after.
 
     Raises:
         RunError: The folder holds something else, or another process is writing to it.
@@ -130,109 +162,116 @@ def carry_out(job: Job, out: str | Path, exam: Exam | None = None, progress: Pro
     with recipe.lock(), quiet():
         recipe.report |= {"rows": job.rows}
         recipe.write()
-        if exam is not None:
-            _examine("before", exam, job, job.before, recipe, progress)
+        if evaluation is not None:
+            _evaluate("before", evaluation, job, job.settings_before, recipe, trust, progress)
         if recipe.status == "running":
             _train(job, recipe, progress)
-        if exam is not None:
-            _examine("after", exam, job, job.after(recipe.report["result"]), recipe, progress)
+        if evaluation is not None:
+            settings = job.settings_after(recipe.report["result"])
+            _evaluate("after", evaluation, job, settings, recipe, trust, progress)
     return recipe
 
 
-def _examine(stage: str, exam: Exam, job: Job, settings: Json, recipe: Recipe, progress: Progress | None) -> None:
-    asked = {"env": exam.env, "split": exam.split, "limit": exam.limit, "settings": dict(exam.settings)}
-    if recipe.report.get(stage, {}).items() >= asked.items():
-        return
+def _evaluate(
+    stage: str, spec: EvalSpec, job: Job, settings: Json, recipe: Recipe, trust: bool, progress: Progress | None
+) -> None:
+    config = {"env": spec.env, "split": spec.split, "limit": spec.limit, "settings": dict(spec.settings)}
+    if recipe.report.get(stage, {}).items() >= config.items():
+        return  # it was evaluated the same way before the training was interrupted
     _, scores = evaluate(
-        exam.env,
+        spec.env,
         job.policy,
-        split=exam.split,
-        limit=exam.limit,
-        settings={**exam.settings, **settings},
+        split=spec.split,
+        limit=spec.limit,
+        settings={**spec.settings, **settings},
         out=recipe.path / stage,
+        trust=trust,
         progress=None if progress is None else lambda done, total, record: progress(stage, done, total, record),
     )
-    means = {name: list(estimate) for name, estimate in scores.metrics.items()}
-    recipe.report[stage] = {**asked, "scores": means, "scored": scores.scored, "failed": scores.failed}
+    means = {metric: list(estimate) for metric, estimate in scores.metrics.items()}
+    recipe.report[stage] = {**config, "scores": means, "scored": scores.scored, "failed": scores.failed}
     recipe.write()
 
 
 def _train(job: Job, recipe: Recipe, progress: Progress | None) -> None:
-    trainer = job.trainer(recipe.checkpoints)
-    checkpoint = _last_checkpoint(recipe.checkpoints)
-    begun = 0 if checkpoint is None else int(checkpoint.name.rpartition("-")[2])
+    trainer = job.make_trainer()
+    # A killed process may leave an incomplete checkpoint. The trainer's state is written last, so it marks those
+    # that are complete.
+    states = recipe.checkpoints.glob("checkpoint-*/trainer_state.json")
+    complete = [state.parent for state in states if state.stat().st_size]
+    checkpoint = max(complete, key=_step_of, default=None)
+    start = 0 if checkpoint is None else _step_of(checkpoint)
     trainer.remove_callback(PrinterCallback)
-    trainer.add_callback(
-        integrations.TensorBoardCallback(
-            SummaryWriter(str(recipe.path / "tensorboard"), purge_step=begun + 1 if begun else None)
-        )
-    )
+    # purge_step drops the curves of steps after the checkpoint, which are trained again.
+    writer = SummaryWriter(str(recipe.path / "tensorboard"), purge_step=start + 1 if start else None)
+    trainer.add_callback(integrations.TensorBoardCallback(writer))
     if progress is not None:
-        trainer.add_callback(_Tell(progress))
+        trainer.add_callback(_ReportProgress(progress))
     if trainer.eval_dataset is not None and checkpoint is None:
-        recipe.report["heldout_before"] = _measured(trainer)
+        recipe.report["heldout_before"] = _held_out_metrics(trainer)
         recipe.write()
-    started = time.perf_counter()
+    clock = time.perf_counter()
     trainer.train(resume_from_checkpoint=None if checkpoint is None else str(checkpoint))
-    recipe.report |= _report(trainer, time.perf_counter() - started, begun)
+    recipe.report |= _report(trainer, time.perf_counter() - clock, start)
     if trainer.eval_dataset is not None:
-        recipe.report["heldout_after"] = _measured(trainer)
+        recipe.report["heldout_after"] = _held_out_metrics(trainer)
     model = trainer.accelerator.unwrap_model(trainer.model)
     recipe.report["result"] = save(model, job.base.tokenizer, job.base.name, recipe.path)
+    # The status changes only after the weights are written: a process killed in between writes them again.
     recipe.status = "trained"
     recipe.write()
     shutil.rmtree(recipe.checkpoints, ignore_errors=True)
 
 
-def _report(trainer: Any, seconds: float, begun: int) -> Json:
+def _step_of(checkpoint: Path) -> int:
+    return int(checkpoint.name.rpartition("-")[2])  # "checkpoint-50"
+
+
+def _report(trainer: Any, seconds: float, start: int) -> Json:
     log = [entry for entry in trainer.state.log_history if "loss" in entry]
-    every = max(1, -(-len(log) // _LOGGED))
-    steps = trainer.state.global_step - begun
+    stride = max(1, -(-len(log) // _LOGGED))
+    steps = trainer.state.global_step - start
     weights = list(trainer.model.parameters())
     return {
         "steps": trainer.state.global_step,
         "epochs": round(float(trainer.state.epoch or 0.0), 4),
         "seconds_per_step": round(seconds / steps, 3) if steps else None,
         "device": str(trainer.args.device),
-        "parameters": sum(each.numel() for each in weights),
-        "trained_parameters": sum(each.numel() for each in weights if each.requires_grad),
-        "log": log[::every],
+        "parameters": sum(tensor.numel() for tensor in weights),
+        "trained_parameters": sum(tensor.numel() for tensor in weights if tensor.requires_grad),
+        "log": log[::stride],
     }
 
 
-def _measured(trainer: Any) -> Json:
-    """Loss and metrics on the rows that are not trained on."""
+def _held_out_metrics(trainer: Any) -> Json:
+    """Return the loss and metrics on the held-out rows."""
     metrics: Json = trainer.evaluate()
     timing = ("runtime", "_time", "per_second", "num_tokens", "epoch")
     return {key.removeprefix("eval_"): value for key, value in metrics.items() if not key.endswith(timing)}
 
 
-def _last_checkpoint(folder: Path) -> Path | None:
-    """The last whole checkpoint. Of one that a killed process was writing, the trainer's state is missing."""
-    whole = [each.parent for each in folder.glob("checkpoint-*/trainer_state.json") if each.stat().st_size]
-    return max(whole, key=lambda each: int(each.name.rpartition("-")[2]), default=None)
-
-
-class _Tell(TrainerCallback):
-    """Passes on how far training is."""
+class _ReportProgress(TrainerCallback):
+    """Reports each step with the metrics logged last."""
 
     def __init__(self, progress: Progress) -> None:
         self.progress = progress
-        self.logged: Json = {}
+        self.metrics: Json = {}
 
-    def on_log(self, args: Any, state: Any, control: Any, logs: Json | None = None, **more: Any) -> None:
-        self.logged = {**self.logged, **(logs or {})}
-        self.progress("train", state.global_step, state.max_steps, self.logged)
+    def on_log(self, args: Any, state: Any, control: Any, logs: Json | None = None, **kwargs: Any) -> None:
+        self.metrics = {**self.metrics, **(logs or {})}
+        self.on_step_end(args, state, control)
 
-    def on_step_end(self, args: Any, state: Any, control: Any, **more: Any) -> None:
-        self.progress("train", state.global_step, state.max_steps, self.logged)
+    def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        self.progress("train", state.global_step, state.max_steps, self.metrics)
 
 
-def held_out(trajectories: Sequence[Trajectory], share: float, seed: int) -> tuple[list[Trajectory], list[Trajectory]]:
-    """Trajectories to train on, and those of a share of the questions to test on."""
+def held_out_split(
+    trajectories: Sequence[Trajectory], share: float, seed: int
+) -> tuple[list[Trajectory], list[Trajectory]]:
+    """Return the trajectories to train on, and those of a random `share` of the questions, to test on."""
     count = round(share * len(trajectories))
-    chosen = set(random.Random(seed).sample(range(len(trajectories)), count))
+    test = set(random.Random(seed).sample(range(len(trajectories)), count))
     return (
-        [each for index, each in enumerate(trajectories) if index not in chosen],
-        [each for index, each in enumerate(trajectories) if index in chosen],
+        [trajectory for index, trajectory in enumerate(trajectories) if index not in test],
+        [trajectory for index, trajectory in enumerate(trajectories) if index in test],
     )

@@ -1,18 +1,17 @@
-"""Reinforcement learning on single steps: an agent's replies in known states, rewarded by a process reward.
+"""Reinforcement learning on single steps: an agent's replies in given states, rewarded by a process reward.
 
     raggym train grpo DATA --model smollm2+SFT --as react --reward evidence --out DIR
     raggym train grpo DATA ... --algorithm rloo
 
-The states are those of collected trajectories. In each the model writes several replies; each is read as the agent
-reads it, and its action is scored in its state. The advantage of a reply is over the others of its state: GRPO
-(arXiv:2402.03300) or RLOO (arXiv:2402.14740). For whole episodes see `environment`.
+The states are those of collected trajectories. In each the model samples several replies. Each is parsed as the agent
+parses it, and its action is scored in its state. The advantage of a reply is relative to the others of its state: GRPO
+(arXiv:2402.03300) or RLOO (arXiv:2402.14740). For whole episodes see `episodes`.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
-from itertools import repeat
 from pathlib import Path
 from typing import Any, Literal, get_args
 
@@ -20,93 +19,91 @@ import numpy as np
 
 from raggym_env.build import MDP, load_mdp
 from raggym_env.cards import PolicyCard, SearchCard, env_card, override, policy_card
-from raggym_env.core import Action, Answer, State, Task
-from raggym_env.errors import OptionError, RAGGymError, RewardError, RunError
+from raggym_env.core import Action, Answer, State
+from raggym_env.errors import OptionError, RAGGymError, RewardError, check_option
 from raggym_env.llm.scripted import ScriptedLLM
 from raggym_env.mdp.metrics import score as metric_score
 from raggym_env.policies import make
 from raggym_env.protocols import Policy, ProcessReward, score
 from raggym_env.runs.plan import card_identity
-from raggym_env.training.process_data.rows import Render
-from raggym_env.training.process_data.trajectories import Choice
-from raggym_env.training.trl.fit import ProcessData, Progress, agent_job, carry_out, fitting
-from raggym_env.training.trl.lm import Base, data_set, load, trainable, trl
-from raggym_env.training.trl.options import Exam, Options, arguments
+from raggym_env.training.process_data.rows import Renderer
+from raggym_env.training.process_data.trajectories import Collection, TrajectoryStep
+from raggym_env.training.trl.config import EvalSpec, TrainingConfig, lora_config, trl, trl_config
+from raggym_env.training.trl.fit import ProcessData, Progress, agent_job, drop_long, run_job
+from raggym_env.training.trl.lm import Base, data_set, load, trainable
 from raggym_env.training.trl.recipe import Recipe
 
-__all__ = ["Algorithm", "Replies", "Scoring", "StepRewards", "train"]
+__all__ = ["Algorithm", "ReplyConfig", "StepRewardConfig", "StepRewards", "train_grpo"]
 
 Algorithm = Literal["grpo", "rloo"]
 
 
 @dataclass(frozen=True, slots=True)
-class Scoring:
-    """What a reply earns."""
+class StepRewardConfig:
+    """The reward of a reply."""
 
-    name: str = "mini"
+    process_reward: str = "mini"
     """Name of the process reward."""
     options: Mapping[str, Any] = field(default_factory=dict)
-    """Its options."""
+    """Options of the process reward."""
     outcome_weight: float = 0.0
-    """Weight of an answer's score by the environment's metric, which is added; 0 for none."""
+    """Weight of an answer's score by the environment's metric, which is added to the process reward."""
     penalty: float = 1.0
-    """For a reply that is no action; see `StepRewards`. Above 0."""
+    """How far below the worst reply of its state an invalid one is scored; above 0. See `StepRewards`."""
 
     def __post_init__(self) -> None:
-        if not self.penalty > 0:
-            raise OptionError(f"penalty must be above 0, got {self.penalty}.")
+        check_option("penalty", self.penalty, self.penalty > 0, "above 0")
 
 
 @dataclass(frozen=True, slots=True)
-class Replies:
-    """How replies are drawn."""
+class ReplyConfig:
+    """How replies are sampled. The names are TRL's."""
 
-    count: int = 4
+    num_generations: int = 4
     """Replies per state, at least 2."""
-    max_tokens: int = 96
-    """Tokens of a reply, at least 1. One that is cut off can hardly be read."""
+    max_completion_length: int = 96
+    """Most tokens of a reply. A reply that is cut off can rarely be parsed."""
     temperature: float = 1.0
-    """Above 0."""
+    """Sampling temperature, above 0."""
 
     def __post_init__(self) -> None:
-        for name, value, fine, wanted in (
-            ("count", self.count, self.count >= 2, "at least 2, for one to be better than another"),
-            ("max_tokens", self.max_tokens, self.max_tokens >= 1, "at least 1"),
-            ("temperature", self.temperature, self.temperature > 0, "above 0"),
-        ):
-            if not fine:
-                raise OptionError(f"{name} must be {wanted}, got {value}.")
+        # An advantage is relative to the other replies, so one alone teaches nothing.
+        check_option("num_generations", self.num_generations, self.num_generations >= 2, "at least 2")
+        length = self.max_completion_length
+        check_option("max_completion_length", length, length >= 1, "at least 1")
+        check_option("temperature", self.temperature, self.temperature > 0, "above 0")
 
 
 class StepRewards:
-    """The reward function for TRL: a reply's action, scored in the state that its row names by `index`.
+    """The reward function for TRL: the score of a reply's action in the state that its row names by `index`.
 
-    A reply that cannot be read, or is no action that this agent may take, gets the lowest score among the replies to
-    its state less `penalty`; where none can be read, all get `-penalty`, and none is learnt from. Where the process
-    reward fails for a state, its replies get None, which TRL leaves out. A failure is never a score.
+    A reply is invalid if it cannot be parsed or is an action that this agent may not take. It gets the lowest score
+    among the replies to its state less `penalty`. If all replies to a state are invalid, all get `-penalty`, so their
+    advantages are 0. If the process reward fails for a state, its replies get None, and TRL ignores them: a failure
+    is never a score.
 
     Args:
-        card: The agent, which says how a reply is read.
-        states: What `index` counts.
-        reward: The process reward.
-        penalty: Above 0.
-        outcome: Added for an answer, given the number of its state; by default nothing.
+        card: The agent, which determines how a reply is parsed.
+        states: The states that `index` refers to.
+        process_reward: Scores the actions.
+        penalty: See above; above 0.
+        outcome: Returns a number to add for an answer, given the index of its state; by default 0.
     """
 
-    __name__ = "process_reward"  # what TRL's logs call it
+    __name__ = "process_reward"  # the name in TRL's logs
 
     def __init__(
         self,
         card: PolicyCard,
         states: Sequence[State],
-        reward: ProcessReward,
+        process_reward: ProcessReward,
         *,
         penalty: float = 1.0,
         outcome: Callable[[int, Answer], float] = lambda index, answer: 0.0,
     ) -> None:
         self.card = card
         self.states = states
-        self.reward = reward
+        self.process_reward = process_reward
         self.penalty = penalty
         self.outcome = outcome
 
@@ -117,19 +114,23 @@ class StepRewards:
         log_metric: Callable[[str, float], None] | None = None,
         **columns: Any,
     ) -> list[float | None]:
-        """One reward per reply.
+        """Return one reward per reply.
 
         Raises:
             RewardError, RetrievalError: The process reward failed for every state of the batch.
         """
-        actions = self._read([messages[-1]["content"] for messages in completions], index)
-        places: dict[int, list[int]] = {}
+        # The agent itself parses the replies, so training and evaluation cannot disagree on what an action is.
+        agent = _replaying_agent(self.card, [messages[-1]["content"] for messages in completions])
+        actions = [row[0].action for row in agent.propose([self.states[number] for number in index])]
+        places: dict[int, list[int]] = {}  # of each state's replies, which TRL may deliver in any order
         for place, number in enumerate(index):
             places.setdefault(number, []).append(place)
-        scores = self._scores({number: [actions[place] for place in row] for number, row in places.items()})
+        valid = {number: [action for place in row if (action := actions[place])] for number, row in places.items()}
+        scores = self._scores({number: row for number, row in valid.items() if row})
         rewards: list[float | None] = [None] * len(index)
         for number, row in places.items():
-            for place, value in zip(row, scores[number] or repeat(None), strict=False):
+            values = self._rewards(number, [actions[place] for place in row], scores.get(number, []))
+            for place, value in zip(row, values, strict=True):
                 rewards[place] = value
         if log_metric is not None:
             log_metric("replies/unreadable", float(np.mean([action is None for action in actions])))
@@ -137,182 +138,164 @@ class StepRewards:
             log_metric("replies/unscored", float(np.mean([value is None for value in rewards])))
         return rewards
 
-    def _read(self, texts: Sequence[str], index: Sequence[int]) -> list[Action | None]:
-        """The replies as actions, by the agent itself."""
-        agent = reader(self.card, texts)
-        return [row[0].action for row in agent.propose([self.states[number] for number in index])]
-
-    def _scores(self, actions: Mapping[int, Sequence[Action | None]]) -> dict[int, list[float] | None]:
-        readable = {number: [action for action in row if action is not None] for number, row in actions.items()}
-        scored = self._process({number: row for number, row in readable.items() if row})
-        return {number: self._blend(number, row, scored.get(number, [])) for number, row in actions.items()}
-
-    def _blend(self, number: int, row: Sequence[Action | None], scores: list[float] | None) -> list[float] | None:
+    def _rewards(
+        self, number: int, actions: Sequence[Action | None], scores: Sequence[float] | None
+    ) -> Sequence[float | None]:
+        """Return the rewards of the replies to one state. `scores` are of its valid actions, in order."""
         if scores is None:
-            return None
-        acted = [action for action in row if action is not None]
+            return [None] * len(actions)
+        remaining = iter(scores)
         values = [
-            score + (self.outcome(number, action) if isinstance(action, Answer) else 0.0)
-            for score, action in zip(scores, acted, strict=True)
+            None
+            if action is None
+            else next(remaining) + (self.outcome(number, action) if isinstance(action, Answer) else 0.0)
+            for action in actions
         ]
-        unreadable, given = min(values, default=0.0) - self.penalty, iter(values)
-        return [unreadable if action is None else next(given) for action in row]
+        invalid = min((value for value in values if value is not None), default=0.0) - self.penalty
+        return [invalid if value is None else value for value in values]
 
-    def _process(self, actions: Mapping[int, Sequence[Action]]) -> dict[int, list[float] | None]:
-        """The scores per state, all at once, or, if that fails, each state alone; None where that fails too."""
+    def _scores(self, actions: Mapping[int, Sequence[Action]]) -> dict[int, list[float] | None]:
+        """Score the states in one call or, if that fails, one by one; None for a state that fails by itself."""
         if not actions:
             return {}
         try:
-            return dict(zip(actions, self._scored(list(actions), list(actions.values())), strict=True))
+            return self._score(actions)
         except RAGGymError:
             if len(actions) == 1:
                 raise
-        alone: dict[int, list[float] | None] = {}
-        problem: RAGGymError | None = None
+        scores: dict[int, list[float] | None] = {}
+        failure: RAGGymError | None = None
         for number, row in actions.items():
             try:
-                alone[number] = self._scored([number], [row])[0]
+                scores |= self._score({number: row})
             except RAGGymError as error:
-                alone[number], problem = None, error
-        if problem is not None and not any(row is not None for row in alone.values()):
-            raise problem
-        return alone
+                scores[number], failure = None, error
+        if failure is not None and not any(row is not None for row in scores.values()):
+            raise failure  # nothing could be learned from the batch, and probably not from the next one
+        return scores
 
-    def _scored(self, numbers: Sequence[int], actions: Sequence[Sequence[Action]]) -> list[list[float]]:
-        scores = score(self.reward, [self.states[number] for number in numbers], actions)
-        if any(not np.isfinite(row).all() or len(row) != len(mine) for row, mine in zip(scores, actions, strict=True)):
-            raise RewardError(
-                f"{type(self.reward).__name__} must give one finite score per action, got {scores!r:.200}."
-            )
-        return [[float(value) for value in row] for row in scores]
+    def _score(self, actions: Mapping[int, Sequence[Action]]) -> dict[int, list[float] | None]:
+        rows = score(self.process_reward, [self.states[number] for number in actions], list(actions.values()))
+        return {number: row.tolist() for number, row in zip(actions, rows, strict=True)}
 
 
-def reader(card: PolicyCard, replies: Sequence[str]) -> Policy:
-    """The agent, with replies that were written already."""
+def _replaying_agent(card: PolicyCard, replies: Sequence[str]) -> Policy:
+    """Return the agent with a language model that gives these replies, and without search at inference."""
     card = card.model_copy(update={"search": SearchCard(), "price": None})
     return make(card, llm=ScriptedLLM(list(replies)), on_failure="fail")
 
 
-def train(
-    data: str | Path,
-    agent: str | Path | PolicyCard,
+def train_grpo(
+    data: str | Path | Collection,
     out: str | Path,
-    options: Options | None = None,
     *,
-    scoring: Scoring | None = None,
-    replies: Replies | None = None,
+    agent: str | Path | PolicyCard = "react",
+    config: TrainingConfig | None = None,
+    reward: StepRewardConfig | None = None,
+    replies: ReplyConfig | None = None,
     algorithm: Algorithm = "grpo",
     beta: float | None = None,
-    exam: Exam | None = None,
+    evaluation: EvalSpec | None = None,
+    trust: bool = False,
     progress: Progress | None = None,
 ) -> Recipe:
-    """Train an agent's model on the process reward of what it does, or go on with that.
+    """Train an agent's model on the process reward of its own actions, or resume such a training.
 
     Args:
-        data: A folder made by `raggym collect`, for the states of its trajectories; or the name or path of an
+        data: Process data or its folder, for the states of its trajectories; or the name or path of an
             environment's card, for the first states of its training questions.
+        out: Folder of the training; see `recipe`.
         agent: Name, path or card of the prompt agent to train.
-        out: Folder for what is trained; see `recipe`.
-        options: What to train and how; by default a learning rate of 2e-5 (a LoRA adapter) or 2e-6 (all weights),
-            and the replies to 4 states per step. `batch` counts replies.
-        scoring: What a reply earns.
-        replies: How replies are drawn.
+        config: Model and optimisation. The learning rate is by default 2e-5 (LoRA adapter) or 2e-6 (all weights), and
+            an update is over the replies to 4 states. `per_device_train_batch_size` counts replies.
+        reward: The reward of a reply.
+        replies: How replies are sampled.
         algorithm: "grpo" or "rloo".
-        beta: Weight of the divergence from the model as it was; by default TRL's, 0 for GRPO and 0.05 for RLOO.
-        exam: As for `sft.train`.
-        progress: As for `sft.train`.
+        beta: Weight of the KL divergence from the model before training; by default TRL's: 0 for GRPO, 0.05 for
+            RLOO.
+        evaluation: As for `train_sft`.
+        trust: As for `train_sft`.
+        progress: As for `train_sft`.
 
     Raises:
         RunError: There are no states to train on, or `out` holds something else.
-        LLMError: The model cannot be had.
-        CardError: It is no prompt agent's card, or the reward has no such options.
-        RewardError: The reward cannot be used here.
-        ValueError: There is no such algorithm.
+        OptionError: An option is unknown or out of range.
+        LLMError: The model cannot be loaded.
+        CardError: The card is not a prompt agent's.
+        RewardError: The process reward cannot be used here.
     """
-    if algorithm not in get_args(Algorithm):
-        raise OptionError(f"algorithm must be one of {get_args(Algorithm)}, got {algorithm!r}.")
-    scoring, replies = scoring or Scoring(), replies or Replies()
-    options = _filled(options or Options(), replies.count)
-    card = policy_card(agent)
-    mdp, choices, identity = _states(data, options.limit, scoring)
-    base = load(options.model, lora=options.lora_rank > 0)
-    rows, counts = _rows(choices, Render(card), base, options.max_length - replies.max_tokens)
-    rewards = _rewards(card, mdp, choices, scoring)
-    config = {"kind": algorithm, "data": identity, "scoring": asdict(scoring), "replies": asdict(replies), "beta": beta}
+    check_option("algorithm", algorithm, algorithm in get_args(Algorithm), f"one of {get_args(Algorithm)}")
+    reward, replies = reward or StepRewardConfig(), replies or ReplyConfig()
+    config = _with_defaults(config or TrainingConfig(), replies.num_generations)
+    sampling = {**asdict(replies), **({} if beta is None else {"beta": beta})}
+    args = trl_config(f"{algorithm.upper()}Config", config, out, **sampling)
+    adapter = lora_config(config)
+    card = policy_card(agent, trust=trust)
+    mdp, steps, source = _states(data, config.limit, reward, trust)
+    base = load(config.model, lora=config.lora_rank > 0)
+    rows, counts = _rows(steps, Renderer(card), base, config.max_length - replies.max_completion_length)
+    rewards = _step_rewards(card, mdp, [step.state for step in steps], reward)
+    identity = {"kind": algorithm, "data": source, "reward": asdict(reward), "replies": asdict(replies), "beta": beta}
 
-    def trainer(folder: Path) -> Any:
-        return _trainer(base, rows, rewards, algorithm, {**_ways(replies, beta), **arguments(options, folder)}, options)
-
-    return carry_out(agent_job(card, base, options, config, counts, trainer), out, exam, progress)
-
-
-def _filled(options: Options, generations: int) -> Options:
-    options = replace(options, batch=options.batch or generations)
-    options = options.filled(lr=2e-5, batch=generations, rows=4 * generations)
-    replies = (options.batch or 1) * (options.accumulate or 1)
-    if replies % generations:
-        raise RunError(
-            f"batch * accumulate must be a multiple of the {generations} replies per state, got {options.batch} * "
-            f"{options.accumulate} = {replies}."
+    def make_trainer() -> Any:
+        return getattr(trl, f"{algorithm.upper()}Trainer")(
+            **trainable(base, adapter),
+            reward_funcs=rewards,
+            args=args,
+            train_dataset=data_set(rows),
+            processing_class=base.tokenizer,
         )
-    return options
+
+    job = agent_job(card, base, config, identity, counts, make_trainer)
+    return run_job(job, out, evaluation, trust=trust, progress=progress)
 
 
-def _states(data: str | Path, limit: int | None, scoring: Scoring) -> tuple[MDP, list[Choice], dict[str, Any]]:
-    """The environment with the reward, the states to train on, and what identifies them."""
-    changes = {"reward.process_reward": scoring.name, "reward.options": dict(scoring.options)}
-    if Path(data).is_dir():
+def _with_defaults(config: TrainingConfig, generations: int) -> TrainingConfig:
+    # By default a batch is the replies to one state, on a CPU as well: they share its prompt.
+    config = replace(config, per_device_train_batch_size=config.per_device_train_batch_size or generations)
+    config = config.with_defaults(learning_rate=2e-5, batch_size=generations, rows_per_step=4 * generations)
+    batch, accumulation = config.per_device_train_batch_size or 1, config.gradient_accumulation_steps or 1
+    if batch * accumulation % generations:
+        raise OptionError(
+            f"per_device_train_batch_size * gradient_accumulation_steps must be a multiple of num_generations = "
+            f"{generations}, the replies per state; got {batch} * {accumulation} = {batch * accumulation}."
+        )
+    return config
+
+
+def _states(
+    data: str | Path | Collection, limit: int | None, reward: StepRewardConfig, trust: bool
+) -> tuple[MDP, list[TrajectoryStep], dict[str, Any]]:
+    """Return the environment with the process reward, the states to train on, and the identity of the data."""
+    changes = {"reward.process_reward": reward.process_reward, "reward.options": dict(reward.options)}
+    if isinstance(data, Collection) or Path(data).is_dir():
         source = ProcessData.read(data, limit)
         run = source.collection.run
         mdp = load_mdp(override(run.card, changes), run.config["split"])
-        return mdp, [choice for each in source.trajectories for choice in each.choices], source.identity
-    mdp = load_mdp(override(env_card(data), changes), "train")
-    states = [mdp.dynamics.start(task.question) for task in mdp.tasks[:limit]]
+        return mdp, [step for trajectory in source.trajectories for step in trajectory.steps], source.identity
+    mdp = load_mdp(override(env_card(data, trust=trust), changes), "train")
     identity = {"environment": card_identity(mdp.card), "dataset": mdp.dataset.fingerprint, "limit": limit}
-    return mdp, [Choice(state, (), Answer("?")) for state in states], identity
+    return mdp, [TrajectoryStep(mdp.dynamics.start(task.question)) for task in mdp.tasks[:limit]], identity
 
 
-def _rewards(card: PolicyCard, mdp: MDP, choices: Sequence[Choice], scoring: Scoring) -> StepRewards:
+def _step_rewards(card: PolicyCard, mdp: MDP, states: Sequence[State], reward: StepRewardConfig) -> StepRewards:
     if mdp.reward.process_reward is None:
-        raise RewardError(f"The process reward {scoring.name!r} scores nothing, so there is nothing to learn from it.")
-    states = [choice.state for choice in choices]
-    tasks: dict[str, Task] = {task.id: task for task in mdp.tasks}
+        raise RewardError(f"The process reward {reward.process_reward!r} gives no scores to learn from. Name another.")
+    tasks = {task.id: task for task in mdp.tasks}
 
     def outcome(index: int, answer: Answer) -> float:
-        return scoring.outcome_weight * metric_score(mdp.reward.metric, answer.text, tasks[states[index].question.id])
+        if not reward.outcome_weight:
+            return 0.0
+        return reward.outcome_weight * metric_score(mdp.reward.metric, answer.text, tasks[states[index].question.id])
 
-    graded = {"outcome": outcome} if scoring.outcome_weight else {}
-    return StepRewards(card, states, mdp.reward.process_reward, penalty=scoring.penalty, **graded)
+    return StepRewards(card, states, mdp.reward.process_reward, penalty=reward.penalty, outcome=outcome)
 
 
 def _rows(
-    choices: Sequence[Choice], render: Render, base: Base, max_length: int
+    steps: Sequence[TrajectoryStep], renderer: Renderer, base: Base, max_length: int
 ) -> tuple[list[dict[str, Any]], dict[str, Any]]:
+    """Return one row per state whose prompt has at most `max_length` tokens, and their numbers."""
     if max_length < 1:
-        raise RunError("There is no room for a prompt: max_length must be more than a reply's max_tokens.")
-    prompts = [{"prompt": base.chat(render.prompt(choice))} for choice in choices]
-    kept, counts = fitting(prompts, base, max_length, "states")
-    short = {id(row) for row in kept}
-    return [{**row, "index": number} for number, row in enumerate(prompts) if id(row) in short], counts
-
-
-def _ways(replies: Replies, beta: float | None) -> dict[str, Any]:
-    ways = {
-        "num_generations": replies.count,
-        "max_completion_length": replies.max_tokens,
-        "temperature": replies.temperature,
-    }
-    return ways if beta is None else {**ways, "beta": beta}
-
-
-def _trainer(
-    base: Base, rows: list[Any], rewards: StepRewards, algorithm: Algorithm, given: dict[str, Any], options: Options
-) -> Any:
-    name = algorithm.upper()
-    return getattr(trl, f"{name}Trainer")(
-        **trainable(base, options.lora_rank),
-        reward_funcs=rewards,
-        args=getattr(trl, f"{name}Config")(**given),
-        train_dataset=data_set(rows),
-        processing_class=base.tokenizer,
-    )
+        raise OptionError("max_length must be greater than max_completion_length, to leave room for a prompt.")
+    rows = [{"prompt": base.chat(renderer.prompt(step)), "index": number} for number, step in enumerate(steps)]
+    return drop_long(rows, base, max_length, "states")

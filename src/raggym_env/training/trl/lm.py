@@ -9,7 +9,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 from jinja2.exceptions import TemplateError
 
@@ -20,7 +20,6 @@ try:
     import datasets
     import peft
     import torch
-    import trl as _trl
     from safetensors import SafetensorError
     from transformers.utils import logging as _logging
 
@@ -30,42 +29,46 @@ try:
 except ImportError as error:
     raise MissingExtra("Training a language model", "train") from error
 
-__all__ = ["Base", "data_set", "load", "quiet", "save", "trainable", "trl"]
+__all__ = ["Base", "data_set", "load", "quiet", "save", "trainable"]
 
-trl: Any = _trl  # its names are made at run time, so a type checker knows none
-transformers_says: Any = _logging  # not typed
+transformers_logging: Any = _logging  # not typed
 
-Task = Literal["CAUSAL_LM", "SEQ_CLS"]
-Chats = Mapping[str, Sequence[Mapping[str, str]]]
+Chats = Mapping[str, Any]
+"""A row for TRL: conversations by column, perhaps beside other columns."""
+
+_REPLIES = ("completion", "chosen", "rejected")  # the columns that continue a prompt
 
 
 @dataclass(slots=True)
 class Base:
-    """A model before it is trained, in float32 on the CPU."""
+    """A model before training, in float32 on the CPU."""
 
     name: str
-    """The plain base, as it was named."""
+    """Name of the base model, without an adapter."""
     model: Any
     tokenizer: Any
     adapter: Path | None = None
-    """The LoRA adapter that training goes on with; None to begin a new one."""
+    """Folder of the LoRA adapter that training continues; None to train a new one, or all weights."""
 
     def identity(self) -> dict[str, Any]:
-        """What tells it from another: checksums of its weights and of its adapter's."""
-        return {
-            "base": self.name,
-            "weights": _digest(self.model),
-            "adapter": None if self.adapter is None else _file_digest(self.adapter / "adapter_model.safetensors"),
-        }
+        """Return checksums of the weights and of the adapter, which tell the model from any other."""
+        digest = hashlib.blake2b(digest_size=16)
+        for name, weights in sorted(self.model.state_dict().items()):
+            digest.update(name.encode())
+            digest.update(weights.contiguous().view(torch.uint8).numpy().data)
+        adapter = None
+        if self.adapter is not None:
+            with (self.adapter / "adapter_model.safetensors").open("rb") as file:
+                adapter = hashlib.file_digest(file, "sha256").hexdigest()
+        return {"base": self.name, "weights": digest.hexdigest(), "adapter": adapter}
 
     def chat(self, messages: Messages) -> list[dict[str, str]]:
-        """The messages so that the tokenizer's template makes of them what `hf:` would.
+        """Return the messages in the form in which the tokenizer's template renders them as `hf:` does.
 
-        Control tokens in a text are taken apart, and a template that refuses system messages gets their text with
+        Control tokens in a text are broken up. If the template refuses system messages, their text is moved into
         the first message of the user.
         """
-        chat = Chat(self.tokenizer, ())
-        clean = [{"role": message["role"], "content": chat._defused(message["content"])} for message in messages]
+        clean = self._defuse(messages)
         try:
             self.tokenizer.apply_chat_template(clean)
         except TemplateError:
@@ -73,123 +76,108 @@ class Base:
         return clean
 
     def row(self, row: Chats) -> dict[str, list[dict[str, str]]]:
-        """A row with a prompt for TRL, its replies made safe like the prompt."""
-        chat = Chat(self.tokenizer, ())
-        replies = {
-            name: [{"role": said["role"], "content": chat._defused(said["content"])} for said in reply]
-            for name, reply in row.items()
-            if name != "prompt"
-        }
+        """Return a row that has a prompt as TRL takes it, with control tokens broken up in prompt and replies."""
+        replies = {column: self._defuse(row[column]) for column in _REPLIES if column in row}
         return {"prompt": self.chat(row["prompt"]), **replies}
 
+    def _defuse(self, messages: Sequence[Mapping[str, str]]) -> list[dict[str, str]]:
+        # A passage may contain the text of a control token; the tokenizer would read it as the chat's structure.
+        chat = Chat(self.tokenizer, ())
+        return [{"role": message["role"], "content": chat.defused(message["content"])} for message in messages]
+
     def tokens(self, row: Chats) -> int:
-        """Tokens of the longest sequence that a row of TRL makes."""
+        """Return the number of tokens of the longest sequence that TRL makes of a row."""
         prompt = list(row.get("prompt", ()))
-        chats = [[*prompt, *chat] for name, chat in row.items() if name != "prompt"] or [prompt]
+        chats = [[*prompt, *row[column]] for column in _REPLIES if column in row] or [prompt]
         return max(len(self.tokenizer.apply_chat_template(chat, return_dict=True)["input_ids"]) for chat in chats)
 
 
 def load(name: str, *, lora: bool = True) -> Base:
-    """The model to train.
+    """Load the model to train.
 
     Args:
-        name: As for `hf.load`. With `+ADAPTER`, training goes on with that adapter, so that what comes out is one
-            adapter on the plain base.
-        lora: Whether an adapter is trained; if not, one that is named is merged into the base.
+        name: As for `hf.load`. With `+ADAPTER`, training continues that adapter, so that the result is one adapter on
+            the plain base.
+        lora: True to train an adapter. If False, an adapter in the name is merged into the base.
 
     Raises:
-        LLMError: The model or the adapter cannot be had.
+        LLMError: The model or the adapter does not exist or cannot be loaded.
     """
     base, adapter = split_name(name)
-    goes_on = lora and adapter is not None
+    if adapter is None or not lora:
+        with quiet():
+            return Base(name, *plain_model(name))
     with quiet():
-        model, tokenizer = plain_model(base if goes_on else name)
-    return Base(base, model, tokenizer, adapter_folder(adapter or "")) if goes_on else Base(name, model, tokenizer)
+        model, tokenizer = plain_model(base)
+    return Base(base, model, tokenizer, adapter_folder(adapter))
 
 
-def trainable(base: Base, rank: int, task: Task = "CAUSAL_LM") -> dict[str, Any]:
-    """The model as TRL's trainers take it: `model` and, where the trainer is to begin an adapter, `peft_config`.
+def trainable(base: Base, adapter_config: Any = None) -> dict[str, Any]:
+    """Return the arguments `model` and, for a new adapter, `peft_config` of TRL's trainers.
 
     Args:
         base: The model.
-        rank: Of a new LoRA adapter on all linear layers, scaled by 2; 0 trains all weights.
-        task: What the model is for.
+        adapter_config: PEFT's configuration of a new adapter; None to train all weights, or to continue the base's
+            adapter.
 
     Raises:
         LLMError: The base's adapter does not fit it.
     """
-    if base.adapter is not None:
-        return {"model": _with_adapter(base, base.adapter)}
-    if rank == 0:
-        return {"model": base.model}
-    config = peft.LoraConfig(r=rank, lora_alpha=2 * rank, target_modules="all-linear", task_type=task)
-    return {"model": base.model, "peft_config": config}
-
-
-def _with_adapter(base: Base, folder: Path) -> Any:
+    if base.adapter is None:
+        return {"model": base.model, **({} if adapter_config is None else {"peft_config": adapter_config})}
     try:
         with quiet():
-            return peft.PeftModel.from_pretrained(base.model, str(folder), is_trainable=True)
+            return {"model": peft.PeftModel.from_pretrained(base.model, str(base.adapter), is_trainable=True)}
     except (OSError, ValueError, TypeError, KeyError, RuntimeError, SafetensorError) as error:
-        raise LLMError(f"The adapter {folder} does not fit the model {base.name!r}, or is damaged: {error}") from error
+        raise LLMError(
+            f"The adapter {base.adapter} does not fit the model {base.name!r}, or is damaged: {error}"
+        ) from error
 
 
 def save(model: Any, tokenizer: Any, base: str, folder: Path) -> str:
-    """Write what was trained, as safetensors.
+    """Write the trained weights as safetensors, with the tokenizer.
 
     Args:
-        model: A PEFT model, of which the adapter is written, or a plain one.
-        tokenizer: Its tokenizer.
-        base: What an adapter says it is on.
-        folder: Where to.
+        model: A PEFT model, of which only the adapter is written, or a plain model.
+        tokenizer: The model's tokenizer.
+        base: Name of the base model, recorded in an adapter.
+        folder: Folder to write to.
 
     Returns:
-        What `hf:` calls it.
+        The name by which `hf:` loads the result.
     """
-    adapted = isinstance(model, peft.PeftModel)
-    if adapted:
+    is_adapter = isinstance(model, peft.PeftModel)
+    if is_adapter:
         model.peft_config["default"].base_model_name_or_path = base
+        # DPO's frozen reference is a second adapter of the same model: it must not be saved with it.
         model.save_pretrained(folder, selected_adapters=["default"], save_embedding_layers=False)
     else:
         model.save_pretrained(folder)
     tokenizer.save_pretrained(folder)
-    (folder / "README.md").unlink(missing_ok=True)  # PEFT's is an empty form
-    return f"{base}+{folder}" if adapted else str(folder)
+    (folder / "README.md").unlink(missing_ok=True)  # PEFT's template of a model card, with every field empty
+    return f"{base}+{folder}" if is_adapter else str(folder)
 
 
 def data_set(rows: Sequence[Mapping[str, Any]]) -> Any:
-    """The rows as TRL takes them, in memory."""
+    """Return the rows as a `datasets.Dataset` in memory."""
     return datasets.Dataset.from_list(list(rows))
 
 
 @contextmanager
 def quiet() -> Iterator[None]:
-    """Without what the libraries tell each other: bars per file and data set, renamed arguments."""
-    level, bars = transformers_says.get_verbosity(), datasets.are_progress_bars_disabled()
-    loading = transformers_says.is_progress_bar_enabled()
-    transformers_says.set_verbosity(logging.ERROR)
-    transformers_says.disable_progress_bar()
+    """Silence progress bars and notices between the libraries, such as warnings of renamed arguments."""
+    level, bars_disabled = transformers_logging.get_verbosity(), datasets.are_progress_bars_disabled()
+    bar_enabled = transformers_logging.is_progress_bar_enabled()
+    transformers_logging.set_verbosity(logging.ERROR)
+    transformers_logging.disable_progress_bar()
     datasets.disable_progress_bars()
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", FutureWarning)
             yield
     finally:
-        transformers_says.set_verbosity(level)
-        if loading:
-            transformers_says.enable_progress_bar()
-        if not bars:
+        transformers_logging.set_verbosity(level)
+        if bar_enabled:
+            transformers_logging.enable_progress_bar()
+        if not bars_disabled:
             datasets.enable_progress_bars()
-
-
-def _digest(model: Any) -> str:
-    digest = hashlib.blake2b(digest_size=16)
-    for name, weights in sorted(model.state_dict().items()):
-        digest.update(name.encode())
-        digest.update(weights.contiguous().view(torch.uint8).numpy().data)
-    return digest.hexdigest()
-
-
-def _file_digest(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()

@@ -3,7 +3,7 @@
     raggym train prm DATA --model smollm2 --out DIR
     raggym eval ENV --policy lexical --best-of 8 --critic model --set policy.search.critic_options.path='"DIR"'
 
-What it reads is rendered by `rewards.text`, the same as by `ModelReward`, which loads it.
+Its inputs are rendered by `text.state_chat`, as are those of `ModelReward`, which loads the result.
 """
 
 from __future__ import annotations
@@ -15,135 +15,135 @@ from typing import Any
 
 from raggym_env.cards import PolicyCard, SearchCard, policy_card
 from raggym_env.core import State
-from raggym_env.errors import LLMError, OptionError, RewardError, RunError
+from raggym_env.errors import LLMError, RewardError, RunError, check_option
 from raggym_env.text.state_chat import fitted
 from raggym_env.training.process_data.rows import Row, reward_rows
-from raggym_env.training.process_data.trajectories import Trajectory
-from raggym_env.training.trl.fit import Job, ProcessData, Progress, carry_out, fitting, held_out
-from raggym_env.training.trl.lm import Base, data_set, load, trainable, trl
-from raggym_env.training.trl.options import Exam, Options, Pairs, arguments
+from raggym_env.training.process_data.trajectories import Collection, Trajectory
+from raggym_env.training.trl.config import EvalSpec, PairConfig, TrainingConfig, lora_config, trl, trl_config
+from raggym_env.training.trl.fit import Job, ProcessData, Progress, drop_long, held_out_split, run_job
+from raggym_env.training.trl.lm import Base, data_set, load, trainable
 from raggym_env.training.trl.recipe import Recipe
 
-__all__ = ["train"]
+__all__ = ["train_prm"]
 
 
-def train(
-    data: str | Path,
+def train_prm(
+    data: str | Path | Collection,
     out: str | Path,
-    options: Options | None = None,
     *,
-    pairs: Pairs | None = None,
-    holdout: float = 0.1,
-    center: float = 0.01,
+    config: TrainingConfig | None = None,
+    pairs: PairConfig | None = None,
+    held_out: float = 0.1,
+    center_rewards_coefficient: float = 0.01,
     policy: str | Path | PolicyCard = "lexical",
     best_of: int = 8,
-    exam: Exam | None = None,
+    evaluation: EvalSpec | None = None,
+    trust: bool = False,
     progress: Progress | None = None,
 ) -> Recipe:
-    """Train a process reward model on pairs of candidates, or go on with that.
+    """Train a process reward model on pairs of candidates, or resume such a training.
 
-    The loss of a pair is -log sigmoid(r(chosen) - r(rejected)), r being the model's one output. The share of held-out
-    pairs that it ranks right is in the report, before (with an untrained head) and after.
+    The loss of a pair is -log sigmoid(r(chosen) - r(rejected)), where r is the model's single output. The report has
+    the share of held-out pairs that it ranks correctly, before training (with a random head) and after.
 
     Args:
-        data: A folder made by `raggym collect`.
-        out: Folder for what is trained; see `recipe`.
-        options: What to train and how; by default a learning rate of 1e-4 (a LoRA adapter) or 1e-5 (all weights).
-        pairs: Which pairs are learnt from; by default four per state.
-        holdout: Share of the questions whose pairs are tested on instead, in [0, 1).
-        center: Weight of (r(chosen) + r(rejected))^2, which holds the mean output near 0 (arXiv:2312.09244); eq. 1
-            alone leaves it open, and a step that is no help could then score above 0. 0 is eq. 1 alone.
-        policy: Whose candidates are chosen among in the exam.
-        best_of: Of how many. Before training, it takes its own first choice.
-        exam: As for `sft.train`.
-        progress: As for `sft.train`.
+        data: Process data, or its folder.
+        out: Folder of the training; see `recipe`.
+        config: Model and optimisation. The learning rate is by default 1e-4 (LoRA adapter) or 1e-5 (all weights).
+        pairs: Which pairs are learned from; by default four per state.
+        held_out: Share of the questions whose pairs are tested on instead, in [0, 1).
+        center_rewards_coefficient: Weight of (r(chosen) + r(rejected))^2, which keeps the mean output near 0
+            (arXiv:2312.09244). Equation 1 alone leaves the level open, so a useless step could score above 0.
+            0 is equation 1 alone.
+        policy: Policy whose candidates the trained critic chooses among in the evaluation.
+        best_of: Number of those candidates. The evaluation before training takes the policy's own first choice.
+        evaluation: As for `train_sft`.
+        trust: As for `train_sft`.
+        progress: As for `train_sft`.
 
     Raises:
         RunError: The data makes no pairs, or `out` holds something else.
-        LLMError: The model cannot be had, or is no plain base.
-        ValueError: A number is out of range.
+        OptionError: An option is unknown or out of range.
+        LLMError: The model cannot be loaded, or is not a plain base.
     """
-    _check(holdout, center, best_of)
-    options, pairs = (options or Options()).filled(lr=1e-4, batch=8), pairs or Pairs(4)
-    source = ProcessData.read(data, options.limit, pairs.outcome_weight)
-    base = _load(options)
-    rows, test_rows, counts = _rows(source.trajectories, base, options, pairs, holdout)
-    shared = {"kind": "prm", "data": source.identity, "model": base.identity(), "options": options.identity()}
+    check_option("held_out", held_out, 0 <= held_out < 1, "in [0, 1)")
+    center = center_rewards_coefficient
+    check_option("center_rewards_coefficient", center, center >= 0, "0 or more")
+    check_option("best_of", best_of, best_of >= 1, "at least 1")
+    config = (config or TrainingConfig()).with_defaults(learning_rate=1e-4, batch_size=8)
+    args = trl_config("RewardConfig", config, out, max_length=None, center_rewards_coefficient=center or None)
+    adapter, pairs = lora_config(config, "SEQ_CLS"), pairs or PairConfig(4)
+    card = policy_card(policy, trust=trust).model_copy(update={"search": SearchCard()})
+    source = ProcessData.read(data, config.limit, pairs.outcome_weight)
+    base = _load(config)
+    rows, test_rows, counts = _rows(source.trajectories, base, config, pairs, held_out)
+    identity = {"kind": "prm", "data": source.identity, "model": base.identity(), "options": config.identity()}
     job = Job(
-        config={**shared, "pairs": asdict(pairs), "holdout": holdout, "center": center},
+        config={**identity, "pairs": asdict(pairs), "held_out": held_out, "center_rewards_coefficient": center},
         base=base,
-        trainer=lambda folder: _trainer(base, rows, test_rows, center, options, folder),
+        make_trainer=lambda: _trainer(base, adapter, args, rows, test_rows),
         rows=counts,
-        policy=policy_card(policy).model_copy(update={"search": SearchCard()}),
-        before={},
-        after=lambda result: _chosen_by(result, best_of, options),
+        policy=card,
+        settings_before={},
+        settings_after=lambda result: {
+            "policy.search.best_of": best_of,
+            "policy.search.critic": "model",
+            "policy.search.critic_options": {
+                "path": result,
+                "device": config.device,
+                "max_tokens": config.max_length,
+            },
+        },
     )
-    return carry_out(job, out, exam, progress)
+    return run_job(job, out, evaluation, trust=trust, progress=progress)
 
 
-def _check(holdout: float, center: float, best_of: int) -> None:
-    for name, value, fine, wanted in (
-        ("holdout", holdout, 0 <= holdout < 1, "in [0, 1)"),
-        ("center", center, center >= 0, "0 or more"),
-        ("best_of", best_of, best_of >= 1, "at least 1"),
-    ):
-        if not fine:
-            raise OptionError(f"{name} must be {wanted}, got {value}.")
-
-
-def _chosen_by(critic: str, best_of: int, options: Options) -> dict[str, Any]:
-    """Settings of a policy that lets the critic choose."""
-    critic_options = {"path": critic, "device": options.device, "max_tokens": options.max_length}
-    return {
-        "policy.search.best_of": best_of,
-        "policy.search.critic": "model",
-        "policy.search.critic_options": critic_options,
-    }
-
-
-def _load(options: Options) -> Base:
-    base = load(options.model, lora=options.lora_rank > 0)
+def _load(config: TrainingConfig) -> Base:
+    base = load(config.model, lora=config.lora_rank > 0)
     if base.adapter is not None:
         raise LLMError(
-            f"A reward model is trained on a plain base, so that its adapter loads there; got {options.model!r}. "
+            f"A reward model is trained on a plain base, because its adapter is loaded on one; got {config.model!r}. "
             "Leave the adapter out, or train all weights (lora_rank = 0)."
         )
-    if options.lora_rank and base.name.endswith(".gguf"):
+    if config.lora_rank and base.name.endswith(".gguf"):
         raise LLMError(
             f"The adapter of a reward model cannot be loaded on a GGUF file, got {base.name!r}. Train all weights "
-            "(lora_rank = 0), or take a model with safetensors."
+            "(lora_rank = 0), or use a model with safetensors."
         )
     return base
 
 
 def _rows(
-    trajectories: list[Trajectory], base: Base, options: Options, pairs: Pairs, holdout: float
+    trajectories: list[Trajectory], base: Base, config: TrainingConfig, pairs: PairConfig, held_out: float
 ) -> tuple[list[Row], list[Row], dict[str, Any]]:
-    """Pairs to train and to test on, of states without the oldest passages that there is no room for."""
+    """Return the pairs to train on, those to test on, and their numbers.
+
+    A state that is too long loses its oldest passages, as it does in `ModelReward`.
+    """
 
     def fit(state: State) -> State:
         try:
-            return fitted(base.tokenizer, state, options.max_length)
-        except RewardError:  # its rows are too long, and are counted as such
+            return fitted(base.tokenizer, state, config.max_length)
+        except RewardError:  # too long even without passages: its rows are dropped, and counted
             return state
 
-    def made(some: list[Trajectory]) -> Iterator[Row]:
-        return reward_rows(some, margin=pairs.margin, pairs=pairs.count, seed=options.seed, fit=fit)
+    def make_rows(part: list[Trajectory]) -> Iterator[Row]:
+        return reward_rows(part, margin=pairs.margin, pairs=pairs.count, seed=config.seed, fit=fit)
 
-    learnt, tested = held_out(trajectories, holdout, options.seed)
-    rows, counts = fitting(made(learnt), base, options.max_length, "pairs of candidates")
-    test_rows = [row for row in made(tested) if base.tokens(row) <= options.max_length]
+    training, test = held_out_split(trajectories, held_out, config.seed)
+    rows, counts = drop_long(make_rows(training), base, config.max_length, "pairs of candidates")
+    test_rows = [row for row in make_rows(test) if base.tokens(row) <= config.max_length]
     return rows, test_rows, {**counts, "held_out": len(test_rows)}
 
 
-def _trainer(base: Base, rows: list[Row], test_rows: list[Row], center: float, options: Options, folder: Path) -> Any:
+def _trainer(base: Base, adapter: Any, args: Any, rows: list[Row], test_rows: list[Row]) -> Any:
     import torch
 
-    torch.manual_seed(options.seed)  # of the head
+    torch.manual_seed(args.seed)  # TRL seeds only after the head is initialised
     base.model = _classifier(base)
     return trl.RewardTrainer(
-        **trainable(base, options.lora_rank, "SEQ_CLS"),
-        args=trl.RewardConfig(**arguments(options, folder), max_length=None, center_rewards_coefficient=center or None),
+        **trainable(base, adapter),
+        args=args,
         train_dataset=data_set(rows),
         eval_dataset=data_set(test_rows) if test_rows else None,
         processing_class=base.tokenizer,
@@ -151,16 +151,17 @@ def _trainer(base: Base, rows: list[Row], test_rows: list[Row], center: float, o
 
 
 def _classifier(base: Base) -> Any:
-    """The model's body with a new head of one output."""
+    """Return the model's body with a new, random head of one output."""
     from transformers import AutoModelForSequenceClassification
 
     config = base.model.config
     config.num_labels = 1
+    # The classifier reads the last token that is not padding, so it must know which token pads.
     config.pad_token_id = base.tokenizer.pad_token_id
-    automatic: Any = AutoModelForSequenceClassification  # its methods are not typed
+    auto_class: Any = AutoModelForSequenceClassification  # its methods are not typed
     try:
-        made = automatic.from_config(config, dtype=base.model.dtype)
-        made.base_model.load_state_dict(base.model.base_model.state_dict())
+        classifier = auto_class.from_config(config, dtype=base.model.dtype)
+        classifier.base_model.load_state_dict(base.model.base_model.state_dict())
     except (ValueError, RuntimeError) as error:
-        raise RunError(f"The model {base.name!r} has no form with one output: {error}") from error
-    return made
+        raise RunError(f"transformers has no classifier for the model {base.name!r}: {error}") from error
+    return classifier

@@ -1,6 +1,6 @@
-"""Folders of trained models: what was trained, on what, how it went, and what it scores.
+"""Folders of trained models: what was trained, on which data, how it went, and how the result scores.
 
-recipe.json                                        all of that; the same recipe goes on where it was cut off
+recipe.json                                        all of that; the same recipe resumes an interrupted training
 adapter_config.json, adapter_model.safetensors     the trained LoRA adapter, or
 config.json, model.safetensors                     the whole model, where all of its weights were trained
 before/, after/                                    run folders of the evaluations, if any
@@ -21,7 +21,7 @@ from raggym_env.storage.work_folder import FolderKind, locked
 __all__ = ["Recipe"]
 
 _PACKAGES = ("raggym-env", "torch", "transformers", "trl", "peft", "datasets", "accelerate", "numpy")
-_TRAINING = FolderKind("recipe.json", "training", "holds nothing trained", "raggym train", _PACKAGES)
+_TRAINING = FolderKind("recipe.json", "training", "raggym train", _PACKAGES)
 
 Json = dict[str, Any]
 
@@ -32,34 +32,36 @@ class Recipe:
 
     path: Path
     config: Json = field(repr=False)
-    """What is trained: two trainings with the same config are the same training."""
+    """What is trained, on which data and how: two trainings with the same config are the same training."""
     status: str = "running"
     """"running" until the weights are written, then "trained"."""
     report: Json = field(default_factory=dict, repr=False)
-    """How it went: rows, parameters, losses, seconds, evaluations. For people; nothing depends on it."""
+    """How training went: rows, parameters, losses, seconds, evaluations. `report["result"]` is the name by which `hf:`
+    loads the trained model."""
 
     @classmethod
     def read(cls, path: str | Path) -> Recipe:
         """Open a folder made by `raggym train`.
 
         Raises:
-            RunError: It is none, or one of another format.
+            RunError: The folder holds no training, or one of another format.
         """
         path = Path(path)
         record = _TRAINING.read(path)
         if not isinstance(record.get("config"), dict) or not isinstance(record.get("report"), dict):
-            raise RunError(f"{path / 'recipe.json'} was changed by hand: it is incomplete.")
+            raise RunError(f"{path / 'recipe.json'} was changed by hand: config or report is missing.")
         return cls(path, record["config"], str(record.get("status")), record["report"])
 
     @classmethod
     def open(cls, path: str | Path, config: Json) -> Recipe:
-        """Begin a training in a folder, or go on with the one that is there.
+        """Begin a training in a folder, or return the one that is there, to be resumed.
 
         Raises:
-            RunError: The folder holds something else; the message says what differs.
+            RunError: The folder holds another training, and the message says what differs; or something else.
         """
+        # Through JSON, so that tuples compare equal to the lists that they are recorded as.
         path, config = Path(path), json.loads(json.dumps(config))
-        if not _TRAINING.begun(path):
+        if not _TRAINING.exists(path):
             return cls(path, config)
         recipe = cls.read(path)
         _TRAINING.require_same(path, recipe.config, config)
@@ -67,13 +69,14 @@ class Recipe:
 
     @property
     def checkpoints(self) -> Path:
+        """Folder of the checkpoints, removed once training has ended."""
         return self.path / "checkpoints"
 
     def lock(self) -> Any:
-        """A context in which no other process writes to the folder.
+        """Return a context in which no other process writes to the folder.
 
         Raises:
-            RunError: One does already.
+            RunError: Another process is writing to it.
         """
         return locked(self.path)
 

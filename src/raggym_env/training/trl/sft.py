@@ -11,58 +11,69 @@ from pathlib import Path
 from typing import Any
 
 from raggym_env.cards import PolicyCard, policy_card
-from raggym_env.training.process_data.rows import Best, Render, sft_rows
-from raggym_env.training.trl.fit import ProcessData, Progress, agent_job, carry_out, fitting
-from raggym_env.training.trl.lm import Base, data_set, load, trainable, trl
-from raggym_env.training.trl.options import Exam, Options, arguments
+from raggym_env.training.process_data.rows import Best, Renderer, sft_rows
+from raggym_env.training.process_data.trajectories import Collection
+from raggym_env.training.trl.config import EvalSpec, TrainingConfig, lora_config, trl, trl_config
+from raggym_env.training.trl.fit import ProcessData, Progress, agent_job, drop_long, run_job
+from raggym_env.training.trl.lm import Base, data_set, load, trainable
 from raggym_env.training.trl.recipe import Recipe
 
-__all__ = ["train"]
+__all__ = ["train_sft"]
 
 
-def train(
-    data: str | Path,
-    agent: str | Path | PolicyCard,
+def train_sft(
+    data: str | Path | Collection,
     out: str | Path,
-    options: Options | None = None,
     *,
+    agent: str | Path | PolicyCard = "react",
+    config: TrainingConfig | None = None,
     best: Best = "executed",
     outcome_weight: float = 0.0,
-    exam: Exam | None = None,
+    evaluation: EvalSpec | None = None,
+    trust: bool = False,
     progress: Progress | None = None,
 ) -> Recipe:
-    """Train an agent's model on the good actions of process data, or go on with that.
+    """Train an agent's model on the good actions of process data, or resume such a training.
 
     Args:
-        data: A folder made by `raggym collect`.
-        agent: Name, path or card of the prompt agent to train; it need not be the one that collected.
-        out: Folder for what is trained; see `recipe`.
-        options: What to train and how; by default a learning rate of 2e-4 (a LoRA adapter) or 2e-5 (all weights).
+        data: Process data, or its folder.
+        out: Folder of the training; see `recipe`.
+        agent: Name, path or card of the prompt agent to train. It need not be the agent that collected the data.
+        config: Model and optimisation. The learning rate is by default 2e-4 (LoRA adapter) or 2e-5 (all weights).
         best: Which actions are good; see `sft_rows`.
-        outcome_weight: Weight of an answer's outcome, added to its score; see `rows.graded`.
-        exam: How to evaluate the agent before and after.
-        progress: Called as training goes on.
+        outcome_weight: Weight of an answer's outcome, which is added to its score; see `rows.graded`.
+        evaluation: How to evaluate the agent before and after training; None for no evaluation.
+        trust: True to let cards at paths name code, "module:Class", which is then imported.
+        progress: Called after every step and every episode of an evaluation.
+
+    Returns:
+        The folder of the training. `report["result"]` is the trained model's name for `hf:`.
 
     Raises:
         RunError: The data holds nothing to train on, or `out` holds something else.
-        LLMError: The model cannot be had.
-        CardError: It is no prompt agent's card.
+        OptionError: An option is unknown or out of range.
+        LLMError: The model cannot be loaded.
+        CardError: The card is not a prompt agent's.
     """
-    options = (options or Options()).filled(lr=2e-4, batch=8)
-    card = policy_card(agent)
-    source = ProcessData.read(data, options.limit, outcome_weight)
-    base = load(options.model, lora=options.lora_rank > 0)
-    every = (base.row(row) for row in sft_rows(source.trajectories, Render(card), best=best))
-    rows, counts = fitting(every, base, options.max_length, "steps to imitate")
-    config = {"kind": "sft", "data": source.identity, "best": best}
-    job = agent_job(card, base, options, config, counts, lambda folder: _trainer(base, rows, options, folder))
-    return carry_out(job, out, exam, progress)
+    config = (config or TrainingConfig()).with_defaults(learning_rate=2e-4, batch_size=8)
+    args = _arguments(config, out)
+    adapter = lora_config(config)
+    card = policy_card(agent, trust=trust)
+    source = ProcessData.read(data, config.limit, outcome_weight)
+    base = load(config.model, lora=config.lora_rank > 0)
+    chats = (base.row(row) for row in sft_rows(source.trajectories, Renderer(card), best=best))
+    rows, counts = drop_long(chats, base, config.max_length, "steps to imitate")
+    identity = {"kind": "sft", "data": source.identity, "best": best}
+    job = agent_job(card, base, config, identity, counts, lambda: _trainer(base, adapter, args, rows))
+    return run_job(job, out, evaluation, trust=trust, progress=progress)
 
 
-def _trainer(base: Base, rows: list[Any], options: Options, folder: Path) -> Any:
+def _arguments(config: TrainingConfig, out: str | Path) -> Any:
+    # max_length: rows that are too long were dropped, and none is cut.
+    return trl_config("SFTConfig", config, out, max_length=None, completion_only_loss=True)
+
+
+def _trainer(base: Base, adapter: Any, args: Any, rows: list[Any]) -> Any:
     return trl.SFTTrainer(
-        **trainable(base, options.lora_rank),
-        args=trl.SFTConfig(**arguments(options, folder), max_length=None, completion_only_loss=True),
-        train_dataset=data_set(rows),
-        processing_class=base.tokenizer,
+        **trainable(base, adapter), args=args, train_dataset=data_set(rows), processing_class=base.tokenizer
     )

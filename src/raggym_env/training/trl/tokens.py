@@ -1,4 +1,4 @@
-"""The model that GRPO trains as a policy: one growing sequence of tokens per rollout."""
+"""The model that GRPO trains, as a policy that records every rollout as one growing sequence of tokens."""
 
 from __future__ import annotations
 
@@ -13,49 +13,46 @@ from raggym_env.protocols import BasePolicy, Messages, Proposal
 from raggym_env.text.tagged import parse_tagged
 from raggym_env.text.untrusted import as_data, clipped
 
-__all__ = ["Generate", "Writer", "Written", "found_text"]
+__all__ = ["Generate", "RolloutTokens", "TokenPolicy", "information"]
 
 Generate = Callable[[Any, list[list[int]]], tuple[list[list[int]], list[list[float]] | None]]
-"""The trainer and the tokens so far of each rollout, to the tokens of a reply to each, and the log-probability of
-every token where they are known."""
+"""Maps the trainer and each rollout's tokens so far to the tokens of one reply each, and to the log-probability of
+every token, or None if they are not known."""
 
 
 @dataclass(slots=True)
-class Written:
+class RolloutTokens:
     """One rollout as tokens."""
 
     prompt: list[int]
     completion: list[int] = field(default_factory=list)
     mask: list[int] = field(default_factory=list)
-    """For each token of the completion: 1 if the model wrote it, 0 if the environment did."""
+    """For each token of the completion: 1 if the model wrote it, 0 if it comes from the environment."""
     logprobs: list[float] = field(default_factory=list)
+    """For each token of the completion: its log-probability when it was sampled; 0 for the environment's."""
     failure: str | None = None
-    """Why there is no next action: "no_action" (the reply ends in none) or "no_room" (for another reply)."""
+    """Why there is no further action: "no_action" (the reply does not end with one), "no_room" (no reply fits), or
+    None."""
 
-    def observe(self, tokens: Sequence[int]) -> None:
-        self._add(tokens, 0, [0.0] * len(tokens))
-
-    def reply(self, tokens: Sequence[int], logprobs: Sequence[float]) -> None:
-        self._add(tokens, 1, logprobs)
-
-    def _add(self, tokens: Sequence[int], mask: int, logprobs: Sequence[float]) -> None:
+    def append(self, tokens: Sequence[int], logprobs: Sequence[float] | None = None, *, by_model: bool) -> None:
+        """Append tokens of the model or of the environment. Without `logprobs` they are recorded as 0."""
         self.completion += tokens
-        self.mask += [mask] * len(tokens)
-        self.logprobs += logprobs
+        self.mask += [int(by_model)] * len(tokens)
+        self.logprobs += [0.0] * len(tokens) if logprobs is None else logprobs
 
 
-class Writer(BasePolicy):
-    """The model as a policy that remembers the tokens of every rollout. `State.episode` is the number of a rollout.
+class TokenPolicy(BasePolicy):
+    """The model as a policy that records the tokens of every rollout. `State.episode` is the index of the rollout.
 
     Args:
-        prompts: What each rollout begins with.
-        trainer: A `GRPOTrainer`: its model, tokenizer, end tokens and length of a reply.
-        generate: Writes replies.
-        max_tokens: Tokens of a rollout's completion.
+        prompts: The first messages of each rollout.
+        trainer: A `GRPOTrainer`, for its model, tokenizer, end-of-sequence tokens and `max_completion_length`.
+        generate: Generates the replies.
+        max_tokens: Most tokens of a rollout's completion.
         passage_chars: Characters shown of each passage.
 
     Raises:
-        ValueError: A completion has no room for one reply.
+        OptionError: A completion has no room for one reply.
         LLMError: The model's chat template refuses a prompt.
     """
 
@@ -67,87 +64,95 @@ class Writer(BasePolicy):
         self._max_tokens, self._passage_chars = max_tokens, passage_chars
         if max_tokens < self._reply_tokens:
             raise OptionError(
-                f"An episode's max_tokens must hold one reply of max_completion_length = {self._reply_tokens} tokens, "
-                f"got {max_tokens}."
+                f"max_tokens, of an episode, must be at least max_completion_length = {self._reply_tokens}, of one "
+                f"reply; got {max_tokens}."
             )
+        # A multimodal model's processor holds the tokenizer.
         tokenizer = getattr(trainer.processing_class, "tokenizer", trainer.processing_class)
         self._chat = Chat(tokenizer, trainer.eos_token_ids)
         self._context = getattr(trainer.model.config.get_text_config(), "max_position_embeddings", None) or 1 << 31
-        self._logprobs_known = True
+        self._has_logprobs = True
         try:
-            self.written = [Written(list(self._chat.encode(prompt))) for prompt in prompts]
+            self.rollouts = [RolloutTokens(list(self._chat.encode(prompt))) for prompt in prompts]
         except PromptError as error:
             raise LLMError(str(error)) from error
 
     def propose(self, states: Sequence[State], n: int = 1) -> list[list[Proposal]]:
-        rollouts = [self.written[state.episode] for state in states]
-        for written, state in zip(rollouts, states, strict=True):
-            self._open_turn(written, state)
-        going_on = [written for written in rollouts if written.failure is None]
-        texts = iter(self._replies(going_on))
-        return [[_proposal(written, None if written.failure else next(texts))] for written in rollouts]
+        """Return one proposal per state: the action that ends the rollout's next reply. `n` is ignored."""
+        rollouts = [self.rollouts[state.episode] for state in states]
+        for rollout, state in zip(rollouts, states, strict=True):
+            self._open_turn(rollout, state)
+        replies = iter(self._replies([rollout for rollout in rollouts if rollout.failure is None]))
+        return [[_proposal(rollout, None if rollout.failure else next(replies))] for rollout in rollouts]
 
     def tokens(self) -> dict[str, Any]:
-        """The rollouts as TRL wants them."""
+        """Return the rollouts' token columns, as TRL expects them of a `rollout_func`."""
         return {
-            "prompt_ids": [written.prompt for written in self.written],
-            "completion_ids": [written.completion for written in self.written],
-            "env_mask": [written.mask for written in self.written],
-            "logprobs": [written.logprobs for written in self.written] if self._logprobs_known else None,
+            "prompt_ids": [rollout.prompt for rollout in self.rollouts],
+            "completion_ids": [rollout.completion for rollout in self.rollouts],
+            "env_mask": [rollout.mask for rollout in self.rollouts],
+            "logprobs": [rollout.logprobs for rollout in self.rollouts] if self._has_logprobs else None,
         }
 
-    def _open_turn(self, written: Written, state: State) -> None:
-        """Show what the last search found, where there is room for that and for a whole reply."""
-        shown = self._bridge(written, found_text(state, self._passage_chars)) if written.completion else ()
-        length = len(written.completion) + len(shown) + self._reply_tokens
-        if length <= min(self._max_tokens, self._context - len(written.prompt)):
-            written.observe(shown)
-        elif written.completion:
-            written.failure = "no_room"
+    def _open_turn(self, rollout: RolloutTokens, state: State) -> None:
+        """Append the passages of the last search if they and a whole reply fit; else end the rollout."""
+        passages = self._bridge(rollout, information(state, self._passage_chars)) if rollout.completion else ()
+        length = len(rollout.completion) + len(passages) + self._reply_tokens
+        if length <= min(self._max_tokens, self._context - len(rollout.prompt)):
+            rollout.append(passages, by_model=False)
+        elif rollout.completion:
+            rollout.failure = "no_room"
         else:
             raise LLMError(
-                f"The prompt has {len(written.prompt)} tokens and a reply up to {length}, but the model's context is "
+                f"The prompt has {len(rollout.prompt)} tokens and a reply up to {length}, but the model's context is "
                 f"{self._context}. Lower max_completion_length."
             )
 
-    def _bridge(self, written: Written, text: str) -> Sequence[int]:
-        """The tokens between a reply and the next: what ends the turn, the text as the user's, the next turn's head."""
+    def _bridge(self, rollout: RolloutTokens, text: str) -> Sequence[int]:
+        """Return the tokens between two replies: the end of the turn, `text` as the user's, and the next turn's head.
+
+        They are cut out of a rendered chat, so that they are what the template writes there, whatever the model.
+        """
         chat = [{"role": "user", "content": "?"}]
         head = self._chat.encode(chat)
         whole = self._chat.encode([*chat, {"role": "assistant", "content": ""}, {"role": "user", "content": text}])
         if whole[: len(head)] != head:
+            # Some templates drop the reasoning of past turns, for example.
             raise LLMError(
-                "The model's chat template writes a past turn of the assistant otherwise than it asks for one, so an "
-                "episode is no single sequence of tokens. Use a simpler template."
+                "The model's chat template renders a past turn of the assistant differently from a new one, so an "
+                "episode is not one sequence of tokens. Use a simpler template."
             )
         bridge = whole[len(head) :]
-        ended = written.completion[-1] in self._chat.eos
-        return bridge[1:] if ended and bridge[0] == written.completion[-1] else bridge
+        # A reply that ended by itself already has the token that ends the turn; one that was cut off does not.
+        ended = rollout.completion[-1] in self._chat.eos
+        return bridge[1:] if ended and bridge[0] == rollout.completion[-1] else bridge
 
-    def _replies(self, rollouts: Sequence[Written]) -> list[str]:
+    def _replies(self, rollouts: Sequence[RolloutTokens]) -> list[str]:
         if not rollouts:
             return []
-        prompts = [written.prompt + written.completion for written in rollouts]
-        replies, logprobs = self._generate(self._trainer, prompts)
-        self._logprobs_known &= logprobs is not None
-        for number, (written, tokens) in enumerate(zip(rollouts, replies, strict=True)):
-            written.reply(tokens, logprobs[number] if logprobs is not None else [0.0] * len(tokens))
+        replies, logprobs = self._generate(self._trainer, [rollout.prompt + rollout.completion for rollout in rollouts])
+        self._has_logprobs &= logprobs is not None
+        for number, (rollout, tokens) in enumerate(zip(rollouts, replies, strict=True)):
+            rollout.append(tokens, None if logprobs is None else logprobs[number], by_model=True)
         return [self._chat.text(tokens, ()) for tokens in replies]
 
 
-def _proposal(written: Written, text: str | None) -> Proposal:
-    if text is None:
+def _proposal(rollout: RolloutTokens, reply: str | None) -> Proposal:
+    if reply is None:
         return Proposal(None, failure="there is no room left for another reply")
     try:
-        return Proposal(parse_tagged(text), text)
+        return Proposal(parse_tagged(reply), reply)
     except InvalidAction as error:
-        written.failure = "no_action"
-        return Proposal(None, text, failure=str(error))
+        rollout.failure = "no_action"
+        return Proposal(None, reply, failure=str(error))
 
 
-def found_text(state: State, length: int) -> str:
-    """What the newest search found, on one line each and with nothing in it that looks like a tag."""
+def information(state: State, passage_chars: int) -> str:
+    """Return the passages of the newest search in `<information>` tags, one line each, and the searches left.
+
+    Nothing in a passage can look like a tag or a control token.
+    """
     passages = state.history[-1].passages
-    lines = [f"[{i}] {as_data(p.title)}: {clipped(as_data(p.text), length)}" for i, p in enumerate(passages, 1)]
-    found = "\n".join(lines) or "nothing"
-    return f"<information>\n{found}\n</information>\nSearches left: {state.searches_left}"
+    lines = [f"[{i}] {as_data(p.title)}: {clipped(as_data(p.text), passage_chars)}" for i, p in enumerate(passages, 1)]
+    content = "\n".join(lines) or "nothing"
+    return f"<information>\n{content}\n</information>\nSearches left: {state.searches_left}"

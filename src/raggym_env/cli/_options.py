@@ -1,0 +1,108 @@
+"""Options that several commands share, as `Annotated` aliases. Each command sets its own defaults."""
+
+from __future__ import annotations
+
+import tomllib
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from raggym_env.errors import CardError, RunError
+
+if TYPE_CHECKING:
+    from raggym_env.runs.ray.pool import Workers
+
+__all__ = [
+    "LLM",
+    "Data",
+    "Env",
+    "InFlight",
+    "Limit",
+    "Out",
+    "PolicyName",
+    "Ray",
+    "Seed",
+    "Settings",
+    "Split",
+    "TrustCard",
+    "WorkerCount",
+    "WorkerGPUs",
+    "parse_settings",
+    "ray_workers",
+]
+
+# Cards, and what to run on them.
+Env = Annotated[str, typer.Argument(help="Environment: an id (`raggym envs`) or the path of a card.")]
+PolicyName = Annotated[str, typer.Option("--policy", help="Policy: a name (`raggym policies`) or the path of a card.")]
+TrustCard = Annotated[
+    bool, typer.Option("--trust-card", help="Let cards at paths import code (module:Class). Only for cards you trust.")
+]
+LLM = Annotated[str | None, typer.Option("--llm", help="Model: hf:smollm2, hf:smollm2+ADAPTER or openai:MODEL@URL.")]
+Settings = Annotated[
+    list[str] | None,
+    typer.Option("--set", metavar="KEY=VALUE", help="Change a card, e.g. retrieval.k=10 or policy.options.x=1."),
+]
+Split = Annotated[str, typer.Option(help="Split of the environment.")]
+Limit = Annotated[int | None, typer.Option(min=1, help="Take the first N questions only.")]
+Seed = Annotated[int, typer.Option(help="Seed of the policy.")]
+
+# Folders.
+Data = Annotated[Path, typer.Argument(help="Folder made by `raggym collect`.")]
+Out = Annotated[Path | None, typer.Option(help="Run folder. Default: below runs/, named after the run.")]
+
+# Where the episodes run.
+InFlight = Annotated[int, typer.Option(min=1, help="Episodes that run side by side, in each worker.")]
+Ray = Annotated[
+    str | None,
+    typer.Option(
+        "--ray",
+        metavar="ADDRESS|local",
+        help="Run the episodes on Ray: local, HOST:PORT or auto on a machine of a cluster, or ray://HOST:PORT. "
+        "Anybody who can reach a cluster can run code on it, so join only clusters that you trust.",
+    ),
+]
+WorkerCount = Annotated[
+    int | None, typer.Option("--workers", min=1, help="Ray workers, of one CPU each. Default: as many as fit.")
+]
+WorkerGPUs = Annotated[
+    float | None, typer.Option("--worker-gpus", min=0, help="GPUs of each Ray worker, e.g. 1 or 0.5. Default: none.")
+]
+
+
+def ray_workers(ray: str | None, workers: int | None, gpus: float | None) -> Workers | None:
+    """Return the Ray workers that the options describe, or None if the episodes run in this process.
+
+    Raises:
+        RunError: An option of Ray was given without `--ray`.
+    """
+    if ray is not None:
+        from raggym_env.runs.ray.pool import Workers
+
+        return Workers(ray, workers, gpus or 0.0)
+    if workers is not None or gpus is not None:
+        raise RunError("--workers and --worker-gpus need Ray: add --ray local, or --ray ADDRESS of a cluster.")
+    return None
+
+
+def parse_settings(settings: Sequence[str] | None, option: str = "--set") -> dict[str, Any]:
+    """Parse `KEY=VALUE` strings. A value is read as TOML or, where it is not valid TOML, taken as plain text.
+
+    >>> parse_settings(["retrieval.k=10", "retrieval.name=rank-bm25"])
+    {'retrieval.k': 10, 'retrieval.name': 'rank-bm25'}
+
+    Raises:
+        CardError: A string has no `=` or no key; the message names the `option`.
+    """
+    parsed = {}
+    for setting in settings or ():
+        key, equals, value = setting.partition("=")
+        if not equals or not key:
+            raise CardError(f"{option} takes KEY=VALUE, got {setting!r}.")
+        try:
+            parsed[key] = tomllib.loads(f"value = {value}")["value"]
+        except tomllib.TOMLDecodeError:
+            # Most values are names, such as rank-bm25: requiring TOML's quotes inside the shell's would be a nuisance.
+            parsed[key] = value
+    return parsed

@@ -1,0 +1,1 @@
+"""Run folders: a policy's episodes on a split, resumable."""

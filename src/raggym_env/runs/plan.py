@@ -1,0 +1,139 @@
+"""The specification of a run, a policy on a split of an environment, and the plan that is loaded from it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from raggym_env import build
+from raggym_env.build import MDP, load_mdp
+from raggym_env.cards import EnvCard, PolicyCard, PriceCard, env_card, override, policy_card
+from raggym_env.core import Task
+from raggym_env.errors import OptionError, RunError
+from raggym_env.mdp.records import Episode
+from raggym_env.mdp.rollout import rollout
+from raggym_env.protocols import Policy
+from raggym_env.storage.work_folder import installed_version
+
+__all__ = ["Plan", "RunSpec", "card_identity", "first_tasks"]
+
+Json = dict[str, Any]
+
+
+@dataclass(frozen=True, kw_only=True)
+class RunSpec:
+    """The arguments of a run, before any data is read. Ray workers get the spec and load the same plan from it."""
+
+    card: EnvCard
+    policy: PolicyCard | Policy
+    """A card, or an object with a `propose` method. An object is named by its `name` or its class, and its run can be
+    resumed only if it has a `fingerprint`: a string that changes with everything that changes what it does."""
+    split: str = "test"
+    limit: int | None = None
+    """Take the first `limit` questions only; None takes all."""
+    seed: int = 0
+    """Seed of the policy."""
+    settings: Mapping[str, Any] = field(default_factory=dict)
+    """Changes to the cards by dotted key: `retrieval.k`, `policy.options.x`."""
+
+    @classmethod
+    def of(
+        cls, card: str | Path | EnvCard, policy: str | Path | PolicyCard | Policy, *, trust: bool = False, **rest: Any
+    ) -> RunSpec:
+        """The spec with the cards loaded. `trust` says whether cards at paths may name code of their own.
+
+        Raises:
+            TypeError: The policy is neither a card nor an object with `propose`.
+            UnknownName, CardError: As for `env_card` and `policy_card`.
+        """
+        if isinstance(policy, str | Path):
+            policy = policy_card(policy, trust=trust)
+        elif isinstance(policy, type) or not (isinstance(policy, PolicyCard) or hasattr(policy, "propose")):
+            raise TypeError(f"policy must be a name, a path, a card or an object with propose, got {policy!r:.100}.")
+        return cls(card=env_card(card, trust=trust), policy=policy, **rest)
+
+    def load(self) -> Plan:
+        """Load the data and open the index. The policy, which may load a model, is made where the episodes run.
+
+        Raises:
+            RunError: Settings would change the card of a policy that is an object.
+            RAGGymError: As for `load_mdp`.
+        """
+        policy_changes, card_changes = {}, {}
+        for key, value in self.settings.items():
+            if key.startswith("policy."):
+                policy_changes[key.removeprefix("policy.")] = value
+            else:
+                card_changes[key] = value
+        card = override(self.card, card_changes)
+        mdp = load_mdp(card, self.split)
+        make_policy, identity, price = self._policy(policy_changes, mdp)
+        config = {
+            "environment": card_identity(card),
+            "policy": identity,
+            "split": mdp.split,
+            "limit": self.limit,
+            "seed": self.seed,
+            "dataset": mdp.dataset.fingerprint,
+            "corpus": mdp.dataset.corpus.fingerprint,
+            "retriever": getattr(mdp.dynamics.retriever, "fingerprint", None),
+            "version": installed_version("raggym-env"),
+        }
+        return Plan(self, mdp, make_policy, first_tasks(mdp.tasks, self.limit), config, price)
+
+    def _policy(self, changes: Mapping[str, Any], mdp: MDP) -> tuple[Callable[[], Policy], Json, PriceCard | None]:
+        """Return the function that makes the policy, the policy's identity, and its model's price."""
+        if isinstance(self.policy, PolicyCard):
+            card = override(self.policy, changes)
+            return lambda: build.make_policy(card, mdp, self.seed), card_identity(card), card.price
+        if changes:
+            raise RunError(f"Settings {sorted(changes)} change a policy's card, but a policy object was given.")
+        policy, kind = self.policy, type(self.policy)
+        identity = {
+            "name": getattr(policy, "name", kind.__name__),
+            "policy": f"{kind.__module__}.{kind.__qualname__}",
+            "fingerprint": getattr(policy, "fingerprint", None),
+        }
+        return lambda: policy, identity, None
+
+
+@dataclass(frozen=True)
+class Plan:
+    """A loaded run: everything that its episodes need, and what identifies it."""
+
+    spec: RunSpec
+    mdp: MDP
+    make_policy: Callable[[], Policy]
+    tasks: Sequence[Task]
+    config: Json
+    """Two runs with the same config are the same run."""
+    price: PriceCard | None = None
+
+    def episodes(self, policy: Policy, tasks: Iterable[Task], in_flight: int) -> Iterator[Json]:
+        """Run episodes on some of the tasks and yield the record of each as it ends."""
+        by_id = {task.id: task for task in self.tasks}
+        for episode in rollout(policy, tasks, self.mdp.dynamics, self.mdp.reward, in_flight=in_flight):
+            yield self.record(episode, by_id[episode.id])
+
+    def record(self, episode: Episode, task: Task) -> Json:
+        """The record of an ended episode. Collections of process data write more."""
+        return episode.to_json()
+
+
+def card_identity(card: EnvCard | PolicyCard) -> Json:
+    """The card without its path, which differs between machines, and its price, which may be set later."""
+    content: Json = card.model_dump(mode="json", exclude={"path", "price"})
+    return content
+
+
+def first_tasks(tasks: Sequence[Task], limit: int | None) -> Sequence[Task]:
+    """The first `limit` tasks, or all.
+
+    Raises:
+        OptionError: The limit is below 1.
+    """
+    if limit is not None and limit < 1:
+        raise OptionError(f"limit must be at least 1 or None, got {limit}.")
+    return tasks if limit is None else tasks[:limit]

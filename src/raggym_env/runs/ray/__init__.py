@@ -1,0 +1,1 @@
+"""Episodes on Ray workers."""
