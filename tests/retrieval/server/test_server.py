@@ -329,7 +329,7 @@ def test_the_message_of_an_unexpected_error_stays_in_the_log(caplog):
 @pytest.mark.parametrize(
     ("results", "message"),
     [
-        ([], "Broken.search must return 1 lists for 1 queries, not 0"),
+        ([], "Broken.search must return one list for each of the queries, got 0 lists"),
         ([["x"]], "Broken.search must return hits, passages or dictionaries"),
         ([[Hit(Passage("1", "", ""), float("nan"))]], "The retriever gave"),
         ([[Hit(Passage("1", "", ""), 1.0)] * 4], "The retriever gave"),
