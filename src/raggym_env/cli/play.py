@@ -17,9 +17,7 @@ def play(
     env: Env,
     split: Annotated[str | None, typer.Option(help="Split. Default: the card's.")] = None,
     seed: Annotated[int | None, typer.Option(help="Seed that picks the question.")] = None,
-    index: Annotated[
-        int | None, typer.Option(help="Index of the question, instead of a random one.")
-    ] = None,
+    index: Annotated[int | None, typer.Option(help="Index of the question, instead of a random one.")] = None,
     trust_card: TrustCard = False,
 ) -> None:
     """Answer a question yourself, with the search engine that agents use."""
