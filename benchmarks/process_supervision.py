@@ -1,4 +1,4 @@
-"""The findings of the RAG-Gym paper (arXiv:2502.13957) in small, on our own numbers.
+"""The experiments of the RAG-Gym paper (arXiv:2502.13957) at a small scale.
 
     python benchmarks/process_supervision.py                    the `lexical` actor, full size: about half an hour
     python benchmarks/process_supervision.py --small            the same on the synthetic world alone, in a minute
@@ -12,11 +12,11 @@ which prints its table:
     sources   critics trained on labels from different sources, on the same trajectories (as in the paper's table 4)
     size      critics trained on 250, 500 and 1,000 questions
     actors    a language model by itself and with LoRA adapters made by `raggym train`, each compared with the one
-              before it, 3 searches an episode; with --actor-n, also best-of-n with the critic that ships, which was
-              trained on the data of `lexical`
+              before it, 3 searches per episode; with --actor-n, also best-of-n with the critic that ships, which was
+              trained on data of `lexical`
 
-Results go to --out: results.json, table.md and pictures. Runs are run folders below it, so that a run that was
-killed goes on.
+Results go to --out: results.json, table.md and pictures. Runs are run folders below it, so the same command resumes an
+interrupted benchmark.
 """
 
 from __future__ import annotations
@@ -35,11 +35,9 @@ from raggym_env.data import load_tasks
 from raggym_env.errors import DataNotFound
 from raggym_env.evaluation import Run, Scores, bootstrap, evaluate
 from raggym_env.evaluation.scores import score_record
-from raggym_env.training.mini import MiniSettings, train_mini
-from raggym_env.training.process_data.collect import collect
-from raggym_env.training.process_data.trajectories import Collection
+from raggym_env.training import Collection, MiniConfig, collect, train_mini
 
-# A model on a CPU reads all that was found again at every step: fewer searches than the card's 8, and half precision.
+# On a CPU a model rereads all passages at every step: fewer searches than the card's 8, and half precision.
 ACTOR_SETTINGS = {"episode.max_searches": 3, "policy.options.llm_options": {"dtype": "bfloat16"}}
 PARTS = ("best_of", "sources", "size", "actors")
 METRICS = ("em", "f1", "recall")
@@ -47,7 +45,7 @@ METRICS = ("em", "f1", "recall")
 
 @dataclass(frozen=True)
 class Plan:
-    """What is run at which size."""
+    """The experiments and their sizes."""
 
     out: Path
     train_on: str
@@ -96,18 +94,19 @@ def run(
 
 
 def gain(plan: Plan, env: str, name: str, baseline: str) -> dict[str, list[float]]:
-    """What a run scores more than another on the same questions, with the 95 % interval of the paired difference."""
-    columns = []
-    for each in (baseline, name):
-        made = Run.read(plan.out / "runs" / f"{env}_{each}")
-        tasks = {task.id: task for task in load_tasks(made.card, made.config["split"]).tasks}
-        columns.append({record["id"]: score_record(record, tasks[record["id"]]) for record in made.records()})
-    before, after = columns
+    """Return a run's mean gain over another on the same questions, with its paired 95 % interval."""
+    base, scores = (scores_by_question(plan, env, run_name) for run_name in (baseline, name))
     return {
-        metric: list(bootstrap([after[key][metric] - before[key][metric] for key in before]))
+        metric: list(bootstrap([scores[key][metric] - base[key][metric] for key in base]))
         for metric in METRICS
-        if all(metric in scores for scores in before.values())
+        if all(metric in values for values in base.values())
     }
+
+
+def scores_by_question(plan: Plan, env: str, name: str) -> dict[str, dict[str, float]]:
+    recorded = Run.read(plan.out / "runs" / f"{env}_{name}")
+    tasks = {task.id: task for task in load_tasks(recorded.card, recorded.config["split"]).tasks}
+    return {episode.id: score_record(episode, tasks[episode.id]) for episode in recorded.episodes()}
 
 
 def critic(weights: Path | None, n: int) -> dict[str, Any]:
@@ -116,7 +115,7 @@ def critic(weights: Path | None, n: int) -> dict[str, Any]:
 
 
 def collected(plan: Plan, critic: str, limit: int, n: int, options: dict[str, Any] | None = None) -> Collection:
-    """Trajectories of `lexical`, the same whatever the critic, since the policy's own choices are executed."""
+    """Collect trajectories of `lexical`: the same for every critic, since the policy's own choices are executed."""
     settings = {"episode.metric": "f1", "reward.process_reward": "none"}
     if options:
         settings["policy.search.critic_options"] = options
@@ -130,11 +129,12 @@ def trained(plan: Plan, name: str, data: Collection, labels: str = "score") -> t
     weights = plan.out / "critics" / f"{name}.safetensors"
     if weights.exists():
         return weights, json.loads(weights.with_suffix(".json").read_text())
-    return weights, train_mini([data], weights, MiniSettings(networks=plan.networks), labels=labels)  # type: ignore[arg-type]
+    config = MiniConfig(networks=plan.networks)
+    return weights, train_mini([data], weights, config=config, labels=labels)  # type: ignore[arg-type]
 
 
 def best_of(plan: Plan) -> Iterator[Row]:
-    """The critic that ships, more and more candidates."""
+    """The critic that ships, with more and more candidates."""
     for env in plan.test_on:
         for n in plan.ns:
             settings = {} if n == 1 else critic(None, n)
@@ -179,10 +179,10 @@ def actors(plan: Plan, llm: str, adapters: dict[str, str], card: str, limit: int
     """A language model by itself and tuned, greedy and with a critic trained on another actor's data."""
     specs = {"zero-shot": f"hf:{llm}", **{name: f"hf:{llm}+{adapter}" for name, adapter in adapters.items()}}
     for env in plan.test_on[:2]:
-        before = ""
+        previous = ""
         for name, spec in specs.items():
-            yield _actor(plan, env, name, {"policy.options.llm": spec}, card, limit, before)
-            before = name
+            yield _actor(plan, env, name, {"policy.options.llm": spec}, card, limit, previous)
+            previous = name
         for name in adapters if n > 1 else ():
             settings = {"policy.options.llm": specs[name], **critic(None, n)}
             yield _actor(plan, env, f"{name}, best of {n}", settings, card, limit, name)
@@ -199,20 +199,21 @@ def _actor(plan: Plan, env: str, name: str, settings: dict[str, Any], card: str,
 
 def table(rows: list[Row]) -> str:
     lines = []
-    for part in dict.fromkeys(each["part"] for each in rows):
+    for part in dict.fromkeys(entry["part"] for entry in rows):
         lines += [
             f"\n### {part}\n",
             "| | environment | EM | F1 | gold passages found | searches | paired difference |",
             "|---|---|---|---|---|---|---|",
         ]
-        for each in (each for each in rows if each["part"] == part):
-            cells = [_interval(each.get(metric)) for metric in METRICS]
-            gains = each.get("gain", {}).items()
+        for entry in (entry for entry in rows if entry["part"] == part):
+            cells = [_interval(entry.get(metric)) for metric in METRICS]
+            gains = entry.get("gain", {}).items()
             more = "; ".join(f"{metric} {mean:+.3f} [{low:+.3f}, {high:+.3f}]" for metric, (mean, low, high) in gains)
-            more += f" over {each.get('over', 'greedy')}" if more else ""
-            if "agreement" in each:
-                more = "agreement with gold evidence {:.3f}".format(each["agreement"])
-            lines.append(f"| {each['name']} | {each['env']} | {' | '.join(cells)} | {each['searches']:.2f} | {more} |")
+            more += f" over {entry.get('over', 'greedy')}" if more else ""
+            if "agreement" in entry:
+                more = "agreement with gold evidence {:.3f}".format(entry["agreement"])
+            cells += [f"{entry['searches']:.2f}", more]
+            lines.append(f"| {entry['name']} | {entry['env']} | {' | '.join(cells)} |")
     return "\n".join(lines) + "\n"
 
 
@@ -221,26 +222,26 @@ def _interval(estimate: list[float] | None) -> str:
 
 
 def picture(rows: list[Row], part: str, by: str, label: str, out: Path) -> None:
-    """F1 and evidence recall of a part's rows over a number, with 95 % intervals."""
+    """Plot F1 and evidence recall of a part's rows over the column `by`, with 95 % intervals."""
     import matplotlib
 
     matplotlib.use("Agg")
     from matplotlib import pyplot
 
-    found = [each for each in rows if each["part"] == part]
-    environments = list(dict.fromkeys(each["env"] for each in found))
+    points = [entry for entry in rows if entry["part"] == part]
+    ticks = sorted({entry[by] for entry in points})
     figure, axes = pyplot.subplots(1, 2, figsize=(9, 3.4))
     for axis, metric, title in zip(axes, ("f1", "recall"), ("answer F1", "gold passages found"), strict=True):
-        for env in environments:
-            mine = [each for each in found if each["env"] == env and metric in each]
-            if not mine:
+        for env in dict.fromkeys(entry["env"] for entry in points):
+            curve = [(entry[by], *entry[metric]) for entry in points if entry["env"] == env and metric in entry]
+            if not curve:
                 continue
-            means = [each[metric][0] for each in mine]
-            errors = [[m - each[metric][1] for m, each in zip(means, mine, strict=True)],
-                      [each[metric][2] - m for m, each in zip(means, mine, strict=True)]]  # fmt: skip
-            axis.errorbar([each[by] for each in mine], means, errors, marker="o", capsize=3, label=env.split("-")[1])
+            values, means, lows, highs = zip(*curve, strict=True)
+            errors = [[mean - low for mean, low in zip(means, lows, strict=True)],
+                      [high - mean for mean, high in zip(means, highs, strict=True)]]  # fmt: skip
+            axis.errorbar(values, means, errors, marker="o", capsize=3, label=env.split("-")[1])
         axis.set_xscale("log", base=2)
-        axis.set_xticks(sorted({each[by] for each in found}), [str(x) for x in sorted({each[by] for each in found})])
+        axis.set_xticks(ticks, [str(tick) for tick in ticks])
         axis.set_xlabel(label)
         axis.set_title(title)
         axis.grid(alpha=0.3)
@@ -272,31 +273,32 @@ def main() -> None:
             load_mdp(env, "test", process_reward="none")
     except DataNotFound as error:
         sys.exit(f"{error}\nWithout it, --small runs on the synthetic world.")
-    adapters = dict(each.split("=", 1) for each in options.adapter)
-    made = {"best_of": best_of, "sources": sources, "size": size}
+    adapters = dict(adapter.split("=", 1) for adapter in options.adapter)
+    experiments = {"best_of": best_of, "sources": sources, "size": size}
     out.mkdir(parents=True, exist_ok=True)
     results = out / "results.json"
-    kept = json.loads(results.read_text()) if results.exists() else []
+    entries = json.loads(results.read_text()) if results.exists() else []
     for part in options.part or PARTS[:3]:
         rows = (
             actors(plan, options.llm, adapters, options.card, options.actor_limit, options.actor_n)
             if part == "actors"
-            else made[part](plan)
+            else experiments[part](plan)
         )
-        found = []
-        for each in rows:
-            found.append(each)
-            print(table([each]).splitlines()[-1], flush=True)
-        kept = [each for each in kept if each["part"] != part] + found
-        results.write_text(json.dumps(kept, indent=1) + "\n")
-    (out / "table.md").write_text(table(kept))
-    print(table(kept))
-    if any(each["part"] == "best_of" for each in kept):
-        picture(kept, "best_of", "n", "candidates per step (1 = greedy)", out / "best_of_n.png")
-    if any(each["part"] == "size" for each in kept):
-        for each in kept:
-            each["size"] = int(each["name"].split()[0]) if each["part"] == "size" else 0
-        picture(kept, "size", "size", "training questions", out / "training_size.png")
+        finished = []
+        for entry in rows:
+            finished.append(entry)
+            print(table([entry]).splitlines()[-1], flush=True)
+        # Parts that were not run again keep their earlier rows.
+        entries = [entry for entry in entries if entry["part"] != part] + finished
+        results.write_text(json.dumps(entries, indent=1) + "\n")
+    (out / "table.md").write_text(table(entries))
+    print(table(entries))
+    if any(entry["part"] == "best_of" for entry in entries):
+        picture(entries, "best_of", "n", "candidates per step (1 = greedy)", out / "best_of_n.png")
+    if any(entry["part"] == "size" for entry in entries):
+        for entry in entries:
+            entry["size"] = int(entry["name"].split()[0]) if entry["part"] == "size" else 0
+        picture(entries, "size", "size", "training questions", out / "training_size.png")
     print(f"Written to {out}: results.json, table.md, pictures.")
 
 

@@ -28,8 +28,8 @@ interval over 1,000 questions:
 On HotpotQA much of PPO's gain is that it searches on: over `lexical` with as many searches it gains +0.004 [-0.005,
 +0.011] in F1 and +0.007 [+0.002, +0.013] in recall. DQN gains nothing there.
 
-Written to --out: the models, `results.json`, and the learning curves as `curves.png`. Started again with the same
-settings and --out, it goes on where it was; after a change of the code, start with another --out.
+Written to --out: the models, `results.json`, and the learning curves as `curves.png`. The same command resumes an
+interrupted benchmark; after a change of the code, choose another --out.
 """
 
 from __future__ import annotations
@@ -93,8 +93,8 @@ DQN = {
     "exploration_final_eps": 0.05,
 }
 ANSWER_PRIOR = {"ppo": {"RAGGym-Synth-v0": -2.0, "RAGGym-HotpotQA-v0": -6.0}, "dqn": {}}
-"""How much learning starts from, and stays with, the proposer's ranking of the answers: see `CandidatePolicy`. In the
-unit of logits for PPO and of rewards for DQN. The ranking of the searches is learnt from nothing."""
+"""Weight of the proposer's ranking of the answers, which learning starts from and keeps: see `CandidatePolicy`. In
+logits for PPO and in rewards for DQN. The ranking of the searches is learned from scratch."""
 OTHER_PRIOR = {"ppo": -4.0, "dqn": -0.5}
 IN_FLIGHT = 8
 BINS = 20  # of a learning curve
@@ -121,7 +121,7 @@ class Job:
 
     @property
     def settings(self) -> str:
-        """All that its result depends on, but for the code."""
+        """Everything that the result depends on, except the code."""
         learner = PPO if self.algo == "ppo" else DQN
         return repr((self.name, self.steps, self.n, self.questions, self.prior, TRAINING, LEARNING_RATE, learner))
 
@@ -147,14 +147,14 @@ def arguments() -> argparse.Namespace:
 
 
 def run(job: Job) -> dict[str, Any]:
-    """The learning curve and the table of one model: trained and tested, or as an earlier run left them."""
-    kept = job.out / f"{job.name}.npz"
-    if kept.exists():
-        with np.load(kept) as result:
+    """Return the learning curve and the test table of one model, trained here or by an earlier run."""
+    file = job.out / f"{job.name}.npz"
+    if file.exists():
+        with np.load(file) as result:
             if str(result["settings"]) == job.settings:
                 return {"job": job, "curve": result["curve"], "table": result["table"]}
     result = trained(job)
-    np.savez(kept, settings=job.settings, **result)
+    np.savez(file, settings=job.settings, **result)
     print(f"trained {job.name}: F1 {result['table'][:, 1].mean():.3f}", file=sys.stderr, flush=True)
     return {"job": job, **result}
 
@@ -173,7 +173,7 @@ def trained(job: Job) -> dict[str, Table]:
 
 
 def build(job: Job) -> Any:
-    """The untrained model on eight environments that share their candidates."""
+    """Return the untrained model on eight environments that share their candidates."""
     import stable_baselines3 as sb3
     from stable_baselines3.common.monitor import Monitor
     from stable_baselines3.common.vec_env import DummyVecEnv
@@ -194,7 +194,7 @@ def build(job: Job) -> Any:
 
 
 def decaying(left: float) -> float:
-    """The learning rate while the share `left` of the steps is still to come."""
+    """Return the learning rate when the share `left` of the steps remains."""
     return LEARNING_RATE * max(left, 0.05)
 
 
@@ -223,17 +223,17 @@ class Curve:
         return Record()
 
     def points(self, steps: int) -> Table:
-        """`(BINS, 3)`: steps, mean return, mean outcome."""
+        """Return the mean step, return and outcome of each bin, `(BINS, 3)`."""
         ended = np.array(self.ended)
-        place = np.minimum(ended[:, 0] * BINS // (steps + 1), BINS - 1)
-        return np.array([ended[place == index].mean(axis=0) for index in np.unique(place)])
+        bins = np.minimum(ended[:, 0] * BINS // (steps + 1), BINS - 1)
+        return np.array([ended[bins == index].mean(axis=0) for index in np.unique(bins)])
 
 
 def scores(policy: Policy, mdp: MDP, questions: int | None) -> Table:
-    """What the policy gets for each question, in the split's order."""
+    """Return the policy's scores on each question, in the split's order."""
     tasks = mdp.tasks[:questions]
-    done = {episode.id: episode for episode in rollout(policy, tasks, mdp.dynamics)}
-    return np.array([measured(done[task.id], task) for task in tasks])
+    episodes = {episode.id: episode for episode in rollout(policy, tasks, mdp.dynamics)}
+    return np.array([measured(episodes[task.id], task) for task in tasks])
 
 
 def measured(episode: Episode, task: Task) -> tuple[float, ...]:
@@ -249,11 +249,11 @@ def measured(episode: Episode, task: Task) -> tuple[float, ...]:
 def baselines(options: argparse.Namespace, env: str) -> dict[str, list[Table]]:
     mdp = load_mdp(env, "test")
     lexical = policies.make("lexical")
-    drawn = [BestOf(lexical, RandomReward(seed), options.n) for seed in range(options.seeds)]
+    random = [BestOf(lexical, RandomReward(seed), options.n) for seed in range(options.seeds)]
     return {
         "lexical, greedy": [scores(lexical, mdp, options.questions)],
         "lexical, 8 searches": [scores(policies.make("lexical", searches=8), mdp, options.questions)],
-        f"random of {options.n}": [scores(policy, mdp, options.questions) for policy in drawn],
+        f"random of {options.n}": [scores(policy, mdp, options.questions) for policy in random],
     }
 
 
@@ -287,7 +287,7 @@ def spread(seeds: Sequence[float]) -> str:
 
 
 def draw(results: Sequence[dict[str, Any]], path: Path) -> None:
-    """The learning curves: one column per environment, one line per model; dashed is the greedy ranking."""
+    """Plot the learning curves: a column per environment, a line per model; the dashed line is the greedy ranking."""
     import matplotlib
 
     matplotlib.use("Agg")
@@ -312,13 +312,13 @@ def draw(results: Sequence[dict[str, Any]], path: Path) -> None:
 
 
 def greedy_levels(env: str) -> tuple[float, float]:
-    """Mean return and mean outcome of the greedy ranking on the train split."""
+    """Return the mean return and the mean outcome of the greedy ranking on the train split."""
     mdp = training(env)
     episodes = list(rollout(policies.make("lexical"), mdp.tasks, mdp.dynamics, mdp.reward))
     steps = [step for episode in episodes for step in episode.steps]
     outcome = sum(step.outcome for step in steps)
-    dynamics = sum(step.process_reward for step in steps)
-    return (outcome + mdp.reward.process_weight * dynamics) / len(episodes), outcome / len(episodes)
+    process_reward = sum(step.process_reward for step in steps)
+    return (outcome + mdp.reward.process_weight * process_reward) / len(episodes), outcome / len(episodes)
 
 
 def main() -> None:
@@ -337,8 +337,8 @@ def main() -> None:
     for env in options.env:
         rows = baselines(options, env)
         for algo in options.algo:
-            mine = [result["table"] for result in results if (result["job"].env, result["job"].algo) == (env, algo)]
-            rows[f"{algo.upper()} of {options.n}"] = mine
+            tables = [result["table"] for result in results if (result["job"].env, result["job"].algo) == (env, algo)]
+            rows[f"{algo.upper()} of {options.n}"] = tables
         lines += report(env, rows)
     (options.out / "results.json").write_text(json.dumps(lines, indent=2) + "\n", encoding="utf-8")
 

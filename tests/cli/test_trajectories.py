@@ -11,6 +11,7 @@ from towns import write_towns
 
 QUESTION = Question("q7", "Where was [bold]Ada\x1b[31m Berg born?")
 SEARCHED = State(QUESTION, (Turn("Ada", (Passage("1", "Ada Berg", "Oslo."), Passage("2", "Dawn", "x"))),), 1)
+DRAFTED = Search("Ada", draft="Rome")
 BORN = Trajectory(
     QUESTION,
     (

@@ -9,8 +9,9 @@ from __future__ import annotations
 import hashlib
 import json
 import re
+import shutil
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Protocol
@@ -156,10 +157,12 @@ def execute(plan: Plan, executor: Executor, out: str | Path | None = None, *, pr
         RunError: `out` holds something else, or another process is writing to it.
     """
     card_path = str(plan.mdp.card.path)
-    run = _open(Path(out) if out is not None else _default_folder(plan.config), plan.config, card_path)
+    folder = Path(out) if out is not None else _default_folder(plan.config)
+    is_new = not folder.exists()
+    run = _open(folder, plan.config, card_path)
     # A price given later prices a finished run; one recorded before is kept.
     run = replace(run, price=plan.price or run.price)
-    with locked(run.path):
+    with locked(run.path), _removed_if_unused(folder) if is_new else nullcontext():
         # First of all: appending behind half a line would spoil two records.
         repair(run.episodes_file)
         finished = {episode.id for episode in run.episodes() if episode.error is None}
@@ -176,6 +179,17 @@ def execute(plan: Plan, executor: Executor, out: str | Path | None = None, *, pr
                     progress(len(finished) + number, len(plan.tasks), record)
         run.write("incomplete" if failures else "complete")
     return run
+
+
+@contextmanager
+def _removed_if_unused(folder: Path) -> Iterator[None]:
+    """Remove the folder if the block fails before it has written `run.json`, for example because a name is wrong."""
+    try:
+        yield
+    except BaseException:
+        if not (folder / _RUN.file).exists():
+            shutil.rmtree(folder, ignore_errors=True)
+        raise
 
 
 def _default_folder(config: Json) -> Path:

@@ -150,7 +150,7 @@ def test_an_evaluation_does_not_resume_a_collection(towns, tmp_path):
         ({"explore": 2.0}, ValueError, "explore must be in"),
         ({"n": 0}, CardError, "best_of"),
         ({"critic": "evidense"}, UnknownName, "Did you mean 'evidence'"),
-        ({"critic": "none"}, OptionError, "cannot choose"),
+        ({"critic": "none"}, CardError, "cannot choose"),
         ({"settings": {"policy.search.best_of": 3}}, RunError, "n and critic set the candidates"),
         ({"settings": {"policy.search.critic_options": {"cost": 1}}}, OptionError, "has no option 'cost'"),
     ],
@@ -226,5 +226,5 @@ def test_a_collection_killed_at_random_moments_ends_with_the_same_trajectories(t
 
 def test_process_data_is_not_ranked(towns, tmp_path):
     collect(towns, "lexical", critic="evidence", n=2, limit=2, out=tmp_path / "run")
-    with pytest.raises(RunError, match="is process data of `raggym collect`, no evaluation"):
+    with pytest.raises(RunError, match="is process data of `raggym collect`, not an evaluation"):
         build_leaderboard([tmp_path / "run"])

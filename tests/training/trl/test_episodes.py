@@ -1,13 +1,18 @@
 """GRPO over whole episodes: real steps on a tiny model, with scripted replies where it matters who said what."""
 
+import inspect
 import itertools
 import runpy
 import textwrap
+import tomllib
+from pathlib import Path
 from types import SimpleNamespace
 
 import gymnasium as gym
 import numpy as np
 import pytest
+from packaging.requirements import Requirement
+from packaging.version import Version
 
 torch = pytest.importorskip("torch")
 trl = pytest.importorskip("trl")
@@ -382,3 +387,14 @@ def test_the_example_in_the_documentation_runs(tokenizer, model, tmp_path):
     assert {"episodes/outcome", "episodes/searches", "rewards/episode_return/mean"} <= trainer.state.log_history[
         0
     ].keys()
+
+
+def test_the_private_method_of_trl_that_generates_exists_as_it_is_called():
+    """`episodes._generate_with_trainer` calls it, so pyproject.toml admits only the minor versions tested here."""
+    parameters = inspect.signature(trl.GRPOTrainer._generate_single_turn).parameters
+    assert list(parameters)[:5] == ["self", "prompt_ids", "images", "multimodal_fields", "num_generations"]
+    project = tomllib.loads((Path(__file__).parents[3] / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+    (requirement,) = (line for line in project["optional-dependencies"]["train"] if line.startswith("trl"))
+    tested, allowed = Version(trl.__version__), Requirement(requirement).specifier
+    assert tested in allowed
+    assert Version(f"{tested.major}.{tested.minor + 1}") not in allowed

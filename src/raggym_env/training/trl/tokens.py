@@ -11,7 +11,7 @@ from raggym_env.errors import InvalidAction, LLMError, OptionError
 from raggym_env.llm.hf.chat import Chat, PromptError
 from raggym_env.protocols import BasePolicy, Messages, Proposal
 from raggym_env.text.tagged import parse_tagged
-from raggym_env.text.untrusted import as_data, clipped
+from raggym_env.text.untrusted import passage_lines
 
 __all__ = ["Generate", "RolloutTokens", "TokenPolicy", "information"]
 
@@ -152,7 +152,5 @@ def information(state: State, passage_chars: int) -> str:
 
     Nothing in a passage can look like a tag or a control token.
     """
-    passages = state.history[-1].passages
-    lines = [f"[{i}] {as_data(p.title)}: {clipped(as_data(p.text), passage_chars)}" for i, p in enumerate(passages, 1)]
-    content = "\n".join(lines) or "nothing"
+    content = "\n".join(passage_lines(state.history[-1].passages, passage_chars)) or "nothing"
     return f"<information>\n{content}\n</information>\nSearches left: {state.searches_left}"
