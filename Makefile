@@ -3,7 +3,11 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: demo findings test test-server check format clean
+# A file's tests stay in one process, which makes its shared fixtures once. More processes than four would need more
+# memory than they save time: each loads torch.
+PARALLEL := --numprocesses auto --maxprocesses 4 --dist loadfile --no-loadscope-reorder
+
+.PHONY: demo findings test test-fast test-server check format clean
 
 # Without a network the small language model cannot be had; then demo and test go on without it, and say so.
 demo: $(VENV)/installed
@@ -18,7 +22,11 @@ test: $(VENV)/installed
 	-$(BIN)/raggym models get smollm2
 	-$(BIN)/raggym models get minilm
 	$(BIN)/python -m coverage erase
-	$(BIN)/python -m pytest --cov --cov-report=term:skip-covered
+	$(BIN)/python -m pytest $(PARALLEL) --cov --cov-report=term:skip-covered
+
+# What to run while working: no torch, no coverage, about a minute.
+test-fast: $(VENV)/installed
+	$(BIN)/python -m pytest $(PARALLEL) -m 'not slow and not server'
 
 # Needs a few more packages: an OpenAI-compatible server that is not ours, serving the small model.
 test-server: $(VENV)/installed
@@ -36,10 +44,10 @@ format: $(VENV)/installed
 	$(BIN)/ruff format .
 
 clean:
-	rm -rf $(VENV) .coverage .mypy_cache .pytest_cache .ruff_cache dist
+	rm -rf $(VENV) .coverage .coverage.* .mypy_cache .pytest_cache .ruff_cache build dist adapters/build adapters/dist
 
 $(VENV)/installed: pyproject.toml constraints.txt
 	@$(PYTHON) -c 'import sys; sys.exit(0 if sys.version_info >= (3, 11) else "raggym-env needs Python 3.11 or newer; $(PYTHON) is " + sys.version.split()[0] + ". Try: make PYTHON=python3.12 $(MAKECMDGOALS)")'
 	$(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[dev,llm,openai,train,sb3,dense,lucene,serve,ray]'
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[dev,fast,llm,train,sb3,dense,lucene,serve,ray]'
 	@touch $@

@@ -46,10 +46,7 @@ from raggym_env.retrieval import Hit, Retriever, make
 from raggym_env.retrieval.cache import CachedRetriever
 from raggym_env.storage.paths import cache_dir
 
-DATA_SETS = {
-    "2Wiki": ("2wikimultihopqa", "dev_open.json"),
-    "HotpotQA": ("hotpotqa", "hotpot_dev_open_v1.json"),
-}
+DATA_SETS = {"2Wiki": ("2wikimultihopqa", "dev_open.json"), "HotpotQA": ("hotpotqa", "hotpot_dev_open_v1.json")}
 FUSED = {
     "rrf": (("bm25", "dense"), {"rrf_k": 10, "weights": [2, 1]}),
     "rrf default": (("bm25", "dense"), {}),

@@ -73,13 +73,7 @@ TRAINING = {
 }
 """Changes to the environment's card for training only."""
 LEARNING_RATE = 1e-3  # of PPO at the start
-PPO = {
-    "n_steps": 64,
-    "batch_size": 128,
-    "n_epochs": 6,
-    "gamma": 1.0,
-    "ent_coef": 0.003,
-}
+PPO = {"n_steps": 64, "batch_size": 128, "n_epochs": 6, "gamma": 1.0, "ent_coef": 0.003}
 DQN = {
     "learning_rate": 5e-4,
     "buffer_size": 50_000,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 from pathlib import Path
 
 import pytest
@@ -11,6 +12,11 @@ from hypothesis import settings
 from raggym_env.models import catalogue
 
 REPOSITORY = Path(__file__).parents[1]
+SLOW_FILE = re.compile(r"^pytestmark = pytest\.mark\.slow$", re.MULTILINE)
+PARALLEL = "PYTEST_XDIST_WORKER" in os.environ
+if PARALLEL:
+    # Set before torch is imported: with more threads than idle cores it is many times slower.
+    os.environ.setdefault("OMP_NUM_THREADS", "1")
 # Looked up before the session gets a cache of its own. Only read.
 SMALL_MODEL = catalogue.folder("smollm2")
 SMALL_ENCODER = catalogue.folder("minilm")
@@ -21,9 +27,30 @@ settings.register_profile("repeatable", derandomize=True, deadline=None)
 settings.load_profile("repeatable")
 
 
+def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool | None:
+    """Leave out files that would be imported for nothing. Importing torch takes longer than most quick tests together.
+
+    These are modules of the package without a doctest and, where slow tests are deselected, files of slow tests.
+    """
+    if collection_path.suffix != ".py":
+        return None
+    text = collection_path.read_text(encoding="utf-8")
+    if collection_path.is_relative_to(REPOSITORY / "src"):
+        return ">>> " not in text or None
+    return ("not slow" in config.option.markexpr and SLOW_FILE.search(text) is not None) or None
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Put files with slow tests first, so that parallel workers finish at about the same time."""
+    slow = {item.path for item in items if item.get_closest_marker("slow")}
+    items.sort(key=lambda item: item.path not in slow)  # stable: the tests of a file stay together
+
+
 @pytest.fixture(scope="session", autouse=True)
-def _own_cache(tmp_path_factory: pytest.TempPathFactory) -> None:
-    os.environ["RAGGYM_CACHE"] = str(tmp_path_factory.mktemp("cache"))
+def _session_cache(tmp_path_factory: pytest.TempPathFactory) -> None:
+    folder = tmp_path_factory.getbasetemp()
+    # Parallel workers share one cache, so that each corpus and index is prepared once, under the library's own locks.
+    os.environ["RAGGYM_CACHE"] = str((folder.parent if PARALLEL else folder) / "raggym-cache")
 
 
 @pytest.fixture(scope="session")

@@ -13,10 +13,7 @@ from raggym_env.reading.text import key, terms
 
 def test_sentences_do_not_end_at_initials() -> None:
     sentences = sentences_of(Passage("1", "X", "J. R. R. Tolkien met Dr. Smith in St. Louis. They spoke."))
-    assert [sentence.text for sentence in sentences] == [
-        "J. R. R. Tolkien met Dr. Smith in St. Louis.",
-        "They spoke.",
-    ]
+    assert [sentence.text for sentence in sentences] == ["J. R. R. Tolkien met Dr. Smith in St. Louis.", "They spoke."]
 
 
 @given(LOOSE | st.text(max_size=80), LOOSE)

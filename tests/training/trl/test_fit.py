@@ -91,11 +91,7 @@ def test_an_evaluation_can_be_added_to_a_finished_training(shop, tmp_path):
     evaluation = EvalSpec(str(shop.card), limit=1)
     for _ in range(2):
         train_sft(
-            shop.data,
-            tmp_path,
-            **options,
-            evaluation=evaluation,
-            progress=lambda stage, *rest: stages.append(stage),
+            shop.data, tmp_path, **options, evaluation=evaluation, progress=lambda stage, *rest: stages.append(stage)
         )
     assert stages == ["before", "after"]
 

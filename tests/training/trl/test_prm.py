@@ -35,9 +35,7 @@ def ranked_right(critic, data):
 @pytest.mark.parametrize("rank", [4, 0])
 def test_a_critic_learns_to_rank_candidates_and_loads_as_the_reward_model(shop, tmp_path, rank):
     recipe = train_prm(
-        shop.data,
-        tmp_path,
-        config=shop.config(max_steps=25, lora_rank=rank, learning_rate=1e-2 if rank else 2e-3),
+        shop.data, tmp_path, config=shop.config(max_steps=25, lora_rank=rank, learning_rate=1e-2 if rank else 2e-3)
     )
     assert sum(losses(recipe)[-5:]) < 0.6 * sum(losses(recipe)[:5])
     critic = ModelReward(recipe.report["result"], device="cpu", dtype="float32")

@@ -96,11 +96,7 @@ def preference_rows(
         # Different actions may have the same reply, such as searches whose drafts the agent does not write.
         replies = dict.fromkeys(reply for other in worse if (reply := renderer.reply(step, other)) is not None)
         for rejected in _draw([*replies], step.state, pairs, seed):
-            yield {
-                "prompt": _prompt(renderer, step),
-                "chosen": _assistant(chosen),
-                "rejected": _assistant(rejected),
-            }
+            yield {"prompt": _prompt(renderer, step), "chosen": _assistant(chosen), "rejected": _assistant(rejected)}
 
 
 def reward_rows(

@@ -92,12 +92,7 @@ class Job:
 
 
 def agent_job(
-    card: PolicyCard,
-    base: Base,
-    config: TrainingConfig,
-    identity: Json,
-    rows: Json,
-    make_trainer: Callable[[], Any],
+    card: PolicyCard, base: Base, config: TrainingConfig, identity: Json, rows: Json, make_trainer: Callable[[], Any]
 ) -> Job:
     """Return the training of a prompt agent's model, evaluated as that agent before and after.
 

@@ -88,11 +88,7 @@ def train_prm(
         settings_after=lambda result: {
             "policy.search.best_of": best_of,
             "policy.search.critic": "model",
-            "policy.search.critic_options": {
-                "path": result,
-                "device": config.device,
-                "max_tokens": config.max_length,
-            },
+            "policy.search.critic_options": {"path": result, "device": config.device, "max_tokens": config.max_length},
         },
     )
     return run_job(job, out, evaluation, trust=trust, progress=progress)
