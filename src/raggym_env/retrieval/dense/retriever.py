@@ -109,14 +109,11 @@ class DenseRetriever(IndexOptions, EncoderOptions):
             vectors, total = self._encoder.queries([queries[row] for row in rows]), len(self._vectors)
             candidates = _candidates(self._index, vectors, min(k, total), total)
             for row, vector, positions in zip(rows, vectors, candidates, strict=True):
-                results[row] = self._best(vector, positions, k)
+                scores = _rounded(self._vectors.rows(positions).astype(np.float64) @ vector.astype(np.float64))
+                best = np.lexsort((positions, -scores))[:k]  # by score, then by position in the corpus
+                passages = [self.corpus[position] for position in positions[best].tolist()]
+                results[row] = list(map(Hit, passages, scores[best].tolist()))
         return results
-
-    def _best(self, query: NDArray[np.float32], candidates: NDArray[np.int64], k: int) -> list[Hit]:
-        scores = _rounded(self._vectors.rows(candidates).astype(np.float64) @ query.astype(np.float64))
-        best = np.lexsort((candidates, -scores))[:k]  # by score, then by position in the corpus
-        hits = zip(candidates[best].tolist(), scores[best].tolist(), strict=True)
-        return [Hit(self.corpus[position], score) for position, score in hits]
 
     @cached_property
     def fingerprint(self) -> str:

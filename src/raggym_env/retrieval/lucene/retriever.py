@@ -149,7 +149,11 @@ class LuceneRetriever:
         directory = on_disk(java, folder)
         lucene = LuceneIndex(java, directory, analyzer, self.k1, self.b, threads=threads, ties_by_id=True)
         stored = _StoredPassages(lucene, self.corpus)
-        return _Opened(lucene, stored, {"index": _identity(folder), "corpus": stored.corpus_key})
+        # This file lists the segments, each of which has a random id, so its content identifies the index. Files of
+        # earlier commits may remain; their numbers are in base 36.
+        latest = max(folder.glob("segments_*"), key=lambda path: int(path.name.partition("_")[2], 36))
+        identity = hashlib.blake2b(latest.read_bytes(), digest_size=16).hexdigest()
+        return _Opened(lucene, stored, {"index": identity, "corpus": stored.corpus_key})
 
     def __reduce__(self) -> tuple[Any, ...]:
         # A copy opens the index again: Java objects cannot be sent to another process.
@@ -234,13 +238,6 @@ def _published(name: str) -> Path:
         ) from error
     finally:
         socket.setdefaulttimeout(timeout)
-
-
-def _identity(folder: Path) -> str:
-    """Return a hash that identifies an index: of the file that lists its segments, each of which has a random id."""
-    # Files of earlier commits may remain. The suffix counts commits in base 36.
-    latest = max(folder.glob("segments_*"), key=lambda path: int(path.name.partition("_")[2], 36))
-    return hashlib.blake2b(latest.read_bytes(), digest_size=16).hexdigest()
 
 
 def _text(stored: dict[str, str | None]) -> str | None:
