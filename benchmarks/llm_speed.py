@@ -1,26 +1,26 @@
-"""How much the `hf:` engine saves: one model, the same prompts, the naive way and ours in the same run.
+"""Measures how much the `hf:` engine saves: one model and the same prompts, by plain transformers and by the engine.
 
     python benchmarks/llm_speed.py                                # the small model (raggym models get smollm2)
-    python benchmarks/llm_speed.py --parity 100                   # the same tokens as `generate`, in float32?
+    python benchmarks/llm_speed.py --parity 100                   # compare tokens with `generate`, in float32
     python benchmarks/llm_speed.py --device cuda --random-init 8b --questions 32
 
 Prompts are HotpotQA questions with two searches of k=5 passages from `$RAGGYM_DATA` (or `shared/data` beside the
-checkout), or made-up ones of the same shape without it. With `--random-init` the model is a Llama of that size with
-random weights and a tokenizer trained on the prompts: that needs torch and transformers only, and no network.
+checkout); without that, invented ones of the same shape. With `--random-init` the model is a Llama of that size with
+random weights and a tokenizer trained on the prompts, which needs torch and transformers only, and no network.
 
-Rows. n=1: one greedy completion a question. n=10: ten samples a question at temperature 1, and ten candidates scored
-by their log-likelihood after a second prompt, the critic's. "naive": one question at a time, `num_return_sequences=n`,
-every candidate scored in a forward pass over its whole prompt. "ours, 1 at once": the engine with one question per
-call; "ours": all questions in one call. All completions have the same length (`--max-tokens`), so that the rows do
-the same work.
+Rows. n=1: one greedy completion per question. n=10: ten samples per question at temperature 1, and ten candidates
+scored by their log-likelihood after a second prompt, the critic's. "naive": one question at a time,
+`num_return_sequences=n`, every candidate scored in a forward pass over its whole prompt. "ours, 1 at once": the engine
+with one question per call; "ours": all questions in one call. All completions have the same length (`--max-tokens`), so
+that the rows do the same work.
 
-Columns. prefill: prompt tokens computed per question, padding apart. seconds: wall time per question. times: naive
-over ours. peak MB: the most memory held, on a GPU by torch, else by the process with all its libraries.
+Columns. prefill: prompt tokens computed per question, without padding. seconds: wall time per question. times: speed
+relative to naive. peak MB: peak memory, on a GPU torch's, else that of the process with all its libraries.
 
-To expect with the small model in bfloat16, `--questions 2 --threads 1`, on one core of an AMD EPYC with AVX-512 BF16,
+Expected with the small model in bfloat16, `--questions 2 --threads 1`, on one core of an AMD EPYC with AVX-512 BF16,
 on a machine that others use too (runs differ by a fifth):
 
-      n  way                prefill   seconds   times   peak MB
+      n  method             prefill   seconds   times   peak MB
       1  naive                1,348      5.20     1.0       723
       1  ours, 1 at once      1,348      4.76     1.1       723
       1  ours                 1,278      3.72     1.4       811
@@ -28,8 +28,8 @@ on a machine that others use too (runs differ by a fifth):
      10  ours, 1 at once      2,631      8.65     7.3     1,116
      10  ours                 2,522      9.79     6.4     1,398
 
-`--parity 100 --k 1 --max-tokens 12`: 100 of 100 greedy completions are the same. No figures from a GPU yet. Give torch
-no more threads than there are idle cores: with two threads on two busy cores the same work took ten times as long.
+`--parity 100 --k 1 --max-tokens 12`: 100 of 100 greedy completions are the same. There are no figures from a GPU yet.
+Do not give torch more threads than idle cores: with two threads on two busy cores it took ten times as long.
 """
 
 from __future__ import annotations
@@ -83,7 +83,7 @@ class Work(NamedTuple):
     critic: Chat
 
     def candidates(self, n: int) -> list[str]:
-        """`n` replies to score, about 40 words each. The same for both ways, which would not sample the same."""
+        """Return `n` replies to score, about 40 words each. Not sampled, so that both methods get the same."""
         words = self.critic[1]["content"].split()
         return [
             f'The question needs {" ".join(words[i : i + 30])}, so {{"query": "{" ".join(words[i : i + 6])}"}}'
@@ -92,11 +92,15 @@ class Work(NamedTuple):
 
 
 class Row(NamedTuple):
-    way: str
+    """One line of the result: means per question."""
+
+    method: str
     n: int
     prefill: float
+    """Prompt tokens computed."""
     seconds: float
     megabytes: float
+    """Peak memory."""
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -120,16 +124,16 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--model", default="smollm2", help="what hf: takes (default: smollm2)")
+    parser.add_argument("--model", default="smollm2", help="a model as for hf: (default: smollm2)")
     parser.add_argument("--random-init", choices=list(SIZES), help="a Llama of this size with random weights instead")
     parser.add_argument("--device", default="auto")
     parser.add_argument("--dtype", default="auto", choices=["auto", "float32", "bfloat16", "float16"])
     parser.add_argument("--questions", type=int, default=4)
-    parser.add_argument("--k", type=int, default=5, help="passages a search")
+    parser.add_argument("--k", type=int, default=5, help="passages per search")
     parser.add_argument("--max-tokens", type=int, default=48, help="tokens per completion")
     parser.add_argument("--n", type=int, nargs="+", default=[1, 10], help="completions per question")
     parser.add_argument("--threads", type=int, help="torch threads on the CPU")
-    parser.add_argument("--repeats", type=int, default=1, help="measure everything that often")
+    parser.add_argument("--repeats", type=int, default=1, help="number of measurements")
     parser.add_argument("--data", type=Path, help="folder of data sets (default: $RAGGYM_DATA)")
     parser.add_argument("--parity", type=int, default=0, metavar="N", help="compare N greedy completions instead")
     parser.add_argument("--seed", type=int, default=0)
@@ -137,7 +141,7 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
 
 
 def library() -> None:
-    """Make `raggym_env.llm` importable where the package's other dependencies are not installed."""
+    """Make `raggym_env.llm` importable without the other dependencies of the package."""
     if importlib.util.find_spec("raggym_env") and importlib.util.find_spec("gymnasium"):
         return
     package = types.ModuleType("raggym_env")
@@ -150,15 +154,15 @@ def library() -> None:
 
 def prompts(count: int, k: int, folder: Path | None) -> list[Work]:
     places = [folder, os.environ.get("RAGGYM_DATA"), ROOT.parent / "shared" / "data", ROOT / "shared" / "data"]
-    found = next((Path(p) for p in places if p and (Path(p) / "hotpotqa" / "corpus.jsonl.gz").is_file()), None)
-    if found:
-        return hotpotqa(found / "hotpotqa", count, k)
-    print("prompts: made up, as there are no data sets here")
-    return [made_up(random.Random(seed), k) for seed in range(count)]
+    data = next((Path(p) for p in places if p and (Path(p) / "hotpotqa" / "corpus.jsonl.gz").is_file()), None)
+    if data:
+        return hotpotqa(data / "hotpotqa", count, k)
+    print("prompts: invented, as no data sets were found")
+    return [invented(random.Random(seed), k) for seed in range(count)]
 
 
 def hotpotqa(folder: Path, count: int, k: int) -> list[Work]:
-    """Questions with the best passages, as if found by two searches."""
+    """Return questions with their best passages, as if two searches had retrieved them."""
     from raggym_env.core import Passage
     from raggym_env.retrieval import make
 
@@ -168,14 +172,14 @@ def hotpotqa(folder: Path, count: int, k: int) -> list[Work]:
     questions = [row["question"] for row in rows]
     hits = make("bm25", corpus).search(questions, k * SEARCHES)
     works = []
-    for question, found in zip(questions, hits, strict=True):
-        passages = [(hit.passage.title, hit.passage.text) for hit in found]
+    for question, row in zip(questions, hits, strict=True):
+        passages = [(hit.passage.title, hit.passage.text) for hit in row]
         works.append(work(question, passages, k))
     return works
 
 
-def made_up(rng: random.Random, k: int) -> Work:
-    """A question and passages of made-up words, as long as HotpotQA's."""
+def invented(rng: random.Random, k: int) -> Work:
+    """Return a question and passages of invented words, as long as HotpotQA's."""
     syllables = ["ka", "ro", "mi", "ten", "sal", "ver", "du", "lo", "ian", "shi", "bel", "or", "qua", "pen"]
     words = ["".join(rng.choices(syllables, k=rng.randint(1, 3))) for _ in range(400)]
 
@@ -188,9 +192,9 @@ def made_up(rng: random.Random, k: int) -> Work:
 def work(question: str, passages: Sequence[tuple[str, str]], k: int) -> Work:
     searches = []
     for number, start in enumerate(range(0, len(passages), k)):
-        found = passages[start : start + k]
-        shown = "\n".join(f"[{i}] {title}: {text}" for i, (title, text) in enumerate(found, 1))
-        searches.append(f"Search {number + 1}: {question if number == 0 else found[0][0]}\n{shown}")
+        hits = passages[start : start + k]
+        listing = "\n".join(f"[{i}] {title}: {text}" for i, (title, text) in enumerate(hits, 1))
+        searches.append(f"Search {number + 1}: {question if number == 0 else hits[0][0]}\n{listing}")
     state = "\n\n".join([f"Question: {question}", *searches])
     return Work(chat(SYSTEM, state), chat(CRITIC, state))
 
@@ -203,10 +207,10 @@ def chat(system: str, text: str) -> Chat:
 
 
 def loaded(options: argparse.Namespace, works: Sequence[Work]) -> tuple[Any, Any]:
-    from raggym_env.llm.hf import loading as _loading
+    from raggym_env.llm.hf.loading import load_parts
 
     if not options.random_init:
-        return _loading.load_parts(options.model, options.device, options.dtype)
+        return load_parts(options.model, options.device, options.dtype)
     from transformers import LlamaConfig, LlamaForCausalLM
 
     tokenizer = trained_tokenizer(works)
@@ -233,7 +237,7 @@ def loaded(options: argparse.Namespace, works: Sequence[Work]) -> tuple[Any, Any
 
 
 def trained_tokenizer(works: Sequence[Work]) -> Any:
-    """A byte-pair tokenizer of the prompts' own words: about as many tokens as a real one makes of them."""
+    """Return a byte-pair tokenizer trained on the prompts, which gives about as many tokens as a real one."""
     from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
     from transformers import PreTrainedTokenizerFast
 
@@ -268,7 +272,7 @@ def encoded(tokenizer: Any, messages: Chat) -> list[int]:
     return ids
 
 
-# --- the two ways ----------------------------------------------------------------------------------------------
+# --- the two methods -------------------------------------------------------------------------------------------
 
 
 def compare(model: Any, tokenizer: Any, works: list[Work], n: int, options: argparse.Namespace) -> list[Row]:
@@ -291,24 +295,25 @@ def compare(model: Any, tokenizer: Any, works: list[Work], n: int, options: argp
 
 
 def ours(llm: Any, works: Sequence[Work], params: Any) -> int:
-    """Sample, and score as many candidates where there are several. Returns the prompt tokens computed."""
-    before = llm.engine.prefilled
+    """Sample, and for n > 1 score as many candidates. Return the number of prompt tokens computed."""
+    start = llm.engine.prefilled
     llm.generate([w.agent for w in works], params)
     if params.n > 1:
         llm.loglikelihood([w.critic for w in works], [w.candidates(params.n) for w in works])
-    computed: int = llm.engine.prefilled - before
+    computed: int = llm.engine.prefilled - start
     return computed
 
 
 @torch.inference_mode()
 def naive(model: Any, tokenizer: Any, works: Sequence[Work], n: int, max_tokens: int, seed: int) -> int:
-    """The same with plain transformers, one question at a time."""
+    """Do the same with plain transformers, one question at a time."""
     torch.manual_seed(seed)
     computed = 0
     for item in works:
         prompt = encoded(tokenizer, item.agent)
         ids = torch.tensor([prompt], device=model.device)
-        how = {"do_sample": True, "temperature": 1.0, "top_p": 1.0, "top_k": 0} if n > 1 else {"do_sample": False}
+        # Generation settings that come with a model, such as a top_k of 50, would change the work.
+        sampling = {"do_sample": True, "temperature": 1.0, "top_p": 1.0, "top_k": 0} if n > 1 else {"do_sample": False}
         model.generate(
             ids,
             attention_mask=torch.ones_like(ids),
@@ -316,7 +321,7 @@ def naive(model: Any, tokenizer: Any, works: Sequence[Work], n: int, max_tokens:
             max_new_tokens=max_tokens,
             min_new_tokens=max_tokens,
             pad_token_id=tokenizer.eos_token_id,
-            **how,
+            **sampling,
         )
         computed += n * len(prompt)
         if n == 1:
@@ -335,16 +340,16 @@ def full_score(model: Any, context: list[int], continuation: list[int]) -> float
     return float(torch.log_softmax(logits, -1).gather(1, targets[:, None]).sum())
 
 
-def measured(way: str, n: int, questions: int, model: Any, run: Callable[[], int]) -> Row:
+def measured(method: str, n: int, questions: int, model: Any, run: Callable[[], int]) -> Row:
     cuda = model.device.type == "cuda"
     reset_peak(cuda)
     started = time.perf_counter()
     computed = run()
     if cuda:
-        torch.cuda.synchronize()
+        torch.cuda.synchronize()  # kernels run after the calls that start them return
     seconds = time.perf_counter() - started
-    row = Row(way, n, computed / questions, seconds / questions, peak(cuda))
-    print(f"  {way}, n={n}: {row.seconds:.2f} s a question", file=sys.stderr)
+    row = Row(method, n, computed / questions, seconds / questions, peak(cuda))
+    print(f"  {method}, n={n}: {row.seconds:.2f} s per question", file=sys.stderr)
     return row
 
 
@@ -354,7 +359,7 @@ def reset_peak(cuda: bool) -> None:
         torch.cuda.reset_peak_memory_stats()
         return
     try:
-        Path("/proc/self/clear_refs").write_text("5")
+        Path("/proc/self/clear_refs").write_text("5")  # resets VmHWM, Linux's peak of the resident size
     except OSError:
         print("the peak is that of the whole run so far: it cannot be reset here", file=sys.stderr)
 
@@ -368,12 +373,12 @@ def peak(cuda: bool) -> float:
 
 
 def show(rows: Sequence[Row]) -> None:
-    print(f"{'n':>3}  {'way':16}{'prefill':>10}{'seconds':>10}{'times':>8}{'peak MB':>10}")
+    print(f"{'n':>3}  {'method':16}{'prefill':>10}{'seconds':>10}{'times':>8}{'peak MB':>10}")
     base = 0.0
     for row in rows:
-        base = row.seconds if row.way == "naive" else base
+        base = row.seconds if row.method == "naive" else base
         print(
-            f"{row.n:>3}  {row.way:16}{row.prefill:>10,.0f}{row.seconds:>10.2f}{base / row.seconds:>8.1f}"
+            f"{row.n:>3}  {row.method:16}{row.prefill:>10,.0f}{row.seconds:>10.2f}{base / row.seconds:>8.1f}"
             f"{row.megabytes:>10,.0f}"
         )
 
@@ -382,7 +387,7 @@ def show(rows: Sequence[Row]) -> None:
 
 
 def parity(options: argparse.Namespace, works: Sequence[Work]) -> None:
-    """Greedy completions of the engine, all in one call, against `generate`, one at a time, in float32."""
+    """Compare greedy completions of the engine, all in one call, with `generate`'s, one at a time, in float32."""
     from raggym_env.llm import Sampling
     from raggym_env.llm.hf.model import HFModel
 
@@ -390,18 +395,20 @@ def parity(options: argparse.Namespace, works: Sequence[Work]) -> None:
     model, tokenizer = loaded(options, works)
     describe(model, tokenizer, works)
     llm = HFModel(model, tokenizer)
-    mine, same = llm.generate([w.agent for w in works], Sampling(max_tokens=options.max_tokens)), 0
-    for number, (item, completions) in enumerate(zip(works, mine, strict=True)):
+    rows, same = llm.generate([w.agent for w in works], Sampling(max_tokens=options.max_tokens)), 0
+    for number, (item, completions) in enumerate(zip(works, rows, strict=True)):
         prompt = encoded(tokenizer, item.agent)
-        theirs = plain_greedy(model, prompt, options.max_tokens)
-        if llm.chat.text(theirs, ()) == completions[0].text:
+        reference = plain_greedy(model, prompt, options.max_tokens)
+        if llm.chat.text(reference, ()) == completions[0].text:
             same += 1
             continue
+        # A difference is a rounding tie if the two best logits are next to equal.
         ids = llm.chat.continuation(completions[0].text)
-        at = next((i for i, (a, b) in enumerate(zip(ids, theirs, strict=False)) if a != b), min(len(ids), len(theirs)))
-        print(
-            f"prompt {number}: token {at} differs; its two best logits are {gap(model, prompt, theirs[:at]):.2e} apart"
+        at = next(
+            (i for i, (a, b) in enumerate(zip(ids, reference, strict=False)) if a != b), min(len(ids), len(reference))
         )
+        margin = gap(model, prompt, reference[:at])
+        print(f"prompt {number}: token {at} differs; its two best logits are {margin:.2e} apart")
     print(f"{same} of {len(works)} greedy completions are the same")
 
 

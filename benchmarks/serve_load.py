@@ -1,28 +1,28 @@
-"""How many requests a second `raggym serve` answers, and how fast, beside the same retriever without a server.
+"""Requests per second and latency of `raggym serve`, compared with the same retriever without a server.
 
-    python benchmarks/serve_load.py                        # 2WikiMultihopQA where its data is, else the synthetic world
+    python benchmarks/serve_load.py                        # 2WikiMultihopQA if its data is here, else Synth
     python benchmarks/serve_load.py --env RAGGym-HotpotQA-v0 --seconds 10
     python benchmarks/serve_load.py --serve --threads 2    # options of raggym serve
 
-The server is `raggym serve` in a process of its own. The clients are connections of another process: each sends one
-query, waits for its answer and sends the next. They speak HTTP on bare asyncio streams, since httpx spends several
-times as long on a request as the server does, and the figures would be its own. Every answer is compared byte by byte
-with what the retriever finds in this process: `errors` counts connections that broke off and answers with another
-status than 200, `wrong` the answers that say anything else.
+The server is `raggym serve` in a separate process. The clients are connections of another process: each sends one
+query, waits for its answer and sends the next. They use HTTP on bare asyncio streams, since httpx spends several times
+as long on a request as the server does, and would measure itself. Every answer is compared byte by byte with the hits
+of the retriever in this process: `errors` counts broken connections and answers with a status other than 200, `wrong`
+the answers with other content.
 
-Columns. p50, p99: milliseconds from sending a request to having its answer. together: queries in one search, as a mean.
-CPU us: microseconds of CPU that the server spends on a request, which says more than a rate on a busy machine.
-of single, of batch: requests/s over what the retriever does in this process, asked one by one and 32 at once.
+Columns. p50, p99: milliseconds from sending a request to receiving its answer. together: mean number of queries in one
+search. CPU us: microseconds of CPU that the server spends on a request, which says more than a rate on a busy machine.
+of single, of batch: requests/s divided by the queries/s of the retriever in this process, one by one and 32 at once.
 
-To expect: no errors and nothing wrong, whatever else the machine does. The rates depend on that; these are of six
-runs over 2WikiMultihopQA's 12,003 passages, on two cores with 2 to 7 processes of others for each, the busiest first:
+Expected: no errors and nothing wrong, whatever the load of the machine. The rates depend on it; these are of six runs
+over 2WikiMultihopQA's 12,003 passages, on two cores with 2 to 7 other busy processes each, from the busiest on:
 
     clients   requests/s     p50 ms      p99 ms      together   CPU us
     1         110 - 1,450    8.2 - 0.4   21 - 6.5    1.0        560 - 1,500
     32        320 - 1,550    97 - 12     170 - 52    11 - 13    335 - 440
     256       315 - 750      600 - 260   1,180 - 610 60 - 77    375 - 500
 
-One process answers with one core at most, so a million over the CPU column bounds what it can do on idle ones.
+One process uses at most one core, so a million divided by the CPU column bounds its rate on an idle machine.
 """
 
 from __future__ import annotations
@@ -60,11 +60,11 @@ Exchange = tuple[bytes, bytes]
 
 @dataclass
 class Load:
-    """What some clients met with."""
+    """The answers that clients got."""
 
     seconds: float
     latencies: list[float] = field(default_factory=list)
-    """Seconds; of right answers only."""
+    """Seconds, of right answers only."""
     errors: int = 0
     wrong: int = 0
 
@@ -78,11 +78,11 @@ class Load:
 
 def main(arguments: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--env", help="environment whose corpus, retriever and test questions to take")
+    parser.add_argument("--env", help="environment whose corpus, retriever and test questions to use")
     parser.add_argument("--clients", type=int, nargs="+", default=[1, 32, 256])
     parser.add_argument("--seconds", type=float, default=5.0, help="for each number of clients")
     parser.add_argument("--k", type=int, default=3)
-    parser.add_argument("--serve", nargs=argparse.REMAINDER, default=[], help="options of raggym serve; the last one")
+    parser.add_argument("--serve", nargs=argparse.REMAINDER, default=[], help="options of raggym serve; must come last")
     options = parser.parse_args(arguments)
 
     dataset = load(options.env)
@@ -96,22 +96,22 @@ def main(arguments: Sequence[str] | None = None) -> None:
     row("clients", "requests/s", "p50 ms", "p99 ms", "errors", "wrong", "together", "CPU us", "of single", "of batch")
     row(*["---"] * 10)
     with serving([card.name, "--split", "test", *options.serve]) as url:
-        exchanges = prepared(url, retriever, queries, options.k)
+        exchanges = prepare(url, retriever, queries, options.k)
         for clients in options.clients:
-            before = done(url)
-            met = under_load(url, exchanges, clients, options.seconds)
-            queries, searches, cpu = (now - then for now, then in zip(done(url), before, strict=True))
+            start = counters(url)
+            load_result = under_load(url, exchanges, clients, options.seconds)
+            queries, searches, cpu = (after - before for after, before in zip(counters(url), start, strict=True))
             row(
                 str(clients),
-                f"{met.rate:,.0f}",
-                f"{1000 * met.percentile(50):.1f}",
-                f"{1000 * met.percentile(99):.1f}",
-                str(met.errors),
-                str(met.wrong),
+                f"{load_result.rate:,.0f}",
+                f"{1000 * load_result.percentile(50):.1f}",
+                f"{1000 * load_result.percentile(99):.1f}",
+                str(load_result.errors),
+                str(load_result.wrong),
                 f"{queries / searches:.1f}",
                 f"{1e6 * cpu / queries:.0f}",
-                f"{met.rate / single:.2f}",
-                f"{met.rate / batch:.2f}",
+                f"{load_result.rate / single:.2f}",
+                f"{load_result.rate / batch:.2f}",
             )
 
 
@@ -125,7 +125,7 @@ def load(env: str | None) -> Dataset:
 
 
 def rate(retriever: Retriever, queries: Sequence[str], k: int, size: int) -> float:
-    """Queries a second in this process; the best of three runs, after one that loads and compiles."""
+    """Return queries per second in this process: the best of four runs, of which the first loads and compiles."""
     batches = [queries[start : start + size] for start in range(0, len(queries), size)]
     return len(queries) / min(timed(retriever, batches, k) for _ in range(4))
 
@@ -139,30 +139,30 @@ def timed(retriever: Retriever, batches: Sequence[Sequence[str]], k: int) -> flo
 
 @contextmanager
 def serving(options: Sequence[str]) -> Iterator[str]:
-    """`raggym serve` in a process of its own; gives its URL."""
+    """Run `raggym serve` in a separate process; yields its URL."""
     command = [sys.executable, "-m", "raggym_env", "serve", *options, "--port", "0"]
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
         assert process.stdout is not None
         line = process.stdout.readline()
-        if not (found := re.search(r"http://\S+", line)):
+        if not (url := re.search(r"http://\S+", line)):
             sys.exit(f"raggym serve did not start: {line or 'see above'}")
         try:
-            yield found[0]
+            yield url[0]
         finally:
             process.terminate()
             if process.wait(60) != 0:
                 sys.exit(f"raggym serve ended with exit code {process.returncode}")
 
 
-def done(url: str) -> list[float]:
-    """Queries, searches and seconds of CPU of the server up to now."""
-    with urllib.request.urlopen(url.replace("/retrieve", "/metrics"), timeout=10) as reply:  # noqa: S310  # our own
+def counters(url: str) -> list[float]:
+    """Return the server's numbers of queries and searches and its seconds of CPU time so far."""
+    with urllib.request.urlopen(url.replace("/retrieve", "/metrics"), timeout=10) as reply:  # noqa: S310  # our server
         values = dict(line.rsplit(" ", 1) for line in reply.read().decode().splitlines())
     names = ("raggym_batch_queries_sum", "raggym_batch_queries_count", "process_cpu_seconds_total")
     return [float(values[name]) for name in names]
 
 
-def prepared(url: str, retriever: Retriever, queries: Sequence[str], k: int) -> list[Exchange]:
+def prepare(url: str, retriever: Retriever, queries: Sequence[str], k: int) -> list[Exchange]:
     address = urlsplit(url).netloc
     bodies = [json.dumps({"queries": [query], "topk": k, "return_scores": True}).encode() for query in queries]
     heads = [f"POST /retrieve HTTP/1.1\r\nhost: {address}\r\ncontent-length: {len(body)}\r\n\r\n" for body in bodies]
@@ -171,30 +171,30 @@ def prepared(url: str, retriever: Retriever, queries: Sequence[str], k: int) -> 
 
 
 def under_load(url: str, exchanges: list[Exchange], clients: int, seconds: float) -> Load:
-    """Run the clients in a process of their own."""
-    here, there = multiprocessing.get_context("spawn").Pipe()
-    arguments = (there, url, exchanges, clients, seconds)
-    process = multiprocessing.get_context("spawn").Process(target=generate, args=arguments)
+    """Run the clients in a separate process."""
+    receiver, sender = multiprocessing.get_context("spawn").Pipe()
+    arguments = (sender, url, exchanges, clients, seconds)
+    process = multiprocessing.get_context("spawn").Process(target=run_clients, args=arguments)
     process.start()
-    met: Load = here.recv()
+    result: Load = receiver.recv()
     process.join()
-    return met
+    return result
 
 
-def generate(pipe: Connection, url: str, exchanges: list[Exchange], clients: int, seconds: float) -> None:
-    pipe.send(asyncio.run(generated(url, exchanges, clients, seconds)))
+def run_clients(pipe: Connection, url: str, exchanges: list[Exchange], clients: int, seconds: float) -> None:
+    pipe.send(asyncio.run(gather_clients(url, exchanges, clients, seconds)))
 
 
-async def generated(url: str, exchanges: list[Exchange], clients: int, seconds: float) -> Load:
-    met = Load(seconds)
+async def gather_clients(url: str, exchanges: list[Exchange], clients: int, seconds: float) -> Load:
+    result = Load(seconds)
     start = time.perf_counter() + WARM_UP_SECONDS
-    # Each client begins somewhere else, so that those at one time ask different things.
+    # Each client starts at another query, so that at any time they send different ones.
     orders = (itertools.cycle(exchanges[i * 37 % len(exchanges) :] + exchanges) for i in range(clients))
-    await asyncio.gather(*(client(url, order, met, start, start + seconds) for order in orders))
-    return met
+    await asyncio.gather(*(client(url, order, result, start, start + seconds) for order in orders))
+    return result
 
 
-async def client(url: str, order: Iterator[Exchange], met: Load, start: float, end: float) -> None:
+async def client(url: str, order: Iterator[Exchange], result: Load, start: float, end: float) -> None:
     parts = urlsplit(url)
     reader, writer = await asyncio.open_connection(parts.hostname, parts.port)
     try:
@@ -206,13 +206,13 @@ async def client(url: str, order: Iterator[Exchange], met: Load, start: float, e
             body = await reader.readexactly(int(length[1]) if length else 0)
             now = time.perf_counter()
             if not head.startswith(b"HTTP/1.1 200 "):
-                met.errors += 1
+                result.errors += 1
             elif body != expected:
-                met.wrong += 1
+                result.wrong += 1
             elif sent >= start and now <= end:
-                met.latencies.append(now - sent)
+                result.latencies.append(now - sent)
     except (OSError, asyncio.IncompleteReadError):
-        met.errors += 1
+        result.errors += 1
     finally:
         writer.close()
 

@@ -1,7 +1,8 @@
-"""Texts in which words, names, numbers and punctuation follow one another without sense, for properties of readers."""
+"""A Hypothesis strategy for random sequences of words, names, numbers and punctuation, to test text processing."""
 
 from hypothesis import strategies as st
 
+# Besides plain words: possessives, digits that are not ASCII, letters whose lower case is longer, a lone surrogate.
 _WORDS = st.sampled_from(
     ["Red", "Harbour", "Ilse", "Brandt", "van", "film", "of", "the", "is", "was", "an", "It's", "two", "ten", "May",
      "1962", "12", "$5", "1,200", "million", "%", "x", "x's’s", "x_two", "¹²", "٣", "É", "ΑΣ", "İ", "\ud800"]

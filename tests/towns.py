@@ -1,4 +1,4 @@
-"""A small data set of one's own with its card, and a policy that reads it."""
+"""A small data set of questions about towns, with its card, and a policy that answers them."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ corpus = "corpus.jsonl"
 
 
 def write_towns(folder: Path, questions: int = 12) -> Path:
-    """Questions on the rivers of towns, one passage each; returns the card's path."""
+    """Write questions on the rivers of towns, with one passage each, and return the path of their card."""
     folder.mkdir(parents=True, exist_ok=True)
     towns = [(f"Town{i}", f"River{i % 7}") for i in range(questions)]
     passages = [
@@ -53,7 +53,7 @@ def write_jsonl(path: Path, rows: list[dict[str, object]]) -> None:
 
 
 class Reader(BasePolicy):
-    """Searches for the town and reads off its river; fails on the questions it is told to."""
+    """Searches for the town and answers with the river of the first passage. Fails on the questions in `fails`."""
 
     name = fingerprint = "reader"
 
@@ -61,9 +61,9 @@ class Reader(BasePolicy):
         self.fails = fails
 
     def propose(self, states, n=1):
-        return [[self._one(state)] for state in states]
+        return [[self._proposal(state)] for state in states]
 
-    def _one(self, state):
+    def _proposal(self, state):
         if state.question.id in self.fails:
             return Proposal(None, failure="the server is down", outage=True)
         if not state.history:

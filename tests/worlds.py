@@ -1,4 +1,4 @@
-"""A small question-answering world for tests of what runs episodes."""
+"""Three tasks and a scripted retriever, for tests of everything that runs episodes."""
 
 from __future__ import annotations
 
@@ -14,14 +14,9 @@ FILM = Task(
 BOTH = Task(Question("both", "Are Dawn and Dusk both films?"), ("yes",), supporting=(Fact("Dawn"), Fact("Dusk")))
 PILL = Task(Question("pill", "Which drug?", ("aspirin", "ibuprofen")), ("ibuprofen",), correct=1)
 
-FOUND = {
-    "Dawn": ["Dawn", "Dawn (song)"],
-    "Dusk": ["Dusk"],
-    "Ada Berg": ["Ada Berg", "Oslo"],
-    "nothing": [],
-}
+RESULTS = {"Dawn": ["Dawn", "Dawn (song)"], "Dusk": ["Dusk"], "Ada Berg": ["Ada Berg", "Oslo"], "nothing": []}
 
 
 def dynamics(max_searches: int = 2, **options: object) -> tuple[Dynamics, ScriptedRetriever]:
-    retriever = ScriptedRetriever(FOUND, default=["Unrelated"], **options)  # type: ignore[arg-type]
+    retriever = ScriptedRetriever(RESULTS, default=["Unrelated"], **options)  # type: ignore[arg-type]
     return Dynamics(retriever, k=2, max_searches=max_searches), retriever

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 __all__ = ["MDP", "load_mdp", "make_policy", "make_process_reward"]
 
-# What `gym.make` takes by short name, and where it stands in the card.
+# The settings of `gym.make`, and their keys in the card.
 _SETTINGS = {
     "k": "retrieval.k",
     "max_searches": "episode.max_searches",
@@ -76,7 +76,9 @@ def load_mdp(
         OptionError: An option of the retriever or reward is unknown, missing or out of range.
         DataNotFound: The data set is in none of the places looked at.
     """
+    # The user's settings go into the card, so that whatever records the card records them too.
     card = _with_settings(env_card(card, trust=trust), retriever, process_reward, settings)
+    # Before the data is loaded, which may take minutes where an index has to be built.
     _check_plugins(retriever, process_reward)
     dataset = data.load(card, split)
     _check_metric(card, dataset.tasks)
@@ -98,6 +100,7 @@ def make_process_reward(
     A reward whose constructor takes a `policy`, such as "rollout", may be given a card's name or path, with
     `policy_options` for `policies.make`; without a `policy` it gets "lexical".
     """
+    # A copy: `policy_options` is taken out, and the card must stay as it is.
     options = dict(options)
     if process_reward != "none" and "policy" in inspect.signature(PROCESS_REWARDS.resolve(process_reward)).parameters:
         policy = options.get("policy", "lexical")
@@ -126,6 +129,7 @@ def _check_plugins(retriever: object, process_reward: object) -> None:
 def _check_metric(card: EnvCard, tasks: Sequence[Task]) -> None:
     metric = card.episode.metric
     with_options = sum(bool(task.question.options) for task in tasks)
+    # Accuracy needs options, and EM and F1 of an option's text would be something else than accuracy.
     if with_options not in (0, len(tasks)):
         raise CardError(
             f"{card.name}: {with_options} of {len(tasks)} questions have options. Make two environments of them: one "
@@ -141,8 +145,8 @@ def _check_metric(card: EnvCard, tasks: Sequence[Task]) -> None:
 
 def _with_settings(card: EnvCard, retriever: object, process_reward: object, settings: dict[str, Any]) -> EnvCard:
     if unknown := settings.keys() - _SETTINGS.keys():
-        known = sorted([*_SETTINGS, "split", "retriever", "process_reward"])
-        raise TypeError(f"{card.name} takes no setting {sorted(unknown)}; it takes {known}.")
+        names = sorted([*_SETTINGS, "split", "retriever", "process_reward", "trust"])
+        raise TypeError(f"{card.name} has no setting {sorted(unknown)}. Its settings: {', '.join(names)}.")
     changes = {_SETTINGS[key]: value for key, value in settings.items()}
     if isinstance(retriever, str):
         changes["retrieval.name"] = retriever
@@ -152,6 +156,7 @@ def _with_settings(card: EnvCard, retriever: object, process_reward: object, set
 
 
 def _make_retriever(card: EnvCard, retriever: str | type[Any] | Retriever | None, dataset: Dataset) -> Retriever:
+    # The card's options are those of the card's own retriever.
     if isinstance(retriever, type):
         return CachedRetriever(retrieval.make(retriever, dataset.corpus))
     if retriever is None or isinstance(retriever, str):

@@ -181,17 +181,22 @@ class RewardCard(_Card):
     options: dict[str, Any] = {}
     """Keyword arguments of the process reward."""
     outcome_weight: Annotated[float, Field(allow_inf_nan=False)] = 1.0
+    """Weight of the outcome reward: the score of an answer by `episode.metric`, and 0 for a search."""
     process_weight: Annotated[float, Field(allow_inf_nan=False)] = 1.0
+    """Weight of the process reward, which every action gets."""
 
 
 class EnvCard(_Card):
     """An environment. Its name and path are those of its file."""
 
     name: Annotated[str, Field(pattern=_SAFE_NAME)]
+    """The file's name without `.toml`. Not written in the file."""
     path: Path
+    """The file's path. Not written in the file."""
     title: str
     """One line that `raggym envs` shows."""
     description: str = ""
+    """One or two sentences about the questions, with their source."""
     licence: str = ""
     """Licence of the questions and passages, which are not part of the library."""
     dataset: DatasetCard
@@ -239,7 +244,9 @@ class PriceCard(_Card):
     """The price of a language model, in US dollars per million tokens."""
 
     prompt: Annotated[float, Field(ge=0)]
+    """Price of the tokens that the model reads."""
     completion: Annotated[float, Field(ge=0)]
+    """Price of the tokens that the model writes."""
     cached: Annotated[float | None, Field(ge=0)] = None
     """Price of prompt tokens that were not computed again; by default that of `prompt`."""
 
@@ -248,13 +255,17 @@ class PolicyCard(_Card):
     """A policy. Its name and path are those of its file."""
 
     name: Annotated[str, Field(pattern=_SAFE_NAME)]
+    """The file's name without `.toml`. Not written in the file."""
     path: Path
+    """The file's path. Not written in the file."""
     policy: str
     """The policy's class: a name in `raggym_env.registry.POLICIES`, or "module:Class" in a trusted card."""
     description: str = ""
+    """One or two sentences about how the policy chooses its actions."""
     options: dict[str, Any] = {}
     """Keyword arguments of that class."""
     search: SearchCard = SearchCard()
+    """Search at inference over the policy's proposals; by default none."""
     price: PriceCard | None = None
     """Price of the policy's language model, if it has one."""
 
@@ -353,12 +364,14 @@ def override(card: C, changes: Mapping[str, Any]) -> C:
     Raises:
         CardError: A key or a value does not fit the card's schema.
     """
+    # Not `model_copy(update=...)`, which validates nothing.
     content = card.model_dump()
     for key, (part, options) in _OPTIONS_OF.items():
         if key in changes and part in content and content[part][key.split(".")[1]] != changes[key]:
             content[part][options] = {}
     for key, value in changes.items():
         *parents, last = key.split(".")
+        # They decide where data is looked for and what a run folder is called.
         if key in ("name", "path"):
             raise CardError(f"{card.name}: the {key} of a card is that of its file; it cannot be set.")
         table = content
@@ -374,6 +387,7 @@ def _validated(content: Mapping[str, Any], model: type[C], what: object) -> C:
     try:
         return model.model_validate(content)
     except ValidationError as error:
+        # Pydantic's own text spans several lines for each problem and links to its documentation.
         problems = "; ".join(
             f"{'.'.join(map(str, problem['loc'])) or 'card'}: {problem['msg']} (given: {problem['input']!r:.80})"
             for problem in error.errors()

@@ -120,11 +120,13 @@ class State:
     @property
     def passages(self) -> tuple[Passage, ...]:
         """All passages retrieved so far, oldest search first, each once."""
+        # A dict keeps insertion order, a set would not; and a passage found twice must not be shown twice.
         return tuple(dict.fromkeys(passage for turn in self.history for passage in turn.passages))
 
     @classmethod
     def from_obs(cls, obs: Obs | Mapping[str, Any]) -> State:
         """Return the state of an observation. Its question has no id, since an observation does not name the task."""
+        # Passages are tuples already where the observation comes from `observe`, lists where it went through JSON.
         history = tuple(
             Turn(query, tuple(Passage(*passage) for passage in passages)) for query, passages in obs["history"]
         )
@@ -159,6 +161,7 @@ class Task:
     evidences: tuple[Evidence, ...] = ()
     type: str = ""
     """The data set's own label of the question, e.g. "bridge" or "comparison"; empty if it has none."""
+    # Left out of the hash: a mapping has none. Two tasks with equal ids are the same task anyway.
     metadata: Mapping[str, Any] = field(default_factory=dict, hash=False)
 
     @property
@@ -185,6 +188,7 @@ def as_action(action: Any) -> Action:
     Raises:
         InvalidAction: It is anything else.
     """
+    # An element of the action space may have been through NumPy or JSON: its kind is then an integer of another type.
     if isinstance(action, tuple | list) and len(action) == 2 and isinstance(action[1], str):
         kind, text = action
         if kind == 0:
@@ -219,15 +223,12 @@ def state_rng(seed: int, state: State, *extra: object) -> random.Random:
     """
     # A hash of its own: Python's `hash` of strings differs between processes.
     digest = hashlib.blake2b(repr(seed).encode(), digest_size=16)
-    for part in (
-        state.question.text,
-        *state.question.options,
-        *(turn.query for turn in state.history),
-        *extra,
-    ):
+    for part in (state.question.text, *state.question.options, *(turn.query for turn in state.history), *extra):
+        # A separator, so that the pair ("ab", "c") differs from ("a", "bc").
         digest.update(b"\x00" + str(part).encode("utf-8", "surrogatepass"))
     for turn in state.history:
         for passage in turn.passages:
+            # By id alone: texts are long, and a retriever that finds another passage finds another id.
             digest.update(b"\x01" + passage.id.encode("utf-8", "surrogatepass"))
     return random.Random(int.from_bytes(digest.digest(), "big"))
 

@@ -81,6 +81,7 @@ class MissingExtra(RAGGymError, ImportError):
     """An optional dependency is not installed."""
 
     def __init__(self, subject: str, extra: str) -> None:
+        # The quotes keep shells from reading the brackets as a pattern.
         super().__init__(f'{subject} needs an optional dependency: pip install "raggym-env[{extra}]"')
 
 

@@ -37,9 +37,6 @@ class HubUnreachable(ConnectionError):
 def client_options(url: str, *, timeout: float, connections: int, token: str | None = None) -> dict[str, Any]:
     """Return the keyword arguments of an `httpx.Client` or `httpx.AsyncClient` that talks to one server.
 
-    Proxies of the environment (`HTTPS_PROXY`, ...) are used, except for this machine itself. httpx follows no redirects
-    by default, and so the token reaches no other server.
-
     Args:
         url: The server; requests may use paths relative to it.
         timeout: Seconds without a byte sent or received. Not a limit on the whole request.
@@ -53,6 +50,8 @@ def client_options(url: str, *, timeout: float, connections: int, token: str | N
 
     if token is not None and not (token.isascii() and token.isprintable()):
         raise ValueError("the token has characters that no HTTP header can have; is there a line break in it?")
+    # Proxies of the environment (HTTPS_PROXY, ...) are used, except for this machine itself. By httpx's default, no
+    # redirect is followed, so the token reaches no other server.
     try:
         loopback = ipaddress.ip_address(urlsplit(url).hostname or "").is_loopback
     except ValueError:  # a host name

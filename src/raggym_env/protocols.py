@@ -242,6 +242,7 @@ class BasePolicy:
         Raises:
             PolicyError: An output of the policy could not be read as an action.
         """
+        # A vector environment batches texts as a tuple, one for each episode.
         if isinstance(obs, State) or isinstance(obs["question"], str):
             state = obs if isinstance(obs, State) else State.from_obs(obs)
             return propose(self, [state])[0][0].chosen()
@@ -254,16 +255,17 @@ class BasePolicy:
 
 
 def distinct(proposals: Sequence[Proposal]) -> list[Proposal]:
-    """The proposals that are actions, the first of each equal ones, in order."""
-    kept: dict[object, Proposal] = {}
+    """Return the proposals that are actions, in order, and of equal actions the first."""
+    # The first of equal actions is the policy's preferred one, with the text and usage that it came with.
+    unique: dict[object, Proposal] = {}
     for proposal in proposals:
         if proposal.action is not None:
-            kept.setdefault(proposal.action, proposal)
-    return list(kept.values())
+            unique.setdefault(proposal.action, proposal)
+    return list(unique.values())
 
 
 def total_usage(proposals: Sequence[Proposal]) -> Usage:
-    """What all of them cost together."""
+    """Return the total cost of the proposals."""
     return sum((proposal.usage for proposal in proposals), Usage())
 
 
@@ -306,7 +308,7 @@ def _proposal(policy: Policy, item: Any) -> Proposal:
 def search(retriever: Retriever, queries: Sequence[str], k: int) -> list[list[Hit]]:
     """Call `retriever.search`. Passages, or dictionaries with `id`, `title` and `text`, count as hits.
 
-    A passage without a score gets 1 / rank, so that the order is kept.
+    A passage without a score gets 1 / rank, so that the order is unique.
 
     Raises:
         RetrievalError: The search failed, or the retriever returned something else.
@@ -314,6 +316,7 @@ def search(retriever: Retriever, queries: Sequence[str], k: int) -> list[list[Hi
     results = retriever.search(queries, k)
     if not isinstance(results, list | tuple) or len(results) != len(queries):
         raise RetrievalError(_wrong_number(retriever, "search", "queries", len(queries), _SEARCH, results))
+    # Checked once per list, not per hit: this runs at every search of every step.
     if all(type(row) is list and (not row or type(row[0]) is Hit) for row in results):
         return results  # what the library's own retrievers return
     return [[_hit(retriever, item, rank) for rank, item in enumerate(_hits(retriever, row), 1)] for row in results]
@@ -346,6 +349,7 @@ def score(
     """
     scores = process_reward.score(states, actions)
     try:
+        # The contract is float32. NumPy also accepts tensors on the CPU, which many would return.
         rows = [np.asarray(row, np.float32) for row in scores]
     except (TypeError, ValueError) as error:
         form = _wrong_form(process_reward, "score", "one list of numbers for each state", _SCORE, scores)

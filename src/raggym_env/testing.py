@@ -38,11 +38,7 @@ class ScriptedRetriever:
     fingerprint = "scripted"
 
     def __init__(
-        self,
-        results: Mapping[str, Iterable[str | Passage]],
-        *,
-        fails: Iterable[str] = (),
-        default: Iterable[str] = (),
+        self, results: Mapping[str, Iterable[str | Passage]], *, fails: Iterable[str] = (), default: Iterable[str] = ()
     ) -> None:
         """Make a retriever.
 
@@ -53,6 +49,7 @@ class ScriptedRetriever:
         """
         self._results = {query: [_passage(item) for item in items] for query, items in results.items()}
         self._default = [_passage(item) for item in default]
+        # Failing by query, not by call, makes a test independent of how searches are batched.
         self._fails = frozenset(fails)
         self.calls: list[list[str]] = []
         """The queries of each call."""
@@ -106,6 +103,7 @@ def check_retriever(retriever: Retriever, queries: Sequence[str], k: int = 5) ->
     assert retriever.search([], k) == [], "no queries give an empty list"
     for query, hits in zip(queries, results, strict=True):
         (alone,) = retriever.search([query], k)
+        # By id, not by score: floating-point sums may differ in the last bit between batch sizes.
         same = [hit.passage.id for hit in alone] == [hit.passage.id for hit in hits]
         assert same, "what a query finds does not depend on its batch"
         np.testing.assert_allclose([hit.score for hit in alone], [hit.score for hit in hits], rtol=1e-4, atol=1e-5)
@@ -130,6 +128,7 @@ def check_process_reward(reward: ProcessReward, states: Sequence[State], actions
     for row, candidates in zip(scores, actions, strict=True):
         assert row.dtype == np.float32, "scores are float32"
         assert row.shape == (len(candidates),), "one score per candidate"
+        # A NaN would win or lose every comparison, depending on the order of the candidates.
         assert np.isfinite(row).all(), "scores are finite"
     again = [reward.score([state], [row])[0] for state, row in zip(states, actions, strict=True)]
     for alone, row in zip(again, scores, strict=True):

@@ -21,7 +21,7 @@ pytest.importorskip("uvicorn")
 
 @contextmanager
 def serving(*arguments, env=None):
-    """`raggym serve` in a process of its own: its URL, its first line, and how it ended."""
+    """Run `raggym serve` in another process; yields its URL, its first line and the process."""
     command = [sys.executable, "-m", "raggym_env", "serve", *map(str, arguments), "--port", "0"]
     pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
     with subprocess.Popen(command, env=env, **pipes) as process:
@@ -34,7 +34,7 @@ def serving(*arguments, env=None):
             process.kill()
 
 
-def found(url, **request):
+def titles(url, **request):
     reply = httpx.post(url, json=request, trust_env=False, timeout=20)
     return [[document["title"] for document in row] for row in reply.json()["result"]]
 
@@ -48,19 +48,19 @@ def towns(tmp_path):
     return write_towns(tmp_path / "towns")
 
 
-def test_an_environments_corpus_is_served_by_its_retriever_with_what_was_set(towns):
+def test_an_environments_corpus_is_served_by_its_retriever_with_the_changed_options(towns):
     settings = ("--retriever", "rank-bm25", "--set", "retrieval.options.title_weight=1", "--topk", "2")
     with serving(towns, "--split", "train", *settings) as (url, line, _):
         health = httpx.get(url.replace("/retrieve", "/health"), trust_env=False).json()
         assert line == f"Serving rank-bm25 over 12 passages at {url}\n"
         assert (health["retriever"], health["passages"]) == ("rank-bm25", 12)
-        assert found(url, queries=["Town3", "lies River1"])[0] == ["Town3"]
-        assert len(found(url, query="River1 town lies")[0]) == 2
+        assert titles(url, queries=["Town3", "lies River1"])[0] == ["Town3"]
+        assert len(titles(url, query="River1 town lies")[0]) == 2
 
 
 def test_a_corpus_file_is_served_with_no_environment(towns):
     with serving("--corpus", towns.parent / "corpus.jsonl") as (url, _, _):
-        assert found(url, query="Town7", topk=1) == [["Town7"]]
+        assert titles(url, query="Town7", topk=1) == [["Town7"]]
 
 
 def test_the_token_comes_from_a_file_and_never_from_the_command_line(towns, tmp_path):
@@ -73,7 +73,7 @@ def test_the_token_comes_from_a_file_and_never_from_the_command_line(towns, tmp_
     assert "--token " not in raggym("--help").output
 
 
-def test_being_open_to_the_network_without_a_token_is_warned_of(towns):
+def test_a_warning_says_that_a_server_without_a_token_is_open_to_the_network(towns):
     with serving(towns, "--host", "0.0.0.0") as (url, _, process):  # noqa: S104
         assert url.startswith("http://0.0.0.0:")
         process.terminate()
@@ -81,31 +81,31 @@ def test_being_open_to_the_network_without_a_token_is_warned_of(towns):
 
 
 @pytest.mark.parametrize(
-    ("arguments", "said"),
+    ("arguments", "message"),
     [
         ([], "Name an environment"),
         (["--corpus", "none.jsonl"], "none.jsonl"),
         (["--corpus", "none.jsonl", "--retriever", "bm52"], "none.jsonl"),
         (["--corpus", "none.jsonl", "--set", "retrieval.j=3"], "retrieval.j"),
         (["RAGGym-Sinth-v0"], "Did you mean 'RAGGym-Synth-v0'?"),
-        (["RAGGym-Synth-v0", "--token-file", "/dev/null"], "/dev/null holds no token"),
+        (["RAGGym-Synth-v0", "--token-file", "/dev/null"], "/dev/null contains no token"),
         (["RAGGym-Synth-v0", "--host", "no.such.host.invalid"], "Cannot serve on no.such.host.invalid port 8000"),
     ],
     ids=str,
 )
-def test_a_mistake_is_one_message_and_exit_code_1(arguments, said):
+def test_a_mistake_is_one_message_and_exit_code_1(arguments, message):
     result = raggym(*arguments)
     assert result.exit_code == 1
-    assert said in result.stderr
+    assert message in result.stderr
     assert "Traceback" not in result.output
 
 
-def test_without_the_extra_the_command_to_install_it_is_given(towns, monkeypatch):
+def test_without_the_extra_the_error_has_the_command_to_install_it(towns, monkeypatch):
     monkeypatch.setitem(sys.modules, "uvicorn", None)
     assert 'pip install "raggym-env[serve]"' in raggym(towns).stderr
 
 
-def test_a_port_that_is_taken_is_found_before_any_index_is_built(towns):
+def test_a_port_in_use_is_reported_before_any_index_is_built(towns):
     with socket.create_server(("127.0.0.1", 0)) as taken:
         result = raggym(towns, "--port", taken.getsockname()[1], "--retriever", "no-such")
     assert "Address already in use" in result.stderr

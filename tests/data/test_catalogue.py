@@ -31,18 +31,14 @@ def bamboogle(tmp_path) -> None:
 
 
 @pytest.mark.usefixtures("bamboogle")
-def test_a_status_prepares_nothing_and_getting_prepares_the_corpus():
+def test_statuses_prepare_nothing_and_get_prepares_the_corpus():
     card = env_card(CARD)
-    before, got, after = catalogue.statuses(card), catalogue.get(card), catalogue.statuses(card)
-    assert [(status.questions, status.passages) for status in (*before, *got, *after)] == [
-        (1, None),
-        (1, 1),
-        (1, 1),
-    ]
-    assert (got[0].example, got[0].problem) == ("Who?", "")
+    statuses = [*catalogue.statuses(card), *catalogue.get(card), *catalogue.statuses(card)]
+    assert [(status.questions, status.passages) for status in statuses] == [(1, None), (1, 1), (1, 1)]
+    assert (statuses[1].example, statuses[1].problem) == ("Who?", "")
 
 
-def test_a_split_that_is_not_here_has_a_problem_and_no_source():
+def test_an_unavailable_split_has_a_problem_and_no_source():
     status = catalogue.statuses(env_card(CARD))[0]
     assert (status.source, status.questions) == ("", None)
     assert "Bamboogle_Prerelease.tsv" in status.problem
@@ -50,7 +46,7 @@ def test_a_split_that_is_not_here_has_a_problem_and_no_source():
 
 
 @pytest.mark.parametrize("name", [CARD, "bamboogle"])
-def test_a_card_is_named_by_itself_or_its_folder(name):
+def test_a_card_is_looked_up_by_its_name_or_its_folder(name):
     assert catalogue.named_card(name).name == CARD
 
 
@@ -72,7 +68,7 @@ def test_the_list_has_one_row_per_card_and_split(monkeypatch):
     assert result.exit_code == 0
 
 
-def test_getting_what_cannot_be_had_exits_with_1_and_says_why():
+def test_get_exits_with_1_and_says_why_if_a_split_stays_unavailable():
     result = CliRunner().invoke(app, ["data", "get", CARD])
     assert result.exit_code == 1
     assert "https://github.com/ofirpress/self-ask" in result.output
@@ -83,6 +79,23 @@ def test_info_shows_licence_and_example_and_no_answer():
     result = CliRunner().invoke(app, ["data", "info", "bamboogle"])
     assert (result.exit_code, "MIT" in result.output, "Who?" in result.output) == (0, True, True)
     assert "Ant" not in result.output
+
+
+def test_info_on_a_strangers_card_neither_controls_the_terminal_nor_reads_markup(tmp_path):
+    folder = tmp_path / "[bold]"
+    folder.mkdir()
+    (folder / "q.jsonl").write_text('{"id": "1", "question": "Who [x]?\\u001b[2J", "golden_answers": ["Ant"]}\n')
+    (folder / "c.jsonl").write_text('{"id": "1", "title": "Ant", "text": "An ant."}\n')
+    (folder / "Own-v0.toml").write_text(
+        'title = "[red]\\u001b]0;x"\n[dataset]\nformat = "jsonl"\n[[dataset.splits.test]]\n'
+        'questions = "q.jsonl"\ncorpus = "c.jsonl"\n'
+    )
+    result = CliRunner().invoke(app, ["data", "info", str(folder / "Own-v0.toml")], env={"COLUMNS": "400"})
+    assert result.exit_code == 0
+    assert "\x1b" not in result.output
+    assert "[red]" in result.output
+    assert "Who [x]?" in result.output
+    assert str(folder / "q.jsonl") in result.output
 
 
 def test_an_unknown_name_on_the_command_line_shows_no_traceback():

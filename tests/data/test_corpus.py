@@ -27,7 +27,7 @@ def stored(folder: Path, passages: list[Passage] = PASSAGES) -> Path:
     return folder
 
 
-def test_what_was_written_is_read_by_index_slice_and_iteration(tmp_path):
+def test_passages_are_read_by_index_slice_and_iteration(tmp_path):
     corpus = Corpus(stored(tmp_path / "c"))
     assert len(corpus) == 10
     assert [corpus[row] for row in range(10)] == list(corpus) == corpus[:] == PASSAGES
@@ -82,7 +82,7 @@ def test_a_copy_opens_the_same_folder(tmp_path):
     assert (twin.path, twin.fingerprint, twin[3]) == (corpus.path, corpus.fingerprint, PASSAGES[3])
 
 
-def test_a_closed_corpus_says_so_and_its_passages_stay_valid(tmp_path):
+def test_reading_a_closed_corpus_is_an_error_and_its_passages_stay_valid(tmp_path):
     with Corpus(stored(tmp_path / "c")) as corpus:
         passage = corpus[2]
     assert passage == PASSAGES[2]

@@ -73,7 +73,7 @@ def test_first_and_last_rows_of_one_file_never_overlap_and_the_last_are_whole(tm
     assert ids(card, "test", tmp_path) == test
 
 
-def test_first_rows_of_which_none_are_left_do_not_count_as_found(tmp_path, make_card):
+def test_a_first_split_with_no_rows_left_is_not_found(tmp_path, make_card):
     card = make_card(FIRST_AND_LAST)
     write_questions(tmp_path, 3)
     write_corpus(tmp_path)
@@ -90,7 +90,7 @@ def test_the_source_after_an_exhausted_one_gives_none_of_its_questions(tmp_path,
     assert ids(make_card(splits), "train", tmp_path) == ["q3", "q4"]
 
 
-def test_a_source_counts_only_where_one_place_has_all_its_files(tmp_path, make_card, monkeypatch):
+def test_a_source_is_complete_only_if_one_folder_has_all_its_files(tmp_path, make_card, monkeypatch):
     monkeypatch.setenv("RAGGYM_DATA", str(tmp_path / "user"))
     card = make_card(FIRST_AND_LAST)
     write_questions(tmp_path / "user" / "set", 9)
@@ -102,7 +102,7 @@ def test_a_source_counts_only_where_one_place_has_all_its_files(tmp_path, make_c
 
 
 @pytest.mark.parametrize("place", ["user/set", "cache/datasets/set", "cards", "cards/set"])
-def test_every_place_is_looked_at(tmp_path, make_card, monkeypatch, place):
+def test_every_place_is_searched(tmp_path, make_card, monkeypatch, place):
     monkeypatch.setenv("RAGGYM_DATA", str(tmp_path / "user"))
     write_questions(tmp_path / place, 9)
     write_corpus(tmp_path / place)
@@ -135,7 +135,7 @@ def test_sources_are_tried_in_order(tmp_path, make_card):
     assert len(ids(card, "test", tmp_path)) == 1
 
 
-def test_a_source_that_is_there_and_malformed_is_not_skipped(tmp_path, make_card):
+def test_a_malformed_source_is_not_skipped(tmp_path, make_card):
     sources = [{"questions": name, "corpus": "c.jsonl"} for name in ("one.jsonl", "two.jsonl")]
     write_corpus(tmp_path)
     write(tmp_path / "one.jsonl", [{}])
@@ -144,7 +144,7 @@ def test_a_source_that_is_there_and_malformed_is_not_skipped(tmp_path, make_card
         data.load_tasks(make_card({"test": sources}), root=tmp_path)
 
 
-def test_when_nothing_has_the_data_one_error_says_what_was_looked_for_where_and_how_to_get_it(tmp_path, monkeypatch):
+def test_the_error_for_missing_data_lists_the_files_the_folders_and_the_remedies(tmp_path, monkeypatch):
     monkeypatch.setenv("RAGGYM_DATA", str(tmp_path / "user"))
     monkeypatch.setenv("HF_ENDPOINT", "http://127.0.0.1:9")
     monkeypatch.delenv("HF_HUB_OFFLINE", raising=False)
@@ -158,7 +158,7 @@ def test_when_nothing_has_the_data_one_error_says_what_was_looked_for_where_and_
     assert "https://hotpotqa.github.io" in message
 
 
-def test_an_unknown_split_is_named_with_the_known_ones(make_card):
+def test_the_error_for_an_unknown_split_lists_the_splits(make_card):
     with pytest.raises(UnknownName, match=r"No split of Mine named 'tset'. Did you mean 'test'\? Known: test, train"):
         data.load_tasks(make_card(FIRST_AND_LAST), "tset")
 
@@ -199,10 +199,9 @@ def test_a_generated_split_has_its_rows_and_the_worlds_encyclopedia(make_card):
 
 
 @pytest.mark.parametrize(
-    ("rows", "options"),
-    [("all", {}), ("last 5", {}), ("first 5", {"sizes": 3}), ("first 5", {"passages": "many"})],
+    ("rows", "options"), [("all", {}), ("last 5", {}), ("first 5", {"sizes": 3}), ("first 5", {"passages": "many"})]
 )
-def test_a_generated_split_that_makes_no_sense_is_a_card_error(make_card, rows, options):
+def test_a_generated_split_with_invalid_rows_or_options_is_a_card_error(make_card, rows, options):
     card = make_card({"test": [{"questions": "test", "rows": rows}]}, format="synth", options=options)
     with pytest.raises(CardError, match=r"Mine\.toml"):
         data.load(card)

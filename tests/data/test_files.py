@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from raggym_env.data import files as records
+from raggym_env.data import files
 from raggym_env.data.files import json_records, tsv_records
 from raggym_env.errors import DataError, DataNotFound, MalformedData
 
@@ -31,7 +31,7 @@ def fields(path: Path) -> list[dict]:
         b'\xef\xbb\xbf{"a": 1}\r\n\r\n  \n{"a": 2}\r\n',
     ],
 )
-def test_arrays_and_lines_are_told_apart_and_white_space_does_not_count(tmp_path, content):
+def test_json_arrays_and_json_lines_are_recognised_and_white_space_is_ignored(tmp_path, content):
     assert fields(written(tmp_path, content)) == [{"a": 1}, {"a": 2}]
     assert fields(written(tmp_path, gzip.compress(content), "file.json.gz")) == [{"a": 1}, {"a": 2}]
 
@@ -44,8 +44,8 @@ def test_an_empty_array_has_no_records(tmp_path):
 def test_records_do_not_depend_on_where_the_chunks_of_a_file_end(tmp_path, monkeypatch, chunk):
     rows = [{"text": "ä" * size, "n": [size, {"x": "]},{"}]} for size in (0, 1, 50, 300)]
     path = written(tmp_path, json.dumps(rows, ensure_ascii=False).encode())
-    monkeypatch.setattr(records, "_CHUNK", chunk)
-    assert [record.fields for record in records._array_records(path)] == rows
+    monkeypatch.setattr(files, "_CHUNK", chunk)
+    assert fields(path) == rows
 
 
 @pytest.mark.parametrize(
@@ -67,7 +67,7 @@ def test_records_do_not_depend_on_where_the_chunks_of_a_file_end(tmp_path, monke
         (b"[" * 100_000, "record 1: not JSON"),
     ],
 )
-def test_what_is_wrong_with_a_file_is_said_with_its_place(tmp_path, content, message):
+def test_the_error_for_a_faulty_file_names_the_place_and_the_fault(tmp_path, content, message):
     path = written(tmp_path, content)
     with pytest.raises(MalformedData) as caught:
         fields(path)
@@ -81,7 +81,7 @@ def test_a_cut_off_gzip_file_is_malformed(tmp_path):
         fields(written(tmp_path, gzip.compress(lines)[:-200], "cut.jsonl.gz"))
 
 
-def test_a_file_that_is_no_gzip_is_malformed(tmp_path):
+def test_a_gz_file_that_is_not_gzip_is_malformed(tmp_path):
     with pytest.raises(MalformedData, match="gzip stream"):
         fields(written(tmp_path, b'{"a": 1}', "plain.jsonl.gz"))
 
@@ -104,7 +104,7 @@ def test_a_tsv_row_with_more_cells_than_columns_is_malformed(tmp_path):
         list(tsv_records(written(tmp_path, b"Q\tA\nq\ta\tb\n", "file.tsv")))
 
 
-def test_half_a_character_is_not_text(tmp_path):
+def test_half_of_a_surrogate_pair_is_not_text(tmp_path):
     record = next(json_records(written(tmp_path, b'{"a": "\\ud83d"}')))
     with pytest.raises(MalformedData, match="line 1: field 'a' should be valid Unicode"):
         record.text("a")
@@ -117,7 +117,7 @@ def test_an_identifier_is_a_text_or_an_integer(tmp_path, value, expected):
 
 
 @pytest.mark.parametrize("value", [True, 1.5, None, "", []])
-def test_other_values_are_no_identifier(tmp_path, value):
+def test_other_values_are_refused_as_an_identifier(tmp_path, value):
     record = next(json_records(written(tmp_path, json.dumps({"id": value}).encode())))
     with pytest.raises(MalformedData, match="field 'id'"):
         record.identifier("id")

@@ -84,10 +84,7 @@ def test_rows_stored_by_column_as_on_the_hub_read_the_same(tmp_path):
         **HOTPOT,
         "id": "h1",
         "supporting_facts": {"title": ["Ant &amp; Dec", "Byker"], "sent_id": [0, 2]},
-        "context": {
-            "title": ["Ant &amp; Dec", "Byker"],
-            "sentences": [["Two men.", " From Newcastle."], ["A place."]],
-        },
+        "context": {"title": ["Ant &amp; Dec", "Byker"], "sentences": [["Two men.", " From Newcastle."], ["A place."]]},
     }
     del hub["_id"]
     official, by_column = written(tmp_path, HOTPOT), written(tmp_path, hub, name="hub.jsonl")
@@ -101,7 +98,7 @@ def test_2wikimultihopqa_adds_the_reasoning_chain(tmp_path):
     assert one(tmp_path, "2wikimultihopqa", by_column).evidences == (Evidence("A", "father", "B"),)
 
 
-def test_aliases_and_demonyms_of_the_answer_count_where_their_file_is_beside_the_questions(tmp_path):
+def test_aliases_and_demonyms_of_the_answer_are_correct_if_their_file_is_beside_the_questions(tmp_path):
     row = {**WIKI, "answer": "France", "answer_id": "Q142"}
     assert one(tmp_path, "2wikimultihopqa", row).answers == ("France",)
     rows = [
@@ -141,11 +138,7 @@ def test_medqa_options_are_in_letter_order_and_ids_are_positions(tmp_path):
 
 @pytest.mark.parametrize(
     ("options", "golden", "correct"),
-    [
-        (["x", "y"], ["y"], 1),
-        (["x", "y"], ["B"], 1),
-        ({"B": "y", "A": "x"}, ["B", "y"], 1),
-    ],
+    [(["x", "y"], ["y"], 1), (["x", "y"], ["B"], 1), ({"B": "y", "A": "x"}, ["B", "y"], 1)],
 )
 def test_a_golden_answer_may_be_a_letter_or_an_options_text(tmp_path, options, golden, correct):
     task = one(tmp_path, "jsonl", {**GENERIC, "options": options, "golden_answers": golden}, "f.jsonl")
@@ -191,7 +184,9 @@ BROKEN = [
 
 
 @pytest.mark.parametrize(("format", "row", "field", "value", "message"), BROKEN)
-def test_a_wrong_field_is_named_with_its_record_and_what_was_found(tmp_path, format, row, field, value, message):
+def test_the_error_for_a_wrong_field_names_the_record_the_field_and_the_value(
+    tmp_path, format, row, field, value, message
+):
     path = written(tmp_path, {**row, "_id": "0", "id": "0", "question": "First?"}, {**row, field: value})
     with pytest.raises(MalformedData) as caught:
         read_tasks(path, format)
@@ -199,7 +194,7 @@ def test_a_wrong_field_is_named_with_its_record_and_what_was_found(tmp_path, for
     assert message in str(caught.value)
 
 
-def test_a_missing_field_is_named_with_the_fields_that_are_there(tmp_path):
+def test_the_error_for_a_missing_field_lists_the_fields_of_the_record(tmp_path):
     with pytest.raises(MalformedData, match=r"record 1: field 'golden_answers' should be .* found None"):
         one(tmp_path, "jsonl", {"id": "1", "question": "Q?"})
     with pytest.raises(MalformedData, match=r"record 1: field 'question' is missing; the record has \['_id'\]"):
@@ -207,7 +202,7 @@ def test_a_missing_field_is_named_with_the_fields_that_are_there(tmp_path):
 
 
 @pytest.mark.parametrize("item", ["x", ["T"], ["T", "x"], ["T", [1]], [1, ["x"]]])
-def test_a_wrong_context_is_named(tmp_path, item):
+def test_a_wrong_context_is_refused(tmp_path, item):
     with pytest.raises(MalformedData, match="record 1: field 'context'"):
         list(read_contexts(written(tmp_path, {**HOTPOT, "context": [item]}), "hotpotqa"))
 

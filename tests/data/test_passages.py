@@ -30,7 +30,7 @@ def written(folder: Path, *rows: dict) -> Path:
     ],
     ids=["ours", "beir", "medrag", "pyserini", "search-r1"],
 )
-def test_the_form_is_taken_from_the_first_row(tmp_path, row):
+def test_the_form_is_detected_from_the_first_row(tmp_path, row):
     assert list(read_passages(written(tmp_path, row))) == [TITLED]
 
 
@@ -63,6 +63,6 @@ def test_every_row_must_have_the_form_of_the_first(tmp_path, row, message):
     assert message in str(caught.value)
 
 
-def test_rows_of_no_known_form_are_refused_with_what_was_found(tmp_path):
+def test_rows_of_an_unknown_form_are_refused_with_their_fields(tmp_path):
     with pytest.raises(MalformedData, match=r"line 1: not a passage: .* found \['body', 'id'\]"):
         list(read_passages(written(tmp_path, {"id": "1", "body": "x"})))

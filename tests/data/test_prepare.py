@@ -52,7 +52,7 @@ def slow(log: Path, count: int, seconds: float) -> subprocess.Popen[str]:
     return subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
 
 
-def test_a_corpus_is_prepared_once_and_opened_after(tmp_path):
+def test_a_corpus_is_prepared_once_and_then_only_opened(tmp_path):
     path = corpus_file(tmp_path)
     assert prepared_corpus(file_source(path)) is None
     first = prepare_corpus(path)
@@ -61,7 +61,7 @@ def test_a_corpus_is_prepared_once_and_opened_after(tmp_path):
     assert (again.path, again.fingerprint, reads) == (first.path, first.fingerprint, [])
 
 
-def test_a_changed_file_is_prepared_anew(tmp_path):
+def test_a_changed_file_is_prepared_again(tmp_path):
     first = prepare_corpus(corpus_file(tmp_path, 3))
     second = prepare_corpus(corpus_file(tmp_path, 4))
     assert (len(first), len(second)) == (3, 4)
@@ -88,14 +88,14 @@ def test_a_missing_file_is_not_found(tmp_path):
         prepare_corpus(tmp_path / "none.jsonl")
 
 
-def test_processes_that_prepare_the_same_at_once_do_it_once(tmp_path):
+def test_of_several_processes_that_prepare_a_corpus_at_once_only_one_does(tmp_path):
     log = tmp_path / "log"
     processes = [slow(log, 40, 0.01) for _ in range(3)]
     assert [process.communicate()[0].strip() for process in processes] == ["40"] * 3
     assert log.read_text().count("start") == 1
 
 
-def test_a_killed_preparation_is_started_anew(tmp_path, cache):
+def test_a_killed_preparation_is_started_again(tmp_path, cache):
     log = tmp_path / "log"
     with slow(log, 1000, 1) as process:
         while not (log.exists() and "passage" in log.read_text()):
@@ -109,7 +109,7 @@ def test_a_killed_preparation_is_started_anew(tmp_path, cache):
     assert [path for path in (cache / "corpora").iterdir() if path.is_dir()] == [source.folder]
 
 
-def test_the_folder_says_what_it_was_prepared_from(tmp_path):
+def test_the_folder_and_its_manifest_name_the_source(tmp_path):
     corpus = prepare_corpus(corpus_file(tmp_path))
     assert "corpus-jsonl" in corpus.path.name
     assert Corpus(corpus.path).origin == str(tmp_path / "corpus.jsonl")

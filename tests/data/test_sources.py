@@ -148,10 +148,7 @@ RESOLVED = {
         ]
         for split, rows in (("train", "first 1000"), ("test", "all"))
     },
-    "RAGGym-Synth-v0": {
-        "train": [("train", "contexts", "first 2000")],
-        "test": [("test", "contexts", "first 1000")],
-    },
+    "RAGGym-Synth-v0": {"train": [("train", "contexts", "first 2000")], "test": [("test", "contexts", "first 1000")]},
 }
 """Questions, corpus and rows of every source, in the order in which they are tried."""
 
@@ -166,12 +163,12 @@ def test_a_shipped_cards_splits_come_from_these_sources_in_this_order(name):
     assert resolved == RESOLVED[name]
 
 
-def test_a_shipped_card_is_looked_for_in_the_users_folder_and_then_the_cache(tmp_path):
+def test_a_shipped_cards_files_are_searched_in_the_users_folder_and_then_in_the_cache(tmp_path):
     folders = places(env_card("RAGGym-HotpotQA-v0"))
     assert folders == [tmp_path / "user" / "hotpotqa", tmp_path / "cache" / "datasets" / "hotpotqa"]
 
 
-def test_a_users_data_are_looked_for_beside_the_card_first(tmp_path):
+def test_the_files_of_a_users_card_are_searched_beside_the_card_first(tmp_path):
     shipped = env_card("RAGGym-HotpotQA-v0")
     copy = tmp_path / "RAGGym-HotpotQA-v0.toml"
     copy.write_text(shipped.path.read_text())
@@ -183,13 +180,13 @@ def test_a_root_may_be_laid_out_like_the_users_folder_or_be_the_data_sets_own():
     assert places(card, Path("r")) == [Path("r/hotpotqa"), Path("r")]
 
 
-def test_a_hub_source_with_a_corpus_file_that_nothing_has_is_not_downloaded():
+def test_hub_rows_are_not_downloaded_if_their_corpus_file_is_missing():
     source = Source(questions="hub:a/b:test", corpus="c.jsonl")
     with pytest.raises(DataNotFound, match=r"has no c\.jsonl"):
         locate(env_card("RAGGym-HotpotQA-v0"), source)
 
 
-def test_without_the_hub_only_files_are_looked_at():
+def test_without_the_hub_only_folders_are_searched():
     source = Source(questions="hub:a/b:test")
     with pytest.raises(DataNotFound, match=r"hotpotqa has no hub-a-b-test\.jsonl"):
         locate(env_card("RAGGym-HotpotQA-v0"), source, use_hub=False)

@@ -164,14 +164,7 @@ def test_ansi_rendering_tells_the_whole_episode():
     env.step(Search("nothing"))
     env.step(Answer("Oslo"))
     text = env.render()
-    parts = [
-        "Question: Where",
-        "Search 1: Dawn",
-        "[1] Dawn: Text of Dawn.",
-        "nothing found",
-        "answer: Oslo",
-        "+1.000",
-    ]
+    parts = ["Question: Where", "Search 1: Dawn", "[1] Dawn: Text of Dawn.", "nothing found", "answer: Oslo", "+1.000"]
     assert [part for part in parts if part not in text] == []
 
 

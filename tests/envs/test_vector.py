@@ -44,10 +44,7 @@ def test_the_vector_environment_equals_n_single_ones_step_by_step(mode, seed):
         same(mine, other)
         ended = mine[2] | mine[3]
         if mode is AutoresetMode.DISABLED and ended.any():
-            same(
-                ours.reset(options={"reset_mask": ended.copy()}),
-                theirs.reset(options={"reset_mask": ended.copy()}),
-            )
+            same(ours.reset(options={"reset_mask": ended.copy()}), theirs.reset(options={"reset_mask": ended.copy()}))
 
 
 @pytest.mark.parametrize("mode", list(AutoresetMode))

@@ -63,10 +63,7 @@ def test_different_question_sets_are_different_boards(towns, tmp_path):
 
 
 def test_settings_are_shown_where_they_differ(towns, tmp_path):
-    folders = [
-        run(towns, Reader(), tmp_path / "a"),
-        run(towns, Reader(), tmp_path / "b", settings={"retrieval.k": 2}),
-    ]
+    folders = [run(towns, Reader(), tmp_path / "a"), run(towns, Reader(), tmp_path / "b", settings={"retrieval.k": 2})]
     text = build_leaderboard(folders).to_markdown()
     assert "| bm25, k=2, 8 searches, corpus " in text
     assert "Setting: bm25, k=5" in build_leaderboard(folders[:1]).to_markdown()

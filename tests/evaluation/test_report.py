@@ -24,12 +24,7 @@ def test_the_page_shows_the_table_and_every_trajectory(tmp_path):
     text = page(tmp_path, Reader(fails={"q3"}))
     assert "Towns-v0, test split, 12 questions" in text
     assert text.count('<details class="episode">') == 12
-    for part in (
-        "search: On which river does Town1 lie?",
-        "answer: River1",
-        "gold: River1",
-        "failed: PolicyError",
-    ):
+    for part in ("search: On which river does Town1 lie?", "answer: River1", "gold: River1", "failed: PolicyError"):
         assert part in text
     assert (text.count('class="right"'), text.count('class="failed"')) == (11, 1)
 

@@ -70,12 +70,7 @@ def test_a_search_that_exceeded_the_budget_is_not_counted():
 def test_tokens_are_totals_not_means_and_failed_episodes_cost_too():
     usage = {"calls": 1, "prompt_tokens": 10, "completion_tokens": 5, "cached_tokens": 0, "seconds": 0.5}
     failed = record(BOTH, None, stop=None, error="down", usage=usage)
-    records = [
-        record(FILM, "x", usage=usage),
-        failed,
-        record(BOTH, "x", usage=usage),
-        record(PILL, "B", usage=usage),
-    ]
+    records = [record(FILM, "x", usage=usage), failed, record(BOTH, "x", usage=usage), record(PILL, "B", usage=usage)]
     scores = score_records(records, [FILM, BOTH])
     assert (scores.tokens, scores.usage.calls, scores.usage.seconds) == (45, 3, 1.5)
 

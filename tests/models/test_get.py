@@ -46,7 +46,7 @@ def catalogued(monkeypatch):
 
     def replace_files(table, name, files):
         checksums = {file: hashlib.sha256(content).hexdigest() for file, content in files.items()}
-        monkeypatch.setitem(models._ALL, name, replace(table[name], files=checksums))
+        monkeypatch.setitem(catalogue.CATALOGUE, name, replace(table[name], files=checksums))
 
     return replace_files
 

@@ -1,4 +1,4 @@
-"""What the classical policies read out of a question."""
+"""Questions parsed by rules."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import time
 
 import pytest
 
-from raggym_env.reading.question import analyse
+from raggym_env.reading.question import parse_question
 
 
 @pytest.mark.parametrize(
@@ -25,8 +25,8 @@ from raggym_env.reading.question import analyse
         ("Who is older, Bram Stoker or Oscar Wilde?", "choice"),
     ],
 )
-def test_the_type_of_the_answer(question: str, kind: str) -> None:
-    assert analyse(question).kind == kind
+def test_the_question_words_decide_the_answer_type(question: str, kind: str) -> None:
+    assert parse_question(question).kind == kind
 
 
 @pytest.mark.parametrize(
@@ -45,33 +45,33 @@ def test_the_type_of_the_answer(question: str, kind: str) -> None:
         ("Is it one or two?", ()),
     ],
 )
-def test_the_two_things_compared(question: str, choices: tuple[str, ...]) -> None:
-    assert analyse(question).choices == choices
+def test_the_two_names_compared_are_recognized(question: str, choices: tuple[str, ...]) -> None:
+    assert parse_question(question).choices == choices
 
 
-def test_the_last_word_of_order_outside_the_names_decides() -> None:
-    assert analyse("Which has the first mayor who died later, Delft or Leiden?").order == 1
-    assert analyse("Which film came out first, The Last Days or Later On?").order == -1
+def test_the_last_comparative_outside_the_names_decides_the_order() -> None:
+    assert parse_question("Which has the first mayor who died later, Delft or Leiden?").order == 1
+    assert parse_question("Which film came out first, The Last Days or Later On?").order == -1
 
 
 def test_a_name_keeps_its_parenthesis_and_its_small_words() -> None:
-    assert analyse("Who directed Maya (1999 Film) by Vincent van Gogh?").names == (
+    assert parse_question("Who directed Maya (1999 Film) by Vincent van Gogh?").names == (
         "Maya (1999 Film)",
         "Vincent van Gogh",
     )
 
 
-def test_a_name_that_is_part_of_another_counts_with_it_and_each_counts_once() -> None:
-    assert analyse('Did Ada of Delft, or Ada, know Ada of Delft and "Bea"?').names == ("Bea", "Ada of Delft")
+def test_a_name_that_is_part_of_another_is_dropped_and_each_is_listed_once() -> None:
+    assert parse_question('Did Ada of Delft, or Ada, know Ada of Delft and "Bea"?').names == ("Bea", "Ada of Delft")
 
 
-def test_a_question_may_ask_which_of_nothing() -> None:
-    assert analyse("I know which 's?").head == ""
+def test_which_without_a_noun_has_no_head() -> None:
+    assert parse_question("I know which 's?").head == ""
 
 
 @pytest.mark.parametrize("words", ["Ab, ", 'Ab "Cd" ', "x or ", "Aa? ", "between A and ", "Ab and Cd: "])
-def test_a_question_of_a_megabyte_is_read_in_time(words: str) -> None:
+def test_a_question_of_a_megabyte_is_parsed_within_seconds(words: str) -> None:
     text = words * (1_000_000 // len(words))
     start = time.perf_counter()
-    assert analyse(text).text == text
+    assert parse_question(text).text == text
     assert time.perf_counter() - start < 10  # measured: 0.3 s at most

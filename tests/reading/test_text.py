@@ -1,4 +1,4 @@
-"""The words of a text."""
+"""Tokens, terms, keys and names of texts."""
 
 from __future__ import annotations
 
@@ -9,10 +9,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from loose import LOOSE
-from raggym_env.reading.text import STOP, Tokens, cut, entities, key, names_in, stem, terms, whole_words, words
+from raggym_env.reading.text import STOP, Tokens, entities, key, names_in, split_words, stem, terms, whole_words, words
 
 
-def test_a_key_ignores_case_possession_and_a_trailing_parenthesis() -> None:
+def test_a_key_ignores_case_possessives_and_a_final_parenthesis() -> None:
     assert key("Ed Wood's (film)") == key("ed wood") == "ed wood"
     assert key("(500) Days") == "500 days"
 
@@ -27,23 +27,23 @@ def test_a_key_ignores_case_possession_and_a_trailing_parenthesis() -> None:
         ("Who was she?", []),
     ],
 )
-def test_names_are_capitalised_words_and_what_joins_them(text: str, names: list[str]) -> None:
+def test_names_are_capitalized_words_and_their_joiners(text: str, names: list[str]) -> None:
     assert [name for _, name in entities(text)] == names
 
 
 @given(LOOSE | st.text(max_size=80))
-def test_the_terms_of_a_text_are_the_stems_of_its_words_but_stop_words_where_they_first_stand(text: str) -> None:
-    found = terms(text)
-    assert set(found) == {stem(word) for word in words(text) if word.lower() not in STOP}
-    for term, start in found.items():
+def test_terms_are_stems_of_content_words_with_the_offset_of_the_first_occurrence(text: str) -> None:
+    offsets = terms(text)
+    assert set(offsets) == {stem(word) for word in words(text) if word.lower() not in STOP}
+    for term, start in offsets.items():
         assert stem(words(text[start:])[0]) == term
         assert term not in terms(text[:start])
 
 
 @given(LOOSE | st.text(max_size=80))
-def test_a_text_that_is_cut_has_the_same_terms_key_and_names(text: str) -> None:
-    tokens = Tokens(cut(text))
-    assert "".join(cut(text)) == text
+def test_tokens_have_the_terms_key_and_names_of_the_text(text: str) -> None:
+    tokens = Tokens(split_words(text))
+    assert "".join(split_words(text)) == text
     assert tokens.terms() == terms(text)
     assert tokens.key() == f" {key(text + ' .')} "
     for first, end in names_in(tokens):
@@ -54,7 +54,7 @@ def test_a_text_that_is_cut_has_the_same_terms_key_and_names(text: str) -> None:
 
 
 @given(LOOSE | st.text(max_size=80))
-def test_whole_words_are_found_between_boundaries(text: str) -> None:
-    sought = ("two", "ten", "x", "film", "fil")
-    plain = re.compile(rf"\b(?:{'|'.join(sought)})\b")
-    assert [m.span() for m in re.finditer(whole_words(sought), text)] == [m.span() for m in plain.finditer(text)]
+def test_whole_words_match_between_word_boundaries(text: str) -> None:
+    alternatives = ("two", "ten", "x", "film", "fil")
+    plain = re.compile(rf"\b(?:{'|'.join(alternatives)})\b")
+    assert [m.span() for m in re.finditer(whole_words(alternatives), text)] == [m.span() for m in plain.finditer(text)]

@@ -13,8 +13,8 @@ from fake_server import FakeServer, cut, drip, hang, raw, status
 from raggym_env.build import load_mdp
 from raggym_env.cards import env_card, override
 from raggym_env.core import Passage, Search
-from raggym_env.errors import IndexMismatch, RetrievalError
-from raggym_env.retrieval import Hit, make
+from raggym_env.errors import IndexMismatch, OptionError, RetrievalError
+from raggym_env.retrieval import Hit, make, server
 from raggym_env.retrieval.http import HTTPRetriever
 from raggym_env.retrieval.wire import read_results, write_results
 from raggym_env.testing import ScriptedRetriever, check_retriever
@@ -33,7 +33,7 @@ ODD = [
 
 @pytest.mark.parametrize("passage", ODD, ids=lambda passage: repr(passage.title))
 @pytest.mark.parametrize("scores", [True, False])
-def test_a_passage_comes_out_as_it_went_in(passage, scores):
+def test_a_passage_is_read_as_it_was_written(passage, scores):
     ((hit,),) = read_results(write_results([[Hit(passage, 0.1)]], scores=scores), 1, 1)
     assert hit == Hit(passage, 0.1 if scores else 1.0)
 
@@ -65,7 +65,7 @@ DOCUMENT = {"id": "1", "contents": "x"}
 
 
 @pytest.mark.parametrize(
-    ("answer", "said"),
+    ("answer", "message"),
     [
         (b"<html>", "not JSON"),
         (b"[" * 100_000, "not JSON"),
@@ -74,7 +74,7 @@ DOCUMENT = {"id": "1", "contents": "x"}
         ({"result": []}, "0 results for 1 queries"),
         ({"result": [[], []]}, "2 results for 1 queries"),
         ({"result": [None]}, "no list"),
-        ({"result": [[DOCUMENT] * 3]}, "3 passages where 2 were asked for"),
+        ({"result": [[DOCUMENT] * 3]}, "3 passages instead of at most 2"),
         ({"result": [["x"]]}, "no object"),
         ({"result": [[{"document": "x", "score": 1}]]}, "no object"),
         ({"result": [[{"document": DOCUMENT}]]}, "no finite number"),
@@ -87,8 +87,8 @@ DOCUMENT = {"id": "1", "contents": "x"}
     ],
     ids=str,
 )
-def test_an_answer_that_is_not_as_the_format_says_is_refused(answer, said):
-    with pytest.raises(ValueError, match=re.escape(said)):
+def test_a_malformed_answer_is_refused(answer, message):
+    with pytest.raises(ValueError, match=re.escape(message)):
         read_results(answer if isinstance(answer, bytes) else json.dumps(answer).encode(), 1, 2)
 
 
@@ -130,13 +130,13 @@ def test_half_a_character_is_sent_as_a_replacement():
 
 
 @pytest.mark.parametrize("trouble", [cut, *(status(number) for number in (429, 502, 503, 504))])
-def test_what_may_pass_is_tried_again(trouble):
+def test_a_temporary_failure_is_retried(trouble):
     with FakeServer(trouble, trouble, after=good) as server:
         assert titles(client(server, retries=2).search(["a"], 1)) == [["a"]]
     assert len(server.bodies) == 3
 
 
-def test_tries_are_bounded_and_the_failure_names_the_url_and_what_came_back():
+def test_retries_are_bounded_and_the_failure_names_the_url_and_the_answer():
     with FakeServer(after=status(503, "full")) as server, pytest.raises(RetrievalError) as failure:
         client(server, retries=2).search(["a"], 1)
     assert len(server.bodies) == 3
@@ -146,7 +146,7 @@ def test_tries_are_bounded_and_the_failure_names_the_url_and_what_came_back():
 
 
 @pytest.mark.parametrize("number", [400, 401, 413, 422, 500, 307])
-def test_what_will_not_pass_is_asked_for_once(number):
+def test_a_permanent_failure_is_not_retried(number):
     with FakeServer(after=status(number, "because", {"location": "/elsewhere"})) as server:
         retriever = client(server)
         with pytest.raises(RetrievalError, match=f"{number}: .*because"):
@@ -190,8 +190,8 @@ def test_a_malformed_answer_names_the_url():
         client(server).search(["a"], 1)
 
 
-def test_a_server_that_is_not_there_is_found_missing_at_once():
-    with pytest.raises(RetrievalError, match=r"http://127\.0\.0\.1:9/health cannot be had, tried 2 times"):
+def test_a_server_that_does_not_run_is_reported_by_the_constructor():
+    with pytest.raises(RetrievalError, match=r"http://127\.0\.0\.1:9/health is not available, tried 2 times"):
         HTTPRetriever(url="http://127.0.0.1:9", retries=1, backoff=0)
 
 
@@ -202,7 +202,7 @@ def test_the_token_of_the_environment_is_sent(monkeypatch):
     assert server.keys == ["Bearer s3cret"]
 
 
-def test_proxies_are_not_asked_for_this_machine(monkeypatch):
+def test_no_proxy_is_used_for_this_machine(monkeypatch):
     for name in ("HTTP_PROXY", "http_proxy", "ALL_PROXY"):
         monkeypatch.setenv(name, "http://127.0.0.1:9")
     with FakeServer(after=good) as server:
@@ -210,7 +210,7 @@ def test_proxies_are_not_asked_for_this_machine(monkeypatch):
 
 
 @pytest.mark.parametrize(
-    ("options", "said"),
+    ("options", "message"),
     [
         ({"url": "ftp://x"}, "url of the 'http' retriever"),
         ({"url": "http://user:hunter2@x"}, "url of the 'http' retriever"),
@@ -223,20 +223,19 @@ def test_proxies_are_not_asked_for_this_machine(monkeypatch):
     ],
     ids=str,
 )
-def test_options_that_cannot_be_right_are_refused_before_anything_is_sent(options, said):
-    with pytest.raises(RetrievalError, match=said) as failure:
+def test_options_out_of_range_are_refused_before_anything_is_sent(options, message):
+    with pytest.raises(OptionError, match=message) as failure:
         HTTPRetriever(**{"url": "http://127.0.0.1:9", **options})
     assert "hunter2" not in str(failure.value)
 
 
 # Our own server.
 
-server = pytest.importorskip("raggym_env.retrieval.server.serve")
 pytest.importorskip("starlette")
 pytest.importorskip("uvicorn")
 
 
-def test_it_keeps_the_contract_of_a_retriever_and_agrees_with_the_one_served():
+def test_it_keeps_the_contract_of_a_retriever_and_agrees_with_the_served_one():
     corpus = [Passage(str(i), f'"Town" {i}\n', f"Town {i}\nlies on the river {i % 5}.") for i in range(50)]
     local = make("bm25", corpus, store=False)
     with server.running(local) as url:
@@ -246,12 +245,12 @@ def test_it_keeps_the_contract_of_a_retriever_and_agrees_with_the_one_served():
         assert remote.fingerprint == local.fingerprint
 
 
-def test_many_threads_share_it():
+def test_many_threads_share_one_retriever():
     local = ScriptedRetriever({str(i): [f"T{i}"] for i in range(200)})
-    with server.running(local) as url, ThreadPoolExecutor(16) as people:
+    with server.running(local) as url, ThreadPoolExecutor(16) as pool:
         remote = HTTPRetriever(url=url, connections=4)
-        found = list(people.map(lambda i: titles(remote.search([str(i)], 1)), range(200)))
-    assert found == [[[f"T{i}"]] for i in range(200)]
+        results = list(pool.map(lambda i: titles(remote.search([str(i)], 1)), range(200)))
+    assert results == [[[f"T{i}"]] for i in range(200)]
 
 
 def test_a_failure_of_the_served_retriever_is_a_failure_here_and_says_why():
@@ -276,7 +275,7 @@ def test_another_index_behind_the_url_is_refused():
         remote.search(["a"], 1)
 
 
-def test_of_another_server_the_url_is_the_fingerprint():
+def test_without_a_fingerprint_of_the_server_the_url_is_it():
     with FakeServer(after=good) as one, FakeServer(after=good) as two:
         prints = [client(one).fingerprint, client(one).fingerprint, client(two).fingerprint]
     assert prints[0] == prints[1] != prints[2]
@@ -291,7 +290,7 @@ def test_a_copy_opens_its_own_connections(copied):
         assert titles(other.search(["a"] * 4, 1)) == titles(remote.search(["a"] * 4, 1)) == [["x"]] * 4
 
 
-def test_an_environment_over_a_served_corpus_is_the_environment_over_its_own(tmp_path):
+def test_an_environment_over_a_served_corpus_equals_one_over_the_corpus(tmp_path):
     card = write_towns(tmp_path / "towns")
     local = load_mdp(card, "train", process_reward="evidence")
     with server.running(local.dynamics.retriever) as url:

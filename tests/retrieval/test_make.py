@@ -10,7 +10,7 @@ import pytest
 from raggym_env.core import Passage
 from raggym_env.errors import OptionError, RetrievalError, UnknownName
 from raggym_env.retrieval import RETRIEVERS, Retriever, make
-from raggym_env.retrieval.server.serve import running
+from raggym_env.retrieval.server import running
 from raggym_env.testing import check_retriever
 
 CORPUS = [

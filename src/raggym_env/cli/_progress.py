@@ -38,6 +38,7 @@ class EpisodeBar(Progress):
             self._outcomes.append(record["steps"][-1]["outcome"] if record["stop"] != "no_action" else 0.0)
         else:
             self._errors[record["error"]] += 1
+        # Episodes that failed at once would inflate the rate.
         rate = f"{len(self._outcomes) / (time.perf_counter() - self._start):.1f}/s"
         score = f"score {sum(self._outcomes) / len(self._outcomes):.3f}" if self._outcomes else ""
         self.update(self._row, description=self._name, completed=completed, total=total, rate=rate, score=score)

@@ -1,4 +1,4 @@
-"""`raggym envs` and `raggym policies`: what there is."""
+"""`raggym envs` and `raggym policies`: list the cards that ship with the library."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from raggym_env.storage.paths import card_names
 
 __all__ = ["envs", "policies"]
 
-AsJson = Annotated[bool, typer.Option("--json", help="Print as JSON for scripts.")]
+AsJson = Annotated[bool, typer.Option("--json", help="Print JSON for programs.")]
 
 
 def envs(as_json: AsJson = False) -> None:
@@ -23,7 +23,7 @@ def envs(as_json: AsJson = False) -> None:
     if as_json:
         typer.echo(json.dumps([card.model_dump(mode="json") for card in cards], indent=2))
         return
-    table = _table("Environment", "What", "Splits", "Retrieval", "Searches", "Metric")
+    table = _table("Environment", "Title", "Splits", "Retrieval", "Searches", "Metric")
     for card in cards:
         retrieval = f"{card.retrieval.name}, k={card.retrieval.k}"
         episode = card.episode
@@ -38,11 +38,11 @@ def policies(as_json: AsJson = False) -> None:
     if as_json:
         typer.echo(json.dumps([card.model_dump(mode="json") for card in cards], indent=2))
         return
-    table = _table("Policy", "What")
+    table = _table("Policy", "Description")
     for card in cards:
         table.add_row(card.name, card.description)
     Console().print(table)
 
 
 def _table(name: str, *columns: str) -> Table:
-    return Table(Column(name, no_wrap=True), *columns)  # a name that is cut short cannot be copied
+    return Table(Column(name, no_wrap=True), *columns)  # a shortened name could not be copied

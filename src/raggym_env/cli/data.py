@@ -1,4 +1,4 @@
-"""`raggym data`: which data sets there are, where they lie, and how to get them."""
+"""`raggym data`: list the data sets, show whether their files are available, and download them."""
 
 from __future__ import annotations
 
@@ -9,28 +9,30 @@ from typing import Annotated
 
 import typer
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Column, Table
 
 from raggym_env.data import catalogue
 from raggym_env.data.catalogue import SplitStatus
+from raggym_env.text.untrusted import one_line
 
 __all__ = ["app"]
 
 app = typer.Typer(help="List, download and describe data sets.", no_args_is_help=True)
 
-Name = Annotated[str, typer.Argument(help="An environment card, its path, or a data set's folder.")]
+Name = Annotated[str, typer.Argument(help="Name or path of an environment card, or a data set's folder.")]
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON for programs.")]
 
 
 @app.command("list")
 def list_command(as_json: AsJson = False) -> None:
-    """Show every shipped card's splits and whether their data is here."""
+    """List the splits of every shipped card and show whether their data is available."""
     _print([status for card in catalogue.shipped_cards() for status in catalogue.statuses(card)], as_json)
 
 
 @app.command("get")
 def get_command(name: Name, as_json: AsJson = False) -> None:
-    """Download what the hub has and prepare the corpora. Exits with 1 if some split cannot be had."""
+    """Download what the hub has and prepare the corpora. Exits with 1 if a split stays unavailable."""
     statuses = catalogue.get(catalogue.named_card(name))
     _print(statuses, as_json)
     if any(status.problem for status in statuses):
@@ -39,7 +41,7 @@ def get_command(name: Name, as_json: AsJson = False) -> None:
 
 @app.command("info")
 def info_command(name: Name, as_json: AsJson = False) -> None:
-    """Describe one data set: its splits, where they are read from, its corpus, licence and an example."""
+    """Describe one data set: its licence, its splits with their sources and sizes, and an example question."""
     card = catalogue.named_card(name)
     statuses = catalogue.statuses(card)
     about = {"name": card.name, "title": card.title, "description": card.description, "licence": card.licence}
@@ -47,11 +49,12 @@ def info_command(name: Name, as_json: AsJson = False) -> None:
         typer.echo(json.dumps({**about, "splits": [asdict(status) for status in statuses]}, indent=2))
         return
     console = Console()
+    # Cards and data sets may come from strangers: `one_line` removes what would control the terminal.
     for field, text in about.items():
-        console.print(f"{field:12} {text}", markup=False, highlight=False)
+        console.print(f"{field:12} {one_line(text)}", markup=False, highlight=False)
     _print(statuses, as_json=False)
     if example := next((status.example for status in statuses if status.example), ""):
-        console.print(f"example      {example}", markup=False, highlight=False)
+        console.print(f"example      {one_line(example)}", markup=False, highlight=False)
 
 
 def _print(statuses: Sequence[SplitStatus], as_json: bool) -> None:
@@ -62,13 +65,16 @@ def _print(statuses: Sequence[SplitStatus], as_json: bool) -> None:
     console.print(_table(statuses))
     for status in statuses:
         if status.problem:
+            # Not wrapped: paths and commands in it are there to be copied.
             console.print(status.problem, markup=False, highlight=False, soft_wrap=True)
 
 
 def _table(statuses: Iterable[SplitStatus]) -> Table:
     table = Table("card", "split", "questions", "passages", Column("read from", overflow="fold"))
     for status in statuses:
+        # "-" rather than 0: the size is unknown as long as the split cannot be read.
         questions = "-" if status.questions is None else f"{status.questions:,}"
         passages = "-" if status.passages is None else f"{status.passages:,}"
-        table.add_row(status.card, status.split, questions, passages, status.source or "not found")
+        # Escaped, as Rich would read "[" in a path as markup.
+        table.add_row(status.card, status.split, questions, passages, escape(status.source) or "not found")
     return table

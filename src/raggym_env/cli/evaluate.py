@@ -62,6 +62,7 @@ def evaluate(
         "policy.search.critic": critic,
         "policy.price": _price(price),
     }
+    # Flags go over --set, which goes over the card.
     changes = {key: value for key, value in changes.items() if value is not None}
     with EpisodeBar(policy) as bar:
         run, scores = run_evaluation(

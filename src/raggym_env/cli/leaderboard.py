@@ -20,6 +20,7 @@ def leaderboard(
     as_json: Annotated[bool, typer.Option("--json", help="Print as JSON for scripts.")] = False,
 ) -> None:
     """Rank finished runs. Answers are scored again from the records; no model is called."""
+    # Imported when called: `raggym --help` must not load pyarrow.
     from raggym_env.evaluation import build_leaderboard, html_report
 
     board = build_leaderboard(sources, card=env, split=split, published=published)

@@ -27,7 +27,7 @@ def list_command(as_json: Annotated[bool, typer.Option("--json", help="Print JSO
         typer.echo(json.dumps([asdict(status) for status in statuses], indent=2))
         return
     # A folder is wrapped, not cut off: it is there to be copied.
-    table = Table("model", "what", "licence", "MB", "from", Column("folder", overflow="fold"))
+    table = Table(Column("model", no_wrap=True), "what", "licence", "MB", "from", Column("folder", overflow="fold"))
     for status in statuses:
         size = "" if status.megabytes is None else f"{status.megabytes:,.0f}"
         table.add_row(status.name, status.title, status.licence, size, status.source or "", status.folder or "not here")

@@ -40,5 +40,6 @@ def play(
         action = Answer(line[1:].strip()) if line.startswith("=") else Search(line)
         _, _, terminated, truncated, _ = environment.step(action)
         ended = terminated or truncated
+    # The gold answer is shown to a person, after the end.
     assert environment.task is not None  # noqa: S101  # an episode has just ended
     typer.echo(f"The answer was: {' / '.join(environment.task.answers)}")

@@ -4,17 +4,14 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import typer
 
 from raggym_env.cards import DatasetCard, EnvCard, SourceCard, env_card, override
-from raggym_env.cli._options import parse_settings
-from raggym_env.errors import CardError, RetrievalError
+from raggym_env.cli._options import Settings, TrustCard, parse_settings
+from raggym_env.errors import OptionError
 from raggym_env.retrieval.wire import TOKEN_ENV
-
-if TYPE_CHECKING:
-    from raggym_env.data.corpus import Corpus
 
 __all__ = ["serve"]
 
@@ -24,42 +21,47 @@ def serve(
         str | None,
         typer.Argument(help="Environment whose corpus and retriever to serve: an id or a card.", show_default=False),
     ] = None,
-    split: Annotated[str | None, typer.Option(help="Split whose corpus is meant. Default: the card's.")] = None,
+    split: Annotated[str | None, typer.Option(help="Split whose corpus to serve. Default: the card's.")] = None,
     corpus: Annotated[Path | None, typer.Option(help="Serve this corpus file (JSON lines) instead.")] = None,
-    retriever: Annotated[str | None, typer.Option(help="Search engine, instead of the card's.")] = None,
-    settings: Annotated[
-        list[str] | None,
-        typer.Option("--set", metavar="KEY=VALUE", help="Change the card, e.g. retrieval.options.k1=0.9."),
-    ] = None,
+    retriever: Annotated[str | None, typer.Option(help="Retriever to use instead of the card's.")] = None,
+    settings: Settings = None,
     host: Annotated[str, typer.Option(help="Address to listen on. Others than 127.0.0.1 are open to the network.")] = (
         "127.0.0.1"
     ),
     port: Annotated[int, typer.Option(min=0, max=65535, help="Port; 0 takes a free one.")] = 8000,
-    topk: Annotated[int, typer.Option(min=1, help="Passages per query, where a request does not say.")] = 3,
+    topk: Annotated[int, typer.Option(min=1, help="Passages per query if a request does not say.")] = 3,
     token_file: Annotated[
         Path | None,
         typer.Option(help="File with the token that clients must send. Default: $RAGGYM_RETRIEVER_TOKEN, if set."),
     ] = None,
-    batch_size: Annotated[int, typer.Option(min=1, help="Queries in one search, at most.")] = 512,
+    batch_size: Annotated[int, typer.Option(min=1, help="Maximum number of queries in one search.")] = 512,
     batch_wait: Annotated[float, typer.Option(min=0, max=1000, help="Milliseconds to wait for more queries.")] = 2.0,
     threads: Annotated[int, typer.Option(min=1, help="Searches at the same time.")] = 1,
-    grace: Annotated[int, typer.Option(min=0, help="Seconds to finish what was accepted, when told to end.")] = 60,
+    grace: Annotated[int, typer.Option(min=0, help="Seconds for accepted requests to finish at the end.")] = 60,
+    trust_card: TrustCard = False,
 ) -> None:
     """Serve a search engine in the format of Search-R1: POST /retrieve, GET /health, GET /metrics.
 
-    Search-R1, verl and SkyRL take the URL as it is printed; raggym takes it with --set retrieval.name=http --set
-    retrieval.options.url=URL. SIGTERM and Ctrl-C end it after it has answered what it accepted.
+    Pass the printed URL to Search-R1, verl or SkyRL; to raggym by --set retrieval.name=http --set
+    retrieval.options.url=URL. SIGTERM and Ctrl-C end the server after it has answered all accepted requests.
     """
-    from raggym_env.retrieval import make
-    from raggym_env.retrieval.server import serve as server
+    from raggym_env.data import load
+    from raggym_env.data.prepare import prepare_corpus
+    from raggym_env.retrieval import make, server
 
+    # The extra, the card, the token and the port are checked first: an index may take hours to build.
     server.check_installed()
-    card = _card(env, corpus, retriever, settings or [])
+    if env is None and corpus is None:
+        raise OptionError("Name an environment whose corpus to serve, or pass --corpus FILE.")
+    changes = parse_settings(settings)
+    if retriever is not None:
+        changes["retrieval.name"] = retriever
+    card = override(_NO_ENVIRONMENT if env is None else env_card(env, trust=trust_card), changes)
     token = _token(token_file)
     with server.bind(host, port) as listener:
         if token is None and not server.is_local(listener):
-            typer.echo(f"Warning: whoever can reach {host} may search. --token-file asks for a token.", err=True)
-        passages = _corpus(card, split, corpus)
+            typer.echo(f"Warning: whoever can reach {host} may search. --token-file requires a token.", err=True)
+        passages = load(card, split).corpus if corpus is None else prepare_corpus(corpus)
         options = server.ServerOptions(
             name=card.retrieval.name,
             passages=len(passages),
@@ -76,16 +78,7 @@ def serve(
         )
 
 
-def _card(env: str | None, corpus: Path | None, retriever: str | None, settings: list[str]) -> EnvCard:
-    if env is None and corpus is None:
-        raise CardError("Name an environment whose corpus to serve, or --corpus FILE.")
-    changes = parse_settings(settings)
-    if retriever is not None:
-        changes["retrieval.name"] = retriever
-    return override(env_card(env) if env is not None else _NO_ENVIRONMENT, changes)
-
-
-# What a corpus file alone is served by: the defaults of a card's [retrieval].
+# The card of a corpus file without an environment: it has the default [retrieval].
 _NO_ENVIRONMENT = EnvCard(
     name="corpus",
     path=Path(),
@@ -94,17 +87,11 @@ _NO_ENVIRONMENT = EnvCard(
 )
 
 
-def _corpus(card: EnvCard, split: str | None, file: Path | None) -> Corpus:
-    from raggym_env.data import load
-    from raggym_env.data.prepare import prepare_corpus
-
-    return load(card, split).corpus if file is None else prepare_corpus(file)
-
-
 def _token(file: Path | None) -> str | None:
+    # Never from the command line, which every user of the machine can read.
     if file is None:
         return os.environ.get(TOKEN_ENV) or None
     token = file.read_text(encoding="utf-8").strip()
     if not token:
-        raise RetrievalError(f"{file} holds no token.")
+        raise OptionError(f"{file} contains no token.")
     return token

@@ -77,11 +77,5 @@ def _status(card: EnvCard, split: str, *, prepare: bool) -> SplitStatus:
             passages = len(corpus)
     tasks = resolved.task_set
     return SplitStatus(
-        card.name,
-        split,
-        tasks.source,
-        len(tasks.tasks),
-        passages,
-        tasks.tasks[0].question.text,
-        tasks.fingerprint,
+        card.name, split, tasks.source, len(tasks.tasks), passages, tasks.tasks[0].question.text, tasks.fingerprint
     )

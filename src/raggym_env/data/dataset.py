@@ -14,14 +14,7 @@ from raggym_env.core import Task
 from raggym_env.data.corpus import Corpus
 from raggym_env.data.formats import read_tasks
 from raggym_env.data.hub import HubName
-from raggym_env.data.prepare import (
-    CorpusSource,
-    contexts_source,
-    file_source,
-    hub_source,
-    prepare_corpus,
-    world_source,
-)
+from raggym_env.data.prepare import CorpusSource, contexts_source, file_source, hub_source, prepare_corpus, world_source
 from raggym_env.data.sources import Located, locate, no_corpus, not_found
 from raggym_env.data.synth import SynthWorld
 from raggym_env.data.synth.cached_tasks import cached_tasks

@@ -293,10 +293,7 @@ def _with_aliases(tasks: list[Task], path: Path) -> list[Task]:
 FORMATS: dict[str, Format] = {
     "hotpotqa": Format(_hotpotqa, _contexts, page="https://hotpotqa.github.io"),
     "2wikimultihopqa": Format(
-        _2wikimultihopqa,
-        _contexts,
-        finish=_with_aliases,
-        page="https://github.com/Alab-NII/2wikimultihop",
+        _2wikimultihopqa, _contexts, finish=_with_aliases, page="https://github.com/Alab-NII/2wikimultihop"
     ),
     "bamboogle": Format(_bamboogle, records=tsv_records, page="https://github.com/ofirpress/self-ask"),
     "medqa": Format(_medqa, page="https://github.com/jind11/MedQA"),

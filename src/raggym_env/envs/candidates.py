@@ -60,6 +60,7 @@ class Slots:
 
     def obs(self) -> SlotObs:
         """`{"state", "candidates", "mask"}`, the features slot by slot in one vector; new arrays each time."""
+        # Learners may write into an observation; these arrays are cached.
         return {"state": self.state.copy(), "candidates": self.candidates.flatten(), "mask": self.mask}
 
     def action(self, slot: int) -> Action:
@@ -96,6 +97,7 @@ class Candidates:
             features = default_features
         self.features: Features = features
         self._cache = LRU[State, Slots](cache)
+        # Learned by trying them on a state, since the features are any function.
         self.width = len(RANK_FEATURES) + self._rows(State(Question("", "?"), (), 1), [Answer("?")]).shape[1]
         """Features per candidate."""
 
@@ -166,12 +168,7 @@ class CandidateActions(gym.Wrapper[Any, Any, Any, Any]):
     `info["candidates"]` has the action in each slot; after a step, `info["action"]` the one taken.
     """
 
-    def __init__(
-        self,
-        env: gym.Env[Obs, Any],
-        candidates: Policy | Candidates,
-        **options: Any,
-    ) -> None:
+    def __init__(self, env: gym.Env[Obs, Any], candidates: Policy | Candidates, **options: Any) -> None:
         """Wrap an environment.
 
         Args:
@@ -185,6 +182,7 @@ class CandidateActions(gym.Wrapper[Any, Any, Any, Any]):
         """
         super().__init__(env)
         base = env.unwrapped
+        # A wrapper that changes the action space, such as TaggedText, could not take a `Search`.
         if not isinstance(base, RAGEnv) or env.action_space != base.action_space:
             raise TypeError(f"CandidateActions wraps a RAGEnv that takes Search and Answer, got {env}.")
         self._base = base
@@ -273,6 +271,7 @@ def _rank_features(proposals: Sequence[Proposal]) -> NDArray[np.float32]:
         "score": np.where(scored, scores, 0.0),
         "scored": scored,
     }
+    # By name: the order of the columns is that of RANK_FEATURES, wherever it is written.
     return np.stack([np.asarray(columns[name], np.float32) for name in RANK_FEATURES], axis=1)
 
 

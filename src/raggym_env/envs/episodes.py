@@ -75,6 +75,7 @@ class Episodes:
                 raise InvalidReset(f"index must be a whole number in [0, {len(self.tasks)}), got {index!r}.")
             return int(index)
         question = options["question"]
+        # A scan: picking by question is for people and tests, and an index of a million texts would cost everybody.
         for index, task in enumerate(self.tasks):
             if question in (task.question.id, task.question.text):
                 return index

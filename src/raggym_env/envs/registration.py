@@ -91,6 +91,7 @@ def _register(env_id: str, settings: dict[str, Any]) -> None:
     gym.registry.pop(env_id, None)  # registering a card again replaces it without Gymnasium's warning
     gym.register(
         id=env_id,
+        # A string, so that registering imports nothing.
         entry_point=_ENTRY_POINT,
         vector_entry_point="raggym_env.envs.registration:make_vector_env",
         kwargs=settings,

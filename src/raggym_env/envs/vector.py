@@ -69,10 +69,7 @@ class RAGVectorEnv(VectorEnv[VectorObs, Any, Any]):
         self._states: list[State | None] = [None] * num_envs
 
     def reset(
-        self,
-        *,
-        seed: int | Sequence[int | None] | None = None,
-        options: Mapping[str, Any] | None = None,
+        self, *, seed: int | Sequence[int | None] | None = None, options: Mapping[str, Any] | None = None
     ) -> tuple[VectorObs, dict[str, Any]]:
         """Start an episode in every environment, or in those of `options["reset_mask"]`.
 

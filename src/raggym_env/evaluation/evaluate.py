@@ -31,37 +31,34 @@ def evaluate(
     trust: bool = False,
     progress: Progress | None = None,
 ) -> tuple[Run, Scores]:
-    """Evaluate a policy on a split, or go on with an evaluation that was cut off.
+    """Evaluate a policy on a split, or resume an evaluation that was interrupted.
 
     Args:
         card: Name, path or card of an environment.
-        policy: Name, path or card of a policy; or an object with a `propose` method. It is named by its `name` or
-            its class, and can be gone on with only if it has a `fingerprint`: a string that changes with everything
-            that changes what it does.
+        policy: Name, path or card of a policy, or an object with a `propose` method; see `RunSpec.policy`.
         split: Split of the environment.
         limit: Take the first `limit` questions only; None takes all.
         seed: Seed of the policy.
-        out: Run folder. By default one below `runs/`, named after what is run, so that the same call goes on with
-            the same folder.
+        out: Run folder. By default one below `runs/`, named after the configuration, so the same call resumes it.
         settings: Changes to the cards by dotted key: `retrieval.k`, `policy.options.x`.
         in_flight: Episodes that run side by side, in each worker if there are workers.
-        workers: Ray workers to run the episodes on, instead of this process; see `raggym_env.runs.ray.pool`. The run
-            is the same: begun without them, it can be gone on with on them, and the other way round.
+        workers: Ray workers that run the episodes instead of this process. The run is the same with and without.
         trust: Whether cards at paths may name code of their own, "module:Class".
-        progress: Called as each episode ends with the number done, the number of all and the episode's record.
+        progress: Called as each episode ends; see `Progress`.
 
     Returns:
         The run and its scores. Failed episodes are counted apart; calling again tries them again.
 
     Raises:
-        RunError: `out` holds something else, or another process is writing to it; or workers are asked for and the
-            policy is an object, or they fail as `raggym_env.runs.ray.pool` says.
+        RunError: `out` holds something else, another process is writing to it, workers fail, or workers are given a
+            policy object.
     """
     spec = RunSpec.of(card, policy, split=split, limit=limit, seed=seed, settings=settings or {}, trust=trust)
     if workers is not None and not isinstance(spec.policy, PolicyCard):
         raise RunError(f"Workers make the policy themselves: name a policy or a card, not an object: {policy!r:.100}.")
     plan = spec.load()
     executor = LocalExecutor(in_flight) if workers is None else RayExecutor(workers, in_flight)
+    # Scores are computed once, here: executing a plan knows no metric but that of the environment's reward.
     run = execute(plan, executor, out, progress=progress)
     scores = score_records(run.episodes(), plan.tasks, run.price)
     run.write("complete" if scores.complete else "incomplete", scores.metrics)

@@ -122,6 +122,7 @@ def build_leaderboard(
         else:
             entries.append(_predictions_entry(source, card, split, load_tasks))
     cited = _published(Path(published)) if published is not None else []
+    # Means compare only over the same questions, scored by the same metric.
     groups: dict[tuple[str, ...], list[_Entry]] = {}
     for entry in entries:
         size = f"{len(entry.tasks):09}"
@@ -145,12 +146,14 @@ def _cached(load_tasks: LoadTasks) -> LoadTasks:
 
 
 def _run_entry(run: Run, load_tasks: LoadTasks) -> _Entry:
+    # Its policy was steered by a critic that may read gold answers.
     if "collect" in run.config:
         raise RunError(
             f"{run.path} is process data of `raggym collect`, not an evaluation. `--inspect` shows its contents."
         )
     card, split = run.card, run.config["split"]
     taskset = load_tasks(card, split)
+    # Scoring old answers on changed questions would give a number that nobody could reproduce.
     if taskset.fingerprint != run.config["dataset"]:
         raise RunError(
             f"{run.path} was made on other questions than those in {taskset.source} now, so it cannot be scored on "
@@ -169,6 +172,7 @@ def _label(run: Run) -> str:
     """Return the policy's name with the model, changed options, the search at inference and the seed."""
     policy, seed = run.config["policy"], run.config["seed"]
     name = str(policy["name"])
+    # An old record may lack the table.
     search = {key: value for key, value in policy.get("search", {}).items() if value}
     if tree := search.pop("tree", None):
         search["tree"] = f"{tree['width']}x{tree['depth']}"
@@ -181,6 +185,7 @@ def _options(policy: Mapping[str, Any]) -> list[str]:
     """Return the model, and the options in which a run of a shipped card differs from that card."""
     options = dict(policy.get("options", {}))
     llm = options.pop("llm", None)
+    # The name comes from a run folder, so it is looked up among the shipped cards only, never opened as a path.
     shipped = policy["name"] in card_names("policies")
     defaults = policy_card(policy["name"]).options if shipped else options
     changed = [
@@ -200,6 +205,7 @@ def _predictions_entry(path: Path, card: str | Path | EnvCard | None, split: str
     taskset = load_tasks(card, split)
     predictions = _predictions(path)
     ids = {task.id for task in taskset.tasks}
+    # A file of another split would otherwise be scored as if every question were missing.
     if not any(prediction.id in ids for prediction in predictions):
         raise DataError(f"{path}: none of its ids is a question of {card.name}, split {split!r}.")
     row = Row(path.stem, str(path), score_records(predictions, taskset.tasks))
@@ -237,6 +243,7 @@ def _board(group: Sequence[_Entry], cited: Sequence[tuple[str, Row]]) -> Board:
     def rank_key(row: Row) -> tuple[bool, float, str]:
         assert row.scores is not None  # noqa: S101  # published rows are added after sorting
         estimate = row.scores.metrics.get(metric)
+        # Complete runs first; the name decides ties, so that the board does not depend on the order of the arguments.
         return not row.scores.complete, -estimate.mean if estimate else 0.0, row.policy
 
     rows = sorted((entry.row for entry in group), key=rank_key)
@@ -249,6 +256,7 @@ def _markdown(board: Board) -> str:
     settings = {row.setting for row in board.rows if row.scores}
     heads = ["#", "Policy", *(METRICS[name] for name in metrics), "Searches", "Scored"]
     heads += ["Tokens", "Cost, $"] if board.has_tokens else []
+    # Only where they differ: a column of equal cells says nothing.
     heads += ["Setting"] if len(settings) > 1 else []
     lines = [
         f"### {board.environment}, {board.split} split, {board.questions} questions",

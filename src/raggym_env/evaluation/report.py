@@ -27,6 +27,7 @@ def html_report(leaderboard: Leaderboard, *, episodes: int = 100) -> str:
     """
     from jinja2 import Environment, PackageLoader, StrictUndefined
 
+    # StrictUndefined: a misspelt field must fail in tests, not leave an empty cell.
     environment = Environment(
         loader=PackageLoader("raggym_env.evaluation", ""), autoescape=True, undefined=StrictUndefined
     )
@@ -71,9 +72,11 @@ def _row(board: Board, row: Row, place: int, episodes: int) -> Json:
 
 def _episodes(row: Row) -> list[tuple[Episode, Task]]:
     """The last episode of each question of a run, in the order of the questions."""
+    # Predictions files and published results have no episodes.
     if row.scores is None or not Path(row.source).is_dir():
         return []
     run = Run.read(row.source)
+    # A question that failed and was run again has several records; the last one counts.
     latest = {episode.id: episode for episode in run.episodes()}
     tasks = run.select(data.load_tasks(run.card, run.config["split"]).tasks)
     return [(latest[task.id], task) for task in tasks if task.id in latest]

@@ -112,9 +112,11 @@ def score_records(
     as when a failed episode was run again; the cost of all of them adds up. Records of other questions are ignored.
     """
     records = list(records)
+    # A later record of the same question replaces an earlier one.
     latest = {record.id: record for record in records}
     answered = [(latest[task.id], task) for task in tasks if task.id in latest]
     scored = [(record, task) for record, task in answered if record.error is None]
+    # Metrics differ between tasks: recall exists only where there are supporting facts.
     values: dict[str, list[float]] = {}
     for record, task in scored:
         for name, value in score_record(record, task).items():
@@ -135,6 +137,7 @@ def score_records(
 
 
 def _cost(usage: Usage, price: PriceCard) -> float:
+    # Providers bill cached tokens at a lower price, or not at all.
     cached = price.prompt if price.cached is None else price.cached
     prompt = (usage.prompt_tokens - usage.cached_tokens) * price.prompt + usage.cached_tokens * cached
     return (prompt + usage.completion_tokens * price.completion) / 1e6  # prices are per million tokens

@@ -66,10 +66,7 @@ class ScriptedLLM:
     """
 
     def __init__(
-        self,
-        replies: Callable[[Messages], Replies] | Mapping[Any, Replies] | Sequence[Reply],
-        *,
-        name: str = "script",
+        self, replies: Callable[[Messages], Replies] | Mapping[Any, Replies] | Sequence[Reply], *, name: str = "script"
     ) -> None:
         # A string is a sequence too, and would be played letter by letter.
         if isinstance(replies, str) or not (callable(replies) or isinstance(replies, Mapping | Sequence)):
@@ -144,26 +141,25 @@ def load(path: str | Path) -> ScriptedLLM:
         text = path.read_text(encoding="utf-8")
     except (OSError, UnicodeError) as error:
         raise LLMError(f"The script {path} cannot be read: {error}.") from error
+    script: Mapping[Pattern, Replies] | list[Reply]
     if path.suffix == ".jsonl":
         # Not `splitlines`, which also splits at U+2028 and others that JSON may contain.
         lines = [(f"{path}, line {i}", line) for i, line in enumerate(text.split("\n"), 1) if line.strip()]
-        return ScriptedLLM(_read_lines(path, [(where, _json(where, line)) for where, line in lines]), name=str(path))
-    content = _json(str(path), text)
-    if isinstance(content, dict):
-        rules = {key: _checked(f"{path}, {key!r}", value) for key, value in content.items()}
-        return ScriptedLLM(rules, name=str(path))
-    if not isinstance(content, list):
-        raise LLMError(f"{path}: a script is a list or an object, got {content!r:.200}.")
-    return ScriptedLLM(_in_order([(str(path), reply) for reply in content]), name=str(path))
-
-
-def _read_lines(path: Path, lines: Sequence[tuple[str, Any]]) -> Mapping[Pattern, Replies] | list[Reply]:
-    if not lines:
-        raise LLMError(f"{path} is empty. A script has one reply per line.")
-    # The first line decides which of the two forms the file has.
-    if not isinstance(lines[0][1], dict):
-        return _in_order(lines)
-    return dict(_rule(where, line) for where, line in lines)
+        entries = [(where, _json(where, line)) for where, line in lines]
+        if not entries:
+            raise LLMError(f"{path} is empty. A script has one reply per line.")
+        # The first line decides which of the two forms the file has.
+        has_rules = isinstance(entries[0][1], dict)
+        script = dict(_rule(where, entry) for where, entry in entries) if has_rules else _in_order(entries)
+    else:
+        content = _json(str(path), text)
+        if not isinstance(content, dict | list):
+            raise LLMError(f"{path}: a script is a list or an object, got {content!r:.200}.")
+        if isinstance(content, dict):
+            script = {key: _checked(f"{path}, {key!r}", value) for key, value in content.items()}
+        else:
+            script = _in_order([(str(path), reply) for reply in content])
+    return ScriptedLLM(script, name=str(path))
 
 
 def _rule(where: str, line: Any) -> tuple[Pattern, Replies]:

@@ -129,8 +129,7 @@ def _cover_em(prediction: str, gold: str) -> float:
 
 # "Answer: B", "The correct answer is (B)", "Option B": the part before the letter or text.
 _LEAD = re.compile(
-    r"(?:the\s+)?(?:(?:final|correct|best)\s+)?(?:answer|option|choice)(?:\s+is)?(?:\s*:\s*|\s+)(?=\S)",
-    re.IGNORECASE,
+    r"(?:the\s+)?(?:(?:final|correct|best)\s+)?(?:answer|option|choice)(?:\s+is)?(?:\s*:\s*|\s+)(?=\S)", re.IGNORECASE
 )
 # "(B)", "[B]" or "B" before an end, a mark or a space; then an optional mark; then the rest, the option's text. "A"
 # must not match the first letter of "Aspirin".

@@ -212,7 +212,7 @@ class Episode:
             "steps": [step.to_json(full=full) for step in self.steps],
             **({"output": self.output} if self.output else {}),
             **({"usage": asdict(self.usage)} if self.usage != Usage() else {}),
-            "seconds": round(self.seconds, 4),
+            "seconds": round(self.seconds, 4),  # 0.1 ms; more digits would only make records longer
         }
 
 

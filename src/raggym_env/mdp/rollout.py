@@ -44,12 +44,7 @@ class _Running:
 
 
 def rollout(
-    policy: Policy,
-    tasks: Iterable[Task],
-    dynamics: Dynamics,
-    reward: StepReward | None = None,
-    *,
-    in_flight: int = 32,
+    policy: Policy, tasks: Iterable[Task], dynamics: Dynamics, reward: StepReward | None = None, *, in_flight: int = 32
 ) -> Iterator[Episode]:
     """Run the policy on every task, many at a time, and yield each episode as it ends.
 
@@ -76,11 +71,7 @@ def rollout(
 
 
 def complete(
-    policy: Policy,
-    tasks: Sequence[Task],
-    states: Sequence[State],
-    dynamics: Dynamics,
-    reward: StepReward | None = None,
+    policy: Policy, tasks: Sequence[Task], states: Sequence[State], dynamics: Dynamics, reward: StepReward | None = None
 ) -> list[Episode]:
     """Run the policy from given states to the end, all side by side. Failures are recorded as by `rollout`.
 
@@ -144,7 +135,7 @@ def _choose(running: Sequence[_Running], policy: Policy) -> list[_Choice]:
     choices = []
     for episode, proposals in zip(running, rows, strict=True):
         proposal = proposals[0] if proposals else Proposal(None, failure="the policy proposed nothing")
-        episode.usage += proposal.usage
+        episode.usage += proposal.usage  # also of an output that turns out not to be an action
         try:
             choices.append(_Choice(episode, proposal, proposal.chosen()))
         except (PolicyError, InvalidAction) as error:

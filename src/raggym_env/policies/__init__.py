@@ -1,20 +1,21 @@
-"""Policies: from states to proposed actions. They never see a gold answer."""
+"""Policies propose actions in states. They never see a gold answer."""
 
 from __future__ import annotations
 
 import inspect
 from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from raggym_env import rewards
 from raggym_env.cards import PolicyCard, override, policy_card
 from raggym_env.errors import CardError, OptionError
+from raggym_env.mdp.dynamics import Dynamics
+from raggym_env.policies.best_of import BestOf
+from raggym_env.policies.tree import Tree
+from raggym_env.policies.vote import Vote
 from raggym_env.protocols import BasePolicy, Policy, ProcessReward, Proposal
 from raggym_env.registry import POLICIES, Factory
-
-if TYPE_CHECKING:
-    from raggym_env.mdp.dynamics import Dynamics
 
 __all__ = ["POLICIES", "BasePolicy", "Policy", "Proposal", "make"]
 
@@ -35,14 +36,14 @@ def make(
 
     Args:
         policy: A shipped card's name, the path of a card, a card, "module:Class", or a class.
-        seed: Seed of what the policy draws; None leaves it to the card. A policy that draws nothing takes none.
-        best_of: Sample so many candidates and let the critic choose; see `BestOf`.
-        vote: Sample so many and let them vote; see `Vote`.
-        tree: Look ahead with `width`, `depth` and `n`; see `Tree`. Needs the `dynamics` too.
+        seed: Seed of the policy's sampling; None leaves it to the card. Ignored by a policy without a seed.
+        best_of: Number of candidates to sample, of which the critic chooses one; see `BestOf`.
+        vote: Number of candidates to sample, which vote; see `Vote`.
+        tree: Options `width`, `depth` and `n` of a look-ahead; see `Tree`. Needs the `dynamics` too.
         critic: A process reward, or the name or class of one that needs no gold facts.
         dynamics: The dynamics of the environment, for `tree`.
-        trust: Whether a card at a path may name code of its own, "module:Class".
-        **options: Keyword arguments of the policy's class. They go over the card's own `options`.
+        trust: Whether a card at a path may name code, as "module:Class".
+        **options: Keyword arguments of the policy's class. They override the card's `options`.
 
     Raises:
         UnknownName: No card or class has that name.
@@ -55,8 +56,10 @@ def make(
         card = policy_card(policy, trust=trust)
         factory = card.policy
     else:
+        # A class has no card; a bare one holds the settings of the search at inference.
         card = PolicyCard(name=policy.__name__, path=Path(), policy=policy.__name__)
         factory = policy
+    # A card can hold the name of a critic, but not a critic.
     search = {"best_of": best_of, "vote": vote, "tree": tree, "critic": critic if isinstance(critic, str) else None}
     changes = {f"search.{name}": value for name, value in search.items() if value is not None}
     card = override(card, changes) if changes else card
@@ -66,6 +69,7 @@ def make(
 
 def _build(card: PolicyCard, factory: str | Factory, seed: int | None, options: Mapping[str, Any]) -> Policy:
     merged = {**card.options, **options}
+    # Not every policy samples: a script takes no seed.
     if seed is not None and "seed" in inspect.signature(POLICIES.resolve(factory)).parameters:
         merged["seed"] = seed
     try:
@@ -78,11 +82,9 @@ def _build(card: PolicyCard, factory: str | Factory, seed: int | None, options: 
 def _with_search(
     policy: Policy, card: PolicyCard, critic: str | type[Any] | ProcessReward | None, dynamics: Dynamics | None
 ) -> Policy:
-    """The policy with the card's search at inference around it."""
+    """Return the policy wrapped in the card's search at inference, if it has one."""
     search = card.search
     if search.vote is not None:
-        from raggym_env.policies.vote import Vote
-
         return Vote(policy, search.vote)
     if search.best_of is None and search.tree is None:
         if critic is not None:
@@ -91,16 +93,13 @@ def _with_search(
     if critic is None:
         raise CardError(f"Policy {card.name!r}: best_of and tree need a critic to choose with.")
     if isinstance(critic, str | type):
+        # Without tasks: a critic that a policy acts on must not read gold answers.
         made = rewards.make(critic, (), dynamics, "train", **search.critic_options)
         if made is None:
             raise CardError(f"Policy {card.name!r}: the process reward {critic!r} cannot choose.")
         critic = made
     if search.tree is None:
-        from raggym_env.policies.best_of import BestOf
-
         return BestOf(policy, critic, search.best_of or 1)
     if dynamics is None:
         raise CardError(f"Policy {card.name!r}: tree needs the environment's dynamics to look ahead.")
-    from raggym_env.policies.tree import Tree
-
     return Tree(policy, critic, dynamics, **search.tree.model_dump())

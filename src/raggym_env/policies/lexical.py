@@ -94,7 +94,7 @@ def _ideas(state: State) -> tuple[list[Candidate], list[Candidate]]:
 
 
 def _queries(reading: Reading, state: State) -> list[Candidate]:
-    question = reading.asked
+    question = reading.question
     if not state.history:
         return [Candidate(question.text, 1.0), *(Candidate(name, 0.8) for name in question.names)]
     # Names in the question that no retrieved page is about. Demonyms ("Norwegian") look like names and are none.

@@ -23,6 +23,7 @@ class SingleSearchPolicy(BasePolicy):
 
     def propose(self, states: Sequence[State], n: int = 1) -> list[list[Proposal]]:
         """Return the search, or the `n` best answers, of each state."""
+        # With lexical's answers, so that scores of the two differ by their searches only.
         return [
             [Proposal(Search(state.question.text))]
             if not state.history and state.searches_left > 0

@@ -46,14 +46,7 @@ class Tree(BasePolicy):
     """
 
     def __init__(
-        self,
-        policy: Policy,
-        critic: ProcessReward,
-        dynamics: Dynamics,
-        *,
-        width: int = 3,
-        depth: int = 2,
-        n: int = 4,
+        self, policy: Policy, critic: ProcessReward, dynamics: Dynamics, *, width: int = 3, depth: int = 2, n: int = 4
     ) -> None:
         for name, value in (("width", width), ("depth", depth), ("n", n)):
             check_option(name, value, value >= 1, "at least 1")
@@ -77,6 +70,7 @@ class Tree(BasePolicy):
             running = [path for beam in beams for path in beam if path.state.stop is None]
             if not running:
                 break
+            # One call per level for all paths of all states.
             rows = propose(self.policy, [path.state for path in running], self.n)
             for path, row in zip(running, rows, strict=True):
                 usage[path.root] += total_usage(row)

@@ -1,12 +1,12 @@
-"""Reading questions and found passages without a language model: what the `lexical` policy and the `mini` reward share.
+"""Rule-based reading of questions and retrieved passages, without a language model. `lexical` and `mini` use it.
 
-text.py        the words of a text, and the names among them
+text.py        words, terms, keys and names of a text
 spans.py       dates, names, numbers and definitions in a sentence
 pages.py       passages cut into sentences
-question.py    what a question asks: the type of its answer, its names, what it compares
-reader.py      the found passages read for one question: evidence, bridges, candidate answers
-mentions.py    how the found passages speak of a text
-compare.py     answers by comparing what was found of two names
-options.py     answers and queries for questions with options
-answers.py     the possible answers in a state
+question.py    a question parsed: type of the answer, names, comparison
+reader.py      passages read for a question: evidence, bridges, possible answers
+mentions.py    the best mention of a string in the passages
+compare.py     answers to comparison questions
+options.py     answers and queries for multiple-choice questions
+answers.py     possible answers in a state
 """

@@ -1,4 +1,4 @@
-"""The answers that a state's passages suggest, whatever the kind of question."""
+"""Possible answers to a state's question, whatever its kind, from the passages in its history."""
 
 from __future__ import annotations
 
@@ -7,43 +7,48 @@ from functools import lru_cache
 from raggym_env.core import Passage, State
 from raggym_env.reading.compare import choose, judge
 from raggym_env.reading.options import rank
-from raggym_env.reading.question import analyse
+from raggym_env.reading.question import parse_question
 from raggym_env.reading.reader import Candidate, Reading
 
 __all__ = ["answers", "answers_from", "reading_of"]
 
 
 def reading_of(state: State) -> Reading:
-    """The state's passages, read for its question. The last ones are kept: policy and critic read the same state."""
+    """Return the reading of a state's passages for its question."""
     return _reading(state.question.text, state.passages)
 
 
+# Cached, as a policy and its critic read the same states, one after the other.
 @lru_cache(maxsize=64)
 def _reading(question: str, passages: tuple[Passage, ...]) -> Reading:
-    return Reading(analyse(question), passages)
+    return Reading(parse_question(question), passages)
 
 
 def answers(state: State) -> list[Candidate]:
-    """Possible answers, best first; at least one, however little was found."""
+    """Return possible answers, best first. There is at least one, even if nothing was retrieved."""
     if state.question.options:
         return rank(state.question, state.passages)
     return answers_from(reading_of(state))
 
 
 def answers_from(reading: Reading) -> list[Candidate]:
-    """Possible answers to a question without options, best first; at least one."""
-    if reading.answered is None:
-        if reading.asked.kind == "verdict":
-            reading.answered = judge(reading)
-        elif reading.asked.kind == "choice":
-            reading.answered = choose(reading)
+    """Return possible answers to a question without options, best first; at least one."""
+    if reading.cached_answers is None:
+        if reading.question.kind == "verdict":
+            reading.cached_answers = judge(reading)
+        elif reading.question.kind == "choice":
+            reading.cached_answers = choose(reading)
         else:
-            reading.answered = reading.answers() or [Candidate(_fallback(reading), 0.0)]
-    return reading.answered
+            reading.cached_answers = reading.answers() or [Candidate(_last_resort(reading), 0.0)]
+    return reading.cached_answers
 
 
-def _fallback(reading: Reading) -> str:
+def _last_resort(reading: Reading) -> str:
+    """Return a text that is not blank: the first page's title or start, or else the question's last name."""
     if reading.passages:
         first = reading.passages[0]
-        return first.title.strip() or first.text[:40].strip() or "unknown"
-    return reading.asked.names[-1] if reading.asked.names else "unknown"
+        text = first.title.strip() or first.text[:40].strip()
+    else:
+        text = reading.question.names[-1] if reading.question.names else ""
+    # A blank answer is no action.
+    return text or "unknown"

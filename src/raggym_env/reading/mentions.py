@@ -1,4 +1,4 @@
-"""How found passages speak of a text: on how many pages, and in which sentence as the best evidence."""
+"""Best mention of a string in the retrieved passages."""
 
 from __future__ import annotations
 
@@ -11,34 +11,35 @@ __all__ = ["Mention", "mention_of"]
 
 
 class Mention(NamedTuple):
-    """A text as the found passages speak of it: the best of its occurrences, and how many pages have one."""
+    """The best occurrence of a string in the retrieved passages, and the number of pages that have one."""
 
     key: str = ""
-    """The text's key between spaces."""
+    """The string's key between spaces."""
     pages: int = 0
+    """Number of pages that mention the string."""
     first: int = 0
-    """Number of the first page that has it."""
+    """Index of the first page that mentions it."""
     page: Page | None = None
     """The page of the best sentence."""
     sentence: Sentence | None = None
-    """The best sentence; None if no page that has the text has evidence."""
+    """The best sentence; None if no page that mentions the string is evidence."""
     start: int = -1
-    """Where the text begins in it; -1 if it is spelled otherwise there."""
+    """Character offset of the string in the sentence, -1 if it is spelled differently there."""
     best: float = 0.0
-    """Support and nearness together, in [0, 1]."""
+    """Support times `0.6 + 0.4 * near`, in [0, 1]: what the occurrences are ranked by."""
     support: float = 0.0
-    """How good evidence the sentence is."""
+    """Strength of the sentence as evidence, in [0, 1]."""
     near: float = 0.0
-    """How near the text stands there to what the question asks about its names."""
+    """Nearness of the string to the terms of the question's relation, in [0, 1]."""
     second: float = 0.0
-    """The best of another page."""
+    """The best value of another page."""
 
 
-_NOWHERE = Mention()
+_NO_MENTION = Mention()
 
 
 class _Best(NamedTuple):
-    """The best sentence of one page, as `Mention` has it of all."""
+    """The best occurrence in one page, with fields as in `Mention`."""
 
     joint: float = 0.0
     support: float = 0.0
@@ -51,26 +52,28 @@ _NONE = _Best()
 
 
 def mention_of(reading: Reading, text: str, name: str) -> Mention:
-    """How the found passages speak of a text, given with its key between spaces."""
+    """Return the best mention of a string, whose key between spaces is `name`; `Mention()` if there is none."""
+    # A string without a word would be in every page.
     numbers = reading.pages_with(name) if name.strip() else []
     best, page, second = _NONE, None, 0.0
     for number in numbers:
-        found = _in_page(reading, reading.pages[number], text, name)
-        second = max(second, min(found.joint, best.joint))
-        if page is None or found.joint > best.joint:
-            best, page = found, reading.pages[number]
+        candidate = _best_in(reading, reading.pages[number], text, name)
+        second = max(second, min(candidate.joint, best.joint))
+        if page is None or candidate.joint > best.joint:
+            best, page = candidate, reading.pages[number]
     if page is None:
-        return _NOWHERE
+        return _NO_MENTION
     joint, support, near, start, sentence = best
     return Mention(name, len(numbers), numbers[0], page, sentence, start, joint, support, near, second)
 
 
-def _in_page(reading: Reading, page: Page, text: str, name: str) -> _Best:
+def _best_in(reading: Reading, page: Page, text: str, name: str) -> _Best:
     best = _NONE
     for sentence in page.sentences:
+        # The first sentence of a page is about its title, whether it repeats it or not.
         if name in sentence.key or (sentence.number == 0 and name == page.name):
             support = min(reading.strength(sentence), 1.0)
-            if support > best.joint:
+            if support > best.joint:  # otherwise no nearness would make it the best
                 start = sentence.text.find(text)
                 near = reading.nearness(sentence, start, len(text)) if start >= 0 else 0.0
                 joint = support * (0.6 + 0.4 * near)

@@ -1,4 +1,4 @@
-"""Questions with options: which option the found passages speak for, and what to search for."""
+"""Multiple-choice questions: options ranked by the retrieved passages, and queries for them."""
 
 from __future__ import annotations
 
@@ -14,18 +14,21 @@ __all__ = ["option_queries", "rank"]
 
 
 def rank(question: Question, passages: Sequence[Passage]) -> list[Candidate]:
-    """The options, best first: those found in a passage that also speaks of the question."""
-    asked = terms(question.text).keys()
-    held = [terms(f"{passage.title} {passage.text}").keys() for passage in passages]
-    counts = Counter(term for found in held for term in found)
-    rarity = {term: math.log(1 + len(held) / count) for term, count in counts.items()}
-    # Long passages share words with everything; the root is the usual compromise.
-    about = [math.fsum(rarity[term] for term in asked & found) / math.sqrt(1 + len(found)) for found in held]
+    """Return the options, best first: those whose words are in a passage that is also about the question."""
+    question_terms = terms(question.text).keys()
+    passage_terms = [terms(f"{passage.title} {passage.text}").keys() for passage in passages]
+    counts = Counter(term for in_passage in passage_terms for term in in_passage)
+    rarity = {term: math.log(1 + len(passages) / count) for term, count in counts.items()}
+    # Divided by the root of the length, as long passages share words with everything.
+    relevance = [
+        math.fsum(rarity[term] for term in question_terms & in_passage) / math.sqrt(1 + len(in_passage))
+        for in_passage in passage_terms
+    ]
 
     def support(option: str) -> float:
-        own = terms(option).keys()
-        told = (len(own & found) / (len(own) or 1) * weight for found, weight in zip(held, about, strict=True))
-        return max(told, default=0.0)
+        option_terms = terms(option).keys()
+        shares = (len(option_terms & in_passage) / (len(option_terms) or 1) for in_passage in passage_terms)
+        return max((share * weight for share, weight in zip(shares, relevance, strict=True)), default=0.0)
 
     scores = [support(option) for option in question.options]
     order = sorted(range(len(scores)), key=lambda index: (-scores[index], index))
@@ -33,8 +36,9 @@ def rank(question: Question, passages: Sequence[Passage]) -> list[Candidate]:
 
 
 def option_queries(question: Question) -> list[Candidate]:
-    """Each option, and as further ideas the question's end: a case history ends with what is asked."""
+    """Return queries for each option, then the end of the question, alone and with each option."""
+    # A case history ends with the question proper.
     tail = " ".join(words(question.text)[-30:])
     alone = [Candidate(option, 1.0 - 0.01 * index) for index, option in enumerate(question.options)]
-    together = [Candidate(f"{option} {tail}", 0.3) for option in question.options]
-    return [*alone, Candidate(tail, 0.31), *together]
+    with_tail = [Candidate(f"{option} {tail}", 0.3) for option in question.options]
+    return [*alone, Candidate(tail, 0.31), *with_tail]

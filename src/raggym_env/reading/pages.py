@@ -1,4 +1,4 @@
-"""Passages as the classical policies see them: cut into sentences, with what can be found in each."""
+"""Passages as pages: cut into sentences, each with its terms and spans."""
 
 from __future__ import annotations
 
@@ -10,33 +10,35 @@ from typing import NamedTuple
 from raggym_env.core import Passage
 from raggym_env.reading import spans
 from raggym_env.reading.spans import Span
-from raggym_env.reading.text import Tokens, cut, key, terms
+from raggym_env.reading.text import Tokens, key, split_words, terms
 
-__all__ = ["Page", "Sentence", "page_of", "read"]
+__all__ = ["Page", "Sentence", "page_of", "sentences_of"]
 
 _SENTENCE_END = re.compile(r"([.!?])[\"”)]*\s+(?=[A-Z\"“(0-9])")
+# A text that ends so goes on: an initial or an abbreviation, not the end of a sentence.
 _UNFINISHED = re.compile(r"(?:\b[A-Z]|\b(?:Mr|Mrs|Ms|Dr|St|Jr|Sr|vs|No|Mt|Inc|Ltd|Co|c|ca|b|d))\.$")
 
-# What is read of a passage, and where a text without sentences is cut, in characters: work stays linear in both.
+# Characters read of a passage, and at most in a sentence: they bound the patterns whose time is more than linear.
 _LONGEST_PASSAGE, _LONGEST_SENTENCE = 20_000, 1_000
 
 
 class Sentence:
-    """One sentence of a passage, with what can be found in it. Spans are found when first asked for, as few are."""
+    """One sentence of a passage. Its spans are computed when first read, as most sentences never need them."""
 
+    # Slots and not `cached_property`, which needs a `__dict__`: up to 20,000 pages of sentences stay in memory.
     __slots__ = ("_dates", "_names", "_parts", "_spans", "key", "number", "terms", "text", "title")
 
     def __init__(self, title: str, text: str, number: int) -> None:
         self.title = title
         self.text = text
         self.number = number
-        """Position in the passage: 0 is the first."""
-        self._parts: list[str] | None = cut(text)
+        """Position in the passage, from 0."""
+        self._parts: list[str] | None = split_words(text)
         tokens = Tokens(self._parts)
         self.terms = tokens.terms()
         """Term -> character offset of its first occurrence in the sentence."""
         self.key = tokens.key()
-        """Its words as `key` gives them, between spaces: a title is mentioned if its own key, so padded, is in it."""
+        """Its words as in `text.key`, between spaces: it contains the key between spaces of each name it mentions."""
         self._dates: list[Span] | None = None
         self._names: list[Span] | None = None
         self._spans: list[Span] | None = None
@@ -50,62 +52,68 @@ class Sentence:
 
     @property
     def names(self) -> list[Span]:
-        """The names in it."""
+        """Its names and quotations."""
         if self._names is None:
-            self._names = spans.names(self.text, self._parts or cut(self.text), self.key.split(), self.dates)
+            # Another thread may have computed the names and dropped the parts in the meantime.
+            parts = self._parts or split_words(self.text)
+            self._names = spans.names(self.text, parts, self.key.split(), self.dates)
             self._parts = None
         return self._names
 
     @property
     def spans(self) -> list[Span]:
-        """All its spans. Where two overlap, a date goes before a name and a name before a number."""
+        """All its spans. Where two overlap, dates take precedence over names, and names over numbers."""
         if self._spans is None:
-            found = self.dates + self.names
-            found += spans.numbers(self.text, self.terms, found)
-            self._spans = found + spans.definitions(self.text)
+            disjoint = self.dates + self.names
+            disjoint += spans.numbers(self.text, self.terms, disjoint)
+            self._spans = disjoint + spans.definitions(self.text)
         return self._spans
 
 
 class Page(NamedTuple):
-    """A passage, read."""
+    """A passage cut into sentences, with its terms."""
 
     title: str
-    """As written."""
+    """The title as written."""
     name: str
     """The title's key between spaces."""
     title_terms: frozenset[str]
     sentences: tuple[Sentence, ...]
     key: str
-    """The keys of all sentences: what no part of it contains, no sentence contains."""
+    """The keys of all sentences: a name whose key is not in it is in no sentence."""
     terms: frozenset[str]
-    """Of the title and all sentences."""
+    """Terms of the title and all sentences."""
 
 
+# Cached, as a passage is read again at every later step of the episode that retrieved it.
 @lru_cache(maxsize=20_000)
 def page_of(passage: Passage) -> Page:
-    """A passage, read. Cached: a passage is read at every turn of the episode that found it."""
+    """Cut a passage into sentences and collect its terms."""
     sentences = tuple([Sentence(passage.title, text, index) for index, text in enumerate(_split(passage.text))])
     title_terms = frozenset(terms(passage.title))
-    held = title_terms.union(*[sentence.terms for sentence in sentences])
-    whole = "|".join([sentence.key for sentence in sentences])
-    return Page(passage.title, f" {key(passage.title)} ", title_terms, sentences, whole, held)
+    all_terms = title_terms.union(*[sentence.terms for sentence in sentences])
+    # "|" is in no key, so no name matches across two sentences.
+    keys = "|".join([sentence.key for sentence in sentences])
+    return Page(passage.title, f" {key(passage.title)} ", title_terms, sentences, keys, all_terms)
 
 
-def read(passage: Passage) -> tuple[Sentence, ...]:
-    """The sentences of a passage."""
+def sentences_of(passage: Passage) -> tuple[Sentence, ...]:
+    """Return the sentences of a passage."""
     return page_of(passage).sentences
 
 
 def _split(text: str) -> list[str]:
-    parts: list[str] = []
-    cut = _SENTENCE_END.split(text[:_LONGEST_PASSAGE].strip())
-    for part in map("".join, zip_longest(cut[::2], cut[1::2], fillvalue="")):
-        if parts and len(parts[-1]) < _LONGEST_SENTENCE and _UNFINISHED.search(parts[-1][-8:]):
-            parts[-1] = f"{parts[-1]} {part}"
-        elif part:
-            parts.append(part)
-    return [piece for part in parts for piece in _pieces(part)]
-
-
-def _pieces(text: str) -> list[str]:
-    return [text[at : at + _LONGEST_SENTENCE] for at in range(0, len(text), _LONGEST_SENTENCE)]
+    """Split a text at sentence ends, not after initials or abbreviations, into parts of bounded length."""
+    sentences: list[str] = []
+    pieces = _SENTENCE_END.split(text[:_LONGEST_PASSAGE].strip())
+    # The pattern's group keeps the punctuation, which alternates with the text before it.
+    for piece in map("".join, zip_longest(pieces[::2], pieces[1::2], fillvalue="")):
+        if sentences and len(sentences[-1]) < _LONGEST_SENTENCE and _UNFINISHED.search(sentences[-1][-8:]):
+            sentences[-1] = f"{sentences[-1]} {piece}"
+        elif piece:
+            sentences.append(piece)
+    return [
+        sentence[at : at + _LONGEST_SENTENCE]
+        for sentence in sentences
+        for at in range(0, len(sentence), _LONGEST_SENTENCE)
+    ]

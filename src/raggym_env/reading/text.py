@@ -1,4 +1,4 @@
-"""The words of a text: as terms, as a key, and the names among them."""
+"""Words of a text: tokens, terms (stems of content words), keys (normalized forms) and names."""
 
 from __future__ import annotations
 
@@ -16,11 +16,11 @@ __all__ = [
     "YEAR",
     "Tokens",
     "countries_in",
-    "cut",
     "entities",
     "key",
     "longest_term",
     "names_in",
+    "split_words",
     "stem",
     "terms",
     "whole_words",
@@ -30,8 +30,9 @@ __all__ = [
 _WORD = r"[^\W_]+(?:['’][^\W_]+)*"
 WORD = re.compile(_WORD)
 _TOKEN = re.compile(f"({_WORD})")
-# The same where all is ASCII, as most is, in two thirds of the time.
+# The same pattern for ASCII texts, which most are: it takes two thirds of the time.
 _ASCII_TOKEN = re.compile("([0-9A-Za-z]+(?:'[0-9A-Za-z]+)*)")
+# 1000 to 2099. The lookbehind checks the word boundary after two digits, so that `re` can search for a digit first.
 YEAR = re.compile(r"(?:1\d|20)(?<=\b\d\d)\d\d\b(?![,.]\d)")
 
 _STOP = """
@@ -43,14 +44,13 @@ up was we were what when where which while who whom whose why will with would yo
 """
 STOP = frozenset(_STOP.split())
 
-
-# Words inside names: "Bank of America", "Vincent van Gogh", "Lord of the Rings".
+# Lower-case words inside names: "Bank of America", "Vincent van Gogh", "Lord of the Rings".
 _JOINERS = frozenset(
     ("of", "the", "de", "la", "le", "du", "da", "del", "der", "den", "di", "van", "von", "bin",
      "ibn", "al", "el", "y", "for")
 )  # fmt: skip
 _ABBREVIATED = frozenset(("Jr", "Sr", "St", "Dr", "Mr", "Mrs", "Ms", "Mt", "No", "vs"))
-# What may stand between the words of a name; a dot only behind an initial or an abbreviation.
+# Gaps allowed between two words of a name; a dot only after an initial or an abbreviation.
 _GAPS, _DOTS = frozenset((" ", "-", "–", " & ", "/", "'", "  ")), frozenset((". ", "."))
 
 _MONTHS = (
@@ -59,7 +59,7 @@ _MONTHS = (
 )  # fmt: skip
 MONTHS = {name: number for number, name in enumerate(_MONTHS, start=1)}
 
-# Adjectives of nationality, for telling what "nationality" and "country" ask for.
+# Adjectives of nationality: they answer questions for a nationality or a country.
 _DEMONYMS = """American:United States|British:United Kingdom|English:England|Scottish:Scotland|Welsh:Wales|
 Irish:Ireland|French:France|German:Germany|Italian:Italy|Spanish:Spain|Portuguese:Portugal|Dutch:Netherlands|
 Belgian:Belgium|Swiss:Switzerland|Austrian:Austria|Danish:Denmark|Swedish:Sweden|Norwegian:Norway|Finnish:Finland|
@@ -75,26 +75,28 @@ Singaporean:Singapore|Australian:Australia|Canadian:Canada|Mexican:Mexico|Brazil
 Chilean:Chile|Peruvian:Peru|Colombian:Colombia|Venezuelan:Venezuela|Cuban:Cuba|Jamaican:Jamaica|
 Hong Kong:Hong Kong"""
 COUNTRIES = dict(pair.strip().split(":") for pair in _DEMONYMS.replace("\n", "").split("|"))
-"""Demonym -> country, for the commoner ones."""
+"""Demonym -> country, for the common ones."""
 NATIONS = {**COUNTRIES, **{country: country for country in COUNTRIES.values()}, "U.S.": "United States"}
+# Longest first, so that "Czech Republic" is matched as a whole and not as "Czech".
 _NATION = re.compile(r"(?<!\w)(?:" + "|".join(map(re.escape, sorted(NATIONS, key=len, reverse=True))) + r")(?!\w)")
 
 
 def whole_words(words: Iterable[str]) -> str:
-    """A pattern for any of some words, which begins with their first letters and not with a boundary.
+    """Return a pattern that matches any of the words between word boundaries.
 
-    Letters are what `re` looks for before it tries to match, so such a pattern is found several times faster.
+    It tests the left boundary after the word instead of before it. A pattern that starts with letters is found several
+    times faster, because `re` first scans the text for them.
     """
     return "(?:" + "|".join(rf"{word}(?<=\b{word})" for word in words) + r")\b"
 
 
-def cut(text: str) -> list[str]:
-    """A text as what stands before its first word, the word, what stands before the second, and so on to its end."""
+def split_words(text: str) -> list[str]:
+    """Split a text into `[gap, word, gap, ..., word, gap]`; joined, the parts are the text again."""
     return (_ASCII_TOKEN if text.isascii() else _TOKEN).split(text)
 
 
 class Tokens:
-    """The words of a text, given as `cut` gives it."""
+    """The words of a text and their positions, from the parts that `split_words` returns."""
 
     __slots__ = ("_parts", "gaps", "starts", "words")
 
@@ -102,121 +104,126 @@ class Tokens:
         self._parts = parts
         self.words = parts[1::2]
         self.gaps = parts[::2]
-        """What stands before each word, and after the last."""
+        """Text before each word, and after the last one."""
         self.starts = list(accumulate(map(len, parts)))[:-1:2]
-        """Offset of each word."""
+        """Character offset of each word."""
 
     def text(self, first: int, end: int) -> str:
-        """The text from a word to the one before another."""
+        """Return the text of the words `first` to `end - 1`, with the gaps between them."""
         return "".join(self._parts[2 * first + 1 : 2 * end])
 
     def key(self, first: int = 0, end: int | None = None) -> str:
-        """The `key` of a text that ends with a word, between spaces: of the whole, or from a word to before another."""
-        return _plain(self.words[first:end])
+        """Return the key of the words `first` to `end - 1` (by default all), with a space at each end."""
+        return _normalized(self.words[first:end])
 
     def stems(self) -> list[str]:
-        """Of each word its term; "" of a stop word."""
+        """Return the term of each word, "" for a stop word."""
         return [*map(_term, " ".join(self.words).lower().split())]
 
     def terms(self) -> dict[str, int]:
-        """As the function of that name, for half the work where a text is cut anyway."""
-        # Backwards, as of equal keys the last one stays.
-        found = dict(zip(reversed(self.stems()), reversed(self.starts), strict=True))
-        found.pop("", None)
-        return found
+        """Return what the function `terms` returns, in half the time, as the text is split already."""
+        # Last word first: of equal keys `dict` keeps the last value, which is then the first occurrence.
+        starts = dict(zip(reversed(self.stems()), reversed(self.starts), strict=True))
+        starts.pop("", None)
+        return starts
 
 
 def stem(word: str) -> str:
-    """A word's first five letters. Crude, but directed and director agree, and so do America and American."""
-    return _start(word.lower().removesuffix("'s").removesuffix("’s"))
+    """Return a word's first five letters in lower case, without a possessive 's; a number stays whole.
+
+    Crude, but "directed" and "director" agree, and so do "America" and "American".
+    """
+    return _prefix(word.lower().removesuffix("'s").removesuffix("’s"))
 
 
-def _start(word: str) -> str:
+def _prefix(word: str) -> str:
     return word if word[:1].isdigit() else word[:5]
 
 
+# Cached, as texts consist of the same words over and over.
 @lru_cache(maxsize=65_536)
 def _term(lower: str) -> str:
-    """The stem of a word in lower case; of a stop word "". Cached, as texts are made of the same words."""
+    """Return the stem of a lower-case word, "" for a stop word."""
     return "" if lower in STOP else stem(lower)
 
 
 def longest_term(name: str) -> str:
-    """The term of the longest word of a key; "" of a stop word."""
+    """Return the term of the longest word of a key, "" if that is a stop word."""
     word = max(name.split(), key=len, default="")
-    return "" if word in STOP else _start(word)
+    return "" if word in STOP else _prefix(word)
 
 
 def words(text: str) -> list[str]:
-    """The words of a text as written, in order."""
+    """Return the words of a text as written, in order."""
     return WORD.findall(text)
 
 
 def terms(text: str) -> dict[str, int]:
-    """Stemmed content words of a text, each with the offset of its first occurrence."""
-    found: dict[str, int] = {}
+    """Return the stems of a text's content words, each with the offset of its first occurrence."""
+    starts: dict[str, int] = {}
     for match in WORD.finditer(text):
         if term := _term(match[0].lower()):
-            found.setdefault(term, match.start())
-    return found
+            starts.setdefault(term, match.start())
+    return starts
 
 
 @lru_cache(maxsize=50_000)
 def key(text: str) -> str:
-    """A text as lower-case words between single spaces, without a trailing parenthesis ("Ed Wood (film)")."""
+    """Return a text's lower-case words between single spaces, without a final parenthesis ("Ed Wood (film)")."""
     bare = text.rstrip()
     if bare.endswith(")"):
         bare = bare[: bare.rfind("(")].rstrip() or bare
-    return _plain(WORD.findall(bare))[1:-1]
+    return _normalized(WORD.findall(bare))[1:-1]
 
 
-def _plain(words: list[str]) -> str:
-    """Words in lower case between single spaces, one at each end, without a possessive s."""
+def _normalized(words: list[str]) -> str:
+    """Join words in lower case by single spaces, with one at each end, and drop each possessive s."""
     return f" {' '.join(words)} ".lower().replace("'s ", " ").replace("’s ", " ")
 
 
 def entities(text: str) -> list[tuple[int, str]]:
-    """Capitalised spans with their offsets: names of people, places, works. Common first words are cut."""
-    tokens = Tokens(cut(text))
+    """Return the names in a text (people, places, works) with their character offsets, by capitalization alone."""
+    tokens = Tokens(split_words(text))
     return [(tokens.starts[first], tokens.text(first, end)) for first, end in names_in(tokens)]
 
 
 def names_in(tokens: Tokens) -> list[tuple[int, int]]:
-    """The same as indices of words: of the first, and after the last."""
-    found: list[tuple[int, int]] = []
-    end = 0
-    for at in [at for at, word in enumerate(tokens.words) if not word.islower()]:
-        if at >= end and (tokens.words[at][0].isupper() or _counts(tokens, at)):
+    """Return the names in a text as ranges of words: index of the first, and index after the last."""
+    ranges: list[tuple[int, int]] = []
+    words, end = tokens.words, 0
+    for at in [at for at, word in enumerate(words) if not word.islower()]:
+        if at >= end and (words[at][0].isupper() or _is_leading_number(tokens, at)):
             first, end = at, _name_end(tokens, at)
-            while first < end and _droppable(tokens, first, end):
+            # A stop word starts no name if it is capitalized for another reason (first in the text) or is all there is.
+            while (
+                first < end
+                and words[first].lower() in STOP
+                and (first == 0 or end - first == 1 or words[first].islower())
+            ):
                 first += 1
             if first < end:
-                found.append((first, end))
-    return found
-
-
-def _droppable(tokens: Tokens, first: int, end: int) -> bool:
-    word = tokens.words[first]
-    return word.lower() in STOP and (first == 0 or end - first == 1 or word.islower())
+                ranges.append((first, end))
+    return ranges
 
 
 def _name_end(tokens: Tokens, at: int) -> int:
-    """Index after the last word of the name that starts at a word."""
+    """Return the index after the last word of the name that starts at word `at`."""
     words, end = tokens.words, at + 1
     while end < len(words):
         ahead = end
-        while ahead < len(words) and ahead - end < 2 and words[ahead] in _JOINERS and _joined(tokens, ahead):
+        # At most two joiners in a row: "Lord of the Rings".
+        while ahead < len(words) and ahead - end < 2 and words[ahead] in _JOINERS and _is_joined(tokens, ahead):
             ahead += 1
         if ahead == len(words) or not (words[ahead][0].isupper() or (ahead == end and words[ahead].isdigit())):
             break
-        if not _joined(tokens, ahead):
+        if not _is_joined(tokens, ahead):
             break
         end = ahead + 1
     return end
 
 
-def _counts(tokens: Tokens, at: int) -> bool:
-    """Whether a word is a number that begins a name: "12 Monkeys", but neither "1962 Chile" nor "3 May"."""
+def _is_leading_number(tokens: Tokens, at: int) -> bool:
+    """True if the word is a number that starts a name: "12 Monkeys", but neither "1962 Chile" nor "3 May"."""
     words = tokens.words
     return (
         words[at].isdigit()
@@ -224,12 +231,12 @@ def _counts(tokens: Tokens, at: int) -> bool:
         and words[at + 1][0].isupper()
         and words[at + 1] not in MONTHS
         and not YEAR.fullmatch(words[at])
-        and _joined(tokens, at + 1)
+        and _is_joined(tokens, at + 1)
     )
 
 
-def _joined(tokens: Tokens, at: int) -> bool:
-    """Whether nothing but a space, a hyphen or the dot of an initial stands before a word."""
+def _is_joined(tokens: Tokens, at: int) -> bool:
+    """True if the gap before a word may stand inside a name: a space, a hyphen, the dot of an initial."""
     gap = tokens.gaps[at]
     if gap in _GAPS:
         return True
@@ -237,5 +244,5 @@ def _joined(tokens: Tokens, at: int) -> bool:
 
 
 def countries_in(text: str) -> set[str]:
-    """Countries that a text names, directly or by their demonym."""
+    """Return the countries that a text names, directly or by a demonym."""
     return {NATIONS[match] for match in _NATION.findall(text)}

@@ -62,12 +62,7 @@ def default_store() -> Path:
 
 
 def open_or_build(
-    kind: str,
-    key: Mapping[str, Any],
-    build: Callable[[Path], None],
-    *,
-    store: Path,
-    libraries: Sequence[str] = (),
+    kind: str, key: Mapping[str, Any], build: Callable[[Path], None], *, store: Path, libraries: Sequence[str] = ()
 ) -> Path:
     """Return the folder of an index, which is built first if it is missing. Of several processes at once, one builds.
 

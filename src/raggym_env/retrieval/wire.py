@@ -5,11 +5,14 @@
     {"result": [[{"document": {"id": "7", "title": "Dune", "contents": "\\"Dune\\"\\nDune is ..."}, "score": 9.1}]]}
     {"result": [[{"id": "7", "title": "Dune", "contents": "\\"Dune\\"\\nDune is ..."}]]}     without return_scores
 
-There is one list per query, in the order of the queries; a single `query` is a list of one. The source of the format
-is `search_r1/search/retrieval_server.py` of Search-R1 (arXiv:2503.09516) and its corpus: `contents` is the title in
-double quotes on the first line, and then the text. Its clients take the first line for the title. Ours takes `title`,
-which also holds what no single line can, and what follows the first line of `contents`: a passage comes out as it
-went in.
+This format and no other, because the trainers that people use (Search-R1, verl, SkyRL) speak it already. There is one
+list per query, in the order of the queries; a single `query` is a list of one. The source of the format is
+`search_r1/search/retrieval_server.py` of Search-R1 (arXiv:2503.09516) and its corpus: `contents` is the title in
+double quotes on the first line, and then the text. Its clients take the first line for the title. Ours reads `title`,
+which may also hold what no single line can, and what follows the first line of `contents`, so that a passage arrives
+unchanged.
+
+Written by hand: the checks say which field is wrong and what was sent, at a fraction of a schema library's time.
 """
 
 from __future__ import annotations
@@ -23,7 +26,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from raggym_env.core import Passage
-from raggym_env.errors import RetrievalError
+from raggym_env.errors import RetrievalError, check_option
 from raggym_env.protocols import Hit
 
 __all__ = [
@@ -38,18 +41,22 @@ __all__ = [
 ]
 
 FINGERPRINT_HEADER = "x-raggym-fingerprint"
-"""On every answer: what tells a client that another index is behind the URL now."""
+"""Header of every answer with the retriever's fingerprint, by which a client notices that the index has changed."""
 
 TOKEN_ENV = "RAGGYM_RETRIEVER_TOKEN"  # noqa: S105  # a name, and no token
-"""Environment variable of the token, for the server and for the client."""
+"""Environment variable with the token, for the server and for the client."""
 
 
 @dataclass(frozen=True)
 class Limits:
-    """What is let in: how many requests, and what one of them may ask for."""
+    """Maximum number of requests, and maximum size and duration of each.
+
+    Raises:
+        OptionError: A limit is not above 0.
+    """
 
     requests: int = 1024
-    """Requests at the same time. More are answered with 503, unread."""
+    """Requests at the same time. Further ones are answered with 503, without reading them."""
     body: int = 4 * 2**20
     """Bytes of a body. A longer one is answered with 413."""
     queries: int = 4096
@@ -57,28 +64,34 @@ class Limits:
     query_length: int = 16_384
     """Characters of a query."""
     topk: int = 1000
+    """Passages per query."""
     body_seconds: float = 10.0
-    """How long a client may take to send a body. A slower one is answered with 408."""
+    """Seconds that a client may take to send a body. A slower one is answered with 408."""
     search_seconds: float = 60.0
-    """How long a request may wait for its results. A longer one is answered with 504."""
+    """Seconds that a request may wait for its results. A longer wait is answered with 504."""
 
     def __post_init__(self) -> None:
         for name, value in vars(self).items():
-            if not value > 0:
-                raise RetrievalError(f"{name} of a server's limits must be above 0, got {value!r}.")
+            check_option(f"{name} of a server's limits", value, value > 0, "above 0")
 
 
 @dataclass(frozen=True, slots=True)
 class SearchRequest:
-    """What a body asks for."""
+    """The content of a request, checked."""
 
     queries: tuple[str, ...]
     k: int
     scores: bool
+    """True if the answer has to contain scores."""
 
 
 class BadRequest(RetrievalError):
-    """A body that cannot be answered. `status` is 400 where it is no JSON object, else 422."""
+    """A body that cannot be answered.
+
+    Args:
+        status: HTTP status: 400 if the body is no JSON object, else 422.
+        message: Names the wrong field.
+    """
 
     def __init__(self, status: int, message: str) -> None:
         super().__init__(message)
@@ -86,21 +99,21 @@ class BadRequest(RetrievalError):
 
 
 def read_request(body: bytes, limits: Limits, default_k: int) -> SearchRequest:
-    """Read the body of a request. Fields that are not known are left alone, as by Search-R1's own server.
+    """Parse and check the body of a request. Unknown fields are ignored, as by Search-R1's server.
 
-    Blank queries are let through, and an empty list of queries too: Search-R1 and verl send both.
+    Blank queries and an empty list of queries are valid: Search-R1 and verl send both.
 
     Args:
-        body: What the client sent.
+        body: The bytes that the client sent.
         limits: What it may ask for.
-        default_k: `topk` where it is absent or null.
+        default_k: `topk` if it is absent or null.
 
     Raises:
-        BadRequest: Says which field is wrong, and what was given.
+        BadRequest: The message says which field is wrong, and what was sent.
     """
     content = _object(body)
     k = default_k if content.get("topk") is None else content["topk"]
-    if type(k) is not int or not 1 <= k <= limits.topk:
+    if type(k) is not int or not 1 <= k <= limits.topk:  # type: true is an int, too
         raise BadRequest(422, f"topk must be a whole number from 1 to {limits.topk}, got {k!r:.80}.")
     scores = content.get("return_scores")
     if not isinstance(scores, bool | None):
@@ -115,7 +128,7 @@ def _object(body: bytes) -> dict[str, Any]:
         raise BadRequest(400, f"The body is not UTF-8: {error}.") from error
     except RecursionError as error:
         raise BadRequest(400, "The body is JSON that is nested too deeply.") from error
-    except ValueError as error:
+    except ValueError as error:  # also a number of more digits than Python converts
         raise BadRequest(400, f"The body is not JSON: {error!s:.200}.") from error
     if not isinstance(content, dict):
         raise BadRequest(400, f"The body must be a JSON object, got {content!r:.80}.")
@@ -125,11 +138,11 @@ def _object(body: bytes) -> dict[str, Any]:
 def _queries(content: dict[str, Any], limits: Limits) -> tuple[str, ...]:
     if ("query" in content) == ("queries" in content):
         raise BadRequest(
-            422, f"Give either queries, a list of texts, or query, one text; got {sorted(content)!s:.200}."
+            422, f"Send either queries, a list of texts, or query, one text; got {sorted(content)!s:.200}."
         )
     queries = [content["query"]] if "query" in content else content["queries"]
     if not isinstance(queries, list):
-        raise BadRequest(422, f"queries must be a list of texts, got {queries!r:.80}. For one text there is query.")
+        raise BadRequest(422, f"queries must be a list of texts, got {queries!r:.80}. Send one text as query.")
     if len(queries) > limits.queries:
         raise BadRequest(422, f"{len(queries):,} queries in one request; at most {limits.queries:,} are answered.")
     for number, query in enumerate(queries):
@@ -144,15 +157,15 @@ def _check_query(query: object, name: str, limits: Limits) -> None:
         raise BadRequest(
             422, f"{name} has {len(query):,} characters; at most {limits.query_length:,} are searched for."
         )
-    if not query.isascii():
+    if not query.isascii():  # ASCII needs no check, and most queries are
         try:
             query.encode()
-        except UnicodeEncodeError as error:  # JSON can escape half a character
+        except UnicodeEncodeError as error:  # JSON can escape half of a surrogate pair
             raise BadRequest(422, f"{name} is not valid Unicode: {error}.") from error
 
 
 def write_results(results: Sequence[Sequence[Hit]], *, scores: bool) -> bytes:
-    """The body of an answer, in ASCII.
+    """Return the body of an answer, in ASCII.
 
     Raises:
         ValueError: A score is not finite.
@@ -171,17 +184,23 @@ def _document(passage: Passage) -> dict[str, str]:
 
 
 def _heading(title: str) -> str:
+    # One line, whatever the title contains: Search-R1's and verl's clients split at the first line break.
     return f'"{" ".join(title.split())}"\n'
 
 
 def read_results(body: bytes, queries: int, k: int) -> list[list[Hit]]:
-    """Read the body of an answer to so many queries. It is not trusted: everything is checked.
+    """Parse the body of an answer. It is not trusted: everything is checked.
 
-    Passages without scores get 1, 1/2, 1/3 ...: all that is known of them is their order. A passage without an id gets
-    a hash of its title and text for one. An id that is a whole number is taken for its digits.
+    Passages without scores get 1, 1/2, 1/3 ..., which preserve their order. The id of a passage without one is a hash
+    of its title and text. An id that is a whole number becomes its digits.
+
+    Args:
+        body: The bytes that the server sent.
+        queries: Number of queries in the request.
+        k: Passages per query in the request.
 
     Raises:
-        ValueError: Says what is not as it should be, in words that go on from "the answer".
+        ValueError: The message says what is wrong, and continues the words "the answer".
     """
     try:
         content = json.loads(body.decode())
@@ -199,8 +218,9 @@ def _hits(row: object, k: int) -> list[Hit]:
     if not isinstance(row, list):
         raise ValueError(f"has a result that is no list: {row!r:.200}")
     if len(row) > k:
-        raise ValueError(f"has {len(row)} passages where {k} were asked for")
+        raise ValueError(f"has {len(row)} passages instead of at most {k}")
     hits = [_hit(item, rank) for rank, item in enumerate(row, start=1)]
+    # Fusion and truncation to k rely on the order.
     for better, worse in itertools.pairwise(hits):
         if worse.score > better.score:
             raise ValueError(f"is not best first: score {worse.score} comes after {better.score}")
@@ -234,7 +254,7 @@ def _title_and_text(document: dict[str, Any]) -> tuple[str, str]:
     if isinstance(title, str) and contents.startswith(_heading(title)):
         return title, contents.removeprefix(_heading(title))
     first, newline, rest = contents.partition("\n")
-    if not newline:
+    if not newline:  # a single line is a text, as where a corpus has no titles
         return title if isinstance(title, str) else "", first
     quoted = len(first) >= 2 and first.startswith('"') and first.endswith('"')
     return title if isinstance(title, str) else first[1:-1] if quoted else first, rest
@@ -242,7 +262,7 @@ def _title_and_text(document: dict[str, Any]) -> tuple[str, str]:
 
 def _identifier(document: dict[str, Any], title: str, text: str) -> str:
     identifier = document.get("id")
-    if identifier is None:  # Search-R1's own server gives none where its Lucene index holds the texts
+    if identifier is None:  # Search-R1's server sends none for passages that its Lucene index stores
         return hashlib.blake2b(f"{title}\0{text}".encode("utf-8", "surrogatepass"), digest_size=8).hexdigest()
     if not isinstance(identifier, int | str) or isinstance(identifier, bool):
         raise ValueError(f"has an id that is neither a text nor a whole number: {identifier!r:.80}")

@@ -21,9 +21,9 @@ from raggym_env.core import Action, Answer, Search, State
 from raggym_env.reading.answers import answers, reading_of
 from raggym_env.reading.mentions import Mention, mention_of
 from raggym_env.reading.pages import Page
-from raggym_env.reading.question import Asked
-from raggym_env.reading.reader import FITS, ORGANISATION
-from raggym_env.reading.text import COUNTRIES, MONTHS, Tokens, cut, key, names_in
+from raggym_env.reading.question import ParsedQuestion
+from raggym_env.reading.reader import FITS, ORGANIZATION
+from raggym_env.reading.text import COUNTRIES, MONTHS, Tokens, key, names_in, split_words
 
 __all__ = ["FEATURES", "features"]
 
@@ -135,7 +135,7 @@ def _read(text: str) -> _Text:
 
 @lru_cache(maxsize=16_384)
 def _read_short(text: str) -> _Text:
-    tokens = Tokens(cut(text))
+    tokens = Tokens(split_words(text))
     capitals = sum([word[0].isupper() for word in tokens.words])
     share = capitals / len(tokens.words) if tokens.words else 0.0
     named = [(tokens.text(*name), tokens.key(*name)) for name in names_in(tokens)]
@@ -161,7 +161,7 @@ class _View:
     def __init__(self, state: State) -> None:
         self.state = state
         self.reading = reading = reading_of(state)
-        self.asked: Asked = reading.asked
+        self.asked: ParsedQuestion = reading.question
         self.titles = {page.name: page for page in reversed(reading.pages)}
         self.names = [f" {key(name)} " for name in dict.fromkeys((*self.asked.choices, *self.asked.names))]
         self.bridges = [f" {key(name)} " for name in reading.bridged]
@@ -317,11 +317,11 @@ def _said(options: tuple[str, ...], text: str) -> str:
     return options[index] if 0 <= index < len(options) else text
 
 
-def _fit(asked: Asked, answer: _Text) -> float:
+def _fit(asked: ParsedQuestion, answer: _Text) -> float:
     if asked.kind in ("verdict", "choice"):
         return float((asked.kind == "verdict") == (answer.kind == "verdict"))
     fit = FITS[asked.kind].get(answer.kind, 0.0)
-    return fit * 0.5 if asked.kind == "person" and ORGANISATION.search(answer.text) else fit
+    return fit * 0.5 if asked.kind == "person" and ORGANIZATION.search(answer.text) else fit
 
 
 def _headed(head: str, answer: _Text, page: Page | None) -> bool:

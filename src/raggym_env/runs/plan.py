@@ -70,6 +70,7 @@ class RunSpec:
         card = override(self.card, card_changes)
         mdp = load_mdp(card, self.split)
         make_policy, identity, price = self._policy(policy_changes, mdp)
+        # Everything that changes an episode. Paths are not part of it: the same run on another machine is the same run.
         config = {
             "environment": card_identity(card),
             "policy": identity,
@@ -79,6 +80,7 @@ class RunSpec:
             "dataset": mdp.dataset.fingerprint,
             "corpus": mdp.dataset.corpus.fingerprint,
             "retriever": getattr(mdp.dynamics.retriever, "fingerprint", None),
+            # A new version may propose or score differently.
             "version": installed_version("raggym-env"),
         }
         return Plan(self, mdp, make_policy, first_tasks(mdp.tasks, self.limit), config, price)
@@ -91,11 +93,13 @@ class RunSpec:
         if changes:
             raise RunError(f"Settings {sorted(changes)} change a policy's card, but a policy object was given.")
         policy, kind = self.policy, type(self.policy)
+        # Code has no version of its own; without a fingerprint such a run is never resumed.
         identity = {
             "name": getattr(policy, "name", kind.__name__),
             "policy": f"{kind.__module__}.{kind.__qualname__}",
             "fingerprint": getattr(policy, "fingerprint", None),
         }
+        # A function, like that of a card: the policy is made where the episodes run.
         return lambda: policy, identity, None
 
 

@@ -62,6 +62,7 @@ class Run:
         path = Path(path)
         record = _RUN.read(path)
         config, card_path = record.get("config"), record.get("card_path")
+        # run.json may have been edited, or written by something else.
         if not isinstance(config, dict) or not isinstance(card_path, str) or not config.keys() >= _CONFIG:
             raise RunError(f"{path / 'run.json'} was changed by hand: its config is incomplete.")
         price = record.get("price")
@@ -159,8 +160,10 @@ def execute(plan: Plan, executor: Executor, out: str | Path | None = None, *, pr
     folder = Path(out) if out is not None else _default_folder(plan.config)
     is_new = not folder.exists()
     run = _open(folder, plan.config, card_path)
+    # A price given later prices a finished run; one recorded before is kept.
     run = replace(run, price=plan.price or run.price)
     with locked(run.path), _removed_if_unused(folder) if is_new else nullcontext():
+        # First of all: appending behind half a line would spoil two records.
         repair(run.episodes_file)
         finished = {episode.id for episode in run.episodes() if episode.error is None}
         remaining = [task for task in plan.tasks if task.id not in finished]
@@ -190,7 +193,9 @@ def _removed_if_unused(folder: Path) -> Iterator[None]:
 
 
 def _default_folder(config: Json) -> Path:
+    # The digest keeps runs with other settings apart, and finds the same run again.
     digest = hashlib.blake2b(json.dumps(config, sort_keys=True).encode(), digest_size=4).hexdigest()
+    # A policy object may have any name, such as one with slashes.
     policy = re.sub(r"[^\w.+-]+", "-", config["policy"]["name"]).lstrip(".")
     return Path("runs") / "_".join((config["environment"]["name"], config["split"], policy, digest))
 

@@ -37,5 +37,6 @@ class LRU(OrderedDict[K, V]):
     def __setitem__(self, key: K, value: V) -> None:
         super().__setitem__(key, value)
         self.move_to_end(key)
+        # `while`, so that a size of 0 keeps nothing.
         while len(self) > self.size:
             self.popitem(last=False)

@@ -110,6 +110,7 @@ def locked(path: Path) -> Any:
     """
     from filelock import FileLock, Timeout
 
+    # The operating system releases it when a process dies, so no stale lock can block a resume.
     lock = FileLock(path / ".lock", timeout=0)
     try:
         return lock.acquire()

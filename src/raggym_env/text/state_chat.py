@@ -28,10 +28,7 @@ def render(state: State, action: Action) -> Chat:
     >>> render(State(Question("", "Who?"), (), 2), Search("who"))[1]
     {'role': 'assistant', 'content': '<search>who</search>'}
     """
-    return [
-        {"role": "user", "content": tagged_text(state)},
-        {"role": "assistant", "content": tagged_action(action)},
-    ]
+    return [{"role": "user", "content": tagged_text(state)}, {"role": "assistant", "content": tagged_action(action)}]
 
 
 def encode(tokenizer: Any, chat: Chat) -> tuple[int, ...]:

@@ -21,7 +21,7 @@ def test_tasks_read_from_the_cache_are_those_that_were_generated(world):
     assert [task.metadata for task in cached_tasks(world, "dev", 25)] == [task.metadata for task in fresh]
 
 
-def test_other_streams_counts_and_worlds_are_kept_apart(world):
+def test_other_streams_counts_and_worlds_have_files_of_their_own(world):
     ids = {
         cached_tasks(*key)[-1].question
         for key in [(world, "dev", 5), (world, "dev", 6), (world, "test", 5), (SynthWorld(200, 4), "dev", 5)]
@@ -29,7 +29,7 @@ def test_other_streams_counts_and_worlds_are_kept_apart(world):
     assert len(ids) == 4
 
 
-def test_a_damaged_cache_names_the_file_to_delete(world):
+def test_the_error_for_a_damaged_cache_names_the_file_to_delete(world):
     cached_tasks(world, "dev", 5)
     (path,) = (cache_dir() / "datasets" / "synth").glob("*.jsonl")
     path.write_text("{")

@@ -8,7 +8,7 @@ def test_comparisons_use_relations_that_exist():
         assert {row.relation for row in (*FIRST[kind], *ALIKE.get(kind, ()))} <= names
 
 
-def test_what_lies_between_two_things_compared_is_a_thing():
+def test_comparisons_go_through_relations_whose_values_are_entities():
     assert set(VIA) <= {rule.name for rules in RULES.values() for rule in rules if rule.target}
 
 

@@ -20,7 +20,7 @@ def test_coined_words_never_repeat_one_that_is_taken():
     assert len(set(words)) == 800 == len(taken)
 
 
-def test_joined_endings_can_be_told_apart():
+def test_no_joined_ending_ends_with_another():
     endings = [form[2:] for form, _ in FORMS["place"] if form.startswith("{}") and " " not in form]
 
     assert not any(one != other and one.endswith(other) for one in endings for other in endings)

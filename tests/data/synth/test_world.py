@@ -18,7 +18,7 @@ def world():
 
 
 @pytest.mark.parametrize("size", [200, 201, 239, 5000, 50_000])
-def test_a_world_has_exactly_as_many_passages_as_asked_for_and_every_title_once(size):
+def test_a_world_has_the_requested_number_of_passages_and_every_title_once(size):
     world = SynthWorld(size, seed=3)
 
     passages = list(world.passages())
@@ -60,7 +60,7 @@ def test_a_size_out_of_range_is_refused(size):
         SynthWorld(size)
 
 
-def test_a_seed_that_is_no_number_is_refused():
+def test_a_seed_that_is_not_an_integer_is_refused():
     with pytest.raises(DataError, match="'seven'"):
         SynthWorld(200, seed="seven")
 
@@ -71,7 +71,7 @@ def test_the_largest_world_starts_to_stream_at_once():
     assert len({passage.title for passage in passages}) == 2000
 
 
-def test_passages_have_three_to_six_sentences_that_a_plain_splitter_finds_again(world):
+def test_passages_have_three_to_six_sentences_that_a_plain_splitter_recovers(world):
     for number in range(0, 5000, 7):
         page = world.page(world.ref(number))
         assert 3 <= len(page.sentences) <= 6
@@ -133,7 +133,7 @@ def test_a_capital_lies_in_its_own_region(world):
         assert world.facts(world.facts(region)["capital"])["region"] == region
 
 
-def test_a_thing_is_made_in_the_lifetime_of_its_maker(world):
+def test_a_work_is_published_in_the_lifetime_of_its_creator(world):
     for number in range(world.counts["work"]):
         creator = world.facts(Ref("work", number))["creator"]
         assert _year(world, creator, "born") + 25 <= _year(world, Ref("work", number), "published")

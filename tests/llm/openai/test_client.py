@@ -143,10 +143,10 @@ def test_a_passing_fault_is_retried_and_counted(connect, fault):
 def test_a_lasting_fault_fails_its_prompt_only_and_the_same_model_works_afterwards(connect, fault):
     with FakeServer(after=when(lambda body: question(body) == "bad", fault)) as server:
         model = connect(server, timeout=0.3, retries=1)
-        good, bad, fine = model.generate(ask("good", "bad", "fine"), Sampling(n=2, **WARM))
+        good, bad, last = model.generate(ask("good", "bad", "last"), Sampling(n=2, **WARM))
         server.after = replies()
         [again] = model.generate(ask("bad"), Sampling(n=2, **WARM))
-    assert [c.failure for c in good + fine + again] == [None] * 6
+    assert [c.failure for c in good + last + again] == [None] * 6
     assert len(bad) == 2
     assert all(c.failure and "after 2 tries" in c.failure and c.text == "" for c in bad)
     assert sum(c.usage.calls for c in bad) == 2
@@ -181,7 +181,7 @@ def test_a_very_long_retry_after_is_not_waited_for(connect):
 def test_pauses_grow_with_each_retry(connect):
     with FakeServer(*[status(500)] * 3) as server:
         connect(server, retries=3, backoff=0.1).generate(ask("a"), Sampling())
-    waits = [after - before for before, after in zip(server.times, server.times[1:], strict=False)]
+    waits = [later - earlier for earlier, later in zip(server.times, server.times[1:], strict=False)]
     assert [wait >= least for wait, least in zip(waits, (0.05, 0.1, 0.2), strict=True)] == [True] * 3
 
 
@@ -488,8 +488,7 @@ def test_openai_itself_needs_a_key(monkeypatch):
 
 
 @pytest.mark.parametrize(
-    "name",
-    ["m@http://user:hunter2@host/v1", "m@http://host/v1?key=hunter2", "m@http://host:hunter2/v1", "http://h/v1"],
+    "name", ["m@http://user:hunter2@host/v1", "m@http://host/v1?key=hunter2", "m@http://host:hunter2/v1", "http://h/v1"]
 )
 def test_a_url_that_is_wrong_or_holds_a_secret_is_refused_without_repeating_it(name):
     with pytest.raises(OptionError) as caught:

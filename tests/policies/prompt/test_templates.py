@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 
 from raggym_env.core import Passage, Question, State, Turn
+from raggym_env.errors import OptionError
 from raggym_env.policies.prompt.templates import Example, PromptLimits, Prompts
 
 USER = "{{ question }}\n{{ history }}\n{{ 'search' if can_search else 'now' }} {{ searches_left }}"
@@ -117,3 +118,9 @@ def test_a_card_without_its_user_prompt_is_refused():
 def test_a_wrong_example_is_refused(content):
     with pytest.raises(ValueError, match="example"):
         Example.from_card(content)
+
+
+@pytest.mark.parametrize("name", ["passage_chars", "history_chars"])
+def test_a_limit_below_one_is_refused(name):
+    with pytest.raises(OptionError, match=f"{name} must be at least 1, got 0"):
+        PromptLimits(**{name: 0})

@@ -5,8 +5,7 @@ import json
 import pytest
 
 from raggym_env.core import Passage
-from raggym_env.retrieval import make
-from raggym_env.retrieval.server import serve as server
+from raggym_env.retrieval import make, server
 
 search = pytest.importorskip("skyrl_gym.envs.search.env")
 tool = pytest.importorskip("skyrl_gym.tools.search")

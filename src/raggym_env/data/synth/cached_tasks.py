@@ -12,36 +12,27 @@ from raggym_env.core import Evidence, Fact, Question, Task
 from raggym_env.data.synth.questions import generate_tasks
 from raggym_env.data.synth.world import SynthWorld
 from raggym_env.errors import DataError
+from raggym_env.storage.atomic import atomic_file, build_once
 from raggym_env.storage.paths import cache_dir
 
 __all__ = ["cached_tasks"]
 
 
 def cached_tasks(world: SynthWorld, stream: str, count: int) -> Sequence[Task]:
-    """The first `count` tasks of a stream of the world.
+    """Return the first `count` tasks of a stream of the world.
 
     Raises:
-        DataError: The cache cannot be read; the message names the file to delete.
+        DataError: The cache file cannot be read. The message names the file to delete.
     """
-    from filelock import FileLock
 
-    path = cache_dir() / "datasets" / "synth" / f"{world.fingerprint}-{stream}-{count}.jsonl"
-    if not path.exists():
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with FileLock(f"{path}.lock"):
-            if not path.exists():
-                _write(path, itertools.islice(generate_tasks(world, stream), count))
-    return _read(path)
+    def generate(path: Path) -> None:
+        with atomic_file(path, "w") as file:
+            for task in itertools.islice(generate_tasks(world, stream), count):
+                file.write(json.dumps(_to_json(task)) + "\n")
 
-
-def _write(path: Path, tasks: Any) -> None:
-    partial = path.with_name(f"{path.name}.partial")
-    with partial.open("w", encoding="utf-8") as file:
-        file.writelines(json.dumps(_to_json(task)) + "\n" for task in tasks)
-    partial.replace(path)
-
-
-def _read(path: Path) -> tuple[Task, ...]:
+    # The fingerprint covers the generator's version, so a new version never reads questions of an old one.
+    name = f"{world.fingerprint}-{stream}-{count}.jsonl"
+    path = build_once(cache_dir() / "datasets" / "synth" / name, generate)
     try:
         with path.open(encoding="utf-8") as file:
             return tuple(_from_json(json.loads(line)) for line in file)
@@ -62,6 +53,7 @@ def _to_json(task: Task) -> dict[str, Any]:
 
 
 def _from_json(row: dict[str, Any]) -> Task:
+    # JSON has lists only; tasks are compared and hashed, so their parts must be tuples again.
     return Task(
         Question(row["id"], row["question"]),
         tuple(row["answers"]),

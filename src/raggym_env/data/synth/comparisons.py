@@ -1,4 +1,4 @@
-"""Families and comparisons: what pairs of relations amount to, and how questions set two things side by side."""
+"""Comparisons of two entities, the words for relatives over two steps, and the wordings of both in questions."""
 
 from __future__ import annotations
 
@@ -14,38 +14,42 @@ KIN = {
     ("spouse", "father"): "father-in-law",
     ("spouse", "mother"): "mother-in-law",
 }
-"""What two steps through a family amount to."""
+"""The word for the relative that two relations lead to. An inference question uses it and names neither step."""
 
 
 @dataclass(frozen=True)
 class First:
-    """A comparison that one of two things wins."""
+    """A comparison by a date or a number, which one of the two entities wins."""
 
     relation: str
+    """Name of the relation whose values are compared."""
     asks: tuple[str, ...]
+    """Questions about the two entities `{a}` and `{b}`."""
     criterion: str
-    """What the winner is like, after its noun: "the founder who was born first"."""
+    """Clause that describes the winner and follows its noun: "the founder who was born first"."""
     largest: bool = False
+    """Whether the larger value wins, which for a date is the later."""
 
 
 @dataclass(frozen=True)
 class Alike:
-    """A comparison of two things that ends in yes or no."""
+    """A yes-or-no question: whether two entities have the same value."""
 
     relation: str
+    """Name of the relation whose values are compared."""
     asks: tuple[str, ...]
+    """Questions about the two entities `{a}` and `{b}`."""
 
 
+# Shared by the kinds whose entities are founded. "Younger" is for houses, which have no number to compare.
 _OLDER = First(
     "founded", ("Which is older, {a} or {b}?", "Which was founded first, {a} or {b}?"), "that was founded first"
 )
 _YOUNGER = First(
-    "founded",
-    ("Which was founded later, {a} or {b}?", "Which is younger, {a} or {b}?"),
-    "that was founded later",
-    True,
+    "founded", ("Which was founded later, {a} or {b}?", "Which is younger, {a} or {b}?"), "that was founded later", True
 )
 
+# By kind of entity. Relations whose values often tie, such as a person's occupation, are compared by `ALIKE` instead.
 FIRST: dict[str, tuple[First, ...]] = {
     "person": (
         First("born", ("Who was born first, {a} or {b}?", "Who is older, {a} or {b}?"), "who was born first"),
@@ -54,11 +58,7 @@ FIRST: dict[str, tuple[First, ...]] = {
         First("died", ("Who died later, {a} or {b}?",), "who died later", True),
     ),
     "work": (
-        First(
-            "published",
-            ("Which came out first, {a} or {b}?", "Which is older, {a} or {b}?"),
-            "that came out first",
-        ),
+        First("published", ("Which came out first, {a} or {b}?", "Which is older, {a} or {b}?"), "that came out first"),
         First("published", ("Which came out more recently, {a} or {b}?",), "that came out later", True),
     ),
     "place": (
@@ -71,20 +71,12 @@ FIRST: dict[str, tuple[First, ...]] = {
         ),
         First("population", ("Which is home to fewer people, {a} or {b}?",), "with the smaller population"),
     ),
-    "company": (
-        _OLDER,
-        First("staff", ("Which has more employees, {a} or {b}?",), "with more employees", True),
-    ),
+    "company": (_OLDER, First("staff", ("Which has more employees, {a} or {b}?",), "with more employees", True)),
     "house": (_OLDER, _YOUNGER),
-    "school": (
-        _OLDER,
-        First("students", ("Which has more students, {a} or {b}?",), "with more students", True),
-    ),
+    "school": (_OLDER, First("students", ("Which has more students, {a} or {b}?",), "with more students", True)),
     "event": (
         First(
-            "date",
-            ("Which happened first, {a} or {b}?", "Which took place earlier, {a} or {b}?"),
-            "that began first",
+            "date", ("Which happened first, {a} or {b}?", "Which took place earlier, {a} or {b}?"), "that began first"
         ),
         First("participants", ("Which had more participants, {a} or {b}?",), "with more participants", True),
     ),
@@ -94,6 +86,7 @@ FIRST: dict[str, tuple[First, ...]] = {
     "region": (First("area", ("Which is larger, {a} or {b}?",), "with the larger area", True),),
 }
 
+# Only relations whose values many entities share: with others, hardly any pair would have the answer "yes".
 _SAME_SEAT = (Alike("seat", ("Are {a} and {b} located in the same place?", "Do {a} and {b} have the same home town?")),)
 _SAME_REGION = (Alike("region", ("Do {a} and {b} belong to the same territory?",)),)
 
@@ -101,8 +94,7 @@ ALIKE: dict[str, tuple[Alike, ...]] = {
     "person": (
         Alike("birthplace", ("Were {a} and {b} born in the same place?", "Do {a} and {b} share a birthplace?")),
         Alike(
-            "occupation",
-            ("Did {a} and {b} have the same profession?", "Were {a} and {b} in the same line of work?"),
+            "occupation", ("Did {a} and {b} have the same profession?", "Were {a} and {b} in the same line of work?")
         ),
     ),
     "work": (Alike("setting", ("Are {a} and {b} set in the same place?",)),),
@@ -130,4 +122,5 @@ VIA = {
     "father": "father",
     "mother": "mother",
 }
-"""The word for the thing in between, where two things are compared by something about it."""
+"""Relations through which two entities can be compared, and the word for the value in between: in "Which has the
+founder who was born first, {a} or {b}?" it is the founder."""

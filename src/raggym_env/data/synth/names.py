@@ -1,10 +1,10 @@
-"""Names of fictional things. A bijection from numbers to titles makes titles unique with none remembered."""
+"""Names of fictional entities. A bijection from numbers to titles makes titles unique without storing any."""
 
 from __future__ import annotations
 
 import math
 import random
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 
 __all__ = ["FORMS", "WORK_FORMS", "Permutation", "coin_words", "first_names", "work_titles"]
 
@@ -13,14 +13,17 @@ def _words(text: str) -> tuple[str, ...]:
     return tuple(text.split())
 
 
+# Parts of made-up words. They sound like names of Northern Europe, but few of the words exist: a language model cannot
+# know an answer by heart. Plain vowels are repeated, so that they are more frequent than diphthongs and accents.
 _ONSETS = _words("b br c d dr f fl g gr h j k kl l m n p pr r s sk st t tr v w y z th sh vr bl")
 _VOWELS = _words(f"{'a e i o u ' * 5} ai ea ei ou ia é ö å ø á ü")
 _CODAS = _words("n r l k m sk rn th v x nd lt rt ck g d t rv mb sh")
 _MIDDLES = _words("l r n m v d t rd ld nt st rk lm sv nn rr ll")
+# Masculine, then feminine.
 _ENDINGS = (_words("an ek or ald imir ost ern ul"), _words("a ela ia ira ine ave isa unne"))
 
-# What a stem turns into, and the common noun for it. No joined ending ends with another, so that stem and form
-# can be read back from a title.
+# For each kind, the forms of a name, made of a stem, and the common noun for each. No ending that is joined to the stem
+# ends with another, so that stem and form can be read back from a title and no two pairs of them give the same title.
 FORMS: dict[str, tuple[tuple[str, str], ...]] = {
     "place": (
         ("{}ford", "river port"),
@@ -119,53 +122,17 @@ _NOUNS = _words(
     Almanac Baker Cellar
     """
 )
-# Titles end in the first few of these, in more of them in a larger world.
-_TAILS = (
-    "",
-    " at Dusk",
-    " of Winter",
-    " in Exile",
-    " Revisited",
-    " by Moonlight",
-    " and After",
-    " for Two",
-    " Below",
-    " Without End",
-    " from the North",
-    " in Five Parts",
-    " of Ashes",
-    " at Sea",
-    " Returns",
-    " and the Sea",
-    " under Snow",
-    " of Thorns",
-    " in Spring",
-    " Remembered",
-    " on Sunday",
-    " of Smoke",
-    " beyond the Hills",
-    " in Disguise",
-    " at Midnight",
-    " of the Plains",
-    " without a Name",
-    " in Blue",
-    " of Salt",
-    " at the Gate",
-    " in the Attic",
-    " of Brass",
-    " by the Wall",
-    " at Noon",
-    " of Clay",
-    " against Time",
-    " on Trial",
-    " in Harvest",
-    " of Wax",
-    " of Straw",
-    " in Ruins",
-    " Unmasked",
-)
+# Titles end in one of the first few of these, in a larger world in one of more of them.
+_ENDS = """
+    at Dusk, of Winter, in Exile, Revisited, by Moonlight, and After, for Two, Below, Without End,
+    from the North, in Five Parts, of Ashes, at Sea, Returns, and the Sea, under Snow, of Thorns, in Spring,
+    Remembered, on Sunday, of Smoke, beyond the Hills, in Disguise, at Midnight, of the Plains, without a Name,
+    in Blue, of Salt, at the Gate, in the Attic, of Brass, by the Wall, at Noon, of Clay, against Time,
+    on Trial, in Harvest, of Wax, of Straw, in Ruins, Unmasked
+"""
+_TAILS = ("", *(f" {tail.strip()}" for tail in _ENDS.split(",")))
 
-# Kind of work: the trade that makes one (an index into schema.TRADES), and the words for making it.
+# Kinds of work: the trade of the creator (an index into `schema.TRADES`), and the words for creating it.
 WORK_FORMS: tuple[tuple[int, dict[str, str]], ...] = (
     (0, {"noun": "novel", "role": "author", "made": "wrote", "done": "written"}),
     (1, {"noun": "film", "role": "director", "made": "directed", "done": "directed"}),
@@ -176,11 +143,12 @@ WORK_FORMS: tuple[tuple[int, dict[str, str]], ...] = (
 
 
 class Permutation:
-    """A bijection of `range(size)` onto itself: affine, so it takes no memory and no time."""
+    """A bijection of `range(size)` onto itself. It is affine, so that it takes neither memory nor time."""
 
     def __init__(self, size: int, rng: random.Random) -> None:
         self.size = size
         self.shift = rng.randrange(size)
+        # Near the golden ratio, neighbouring numbers land far apart. A factor coprime to the size makes it a bijection.
         factor = int(size * rng.uniform(0.55, 0.65)) | 1
         while math.gcd(factor, size) != 1:
             factor += 2
@@ -191,9 +159,10 @@ class Permutation:
 
 
 def coin_words(rng: random.Random, count: int, taken: set[str]) -> list[str]:
-    """`count` new capitalised words of two or three syllables, all different; adds them to `taken`."""
+    """Return `count` new capitalised words of two or three syllables, all different, and add them to `taken`."""
 
     def draw() -> str:
+        # Larger worlds need more words than there are of two syllables.
         long = rng.random() < 0.2 + count / 20_000
         middle = rng.choice(_VOWELS) + rng.choice(_MIDDLES) if long else ""
         start = rng.choice(_ONSETS) + rng.choice(_VOWELS) + rng.choice(_MIDDLES)
@@ -203,7 +172,7 @@ def coin_words(rng: random.Random, count: int, taken: set[str]) -> list[str]:
 
 
 def first_names(rng: random.Random, count: int, feminine: bool, taken: set[str]) -> list[str]:
-    """`count` new first names; feminine and masculine ones have different endings."""
+    """Return `count` new first names, all different, and add them to `taken`. The ending tells the gender."""
 
     def draw() -> str:
         return rng.choice(_ONSETS) + rng.choice(_VOWELS) + rng.choice(_MIDDLES) + rng.choice(_ENDINGS[feminine])
@@ -212,23 +181,22 @@ def first_names(rng: random.Random, count: int, feminine: bool, taken: set[str])
 
 
 def _distinct(draw: Callable[[], str], count: int, taken: set[str]) -> list[str]:
-    def fresh() -> Iterator[str]:
-        while True:
-            word = draw().capitalize()
-            if word not in taken:
-                taken.add(word)
-                yield word
-
-    words = fresh()
-    return [next(words) for _ in range(count)]
+    words: list[str] = []
+    while len(words) < count:
+        word = draw().capitalize()
+        if word not in taken:
+            taken.add(word)
+            words.append(word)
+    return words
 
 
 def work_titles(rng: random.Random, count: int) -> tuple[tuple[str, ...], tuple[str, ...], tuple[str, ...]]:
-    """First words, nouns and endings of titles, enough of them for `count` different titles.
+    """Return adjectives, nouns and tails of titles, enough of them for `count` different titles.
 
-    No more than needed: that is what gives each title its near-duplicates in a world of any size.
+    Not many more than needed, so that in a world of any size each title has others that resemble it.
     """
-    wanted = math.isqrt(count) + 6
-    adjectives, nouns = (tuple(rng.sample(words, min(wanted, len(words)))) for words in (_ADJECTIVES, _NOUNS))
+    length = math.isqrt(count) + 6
+    adjectives, nouns = (tuple(rng.sample(words, min(length, len(words)))) for words in (_ADJECTIVES, _NOUNS))
+    # A fifth more than needed, and at least a dozen, so that titles of a small world vary, too.
     tails = max(12, math.ceil(1.2 * count / (len(adjectives) * len(nouns))))
     return adjectives, nouns, _TAILS[:tails]

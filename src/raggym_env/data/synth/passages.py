@@ -1,7 +1,10 @@
-"""How passages are worded. Each kind has a lead and further sentences, each in several wordings of the same facts.
+"""The wordings of passages. Each kind has a lead and further sentences, each in several wordings of the same facts.
 
 A field is a relation (`{born}`), a relation with its article (`{an_occupation}`) or a word for the subject
-(`{name}`, `{short}`, `{noun}`, `{he}`). A sentence is left out where one of its relations has no value.
+(`{name}`, `{short}`, `{noun}`, `{he}`). A sentence is left out if one of its relations has no value.
+
+The tables are written out rather than composed by rules: anybody can check that a wording states its relations and
+is good English, and a test checks that all wordings of a sentence state the same ones.
 """
 
 from __future__ import annotations
@@ -15,12 +18,14 @@ __all__ = ["LAYOUTS", "Sentence"]
 
 
 class Sentence(NamedTuple):
-    """One sentence of a passage: the relations it states, and its wordings."""
+    """One sentence of a passage: the relations that it states, and its wordings."""
 
     relations: tuple[str, ...]
     wordings: tuple[str, ...]
 
 
+# Shared by companies, houses and schools. After the lead the subject is "it": as in an encyclopedia, a sentence cannot
+# be understood without the passage's title.
 _ORGANISATION = (
     (
         "{name} is {an_noun} founded in {founded}.",
@@ -42,6 +47,7 @@ _ORGANISATION = (
     ),
 )
 
+# By kind: the lead first, then the sentences that appear in random order.
 _WORDINGS: dict[str, tuple[tuple[str, ...], ...]] = {
     "person": (
         (
@@ -147,20 +153,12 @@ _WORDINGS: dict[str, tuple[tuple[str, ...], ...]] = {
     ),
     "company": (
         *_ORGANISATION,
-        (
-            "It has a workforce of {staff}.",
-            "It employs {staff} people.",
-            "Some {staff} employees work for it.",
-        ),
+        ("It has a workforce of {staff}.", "It employs {staff} people.", "Some {staff} employees work for it."),
     ),
     "house": _ORGANISATION,
     "school": (
         *_ORGANISATION,
-        (
-            "It has {students} students.",
-            "Enrolment stands at {students}.",
-            "Some {students} students attend it.",
-        ),
+        ("It has {students} students.", "Enrolment stands at {students}.", "Some {students} students attend it."),
     ),
     "event": (
         (
@@ -181,11 +179,7 @@ _WORDINGS: dict[str, tuple[tuple[str, ...], ...]] = {
             "{venue} was chosen as the site.",
             "Everything happened within sight of {venue}.",
         ),
-        (
-            "The money came from {sponsor}.",
-            "{sponsor} met the costs.",
-            "It was paid for by {sponsor}.",
-        ),
+        ("The money came from {sponsor}.", "{sponsor} met the costs.", "It was paid for by {sponsor}."),
         (
             "{participants} people took part.",
             "The number of participants was {participants}.",
@@ -221,19 +215,12 @@ _WORDINGS: dict[str, tuple[tuple[str, ...], ...]] = {
             "{governor} was the first to govern it.",
             "The office of governor was first held by {governor}.",
         ),
-        (
-            "Its capital is {capital}.",
-            "It is administered from {capital}.",
-            "{capital} serves as its capital.",
-        ),
-        (
-            "It covers {area} square kilometres.",
-            "Its area is {area} square kilometres.",
-        ),
+        ("Its capital is {capital}.", "It is administered from {capital}.", "{capital} serves as its capital."),
+        ("It covers {area} square kilometres.", "Its area is {area} square kilometres."),
     ),
 }
 
-# Neighbours that a passage mentions in passing: no question asks for these, they are there to mislead.
+# Distractors: neighbours that a passage mentions in passing. No question asks for them.
 _ASIDES: dict[str, tuple[str, ...]] = {
     "person": (
         "{short} kept up a long correspondence with {peer}.",
@@ -261,13 +248,12 @@ _ASIDES: dict[str, tuple[str, ...]] = {
 
 def _relations(kind: str, wording: str) -> tuple[str, ...]:
     fields = {name.removeprefix("an_") for _, name, _, _ in string.Formatter().parse(wording) if name}
+    # In the order of the rules rather than of the wording, which differs between wordings.
     return tuple(rule.name for rule in RULES[kind] if rule.name in fields)
 
 
-def _sentences(kind: str) -> tuple[Sentence, ...]:
-    slots = (*_WORDINGS[kind], _ASIDES[kind])
-    return tuple(Sentence(_relations(kind, wordings[0]), wordings) for wordings in slots)
-
-
-LAYOUTS = {kind: _sentences(kind) for kind in _WORDINGS}
-"""Per kind: the lead, the other sentences in any order, and last the aside."""
+LAYOUTS = {
+    kind: tuple(Sentence(_relations(kind, wordings[0]), wordings) for wordings in (*sentences, _ASIDES[kind]))
+    for kind, sentences in _WORDINGS.items()
+}
+"""For each kind: the lead, the sentences that follow in any order, and last the distractor."""

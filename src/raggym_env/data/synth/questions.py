@@ -1,4 +1,8 @@
-"""Endless questions over a world: chains of relations and comparisons, each with its answer and its proof."""
+"""Endless questions over a world: chains of relations and comparisons, each with its answer and gold evidence.
+
+A question is drawn at random and rejected if it is not sound, for example because a later passage of its chain names
+the entity that the chain starts from, which would allow a shortcut.
+"""
 
 from __future__ import annotations
 
@@ -6,7 +10,6 @@ import hashlib
 import itertools
 import random
 import unicodedata
-from collections import OrderedDict
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
@@ -14,19 +17,22 @@ from typing import NamedTuple
 from raggym_env.core import Evidence, Fact, Question, Task
 from raggym_env.data.synth.comparisons import ALIKE, FIRST, KIN, VIA, Alike, First
 from raggym_env.data.synth.relations import NOUNS, RELATIONS, Relation
-from raggym_env.data.synth.values import Literal, Page, Ref, Value, date_text, with_article
+from raggym_env.data.synth.values import Literal, Ref, Value, date_text, with_article
 from raggym_env.data.synth.world import SynthWorld
+from raggym_env.storage.lru import LRU
 
 __all__ = ["MIX", "generate_tasks"]
 
+# A fixed cycle rather than random types: the first N questions of any stream have the same mix, whatever N is.
 MIX = (
     *("bridge", "comparison", "compositional", "bridge", "bridge_comparison"),
     *("bridge", "compositional", "comparison", "bridge", "inference"),
     *("bridge", "comparison", "compositional", "bridge", "bridge_comparison"),
     *("bridge", "comparison", "compositional", "inference", "bridge_comparison"),
 )
-"""The types of twenty successive questions: every stream repeats this."""
+"""The types of twenty successive questions. Every stream repeats them in this order."""
 
+# How often a chain starts from an entity of each kind: mostly from works and people, as in HotpotQA.
 _ANCHORS = {
     "work": 6,
     "person": 3,
@@ -38,14 +44,15 @@ _ANCHORS = {
     "nature": 1,
     "region": 1,
 }
+# A question's hash modulo 10 decides which streams may have it: 60 % train, 10 % dev, 20 % test, 10 % all others.
 _BUCKETS = {"train": range(6), "dev": range(6, 7), "test": range(7, 9)}
 _OTHERS = range(9, 10)
-_REMEMBERED = 4096  # questions that are not asked again
-_TRIES = 200
+_REMEMBERED = 4096  # recent questions of a stream that are not repeated
+_TRIES = 200  # before a small world counts as exhausted
 
 
 class Step(NamedTuple):
-    """One link of a chain: a thing, the relation asked of it, and the value, which its passage states."""
+    """One link of a chain: an entity, one of its relations, and the value, which the entity's passage states."""
 
     subject: Ref
     relation: str
@@ -54,87 +61,87 @@ class Step(NamedTuple):
 
 @dataclass(frozen=True)
 class Draft:
-    """A question with its proof, before it has an id."""
+    """A question with its evidence, before it has an id."""
 
     text: str
     answers: tuple[str, ...]
     steps: tuple[Step, ...]
-    about: tuple[Ref, ...]
-    """The things that the question names."""
+    entities: tuple[Ref, ...]
+    """The entities that the question names."""
     source: str
+    """The data set whose style the question has: "hotpotqa" or "2wikimultihopqa"."""
 
     @property
     def key(self) -> str:
-        """What is asked, however it is worded: equal for equal questions."""
-        named = sorted(f"{ref.kind}{ref.number}" for ref in self.about)
-        relations = dict.fromkeys(step.relation for step in self.steps) if len(named) > 1 else self._chain()
-        return f"{'+'.join(named)}:{'/'.join(relations)}"
-
-    def _chain(self) -> Sequence[str]:
-        return [step.relation for step in self.steps]
+        """Identifies the question whatever its wording: equal for equal questions."""
+        names = sorted(f"{ref.kind}{ref.number}" for ref in self.entities)
+        relations = [step.relation for step in self.steps]
+        # The two chains of a comparison follow the same relations, and either entity may come first.
+        return f"{'+'.join(names)}:{'/'.join(dict.fromkeys(relations) if len(names) > 1 else relations)}"
 
 
 def generate_tasks(world: SynthWorld, stream: str = "train") -> Iterator[Task]:
-    """Generate endless questions over a world, the same for the same world and stream.
+    """Generate endless questions over a world. The same world and stream give the same questions.
 
-    The streams "train", "dev" and "test" share no question. Any other name gives another stream, drawn from
-    questions that none of those three has; two such streams may share some. A stream repeats a question only after
-    thousands of others or, in a small world, when it has run out of new ones.
+    The streams "train", "dev" and "test" share no question. Any other name gives another stream, which shares no
+    question with those three but may share some with other such streams. A stream repeats a question only after
+    thousands of others or, in a small world, when it has no new ones left.
     """
     rng = random.Random(f"{world.fingerprint}:{stream}")
-    recent: OrderedDict[bytes, None] = OrderedDict()
+    recent = LRU[bytes, None](_REMEMBERED)
     for number in itertools.count():
-        kind = MIX[number % len(MIX)]
-        draft = _fresh(world, rng, kind, _BUCKETS.get(stream, _OTHERS), recent)
-        yield _task(world, draft, kind, f"synth-{stream}-{number:06d}")
+        question_type = MIX[number % len(MIX)]
+        draft = _new_draft(world, rng, question_type, _BUCKETS.get(stream, _OTHERS), recent)
+        pages = [world.page(step.subject) for step in draft.steps]
+        yield Task(
+            Question(f"synth-{stream}-{number:06d}", draft.text),
+            draft.answers,
+            supporting=tuple(
+                Fact(page.title, page.stated[step.relation]) for page, step in zip(pages, draft.steps, strict=True)
+            ),
+            evidences=tuple(
+                Evidence(
+                    page.title,
+                    _relation(step).label.format_map(world.words(step.subject)),
+                    step.value.text if isinstance(step.value, Literal) else world.title(step.value),
+                )
+                for page, step in zip(pages, draft.steps, strict=True)
+            ),
+            type=question_type,
+            metadata={"hops": len(draft.steps), "source": draft.source},
+        )
 
 
-def _fresh(world: SynthWorld, rng: random.Random, kind: str, buckets: range, recent: OrderedDict[bytes, None]) -> Draft:
+def _new_draft(
+    world: SynthWorld, rng: random.Random, question_type: str, buckets: range, recent: LRU[bytes, None]
+) -> Draft:
+    """Draw questions until one is sound, belongs to the stream and was not asked recently."""
     for attempt in itertools.count():
-        draft = _MAKERS[kind](world, rng)
+        draft = _MAKERS[question_type](world, rng)
         if draft is None:
             continue
+        # Not Python's hash(), which differs between processes.
         key = hashlib.blake2b(draft.key.encode(), digest_size=8).digest()
         if key[0] % 10 not in buckets or (key in recent and attempt < _TRIES):
             continue
-        recent[key] = None
-        if len(recent) > _REMEMBERED:
-            recent.popitem(last=False)
+        if key not in recent:  # a repeated question keeps its age, so that it may be asked again in its turn
+            recent[key] = None
         return draft
     raise AssertionError("unreachable")
-
-
-def _task(world: SynthWorld, draft: Draft, kind: str, identifier: str) -> Task:
-    return Task(
-        Question(identifier, draft.text),
-        draft.answers,
-        supporting=tuple(_fact(world.page(step.subject), step.relation) for step in draft.steps),
-        evidences=tuple(_evidence(world, step) for step in draft.steps),
-        type=kind,
-        metadata={"hops": len(draft.steps), "source": draft.source},
-    )
-
-
-def _fact(page: Page, relation: str) -> Fact:
-    return Fact(page.title, page.stated[relation])
-
-
-def _evidence(world: SynthWorld, step: Step) -> Evidence:
-    label = _relation(step).label.format_map(world.words(step.subject))
-    value = step.value.text if isinstance(step.value, Literal) else world.title(step.value)
-    return Evidence(world.title(step.subject), label, value)
 
 
 # -- chains ------------------------------------------------------------------------------------------------------
 
 
 def _bridge(world: SynthWorld, rng: random.Random) -> Draft | None:
+    """Draw a chain of two to four steps in the style of HotpotQA's bridge questions."""
     steps = _walk(world, rng, rng.choices((2, 3, 4), (12, 5, 3))[0])
     if not steps:
         return None
     if rng.random() < 0.5:
-        phrase, form = _asked(world, rng, steps, "clauses")
+        phrase, form = _nested_question(world, rng, steps, "clauses")
     else:
+        # The chain in forward order: "X was directed by somebody who hailed from a place that ..."
         links = [_fill(world, step, rng.choice(_relation(step).links)) for step in steps[:-1]]
         end, _, form = rng.choice(_relation(steps[-1]).ends).partition("|")
         phrase = " ".join((mention(world, steps[0].subject), *links, _fill(world, steps[-1], end))) + "?"
@@ -142,13 +149,16 @@ def _bridge(world: SynthWorld, rng: random.Random) -> Draft | None:
 
 
 def _compositional(world: SynthWorld, rng: random.Random) -> Draft | None:
+    """Draw a chain of noun phrases in the style of 2WikiMultihopQA: "the employer of the author of X"."""
     steps = _walk(world, rng, rng.choices((2, 3), (3, 1))[0])
+    # Two steps through a family are questions of the type "inference".
     if not steps or tuple(step.relation for step in steps[:2]) in KIN:
         return None
-    return _chain_draft(world, steps, *_asked(world, rng, steps, "nouns"), "2wikimultihopqa")
+    return _chain_draft(world, steps, *_nested_question(world, rng, steps, "nouns"), "2wikimultihopqa")
 
 
 def _inference(world: SynthWorld, rng: random.Random) -> Draft | None:
+    """Draw a question about a relative over two steps, such as a grandfather, which no passage calls by that word."""
     path = rng.choice(list(KIN))
     first = _step(world, _random_ref(world, rng, "person"), path[0])
     second = first and _step(world, first.value, path[1])
@@ -159,13 +169,15 @@ def _inference(world: SynthWorld, rng: random.Random) -> Draft | None:
         text = rng.choice(("Who is {}?", "Who was {}?")).format(kin)
         return _chain_draft(world, (first, second), text, "", "2wikimultihopqa")
     third = _any_step(world, rng, second.value, last=True)
+    # A chain that returns to the person named in the question, or to the parent in between, has a trivial answer.
     if third is None or third.value in (first.subject, first.value):
         return None
     text, _, form = rng.choice(_relation(third).asks).partition("|")
     return _chain_draft(world, (first, second, third), _fill(world, third, text, kin), form, "2wikimultihopqa")
 
 
-def _asked(world: SynthWorld, rng: random.Random, steps: Sequence[Step], style: str) -> tuple[str, str]:
+def _nested_question(world: SynthWorld, rng: random.Random, steps: Sequence[Step], style: str) -> tuple[str, str]:
+    """Word a chain from the inside out, in phrases of the field `style` of `Relation`; return text and answer form."""
     phrase = mention(world, steps[0].subject)
     for step in steps[:-1]:
         phrase = _fill(world, step, rng.choice(getattr(_relation(step), style)), phrase)
@@ -179,25 +191,27 @@ def _chain_draft(world: SynthWorld, steps: Sequence[Step], text: str, form: str,
 
 
 def _walk(world: SynthWorld, rng: random.Random, hops: int) -> list[Step] | None:
-    """A chain of `hops` relations from a random thing that no later passage of the chain mentions."""
+    """Draw a chain of `hops` relations from a random entity that no later passage of the chain mentions."""
     anchor = _random_ref(world, rng, rng.choices(list(_ANCHORS), list(_ANCHORS.values()))[0])
-    at: Value = anchor
+    subject: Value = anchor
     steps: list[Step] = []
     visited = {anchor}
     for hop in range(hops):
-        step = _any_step(world, rng, at, last=hop == hops - 1)
+        step = _any_step(world, rng, subject, last=hop == hops - 1)
         if step is None or step.value in visited:
             return None
         steps.append(step)
-        at = step.value
-        if isinstance(at, Ref):
-            visited.add(at)
+        subject = step.value
+        if isinstance(subject, Ref):
+            visited.add(subject)
+    # Otherwise one search for the named entity would find the later passages, too, and the chain would be no chain.
     name = world.name(anchor)
     later = (text for step in steps[1:] for text in world.page(step.subject).sentences)
     return None if any(name in text for text in later) else steps
 
 
 def _any_step(world: SynthWorld, rng: random.Random, subject: Value, last: bool) -> Step | None:
+    """Draw a relation of the subject. Only the last step of a chain may have a literal as its value."""
     if not isinstance(subject, Ref):
         return None
     step = _step(world, subject, rng.choice(list(RELATIONS[subject.kind])))
@@ -205,7 +219,7 @@ def _any_step(world: SynthWorld, rng: random.Random, subject: Value, last: bool)
 
 
 def _step(world: SynthWorld, subject: Value, relation: str) -> Step | None:
-    """The relation of a thing, if it has a value."""
+    """Return the step of a relation; None if the subject has no such value or is a literal."""
     if not isinstance(subject, Ref) or (value := world.facts(subject).get(relation)) is None:
         return None
     return Step(subject, relation, value)
@@ -215,6 +229,7 @@ def _step(world: SynthWorld, subject: Value, relation: str) -> Step | None:
 
 
 def _comparison(world: SynthWorld, rng: random.Random) -> Draft | None:
+    """Draw a comparison of two entities by their own values."""
     kind = rng.choice(list(FIRST))
     if kind in ALIKE and rng.random() < 0.4:
         return _yes_or_no(world, rng, kind, (), rng.choice(ALIKE[kind]))
@@ -226,9 +241,10 @@ def _comparison(world: SynthWorld, rng: random.Random) -> Draft | None:
 
 
 def _bridge_comparison(world: SynthWorld, rng: random.Random) -> Draft | None:
+    """Draw a comparison of two entities by values of entities in between, such as their founders."""
     kind = rng.choices(list(_ANCHORS), list(_ANCHORS.values()))[0]
-    rules = [relation for relation in RELATIONS[kind] if relation in VIA]
-    via = rng.choice(rules) if rules else ""
+    relations = [relation for relation in RELATIONS[kind] if relation in VIA]
+    via = rng.choice(relations) if relations else ""
     probe = _step(world, _random_ref(world, rng, kind), via)
     if probe is None or not isinstance(probe.value, Ref):
         return None
@@ -237,6 +253,7 @@ def _bridge_comparison(world: SynthWorld, rng: random.Random) -> Draft | None:
         return _yes_or_no(world, rng, kind, (via,), rng.choice(ALIKE[target]))
     compare = rng.choice(FIRST[target])
     pair = _pair(world, rng, kind, (via, compare.relation))
+    # A question has one word for both: a novel's author and a film's director cannot be compared.
     if pair is None or world.words(pair[0][0].subject).get("role") != world.words(pair[1][0].subject).get("role"):
         return None
     which = "Who" if kind == "person" else "Which"
@@ -249,9 +266,13 @@ _Pair = tuple[list[Step], list[Step]]
 
 
 def _pair(world: SynthWorld, rng: random.Random, kind: str, relations: Sequence[str]) -> _Pair | None:
-    """Two things of a kind with all of a chain of relations each, and nothing in common on the way."""
+    """Draw two entities of a kind that both have all of a chain of relations and do not meet on the way."""
     first = _random_ref(world, rng, kind)
-    second = _other(world, rng, first)
+    # Half of the pairs are neighbours: they are of one time and place, so that comparing them takes exact values.
+    if rng.random() < 0.5:
+        second = _random_ref(world, rng, kind)
+    else:
+        second = Ref(kind, (first.number + rng.choice((-1, 1)) * rng.randint(1, 12)) % world.counts[kind])
     chains = _follow(world, first, relations), _follow(world, second, relations)
     if not chains[0] or not chains[1] or world.name(first) == world.name(second):
         return None
@@ -260,22 +281,15 @@ def _pair(world: SynthWorld, rng: random.Random, kind: str, relations: Sequence[
     return chains[0], chains[1]
 
 
-def _other(world: SynthWorld, rng: random.Random, first: Ref) -> Ref:
-    count = world.counts[first.kind]
-    if rng.random() < 0.5:
-        return _random_ref(world, rng, first.kind)
-    return Ref(first.kind, (first.number + rng.choice((-1, 1)) * rng.randint(1, 12)) % count)
-
-
 def _follow(world: SynthWorld, start: Ref, relations: Sequence[str]) -> list[Step] | None:
     steps: list[Step] = []
-    at: Value = start
+    subject: Value = start
     for relation in relations:
-        step = _step(world, at, relation)
+        step = _step(world, subject, relation)
         if step is None:
             return None
         steps.append(step)
-        at = step.value
+        subject = step.value
     return steps
 
 
@@ -290,60 +304,59 @@ def _winner(world: SynthWorld, pair: _Pair, compare: First, text: str, source: s
 
 
 def _rank(value: Literal) -> int:
-    # Two dates in one year are as good as a tie to a reader.
+    # Dates compare by their year: who of two people of the same year is older is not a question worth asking.
     return value.order if isinstance(value.order, int) else value.order[0]
 
 
 def _yes_or_no(world: SynthWorld, rng: random.Random, kind: str, via: tuple[str, ...], alike: Alike) -> Draft | None:
-    wanted = rng.random() < 0.5
+    # The answer is drawn first: of random pairs nearly all would differ, and "no" would always be a good guess.
+    same = rng.random() < 0.5
     pairs = (_pair(world, rng, kind, (*via, alike.relation)) for _ in range(_TRIES))
-    pair = next((pair for pair in pairs if pair and _same(pair) == wanted), None)
+    pair = next((pair for pair in pairs if pair and (pair[0][-1].value == pair[1][-1].value) == same), None)
     if pair is None:
         return None
-    a, b = (_phrase(world, chain, via) for chain in pair)
+    a, b = (mention(world, chain[0].subject) for chain in pair)
+    if via:
+        a, b = (
+            _fill(world, chain[0], _relation(chain[0]).nouns[0], name) for chain, name in zip(pair, (a, b), strict=True)
+        )
     text = _capitalised(rng.choice(alike.asks).format(a=a, b=b))
     if any(isinstance(chain[-1].value, Literal) and chain[-1].value.text in text for chain in pair):
         return None  # "Did the poet A and the poet B have the same profession?"
-    about = (pair[0][0].subject, pair[1][0].subject)
+    entities = (pair[0][0].subject, pair[1][0].subject)
     source = "2wikimultihopqa" if via else "hotpotqa"
-    return Draft(text, ("yes" if wanted else "no",), (*pair[0], *pair[1]), about, source)
-
-
-def _same(pair: _Pair) -> bool:
-    return pair[0][-1].value == pair[1][-1].value
-
-
-def _phrase(world: SynthWorld, chain: Sequence[Step], via: tuple[str, ...]) -> str:
-    named = mention(world, chain[0].subject)
-    return _fill(world, chain[0], _relation(chain[0]).nouns[0], named) if via else named
+    return Draft(text, ("yes" if same else "no",), (*pair[0], *pair[1]), entities, source)
 
 
 # -- words -------------------------------------------------------------------------------------------------------
 
 
 def mention(world: SynthWorld, ref: Ref) -> str:
-    """How a question names a thing, so that it can mean nothing else."""
+    """Return a question's mention of an entity: its name, with its noun if the name alone would be ambiguous."""
     if ref.kind == "work" or (ref.kind == "person" and world.label(ref) != world.name(ref)):
         return f"the {world.noun(ref)} {world.name(ref)}"
     return f"the {world.name(ref)}" if ref.kind in ("event", "region") else world.name(ref)
 
 
 def answers_for(world: SynthWorld, value: Value, form: str = "") -> tuple[str, ...]:
-    """The answer as its passage has it, then the other ways to write it; `form` "year" takes a date's year."""
+    """Return the answer as its passage states it, then other spellings that count as correct.
+
+    Args:
+        world: The world of the value.
+        value: The answer.
+        form: "year" if a date's year was asked for.
+    """
     if isinstance(value, Ref):
         name = world.name(value)
-        return _distinct(name, world.title(value), mention(world, value), _ascii(name))
+        # Without accents, as people and models type names. NFKD splits accents off, but "ø" is a letter of its own.
+        plain = unicodedata.normalize("NFKD", name.replace("ø", "o").replace("Ø", "O"))
+        return _distinct(name, world.title(value), mention(world, value), plain.encode("ascii", "ignore").decode())
     if isinstance(value.order, tuple):
         year, month, day = value.order
         if form == "year":
             return (str(year),)
         return _distinct(value.text, *(date_text(year, month, day, style) for style in (0, 1)))
     return _distinct(value.text, value.text.replace(",", ""))
-
-
-def _ascii(text: str) -> str:
-    plain = unicodedata.normalize("NFKD", text.replace("ø", "o").replace("Ø", "O"))
-    return plain.encode("ascii", "ignore").decode()
 
 
 def _distinct(*texts: str) -> tuple[str, ...]:
@@ -355,6 +368,7 @@ def _relation(step: Step) -> Relation:
 
 
 def _fill(world: SynthWorld, step: Step, wording: str, x: str = "") -> str:
+    """Fill the fields of a wording of `Relation`; `x` is the subject."""
     words = {**world.words(step.subject), "x": x}
     if isinstance(step.value, Ref):
         words["t"] = NOUNS[step.value.kind]

@@ -1,4 +1,7 @@
-"""How questions speak of relations: one row per relation, in words that passages mostly do not use."""
+"""The wordings of relations in questions: one row per relation, in words that passages mostly do not use.
+
+Wordings that differ from those of the passages make a question test the search rather than the overlap of its words.
+"""
 
 from __future__ import annotations
 
@@ -18,32 +21,34 @@ NOUNS = {
     "nature": "landmark",
     "region": "region",
 }
-"""What questions call a thing that they do not name. Passages say "seaport", "bank" or "glacier": words that are
-rare in a small world, so a question with such a word in it would find the passage."""
+"""The noun in questions for an entity that they do not name. Passages say "seaport", "bank" or "glacier", which are
+rare words in a small world: a question that contained one would find the passage by that word alone."""
 
 
 @dataclass(frozen=True)
 class Relation:
-    """The wordings of one relation. `{x}` is the subject in words; the other fields are words for it.
+    """The wordings of one relation.
 
-    `{t}` is the noun in `NOUNS` for the value; `{role}`, `{made}` and `{done}` are the
-    words for making a work. A wording that ends in "|year" asks for the year of a date.
+    In a wording, `{x}` stands for the subject and `{t}` for the noun in `NOUNS` for the value; `{role}`, `{a_role}`,
+    `{made}` and `{done}` are the words for the creation of a work. A wording that ends in "|year" asks for the year
+    of a date.
     """
 
     label: str
-    """Its name in the evidence."""
+    """Name of the relation in the gold evidence, as in Wikidata."""
     asks: tuple[str, ...]
-    """Whole questions."""
+    """Complete questions for the value."""
     nouns: tuple[str, ...] = ()
-    """Terse phrases for the value, as 2WikiMultihopQA has them. Empty for a value that is no thing."""
+    """Short noun phrases for the value, in the style of 2WikiMultihopQA. Empty if the value is not an entity."""
     clauses: tuple[str, ...] = ()
-    """Phrases for the value with a verb in them, as people write them (HotpotQA)."""
+    """Phrases for the value that contain a verb, in the style of HotpotQA, whose questions people wrote."""
     links: tuple[str, ...] = ()
-    """What follows a subject and leads on to something about the value."""
+    """Predicates that end in "who" or "that" and continue with something about the value."""
     ends: tuple[str, ...] = ()
-    """What follows a subject and asks for the value."""
+    """Predicates that end a question by asking for the value."""
 
 
+# Rows that companies, houses and schools share.
 _FOUNDER = Relation(
     "founded by",
     ("Who founded {x}?", "Who was the founder of {x}?"),
@@ -62,6 +67,7 @@ _SEAT = Relation(
 )
 
 
+# A year is not an entity: a chain can end in it but not continue from it, so these rows have neither nouns nor links.
 def _inception(label: str, verb: str) -> Relation:
     return Relation(
         label,
@@ -74,11 +80,7 @@ RELATIONS: dict[str, dict[str, Relation]] = {
     "person": {
         "occupation": Relation(
             "occupation",
-            (
-                "What was the profession of {x}?",
-                "What did {x} do for a living?",
-                "What was the occupation of {x}?",
-            ),
+            ("What was the profession of {x}?", "What did {x} do for a living?", "What was the occupation of {x}?"),
             ends=("had what profession", "did what for a living"),
         ),
         "born": Relation(
@@ -112,6 +114,7 @@ RELATIONS: dict[str, dict[str, Relation]] = {
             ("died in a {t} that",),
             ("died in which {t}", "ended life in which {t}"),
         ),
+        # Two steps through a family have words of their own ("paternal grandfather"): see `comparisons.KIN`.
         "father": Relation(
             "father",
             ("Who was the father of {x}?",),
@@ -154,6 +157,7 @@ RELATIONS: dict[str, dict[str, Relation]] = {
         ),
     },
     "work": {
+        # The words depend on the kind of work: a novel is written by an author, a film directed by a director.
         "creator": Relation(
             "{role}",
             ("Who {made} {x}?", "Who was the {role} of {x}?"),
@@ -164,11 +168,7 @@ RELATIONS: dict[str, dict[str, Relation]] = {
         ),
         "published": Relation(
             "publication date",
-            (
-                "When did {x} come out?",
-                "What is the publication date of {x}?",
-                "In which year did {x} come out?|year",
-            ),
+            ("When did {x} come out?", "What is the publication date of {x}?", "In which year did {x} come out?|year"),
             ends=("came out on what date", "came out in which year|year"),
         ),
         "publisher": Relation(
@@ -219,6 +219,7 @@ RELATIONS: dict[str, dict[str, Relation]] = {
             ("is close to a {t} that", "lies near a {t} that"),
             ("is close to which {t}", "lies near which {t}"),
         ),
+        # The only relation from a place to a person: with it, a chain can go from a birthplace on to somebody else.
         "statue": Relation(
             "commemorates",
             ("Who is commemorated by a statue in {x}?", "Who has a statue in {x}?"),
@@ -303,6 +304,7 @@ RELATIONS: dict[str, dict[str, Relation]] = {
             ("was first mapped by whom",),
         ),
         "surveyed": _inception("survey date", "first mapped"),
+        # The unit is part of the question, as the gold answer is a bare number.
         "elevation": Relation(
             "elevation above sea level",
             ("How many metres above the sea is {x}?", "What is the elevation of {x} in metres?"),

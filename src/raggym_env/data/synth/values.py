@@ -1,4 +1,4 @@
-"""What facts are made of: things, literals, and the draws and words that they come from."""
+"""The parts that facts consist of: entities, literals, and the random draws and wordings that they come from."""
 
 from __future__ import annotations
 
@@ -7,49 +7,41 @@ from typing import NamedTuple
 
 __all__ = ["PRONOUNS", "Dice", "Literal", "Page", "Ref", "Value", "date", "date_text", "with_article"]
 
-_MONTHS = (
-    "January",
-    "February",
-    "March",
-    "April",
-    "May",
-    "June",
-    "July",
-    "August",
-    "September",
-    "October",
-    "November",
-    "December",
-)
+# Not `calendar.month_name`, which depends on the user's locale.
+_MONTH_NAMES = "January February March April May June July August September October November December"
+_MONTHS = _MONTH_NAMES.split()
 
 
 class Ref(NamedTuple):
-    """One thing of the world, by its kind and its number among them."""
+    """An entity of the world, by its kind and its number within the kind, from 0."""
 
     kind: str
     number: int
 
 
 class Literal(NamedTuple):
-    """A value that is no thing: its text as its passage has it, and what it is ordered by."""
+    """A value that is not an entity: an occupation, a date or a number."""
 
     text: str
+    """Its text in the passage that states it."""
     order: int | tuple[int, int, int]
+    """What it is compared by: a number, or year, month (from 0) and day."""
 
 
 Value = Ref | Literal
 
 
 class Page(NamedTuple):
-    """A passage in sentences, with the sentence that states each relation."""
+    """A passage in sentences."""
 
     title: str
     sentences: list[str]
     stated: dict[str, int]
+    """For each relation that the passage states, the number of the sentence, from 0."""
 
 
 class Dice:
-    """Draws from 64 hashed bytes: several times faster than seeding a `random.Random` for each thing."""
+    """Random draws from 64 hashed bytes. Several times faster than seeding a `random.Random` for each entity."""
 
     __slots__ = ("_bits",)
 
@@ -57,40 +49,33 @@ class Dice:
         self._bits = int.from_bytes(hashlib.blake2b(key).digest(), "big")
 
     def roll(self, sides: int) -> int:
-        """The next number in `range(sides)`. All rolls of one thing together must stay well below 2 ** 512."""
+        """Return the next number in `range(sides)`.
+
+        The product of all `sides` rolled for one entity must stay well below 2 ** 512, or the draws become biased.
+        """
         self._bits, number = divmod(self._bits, sides)
         return number
 
 
+# Indexed by `number & 1` of a person: even numbers are men, odd numbers women.
 PRONOUNS = tuple(
-    {
-        "he": he,
-        "He": he.capitalize(),
-        "him": him,
-        "his": his,
-        "His": his.capitalize(),
-        "child": child,
-        "partner": wed,
-    }
-    for he, him, his, child, wed in (
-        ("he", "him", "his", "son", "wife"),
-        ("she", "her", "her", "daughter", "husband"),
-    )
+    {"he": he, "He": he.capitalize(), "him": him, "his": his, "His": his.capitalize(), "child": child, "partner": wed}
+    for he, him, his, child, wed in (("he", "him", "his", "son", "wife"), ("she", "her", "her", "daughter", "husband"))
 )
 
 
 def with_article(noun: str) -> str:
-    """The noun after "a" or "an"."""
-    # Of the nouns in u only "uprising" sounds like a vowel; "university" does not.
+    """Return the noun after "a" or "an"."""
+    # Of the world's nouns in "u" only "uprising" begins with a vowel sound; "university" does not.
     return f"an {noun}" if noun[0] in "aeio" or noun == "uprising" else f"a {noun}"
 
 
 def date(year: int, style: int, dice: Dice) -> Literal:
-    """A random day of a year, written in a style of `date_text`; never later than the 28th."""
-    month, day = dice.roll(12), 1 + dice.roll(28)
+    """Return a random day of a year, written in a style of `date_text`."""
+    month, day = dice.roll(12), 1 + dice.roll(28)  # up to the 28th, so that every month has the day
     return Literal(date_text(year, month, day, style), (year, month, day))
 
 
 def date_text(year: int, month: int, day: int, style: int) -> str:
-    """A date as "4 March 1871" (style 0) or "March 4, 1871" (style 1); months count from 0."""
+    """Return a date as "4 March 1871" (style 0) or "March 4, 1871" (style 1). Months count from 0."""
     return f"{_MONTHS[month]} {day}, {year}" if style else f"{day} {_MONTHS[month]} {year}"

@@ -63,10 +63,8 @@ class Chat:
         return tuple(self.tokenizer(self.defused(text), add_special_tokens=False)["input_ids"])
 
     def defused(self, text: str) -> str:
-        """Return the text with a space in each control token's text, so that it does not become that token.
-
-        Passages are untrusted: one that contained the token that ends a turn could speak as the assistant.
-        """
+        """Return the text with a space in each control token's text, so that it does not become that token."""
+        # Passages are untrusted: one that contained the token that ends a turn could speak as the assistant.
         if self._control is None:
             return text
         return self._control.sub(lambda match: f"{match[0][0]} {match[0][1:]}", text)

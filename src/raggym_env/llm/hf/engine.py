@@ -74,10 +74,8 @@ class Prefilled:
 
 
 def unsupported(model: Any, *, headless: bool = False) -> set[str]:
-    """Return the reasons why `Engine` cannot run a model: layer types and missing arguments. Empty if it can.
-
-    The engine lays samples side by side under its own mask, and recurrent or linear-attention layers ignore masks.
-    """
+    """Return the reasons why `Engine` cannot run a model: layer types and missing arguments. Empty if it can."""
+    # The engine separates samples by its own mask, and recurrent or linear-attention layers ignore masks.
     layers = set(getattr(model.config.get_text_config(decoder=True), "layer_types", None) or [])
     needed = {"position_ids", "past_key_values"} | (set() if headless else {"logits_to_keep"})
     missing = needed - set(inspect.signature(model.forward).parameters)

@@ -19,11 +19,9 @@ _NewCache: Any = Cache
 
 
 class _Layer(_Base):  # type: ignore[misc]
-    """Keys and values of one layer: views of shape `[rows, heads, columns, size]` into larger buffers.
+    """Keys and values of one layer: views of shape `[rows, heads, columns, size]` into larger buffers."""
 
-    `DynamicLayer` copies everything for every token; this one writes a token behind the others.
-    """
-
+    # `DynamicLayer` copies all keys and values for every token. This one writes a token behind the others.
     _buffers: tuple[torch.Tensor, torch.Tensor] | None = None
 
     def update(

@@ -172,11 +172,10 @@ def resolve_dtype(dtype: Dtype, device: torch.device) -> torch.dtype:
 def context_length(config: Any, *, sliding: bool = True) -> int:
     """Return how many tokens a model can attend to: the smallest limit in its configuration.
 
-    Args:
-        config: A transformers configuration.
-        sliding: Whether a sliding attention window counts as a limit. It must where a prefix is shared: the masks
-            for that know no window, and up to the window's length there is no difference.
+    With `sliding`, that includes a sliding attention window.
     """
+    # It must be included where a prefix is shared: the masks for that know no window, and up to the window's length
+    # there is no difference.
     config = config.get_text_config(decoder=True)
     names = ["max_position_embeddings", "n_positions"]
     if sliding and getattr(config, "use_sliding_window", True):

@@ -43,7 +43,7 @@ _PREFILL = {"cuda": 16_384, "cpu": 1_024}
 
 
 def load(name: str, *, device: Device = "auto", dtype: Dtype = "auto", token_budget: int | None = None) -> HFModel:
-    """Load a model. No code that comes with a model is ever run.
+    """Load a model. No code that comes with a model is run.
 
     Args:
         name: A model of `raggym models list`, a folder with safetensors, a `.gguf` file, or a name on the hub; with

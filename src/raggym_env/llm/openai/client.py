@@ -12,8 +12,6 @@ How failures are handled:
 So a server that dies in the middle of a run costs the episodes that needed it, and a wrong key, URL or model name ends
 the run. A server that does not keep up gets fewer requests at a time: see `Window`. The key is read from the
 environment when the first request is sent, goes only to the URL that was named, and is removed from error messages.
-
-Requests are plain HTTP, by httpx: a client library would add its own retries, which hold a slot while they wait.
 """
 
 from __future__ import annotations
@@ -140,6 +138,7 @@ class _Session:
         self.random = random.Random()  # not the module's, whose draws belong to the caller
         self.key = server.key()
         try:
+            # Not OpenAI's client library: its retries hold a slot while they wait and give up on malformed replies.
             options = client_options(server.url, timeout=server.timeout, connections=server.concurrency, token=self.key)
             self.client = httpx.AsyncClient(**options)
         except (ImportError, ValueError) as error:  # the key, or a proxy of the environment that httpx cannot use
@@ -262,15 +261,15 @@ class _Session:
             if self.key and len(self.key) >= _SHORTEST_KEY:
                 message = message.replace(self.key, "[key]")
             message = message[:500] + (f", after {attempts} tries" if attempts > 1 else "")
-            last = not reply.retry or attempts > self.server.retries or reply.after > _LONGEST_RETRY_AFTER
+            last = not reply.retry or attempts > self.server.retries or reply.pause > _LONGEST_RETRY_AFTER
             # A refused connection is fatal only at the last attempt: the server may still be starting.
             if reply.fatal and (last or reply.status is not None):
                 raise LLMError(await self._explain(reply.status, message))
             if last:
                 return replace(reply, message=f"{self.server.url}: {message}"), usage
-            pause = min(self.server.backoff * 2.0 ** (attempts - 1), _LONGEST_BACKOFF)
+            backoff = min(self.server.backoff * 2.0 ** (attempts - 1), _LONGEST_BACKOFF)
             # Random, so that requests that failed together do not all come back together.
-            await asyncio.sleep(reply.after + pause * self.random.uniform(0.5, 1.0))
+            await asyncio.sleep(reply.pause + backoff * self.random.uniform(0.5, 1.0))
 
     async def _attempt(self, body: Mapping[str, Any], params: Sampling) -> Reply | Trouble:
         """Send a request once. One deadline holds for all of it."""

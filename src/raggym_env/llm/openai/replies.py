@@ -24,7 +24,7 @@ class Trouble:
     """The HTTP status; None if there was no response."""
     retry: bool = False
     """True if the same request may succeed later."""
-    after: float = 0.0
+    pause: float = 0.0
     """Seconds that the server wants to pass before the next attempt."""
     fatal: bool = False
     """True if no other prompt could work either."""
@@ -104,7 +104,7 @@ def read_error(status: int, headers: Mapping[str, str], text: str, *, answered: 
         f"{status}: {error or 'no explanation'}",
         status=status,
         retry=(status in (408, 409, 425, 429) or status >= 500) and headers.get("x-should-retry") != "false",
-        after=retry_after(headers),
+        pause=retry_after(headers),
         # Some gateways answer 403 to a prompt that their moderation refuses, so 403 is fatal only at the start.
         fatal=status in (401, 402, 404) or (status == 403 and not answered) or code == "insufficient_quota",
     )

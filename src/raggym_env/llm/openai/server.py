@@ -81,13 +81,13 @@ class Server:
 class Window:
     """Limits the requests under way to `most`, or to fewer while the server does not keep up.
 
-    Many servers work on one request after the other, and finish those that nobody waits for any more. Sending as many
-    again after a time-out only makes their queue longer, until no reply comes in time. So after an attempt that took
-    all of `timeout` seconds there is one request at a time, and one more with every reply that took less than a
-    quarter of it, like TCP's congestion window in slow start (RFC 5681).
-
-    Used on one event loop only, as `async with window:`.
+    Like TCP's congestion window in slow start (RFC 5681): one request at a time after an attempt that took all of
+    `timeout` seconds, and one more with every reply in less than a quarter of it. For one event loop only, as
+    `async with window:`.
     """
+
+    # Many servers work on one request after the other, and finish those that nobody waits for any more. Sending as many
+    # again after a time-out only makes their queue longer, until no reply comes in time.
 
     def __init__(self, most: int, timeout: float) -> None:
         self.most = most

@@ -96,6 +96,7 @@ class PromptAgent(BasePolicy):
             raise OptionError("summaries = true needs the prompts note_system and note_user.")
         self.on_failure = on_failure
         self.sampling = Sampling(temperature=temperature, top_p=top_p, max_tokens=max_tokens, seed=seed)
+        # A single proposal is the policy's own choice, so it is the model's best guess and not a sample.
         self._greedy = replace(self.sampling, temperature=0.0, top_p=1.0)
         note_sampling = Sampling(max_tokens=note_tokens, seed=seed)
         # Last: loading a model can take minutes, and every other mistake should show before.
@@ -141,7 +142,7 @@ class PromptAgent(BasePolicy):
         attempts = [_Attempt(state, messages) for _ in range(n)]
         failure = None
         for note in notes or ():
-            attempts[0].usage += note.usage
+            attempts[0].usage += note.usage  # once: the notes serve all attempts
             if note.failure is not None:
                 failure = _no_reply(note, "the model wrote no note")
         if failure is not None:

@@ -84,6 +84,7 @@ LONGEST_TEXT = 2_000
 # A broken object is parsed up to `LONGEST` characters before it is refused, so these bound the cost of a reply.
 _MOST_BLOCKS, _MOST_BROKEN = 64, 16
 _ACTIONS = ("answer", "search")
+# Reasoning models think between these tags; an action that they consider there is not their reply.
 _THINK = re.compile(r"<(/?)think>", re.IGNORECASE)
 _TAG = re.compile(r"<(/?)(answer|search|draft)>", re.IGNORECASE)
 # What a line may begin with before a block: a code fence, emphasis or a bullet, and a label.
@@ -93,6 +94,7 @@ _START = re.compile(
     r"(?:\{|<(answer|search|draft)>)",
     re.IGNORECASE | re.MULTILINE,
 )
+# What may follow a block on its line: a closing fence, emphasis, a full stop. Other text makes it a quotation.
 _REST_OF_LINE = re.compile(r"[ \t\r*`.,;]*+(?:\n|\Z)")
 # Behind the last block these mean that it was part of something longer.
 _LEFT_OPEN = re.compile(r"^[ \t]{0,8}[}\]]", re.MULTILINE)
@@ -135,6 +137,7 @@ def parse(reply: str) -> Parsed | Failure:
         return last
     if _LEFT_OPEN.search(section, end) or _TAG.search(section, end):
         return Failure(Reason.BROKEN, "the last JSON object or tag of the reply is part of something unreadable")
+    # A draft may stand in a tag of its own, before or behind the search.
     if last.search is not None and last.draft is None:
         return Parsed(search=last.search, draft=draft)
     return last
@@ -144,6 +147,7 @@ def _final_section(reply: str) -> str | Failure:
     """Return the part of the reply behind its reasoning."""
     if not reply.strip():
         return Failure(Reason.EMPTY, "the reply is empty")
+    # The last tag decides: a tokenizer may drop the opening one, and reasoning may quote either.
     start, thinking = 0, False
     for tag in _THINK.finditer(reply):
         start, thinking = tag.end(), not tag[1]
@@ -196,6 +200,7 @@ def _tag_block(section: str, name: str, start: int) -> _Block:
     text = _text(name, section[start:stop])
     if isinstance(text, Failure):
         return _Block(end, text)
+    # <answer>{"answer": "Oslo"}</answer>: is the answer the text between the tags, or the one in the object?
     if text.startswith("{"):
         return _Block(end, Failure(Reason.AMBIGUOUS, f"the tag {name} holds a JSON object"))
     return _Block(end, _parsed(name, text), draft=text if name == "draft" else None)

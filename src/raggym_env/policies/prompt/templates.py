@@ -27,6 +27,7 @@ from raggym_env.text.untrusted import as_data, clipped
 
 __all__ = ["Example", "PromptLimits", "Prompts"]
 
+# `retry` has a default, and the notes' prompts are needed by agents with summaries only.
 _NAMES = ("system", "user", "retry", "note_system", "note_user")
 _RETRY = "Your reply could not be used: {{ problem }}. Reply again, and end with one action in the form asked for."
 
@@ -74,6 +75,7 @@ class Example:
         try:
             turns = content.get("history", ())
             history = tuple(
+                # Prompts never show the ids of passages.
                 Turn(turn["query"], tuple(Passage("", *passage) for passage in turn.get("passages", ())))
                 for turn in turns
             )
@@ -141,11 +143,7 @@ class Prompts:
         """Return the chat continued by the model's reply and a message that says what is wrong with it."""
         # The problem may quote the reply.
         complaint = self._render("retry", problem=as_data(problem), can_search=can_search)
-        return [
-            *messages,
-            {"role": "assistant", "content": shown_again(reply)},
-            {"role": "user", "content": complaint},
-        ]
+        return [*messages, {"role": "assistant", "content": shown_again(reply)}, {"role": "user", "content": complaint}]
 
     def note_messages(self, question: Question, turn: Turn) -> Messages:
         """Return the chat that requests a note on the passages of one search."""
@@ -178,6 +176,7 @@ class Prompts:
         return history_sections(history, notes, **asdict(self._limits))
 
     def _render(self, name: str, **values: object) -> str:
+        # The text of a card, not of the library: it may use undefined names, wrong types or divide by zero.
         try:
             return self._templates[name].render(**values).strip()
         except (TemplateError, TypeError, ArithmeticError, LookupError) as error:
@@ -191,6 +190,7 @@ class Prompts:
         """
         turn = Turn("query", (Passage("", "Title", "Text"),))
         try:
+            # Both branches of the usual conditions: with and without a search left, a history and options.
             for state in (State(Question("", "Q?"), (), 1), State(Question("", "Q?", ("a", "b")), (turn,))):
                 self.messages(state, ["note"] * len(state.history), can_search=state.searches_left > 0)
             self._render("retry", problem="problem", can_search=True)

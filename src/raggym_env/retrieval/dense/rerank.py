@@ -136,12 +136,7 @@ class CrossEncoderScorer:
     """Changes with the model and `max_length`."""
 
     def __init__(
-        self,
-        model: str | Path,
-        *,
-        device: str | None = None,
-        batch_size: int = 32,
-        max_length: int | None = None,
+        self, model: str | Path, *, device: str | None = None, batch_size: int = 32, max_length: int | None = None
     ) -> None:
         valid = type(batch_size) is int and batch_size >= 1
         check_option("batch_size", batch_size, valid, "a whole number, at least 1")

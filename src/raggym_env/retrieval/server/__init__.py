@@ -1,1 +1,7 @@
-"""`raggym serve`: any retriever over HTTP."""
+"""Serve any retriever over HTTP: `raggym serve`. Importing this package loads neither Starlette nor uvicorn."""
+
+from raggym_env.retrieval.server.batching import Batching
+from raggym_env.retrieval.server.server import ServerOptions, bind, check_installed, is_local, running, serve, url_of
+from raggym_env.retrieval.wire import Limits
+
+__all__ = ["Batching", "Limits", "ServerOptions", "bind", "check_installed", "is_local", "running", "serve", "url_of"]

@@ -1,4 +1,4 @@
-"""The application: three paths over one retriever."""
+"""The ASGI application: three paths over one retriever."""
 
 from __future__ import annotations
 
@@ -18,28 +18,31 @@ from raggym_env.errors import RetrievalError
 from raggym_env.protocols import Hit, Retriever
 from raggym_env.retrieval.server.batching import Batcher, Batching, Overloaded
 from raggym_env.retrieval.server.metrics import Metrics
-from raggym_env.retrieval.wire import (
-    FINGERPRINT_HEADER,
-    BadRequest,
-    Limits,
-    SearchRequest,
-    read_request,
-    write_results,
-)
+from raggym_env.retrieval.wire import FINGERPRINT_HEADER, BadRequest, Limits, SearchRequest, read_request, write_results
 
 __all__ = ["RetrievalApp"]
 
-_CLIENT_LEFT = 499  # as nginx counts them; nobody receives it
-_DRAINED = 4  # times the limit of a body: what is read of one that is too long, so that its sender hears of it
+_CLIENT_CLOSED = 499  # nginx's status for a client that closed the connection; only /metrics shows it
+# Multiples of the body limit that are read of a longer body. A client that still sends when the connection is closed
+# gets a reset instead of the 413.
+_DRAINED = 4
 _RETRY = {"retry-after": "1"}
-_CLOSE = {"connection": "close"}  # the rest of the body may never come
+_CLOSE = {"connection": "close"}  # for answers given before the body was read: its rest may never arrive
 
 
 class RetrievalApp:
     """`POST /retrieve`, `GET /health` and `GET /metrics` over a retriever; `asgi` is the application.
 
-    With a token, all but a bare health check asks for `Authorization: Bearer TOKEN`. Errors are JSON objects with
-    an `error` that says what was wrong.
+    With a token, every request needs `Authorization: Bearer TOKEN`; /health without one says only that the server
+    runs. Errors are JSON objects whose `error` is the message.
+
+    Args:
+        retriever: The retriever to search.
+        default_k: Passages per query if a request does not say.
+        limits: What a request may ask for.
+        batching: How requests are combined into searches.
+        token: The token that clients must send; None for none.
+        about: What /health reports, besides the retriever's fingerprint.
     """
 
     def __init__(
@@ -69,12 +72,13 @@ class RetrievalApp:
                 Route("/health", self._health),
                 Route("/metrics", self._show_metrics),
             ],
-            exception_handlers={HTTPException: _failed, Exception: _broken},
+            exception_handlers={HTTPException: _error_reply, Exception: _bug_reply},
             lifespan=self._lifespan,
         )
 
     @contextlib.asynccontextmanager
     async def _lifespan(self, _: Starlette) -> AsyncIterator[None]:
+        # Made here, not in the constructor: it belongs to the server's event loop.
         self._batcher = Batcher(self._retriever, self._batching, on_batch=self.metrics.batches.observe)
         try:
             yield
@@ -99,39 +103,41 @@ class RetrievalApp:
 
     async def _answer(self, request: Request) -> Response:
         self._require_token(request)
+        # Before the body is read: the bodies of too many requests at once could fill the memory.
         if self.metrics.in_flight > self._limits.requests:
-            full = f"{self._limits.requests:,} requests are under way. Try again later."
-            raise HTTPException(503, full, {**_RETRY, **_CLOSE})
+            message = f"The server is handling {self._limits.requests:,} requests. Try again later."
+            raise HTTPException(503, message, {**_RETRY, **_CLOSE})
         try:
-            asked = read_request(await self._body(request), self._limits, self._default_k)
+            search = read_request(await self._body(request), self._limits, self._default_k)
         except BadRequest as error:
             raise HTTPException(error.status, str(error)) from error
         except ClientDisconnect:
-            return Response(status_code=_CLIENT_LEFT)
-        self.metrics.queries += len(asked.queries)
-        return Response(write_results(await self._search(asked), scores=asked.scores), headers=self._headers)
+            return Response(status_code=_CLIENT_CLOSED)
+        self.metrics.queries += len(search.queries)
+        return Response(write_results(await self._search(search), scores=search.scores), headers=self._headers)
 
     async def _body(self, request: Request) -> bytes:
-        body, size, most = bytearray(), 0, self._limits.body
+        body, size, limit = bytearray(), 0, self._limits.body
         try:
             async with asyncio.timeout(self._limits.body_seconds):
                 async for chunk in request.stream():
                     size += len(chunk)
-                    if size <= most:
+                    # The content-length header is not trusted, and a chunked body has none.
+                    if size <= limit:
                         body += chunk
-                    elif size > _DRAINED * most:
+                    elif size > _DRAINED * limit:
                         break
         except TimeoutError as error:
-            slow = f"The body took longer than {self._limits.body_seconds:g} s to come."
-            raise HTTPException(408, slow, _CLOSE) from error
-        if size > most:
-            raise HTTPException(413, f"The body is longer than {most:,} bytes.", _CLOSE)
+            message = f"The body took longer than {self._limits.body_seconds:g} s to arrive."
+            raise HTTPException(408, message, _CLOSE) from error
+        if size > limit:
+            raise HTTPException(413, f"The body is longer than {limit:,} bytes.", _CLOSE)
         return bytes(body)
 
-    async def _search(self, asked: SearchRequest) -> list[list[Hit]]:
+    async def _search(self, search: SearchRequest) -> list[list[Hit]]:
         try:
             async with asyncio.timeout(self._limits.search_seconds):
-                return await self._batcher.search(asked.queries, asked.k)
+                return await self._batcher.search(search.queries, search.k)
         except Overloaded as error:
             raise HTTPException(503, f"{error} Try again later.", _RETRY) from error
         except RetrievalError as error:
@@ -150,22 +156,22 @@ class RetrievalApp:
 
     def _require_token(self, request: Request) -> None:
         if not self._has_token(request):
-            ask = {"www-authenticate": "Bearer", **_CLOSE}
-            raise HTTPException(401, "This server wants a token: Authorization: Bearer TOKEN.", ask)
+            headers = {"www-authenticate": "Bearer", **_CLOSE}
+            raise HTTPException(401, "This server requires a token: Authorization: Bearer TOKEN.", headers)
 
     def _has_token(self, request: Request) -> bool:
         if self._token is None:
             return True
         scheme, _, token = request.headers.get("authorization", "").partition(" ")
-        # Header values are decoded as Latin-1.
+        # Starlette decodes header values as Latin-1. compare_digest takes as long for a nearly right token as for any.
         return scheme.lower() == "bearer" and secrets.compare_digest(token.strip().encode("latin-1"), self._token)
 
 
-async def _failed(_: Request, error: Exception) -> Response:
+async def _error_reply(_: Request, error: Exception) -> Response:
     assert isinstance(error, HTTPException)  # noqa: S101  # it is registered for no other
     return JSONResponse({"error": error.detail}, error.status_code, error.headers)
 
 
-async def _broken(_: Request, error: Exception) -> Response:
-    """A bug. It is raised on to the server, which logs its traceback."""
+async def _bug_reply(_: Request, error: Exception) -> Response:
+    # Starlette raises the exception again after this reply, so that the server logs its traceback.
     return JSONResponse({"error": f"The server failed with {type(error).__name__}; its log says more."}, 500)

@@ -1,4 +1,7 @@
-"""Counters in the Prometheus text format (version 0.0.4)."""
+"""Counters in the Prometheus text format (version 0.0.4).
+
+Written by hand: the format of these few lines is fixed, and `prometheus_client` has one global registry per process.
+"""
 
 from __future__ import annotations
 
@@ -9,12 +12,13 @@ from collections.abc import Iterator, Mapping, Sequence
 
 __all__ = ["Histogram", "Metrics"]
 
+# Bounds of the histograms: from an answer of the cache up to the limit of a search, and powers of two up to a batch.
 _SECONDS = (0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0, 2.0, 5.0, 10.0, 30.0)
 _QUERIES = (1, 2, 4, 8, 16, 32, 64, 128, 256, 512)
 
 
 class Histogram:
-    """How many values fell up to each bound."""
+    """Counts of values between bounds, with their sum."""
 
     def __init__(self, bounds: Sequence[float]) -> None:
         self.bounds = bounds
@@ -22,11 +26,13 @@ class Histogram:
         self.sum = 0.0
 
     def observe(self, value: float) -> None:
+        """Count a value."""
         self.counts[bisect_left(self.bounds, value)] += 1
         self.sum += value
 
     def lines(self, name: str) -> Iterator[str]:
-        total = 0
+        """Yield the lines of a metric of that name."""
+        total = 0  # Prometheus's buckets are cumulative
         for bound, count in zip((*self.bounds, "+Inf"), self.counts, strict=True):
             total += count
             yield f'{name}_bucket{{le="{bound}"}} {total}'
@@ -35,22 +41,22 @@ class Histogram:
 
 
 class Metrics:
-    """What a server did since it started. Used on one event loop only."""
+    """Counts of a server's work since it started. Used on one event loop only, so without a lock."""
 
     def __init__(self) -> None:
         self.requests: Counter[int] = Counter()
-        """Requests for /retrieve by the status they were answered with. 499: the client went away first."""
+        """Requests for /retrieve by the status of the answer. 499: the client closed the connection first."""
         self.queries = 0
         """Queries of the requests that were accepted."""
         self.in_flight = 0
-        """Requests for /retrieve that are not answered yet."""
+        """Requests for /retrieve that have no answer yet."""
         self.seconds = Histogram(_SECONDS)
-        """From the head of a request to its answer."""
+        """Seconds from the head of a request to its answer."""
         self.batches = Histogram(_QUERIES)
-        """Queries in a search."""
+        """Queries in each search."""
 
     def text(self, gauges: Mapping[str, int]) -> str:
-        """The page that Prometheus reads, with the given gauges added."""
+        """Return the page that Prometheus reads, with further gauges by name."""
         return "\n".join(self._lines(gauges)) + "\n"
 
     def _lines(self, gauges: Mapping[str, int]) -> Iterator[str]:

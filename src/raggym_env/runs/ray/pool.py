@@ -1,14 +1,10 @@
 """Episodes on Ray: questions spread over actors, records back to the one run folder.
 
-Each worker is a Ray actor: a process that loads the same plan from the same spec, checks that it is the same (data,
-corpus, index and version), and runs `rollout` on its questions. The driver, the process that the user started, hands
-out questions, receives records and alone writes the run folder.
-
-The records are those of a run in one process, in another order, except for what depends on batching: `seconds`, the
-seconds and cached tokens of a model's usage, and, where a model or an encoder rounds differently in another batch
-(anything but float32 of `hf:`, most servers), its output. `in_flight` has the same effect in one process.
-
-Failures:
+Each worker is a Ray actor: a process that loads the plan from the same spec, checks that it is the same (data, corpus,
+index and version), and runs `rollout` on its questions. The driver, the process that the user started, hands out
+questions, receives records and alone writes the run folder. The records are those of a run in one process, in another
+order, except for what depends on batching: `seconds`, the seconds and cached tokens of a model's usage, and the output
+of a model or an encoder that rounds differently in another batch (anything but float32 of `hf:`, most servers).
 
 - A worker that dies, or whose node is lost, is replaced and its unfinished questions are run again, none twice. A
   question whose workers died twice runs alone the third time; if that worker dies too, the question gets a failed
@@ -19,25 +15,18 @@ Failures:
 Ray's own restarts and retries are not used: they would repeat a call with the same questions, including the one that
 kills its workers, and records that were not yet returned would be lost or counted twice.
 
-Shared on a node: corpus and index files are prepared once, under a lock, and memory-mapped, so all workers of a node
-read one copy in the page cache. Each worker has its own Python process (200 MB and up), tasks, whatever a retriever
-keeps outside its mapped files (the vocabulary of `bm25`; all of an index that is not stored), search cache, and
-in-process model: each worker loads its own `hf:` model, while all workers query the same `openai:` server. The driver
-loads no policy, but opens the index and makes the card's reward.
-
-A node of a cluster needs: this version of the library; the data below its own `$RAGGYM_DATA`, and its own
-`$RAGGYM_CACHE` (or one for all on a shared file system that locks); the keys of LLM servers in its environment; and
-the files that cards name, at the same paths. The environment is that of `ray start` there; none is sent. Workers of
-`local` have the environment and folder of the driver; Ray sets OMP_NUM_THREADS to 1 unless it is set. A class named as
-"module:Class" must be importable there. Names that a program adds to a registry (`POLICIES`, for example) must be
-added in the workers too: call `ray.init(runtime_env={"worker_process_setup_hook": "module.function"})` yourself and
-use `Workers("auto")`.
+On a node, all workers map the same corpus and index files. Each worker has its own Python process (200 MB and up),
+tasks, unstored index parts (the vocabulary of `bm25`), search cache and `hf:` model; all query the same `openai:`
+server. A node of a cluster needs this version of the library, the data below its own `$RAGGYM_DATA`, its own
+`$RAGGYM_CACHE` (or a shared one on a file system that locks), the keys of LLM servers in the environment of its `ray
+start`, the files that cards name at the same paths, and the modules of "module:Class" plug-ins. Names that a program
+adds to a registry must be added in the workers too: call
+`ray.init(runtime_env={"worker_process_setup_hook": "module.function"})` yourself and use `Workers("auto")`.
 
 Security: whoever reaches the ports of a Ray cluster can run any code on it, and its workers send pickled objects to
-the driver. Join only clusters that you trust, on networks that you trust, and use Ray's token authentication. The Ray
-of `local` is private: it listens on 127.0.0.1, a Ray that asks for tokens by default gets one that only this process
-has, and it ends with the run. Its logs are removed, unless the driver is killed: then they stay in the system's
-temporary folder.
+the driver. Join only clusters and networks that you trust, and use Ray's token authentication. The Ray of `local` is
+private: it listens on 127.0.0.1 with a token that only this process has, and ends with the run. Its logs are removed,
+unless the driver is killed: then they stay in the system's temporary folder.
 """
 
 from __future__ import annotations

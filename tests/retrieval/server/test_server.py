@@ -17,16 +17,16 @@ import httpx
 import pytest
 
 from raggym_env.core import Passage
-from raggym_env.errors import RetrievalError
+from raggym_env.errors import OptionError, RetrievalError
 from raggym_env.retrieval import Hit
-from raggym_env.retrieval.server.serve import Batching, Limits, ServerOptions, bind, is_local, running
+from raggym_env.retrieval.server import Batching, Limits, ServerOptions, bind, is_local, running
 
 pytest.importorskip("starlette")
 pytest.importorskip("uvicorn")
 
 
 class Echo:
-    """Finds `k` passages that say which query found them. Notes its calls; fails or waits when told to."""
+    """Finds `k` passages named after the query. Records its calls; fails on `poison`, waits while not `open`."""
 
     fingerprint = "echo-1"
 
@@ -48,8 +48,8 @@ class Echo:
         ]
 
     @property
-    def asked(self):
-        """The calls after the one before the server opens."""
+    def searches(self):
+        """The calls after the first one, which is made before clients can connect."""
         return self.calls[1:]
 
 
@@ -65,14 +65,14 @@ def served(retriever=None, **options):
 def wait_until(condition):
     end = time.monotonic() + 10
     while not condition():
-        assert time.monotonic() < end, "it never came to that"
+        assert time.monotonic() < end, "the condition was not met within 10 s"
         time.sleep(0.005)
 
 
 def metric(url, name):
     page = httpx.get(url.replace("/retrieve", "/metrics"), trust_env=False).text
-    found = re.search(rf"^{re.escape(name)} (\S+)$", page, re.MULTILINE)
-    return float(found[1]) if found else 0.0
+    line = re.search(rf"^{re.escape(name)} (\S+)$", page, re.MULTILINE)
+    return float(line[1]) if line else 0.0
 
 
 def test_search_r1_and_verl_get_a_document_and_a_score_for_each_hit():
@@ -127,7 +127,7 @@ def test_the_first_line_of_contents_is_the_title_whatever_the_title_holds():
 
 
 @pytest.mark.parametrize(
-    ("body", "status", "said"),
+    ("body", "status", "message"),
     [
         (b"", 400, "not JSON"),
         (b"{queries", 400, "not JSON"),
@@ -151,12 +151,14 @@ def test_the_first_line_of_contents_is_the_title_whatever_the_title_holds():
     ],
     ids=str,
 )
-def test_a_malformed_request_is_told_what_is_wrong_and_never_searched_for(echo_server, body, status, said):
+def test_the_answer_to_a_malformed_request_says_what_is_wrong_and_nothing_is_searched(
+    echo_server, body, status, message
+):
     url, echo = echo_server
     searches = len(echo.calls)
     reply = post(url, body)
     assert (reply.status_code, len(echo.calls)) == (status, searches)
-    assert said in reply.json()["error"]
+    assert message in reply.json()["error"]
 
 
 @pytest.fixture(scope="module")
@@ -199,7 +201,7 @@ def raw(url, content):
 HALF = b"POST /retrieve HTTP/1.1\r\nhost: x\r\ncontent-length: 100\r\n\r\n" + b'{"query": '
 
 
-def test_slow_clients_get_408_and_hold_up_nobody():
+def test_slow_clients_get_408_and_delay_no_others():
     with served(limits=Limits(body_seconds=0.3)) as url:
         slow = [raw(url, HALF) for _ in range(20)] + [raw(url, HALF[:30]) for _ in range(20)]
         assert post(url, {"query": "a"}).status_code == 200
@@ -208,7 +210,7 @@ def test_slow_clients_get_408_and_hold_up_nobody():
             connection.close()
 
 
-def test_clients_that_leave_in_the_middle_of_a_body_are_counted_and_hold_up_nobody():
+def test_clients_that_disconnect_within_a_body_are_counted_and_delay_no_others():
     with served() as url:
         for connection in [raw(url, HALF) for _ in range(20)]:
             connection.close()
@@ -217,7 +219,7 @@ def test_clients_that_leave_in_the_middle_of_a_body_are_counted_and_hold_up_nobo
         assert metric(url, "raggym_in_flight") == 0
 
 
-def test_256_clients_at_once_each_get_their_own_answers():
+def test_256_clients_at_once_get_the_right_answers():
     with served() as url:
         answers = asyncio.run(_many(url, clients=256, requests=8))
     assert len(answers) == 256 * 8
@@ -248,17 +250,17 @@ async def _client(url, number, requests):
 
 
 @pytest.fixture
-def people():
+def clients():
     with ThreadPoolExecutor(32) as pool:
         yield pool
 
 
-def held(echo, url, people, requests):
-    """The replies to requests that all waited while the first search was going on."""
+def replies_after_waiting(echo, url, clients, requests):
+    """Return the replies to requests that all waited for the first search to end."""
     echo.open.clear()
-    first = people.submit(post, url, {"query": "first"})
-    wait_until(lambda: len(echo.asked) == 1)
-    rest = [people.submit(post, url, request) for request in requests]
+    first = clients.submit(post, url, {"query": "first"})
+    wait_until(lambda: len(echo.searches) == 1)
+    rest = [clients.submit(post, url, request) for request in requests]
     waiting = sum(len(request.get("queries", ["one"])) for request in requests)
     wait_until(lambda: metric(url, "raggym_waiting_queries") == waiting)
     echo.open.set()
@@ -266,36 +268,36 @@ def held(echo, url, people, requests):
     return [future.result() for future in rest]
 
 
-def test_requests_that_wait_are_searched_for_together(people):
+def test_waiting_requests_are_searched_together(clients):
     echo = Echo()
     with served(echo) as url:
-        replies = held(echo, url, people, [{"queries": [f"{i}a", f"{i}b"]} for i in range(10)])
+        replies = replies_after_waiting(echo, url, clients, [{"queries": [f"{i}a", f"{i}b"]} for i in range(10)])
     assert [reply.json()["result"][1][0]["id"] for reply in replies] == [f"{i}b-1" for i in range(10)]
-    assert [len(queries) for queries, _ in echo.asked] == [1, 20]
+    assert [len(queries) for queries, _ in echo.searches] == [1, 20]
 
 
-def test_after_a_search_for_several_the_next_one_waits_for_as_many(people):
+def test_after_a_search_of_several_requests_the_next_one_waits_for_as_many(clients):
     echo = Echo()
     with served(echo, batching=Batching(wait=1.0)) as url:
-        held(echo, url, people, [{"query": f"{i}"} for i in range(3)])
-        for reply in [people.submit(post, url, {"query": f"{i}"}) for i in range(3)]:
+        replies_after_waiting(echo, url, clients, [{"query": f"{i}"} for i in range(3)])
+        for reply in [clients.submit(post, url, {"query": f"{i}"}) for i in range(3)]:
             assert reply.result().status_code == 200
-    assert [len(queries) for queries, _ in echo.asked] == [1, 3, 3]
+    assert [len(queries) for queries, _ in echo.searches] == [1, 3, 3]
 
 
-def test_requests_for_another_k_are_searched_for_apart(people):
+def test_requests_with_another_k_are_searched_separately(clients):
     echo = Echo()
     with served(echo) as url:
-        held(echo, url, people, [{"query": f"{i}", "topk": 1 + i % 2} for i in range(6)])
-    assert sorted((len(queries), k) for queries, k in echo.asked) == [(1, 3), (3, 1), (3, 2)]
+        replies_after_waiting(echo, url, clients, [{"query": f"{i}", "topk": 1 + i % 2} for i in range(6)])
+    assert sorted((len(queries), k) for queries, k in echo.searches) == [(1, 3), (3, 1), (3, 2)]
 
 
-def test_a_long_request_is_searched_for_in_parts_and_answered_in_order():
+def test_a_long_request_is_searched_in_parts_and_answered_in_order():
     echo = Echo()
     with served(echo, batching=Batching(size=4)) as url:
         result = post(url, {"queries": [str(i) for i in range(10)], "topk": 1}).json()["result"]
     assert [row[0]["id"] for row in result] == [f"{i}-1" for i in range(10)]
-    assert [len(queries) for queries, _ in echo.asked] == [4, 4, 2]
+    assert [len(queries) for queries, _ in echo.searches] == [4, 4, 2]
 
 
 def test_one_client_alone_never_waits_for_others():
@@ -307,43 +309,60 @@ def test_one_client_alone_never_waits_for_others():
 
 
 @pytest.mark.parametrize("error", [RetrievalError, ValueError])
-def test_a_query_that_the_retriever_cannot_take_fails_its_own_request_alone(people, error):
+def test_a_query_that_the_retriever_cannot_take_fails_its_own_request_alone(clients, error):
     echo = Echo(poison="bad", error=error)
     with served(echo) as url:
-        replies = held(echo, url, people, [{"query": "good"}, {"queries": ["bad", "fine"]}, {"query": "too"}])
+        replies = replies_after_waiting(
+            echo, url, clients, [{"query": "good"}, {"queries": ["bad", "other"]}, {"query": "too"}]
+        )
     assert [reply.status_code for reply in replies] == [200, 500, 200]
-    said = replies[1].json()["error"]
-    assert "cannot take 'bad'" in said if error is RetrievalError else "ValueError" in said
+    message = replies[1].json()["error"]
+    assert "cannot take 'bad'" in message if error is RetrievalError else "ValueError" in message
 
 
-def test_what_an_unexpected_error_says_stays_in_the_log(caplog):
+def test_the_message_of_an_unexpected_error_stays_in_the_log(caplog):
     with served(Echo(poison="bad", error=ValueError)) as url:
         assert "cannot take" not in post(url, {"query": "bad"}).text
     assert "cannot take 'bad'" in caplog.text
 
 
 @pytest.mark.parametrize(
-    "results",
-    [[], [[Hit(Passage("1", "", ""), float("nan"))]], [[Hit(Passage("1", "", ""), 1.0)] * 4]],
-    ids=["too few", "no score", "too many passages"],
+    ("results", "message"),
+    [
+        ([], "Broken.search must return one list for each of the queries, got 0 lists"),
+        ([["x"]], "Broken.search must return hits, passages or dictionaries"),
+        ([[Hit(Passage("1", "", ""), float("nan"))]], "The retriever gave"),
+        ([[Hit(Passage("1", "", ""), 1.0)] * 4], "The retriever gave"),
+    ],
+    ids=["too few", "no hits", "no score", "too many passages"],
 )
-def test_results_that_are_not_as_they_should_be_are_a_failure(results):
+def test_malformed_results_are_a_failure(results, message):
     class Broken(Echo):
         def search(self, queries, k):
-            return results
+            return results if queries == ["a"] else super().search(queries, k)
 
     with served(Broken()) as url:
         reply = post(url, {"query": "a", "return_scores": True})
-    assert (reply.status_code, reply.json()["error"][:18]) == (500, "The retriever gave")
+    assert (reply.status_code, reply.json()["error"][: len(message)]) == (500, message)
 
 
-def test_with_too_many_queries_waiting_more_are_sent_away(people):
+def test_a_retriever_may_return_bare_passages():
+    class Bare(Echo):
+        def search(self, queries, k):
+            return [[Passage("1", "T", query), Passage("2", "U", query)] for query in queries]
+
+    with served(Bare()) as url:
+        (row,) = post(url, {"query": "a", "topk": 2, "return_scores": True}).json()["result"]
+    assert [(hit["document"]["title"], hit["score"]) for hit in row] == [("T", 1.0), ("U", 0.5)]
+
+
+def test_a_request_beyond_the_limit_of_waiting_queries_gets_503(clients):
     echo = Echo()
     with served(echo, batching=Batching(waiting=4)) as url:
         echo.open.clear()
-        accepted = [people.submit(post, url, {"query": "first"})]
-        wait_until(lambda: len(echo.asked) == 1)
-        accepted.append(people.submit(post, url, {"queries": ["a"] * 4}))
+        accepted = [clients.submit(post, url, {"query": "first"})]
+        wait_until(lambda: len(echo.searches) == 1)
+        accepted.append(clients.submit(post, url, {"queries": ["a"] * 4}))
         wait_until(lambda: metric(url, "raggym_waiting_queries") == 4)
         refused = post(url, {"query": "b"})
         echo.open.set()
@@ -351,11 +370,11 @@ def test_with_too_many_queries_waiting_more_are_sent_away(people):
     assert (refused.status_code, refused.headers["retry-after"]) == (503, "1")
 
 
-def test_with_too_many_requests_under_way_more_are_sent_away(people):
+def test_a_request_beyond_the_limit_of_requests_gets_503(clients):
     echo = Echo()
     with served(echo, limits=Limits(requests=2)) as url:
         echo.open.clear()
-        accepted = [people.submit(post, url, {"query": "a"}) for _ in range(2)]
+        accepted = [clients.submit(post, url, {"query": "a"}) for _ in range(2)]
         wait_until(lambda: metric(url, "raggym_in_flight") == 2)
         refused = post(url, {"query": "b"})
         echo.open.set()
@@ -363,17 +382,17 @@ def test_with_too_many_requests_under_way_more_are_sent_away(people):
     assert (refused.status_code, refused.headers["retry-after"]) == (503, "1")
 
 
-def test_a_search_that_takes_too_long_is_given_up_and_the_next_one_is_answered():
+def test_a_search_that_takes_too_long_gets_504_and_the_next_one_is_answered():
     echo = Echo()
     with served(echo, limits=Limits(search_seconds=0.2)) as url:
         echo.open.clear()
         assert [post(url, {"query": query}).status_code for query in ("stuck", "behind")] == [504, 504]
         echo.open.set()
         assert post(url, {"query": "a"}).status_code == 200
-    assert ["behind"] not in [queries for queries, _ in echo.asked]
+    assert ["behind"] not in [queries for queries, _ in echo.searches]
 
 
-def test_a_token_is_asked_for():
+def test_a_token_is_required():
     with served(token="s3cret") as url:  # noqa: S106
         codes = [
             post(url, {"query": "a"}, headers=headers).status_code
@@ -391,7 +410,7 @@ def test_a_token_is_asked_for():
         assert httpx.get(url.replace("/retrieve", "/metrics"), trust_env=False).status_code == 401
 
 
-def test_health_says_what_is_served():
+def test_health_reports_the_served_retriever():
     with served(name="bm25", passages=12) as url:
         health = httpx.get(url.replace("/retrieve", "/health"), trust_env=False).json()
     assert health == {"status": "ok", "retriever": "bm25", "fingerprint": "echo-1", "passages": 12}
@@ -417,9 +436,9 @@ def test_a_retriever_that_does_not_work_is_not_served():
         pass
 
 
-def test_only_this_machine_can_connect_unless_told_otherwise():
-    with bind(port=0) as here, bind("0.0.0.0", 0) as everywhere:  # noqa: S104
-        assert (is_local(here), is_local(everywhere)) == (True, False)
+def test_only_this_machine_can_connect_by_default():
+    with bind(port=0) as local, bind("0.0.0.0", 0) as public:  # noqa: S104
+        assert (is_local(local), is_local(public)) == (True, False)
 
 
 def test_answers_do_not_wait_for_an_acknowledgement():
@@ -429,7 +448,7 @@ def test_answers_do_not_wait_for_an_acknowledgement():
 
 
 @pytest.mark.parametrize("host", ["127.0.0.1", "no.such.host.invalid"])
-def test_an_address_that_cannot_be_had_is_named(host):
+def test_the_error_for_an_unusable_address_names_it(host):
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = taken.getsockname()[1]
         with pytest.raises(RetrievalError, match=f"{host} port {port}"):
@@ -448,8 +467,8 @@ def test_an_address_that_cannot_be_had_is_named(host):
         lambda: Batching(wait=-1),
     ],
 )
-def test_options_that_cannot_be_right_are_refused(make):
-    with pytest.raises(RetrievalError):
+def test_options_out_of_range_are_refused(make):
+    with pytest.raises(OptionError):
         make()
 
 
@@ -457,18 +476,18 @@ WAITING_SERVER = """
 import sys
 from raggym_env.core import Passage
 from raggym_env.retrieval import Hit
-from raggym_env.retrieval.server.serve import bind, serve
+from raggym_env.retrieval.server import bind, serve
 
 class Waiting:
-    told = True
+    released = True
 
     def search(self, queries, k):
-        while not self.told:
-            self.told = sys.stdin.readline() == "go on\\n"
+        while not self.released:
+            self.released = sys.stdin.readline() == "release\\n"
         return [[Hit(Passage("1", query, "x" * 50_000), 1.0)] for query in queries]
 
 def ready(url):
-    retriever.told = False
+    retriever.released = False
     print(url, flush=True)
 
 retriever = Waiting()
@@ -487,15 +506,15 @@ def waiting_server():
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
-def test_a_signal_under_load_ends_the_server_after_all_it_accepted_is_answered(people, number):
+def test_a_signal_under_load_ends_the_server_after_all_accepted_requests_are_answered(clients, number):
     with waiting_server() as (process, url):
-        replies = [people.submit(post, url, {"query": str(i)}) for i in range(32)]
+        replies = [clients.submit(post, url, {"query": str(i)}) for i in range(32)]
         wait_until(lambda: metric(url, "raggym_in_flight") == 32)
         process.send_signal(number)
         wait_until(lambda: not connects(url))
         time.sleep(0.4)  # long enough for a server that breaks off to do so
         assert not any(reply.done() for reply in replies)
-        process.stdin.write("go on\n")
+        process.stdin.write("release\n")
         process.stdin.flush()
         answers = [reply.result() for reply in replies]
         assert process.wait(10) == 0

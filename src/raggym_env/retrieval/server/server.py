@@ -4,19 +4,19 @@
     GET /health       {"status": "ok", "retriever": "bm25", "fingerprint": "bm25-...", "passages": 12003}
     GET /metrics      Prometheus text
 
-Requests that wait at the same time are searched for together: see `raggym_env.retrieval.server.batching`. What goes
-wrong is answered with `{"error": "..."}`, and never with an empty result:
+Requests that wait at the same time are searched together: see `raggym_env.retrieval.server.batching`. Every failure
+is answered with `{"error": "..."}`, and never with an empty result:
 
     400, 422    the body is no JSON object, or a field is wrong
     401         the token is missing or wrong
-    408, 413    the body came too slowly, or is too long
+    408, 413    the body arrived too slowly, or is too long
     500         the retriever failed on these very queries
-    503         more requests or queries wait than may; `Retry-After` says when to come again
+    503         too many requests or queries are waiting; `Retry-After` says when to try again
     504         the search took too long
 
-One process is one event loop and the search threads. To use more cores than that, run several servers, on ports of
-their own, behind a proxy; one that faces other people's networks belongs behind a proxy anyway, for TLS and against
-clients that send their headers slowly.
+One process has one event loop and the search threads. To use more cores, run several servers on different ports
+behind a proxy. A server that faces an untrusted network belongs behind a proxy anyway, for TLS and against clients
+that send their headers slowly.
 """
 
 from __future__ import annotations
@@ -30,21 +30,22 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
-from raggym_env.errors import MissingExtra, RetrievalError
-from raggym_env.protocols import Retriever
+from raggym_env.errors import MissingExtra, OptionError, RetrievalError, check_option
+from raggym_env.protocols import Retriever, search
 from raggym_env.retrieval.server.batching import Batching
 from raggym_env.retrieval.wire import Limits
 
 __all__ = ["Batching", "Limits", "ServerOptions", "bind", "check_installed", "is_local", "running", "serve", "url_of"]
 
-# A first search before anybody can connect loads what is loaded on demand, and shows a retriever that does not work.
+# A first search before clients can connect: it loads what is loaded on demand, and fails if the retriever does not
+# work. Sixteen queries, since `bm25` loads its kernel only for batches.
 _WARM_UP = ["warm up"] * 16
-_LONGEST_HEADERS = 32 * 1024
+_MAX_HEADER_BYTES = 32 * 1024
 _KEEP_ALIVE_SECONDS = 30
 
 
 def check_installed() -> None:
-    """Say what is missing before an index is built for nothing.
+    """Check that the extra `serve` is installed, so that a missing one is reported before an index is built.
 
     Raises:
         MissingExtra: Starlette or uvicorn is not installed.
@@ -57,70 +58,76 @@ def check_installed() -> None:
 
 
 def bind(host: str = "127.0.0.1", port: int = 8000) -> socket.socket:
-    """A socket with that address, on which nobody can connect yet. Port 0 takes a free one.
+    """Return a socket bound to that address, to which no client can connect yet. Port 0 takes a free port.
 
     Raises:
-        RetrievalError: The address cannot be had.
+        RetrievalError: There is no such address, or it is in use.
     """
     try:
-        # With the protocol named, asyncio turns Nagle's algorithm off; else each answer would wait 40 ms for an ACK.
+        # asyncio turns Nagle's algorithm off only on sockets with an explicit TCP protocol; else each answer would
+        # wait 40 ms for an acknowledgement.
         (family, kind, protocol, _, address), *_ = socket.getaddrinfo(
             host, port, type=socket.SOCK_STREAM, proto=socket.IPPROTO_TCP
         )
         listener = socket.socket(family, kind, protocol)
-    except (OSError, OverflowError, UnicodeError) as error:  # no such host, port, or name of a host
-        raise _no_address(host, port, error) from error
+    except (OSError, OverflowError, UnicodeError) as error:  # no such host or port, or not a host's name
+        raise _bind_error(host, port, error) from error
     try:
+        # A restarted server need not wait until the old one's connections time out.
         listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         listener.bind(address)
     except (OSError, OverflowError) as error:
         listener.close()
-        raise _no_address(host, port, error) from error
+        raise _bind_error(host, port, error) from error
     return listener
 
 
-def _no_address(host: str, port: int, error: Exception) -> RetrievalError:
+def _bind_error(host: str, port: int, error: Exception) -> RetrievalError:
     return RetrievalError(
-        f"Cannot serve on {host} port {port}: {error}. Choose another address, or port 0, which takes a free one."
+        f"Cannot serve on {host} port {port}: {error}. Choose another address, or port 0 for a free port."
     )
 
 
 def is_local(listener: socket.socket) -> bool:
-    """Whether only this machine can connect to the socket."""
+    """Return True if only this machine can connect to the socket."""
     host = str(listener.getsockname()[0])
     return host == "::1" or host.startswith("127.")
 
 
 def url_of(listener: socket.socket) -> str:
-    """The URL of `/retrieve` on that socket."""
+    """Return the URL of `/retrieve` on that socket."""
     host, port = listener.getsockname()[:2]
     return f"http://[{host}]:{port}/retrieve" if ":" in host else f"http://{host}:{port}/retrieve"
 
 
 @dataclass(frozen=True)
 class ServerOptions:
-    """How a retriever is served."""
+    """How a retriever is served.
+
+    Raises:
+        OptionError: An option is out of range.
+    """
 
     name: str = ""
-    """Of the retriever, for /health; by default its class."""
+    """The retriever's name in /health; by default its class."""
     passages: int | None = None
-    """Size of its corpus, for /health."""
+    """Number of passages in its corpus, for /health."""
     default_k: int = 3
-    """Passages per query where a request does not say: 3, as Search-R1's server is started in its examples."""
+    """Passages per query if a request does not say: 3, as in the examples of Search-R1's server."""
     token: str | None = field(default=None, repr=False)
-    """What clients must send as `Authorization: Bearer TOKEN`."""
+    """The token that clients must send as `Authorization: Bearer TOKEN`; None for none."""
     limits: Limits = field(default_factory=Limits)
-    """What is let in."""
+    """What a request may ask for."""
     batching: Batching = field(default_factory=Batching)
-    """How requests are put together."""
+    """How requests are combined into searches."""
     grace: int = 60
-    """Seconds for what was accepted to finish at the end; what has not by then is broken off."""
+    """Seconds that accepted requests have to finish when the server ends; then they are cancelled."""
 
     def __post_init__(self) -> None:
-        if not 1 <= self.default_k <= self.limits.topk:
-            raise RetrievalError(f"default_k must be from 1 to {self.limits.topk}, got {self.default_k!r}.")
+        topk = self.limits.topk
+        check_option("default_k", self.default_k, 1 <= self.default_k <= topk, f"from 1 to {topk}")
         if self.token is not None and not re.fullmatch(r"[!-~]+", self.token):
-            raise RetrievalError("A token is made of printable ASCII characters without spaces; the one given is not.")
+            raise OptionError("token must be printable ASCII characters without spaces.")  # its value is a secret
 
 
 def serve(
@@ -130,29 +137,39 @@ def serve(
     *,
     ready: Callable[[str], object] = print,
 ) -> None:
-    """Serve a retriever until SIGTERM or SIGINT, then finish what was accepted and return. For the main thread.
+    """Serve a retriever until SIGTERM or SIGINT, then answer the accepted requests and return.
+
+    Call it in the main thread, which is the one that receives signals; elsewhere use `running`.
 
     Args:
-        retriever: What to search with.
+        retriever: The retriever to serve.
         listener: A bound socket, by default `bind()`. It is closed at the end.
         options: By default `ServerOptions()`.
         ready: Called with the URL once clients can connect.
 
     Raises:
         MissingExtra: Starlette or uvicorn is not installed.
-        RetrievalError: The address cannot be had, or the retriever fails on a first search.
+        RetrievalError: The address is in use, or the retriever fails on a first search.
     """
-    with listener or bind() as listening, _ends_quietly():
-        _server(retriever, listening, options or ServerOptions(), ready).run(sockets=[listening])
+    with listener or bind() as listening:
+        server = _server(retriever, listening, options or ServerOptions(), ready)
+        # uvicorn finishes its work on a signal and then raises the signal again, which would end the process as if it
+        # had crashed. These handlers receive the second one.
+        handlers = {number: signal.signal(number, lambda *_: None) for number in (signal.SIGTERM, signal.SIGINT)}
+        try:
+            server.run(sockets=[listening])
+        finally:
+            for number, handler in handlers.items():
+                signal.signal(number, handler)
 
 
 @contextmanager
 def running(
     retriever: Retriever, listener: socket.socket | None = None, options: ServerOptions | None = None
 ) -> Iterator[str]:
-    """Serve a retriever in a thread of its own while the context lasts, and give the URL of `/retrieve`.
+    """Serve a retriever in a background thread while the context lasts; yields the URL of `/retrieve`.
 
-    The listener is by default one with a free port on 127.0.0.1. For the rest see `serve`.
+    The listener is by default a free port on 127.0.0.1. Errors and arguments are those of `serve`.
     """
     started = threading.Event()
     with listener or bind(port=0) as listening:
@@ -160,7 +177,7 @@ def running(
         thread = threading.Thread(target=server.run, args=([listening],), name="raggym-server", daemon=True)
         thread.start()
         while not started.wait(0.02):
-            if not thread.is_alive():
+            if not thread.is_alive():  # uvicorn logs a failed start and returns
                 raise RetrievalError(f"The server at {url_of(listening)} did not start; its log says why.")
         try:
             yield url_of(listening)
@@ -172,11 +189,11 @@ def running(
 def _server(
     retriever: Retriever, listener: socket.socket, options: ServerOptions, ready: Callable[[str], object]
 ) -> Any:
-    """A `uvicorn.Server` over the retriever, which has done its first search."""
+    """Return a `uvicorn.Server` over the retriever, after a first search."""
     check_installed()
-    from raggym_env.retrieval.server.app import RetrievalApp
+    from raggym_env.retrieval.server.app import RetrievalApp  # imports Starlette
 
-    retriever.search(_WARM_UP, options.default_k)
+    search(retriever, _WARM_UP, options.default_k)
     about = {"retriever": options.name or type(retriever).__name__, "passages": options.passages}
     app = RetrievalApp(
         retriever,
@@ -199,26 +216,15 @@ def _uvicorn(app: Any, grace: int, ready: Callable[[], object]) -> Any:
 
     config = uvicorn.Config(
         app,
-        http="h11",  # the one whose header size can be limited
+        http="h11",  # the implementation whose header size can be limited
         ws="none",
         lifespan="on",
-        log_config=None,
-        access_log=False,
-        proxy_headers=False,
+        log_config=None,  # the user's logging configuration stays as it is
+        access_log=False,  # /metrics counts requests at a lower cost
+        proxy_headers=False,  # nothing here depends on the client's address
         server_header=False,
         timeout_keep_alive=_KEEP_ALIVE_SECONDS,
         timeout_graceful_shutdown=grace,
-        h11_max_incomplete_event_size=_LONGEST_HEADERS,
+        h11_max_incomplete_event_size=_MAX_HEADER_BYTES,
     )
     return Server(config)
-
-
-@contextmanager
-def _ends_quietly() -> Iterator[None]:
-    """uvicorn finishes its work on a signal and then raises it again: an orderly end would look like a crash."""
-    handlers = {number: signal.signal(number, lambda *_: None) for number in (signal.SIGTERM, signal.SIGINT)}
-    try:
-        yield
-    finally:
-        for number, handler in handlers.items():
-            signal.signal(number, handler)
