@@ -62,7 +62,7 @@ def summarise(collection: Collection, *, margin: float = 0.05) -> Summary:
     trajectories = list(collection.trajectories(kept=False))
     passing = [trajectory for trajectory in trajectories if collection.keeps(trajectory)]
     steps = [step for trajectory in passing for step in trajectory.steps]
-    pairs = [len(comparable(step, margin)) for step in steps]
+    pairs = [len(comparable(step, margin)) for step in steps]  # per state
     return Summary(
         trajectories=len(trajectories),
         failed=collection.failed,
@@ -98,6 +98,7 @@ def render(trajectory: Trajectory) -> RenderableType:
 
 
 def _step(number: int, step: TrajectoryStep) -> Iterator[RenderableType]:
+    # Only the newest passages: those of earlier searches were printed with their steps.
     if step.state.history:
         titles = " · ".join(_line(passage.title) for passage in step.state.history[-1].passages)
         yield Text(f"   found: {titles or 'nothing'}", style="dim")
@@ -126,4 +127,4 @@ def _outcome(value: float) -> Text:
 
 
 def _line(text: str) -> str:
-    return clipped(one_line(text), 100)
+    return clipped(one_line(text), 100)  # about the width of a terminal, with the columns before it

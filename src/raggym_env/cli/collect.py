@@ -72,30 +72,18 @@ def collect(
     if inspect is not None:
         _inspect(inspect, show, kept=keep == "correct")
         return
+    # Not a required option: --inspect needs none.
     if policy is None:
         raise RunError("Collecting needs a policy that proposes the candidates: --policy NAME (`raggym policies`).")
     from raggym_env.training import collect as run_collection
 
+    # A flag goes over a --set of the same key.
     changes = {**parse_settings(settings), **({} if llm is None else {"policy.options.llm": llm})}
+    options: dict[str, Any] = {"critic": critic, "n": n, "keep": keep, "execute": execute, "explore": explore}
+    options |= {"split": split, "limit": limit, "seed": seed, "out": out, "settings": changes}
+    options |= {"in_flight": in_flight, "workers": ray_workers(ray, workers, worker_gpus), "trust": trust_card}
     with EpisodeBar(policy) as bar:
-        collection = run_collection(
-            env or "",
-            policy,
-            critic=critic,
-            n=n,
-            split=split,
-            keep=keep,
-            execute=execute,
-            explore=explore,
-            limit=limit,
-            seed=seed,
-            out=out,
-            settings=changes,
-            in_flight=in_flight,
-            workers=ray_workers(ray, workers, worker_gpus),
-            trust=trust_card,
-            progress=bar,
-        )
+        collection = run_collection(env or "", policy, progress=bar, **options)
     bar.exit_if_failed(_summary(collection))
 
 
@@ -104,7 +92,7 @@ def _inspect(folder: Path, show: int, *, kept: bool) -> None:
     from raggym_env.training import Collection
 
     collection = Collection.read(folder)
-    console = Console(highlight=False)
+    console = Console(highlight=False)  # highlighting would colour numbers inside the texts
     for trajectory in sample(collection.trajectories(kept=kept), show):
         console.print(render(trajectory))
     _summary(collection)

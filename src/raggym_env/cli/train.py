@@ -72,6 +72,7 @@ def _run(ctx: typer.Context, trainer: Callable[..., Any], data: str | Path, out:
     from raggym_env.training import EvalSpec, TrainingConfig
 
     values = ctx.params
+    # The commands' parameters have the names of the config's fields, except for the device and the key-value pairs.
     config = TrainingConfig(
         **{
             **{spec.name: values[spec.name] for spec in fields(TrainingConfig) if spec.name in values},
@@ -308,6 +309,7 @@ class _Bar(Progress):
         self._loading = self.add_task("loading", total=None, metrics="")
 
     def __call__(self, stage: str, done: int, total: int, info: dict[str, Any]) -> None:
+        # A row per stage appears with its first report: loading a model before it can take minutes.
         if stage not in self._stages:
             self.update(self._loading, visible=False)
             self._stages[stage] = self.add_task(self._NAMES[stage], total=total, metrics="")
@@ -318,7 +320,7 @@ class _Bar(Progress):
 def _summarise(recipe: Any) -> None:
     report = recipe.report
     typer.echo(f"rows        {', '.join(f'{count:,} {name}' for name, count in report['rows'].items())}")
-    if report["log"]:
+    if report["log"]:  # empty if logging_steps, passed through to TRL, is greater than the number of steps
         losses = [entry["loss"] for entry in report["log"]]
         typer.echo(f"loss        {losses[0]:.4f} -> {losses[-1]:.4f} in {report['steps']} steps")
     for key in ("heldout_before", "heldout_after"):

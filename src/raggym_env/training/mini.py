@@ -163,11 +163,12 @@ def train_mini(
         "candidates": sum(len(example.values) for example in training),
         "held_out": {"states": len(test), "agreement": agreement(test, weights) if test else None},
     }
-    # The mean value of a state is the potential of an episode's start; see `MiniReward`.
+    # An episode's potential before its first search: the mean value of all states; see `MiniReward`.
     start = float(np.mean([example.values.mean() for example in training]))
     metadata = {"mini": json.dumps({"features": list(FEATURES), "start": start})}
     out = Path(out)
     out.parent.mkdir(parents=True, exist_ok=True)
+    # Not safetensors' own save_file, whose files only their owner can read.
     with atomic_file(out) as file:
         file.write(save(weights, metadata))
     write_atomic(out.with_suffix(".json"), json.dumps(recipe, indent=2) + "\n")
@@ -216,7 +217,7 @@ def _fit(data: Sequence[Example], config: MiniConfig, progress: Progress | None)
     except ImportError as error:
         raise MissingExtra("Training the mini reward", "train") from error
 
-    tensors = _padded(data)
+    tensors = _padded(data)  # once for all networks
     parts = []
     for number in range(config.networks):
 
@@ -245,6 +246,7 @@ def _train_network(
     network = torch.nn.Sequential(hidden, torch.nn.Tanh(), torch.nn.Dropout(config.dropout), output)
     steps = config.epochs * -(-len(inputs) // config.batch_size)
     optimizer = torch.optim.AdamW(network.parameters(), config.learning_rate, weight_decay=config.weight_decay)
+    # One cycle: such a small network trains in few epochs at a high peak rate.
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, config.learning_rate, total_steps=steps)
     for epoch in range(1, config.epochs + 1):
         losses = []

@@ -29,7 +29,7 @@ def test_another_recipe_in_the_folder_is_refused_with_what_differs(tmp_path):
 
 def test_a_folder_of_something_else_is_left_alone(tmp_path):
     (tmp_path / "thesis.tex").touch()
-    with pytest.raises(RunError, match="holds nothing trained"):
+    with pytest.raises(RunError, match="is not a training folder"):
         Recipe.open(tmp_path, CONFIG)
     with pytest.raises(RunError, match=r"it has no recipe.json"):
         Recipe.read(tmp_path)

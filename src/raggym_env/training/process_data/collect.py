@@ -55,6 +55,7 @@ class Behaviour(BasePolicy):
 
     def _choose(self, state: State, best: Proposal, policy_choice: Proposal) -> Proposal:
         rng = state_rng(self.seed, state, "explore")
+        # An outage fails the episode, and without candidates there is nothing to explore.
         if best.outage or not best.candidates:
             return best
         executed = rng.choice(best.candidates) if rng.random() < self.explore else policy_choice
@@ -121,6 +122,7 @@ def collect(
     check_option("keep", keep, keep in get_args(Keep), f"one of {get_args(Keep)}")
     _check(execute, explore)
     settings = settings or {}
+    # One source for each value: a setting that contradicts an argument would silently win or lose.
     search = {"policy.search.best_of": n, "policy.search.critic": critic}
     if conflicts := sorted(key for key in settings if key == "policy.search" or key in search):
         raise RunError(f"n and critic set the candidates and the critic: remove {conflicts} from the settings.")
@@ -150,6 +152,7 @@ class CollectSpec(RunSpec):
     def load(self) -> CollectPlan:
         """See `RunSpec.load`."""
         plan = super().load()
+        # Part of the run's config, so that collections with different settings never share a folder.
         collect = {
             "n": self.settings["policy.search.best_of"],
             "critic": self.settings["policy.search.critic"],
@@ -164,6 +167,7 @@ class CollectSpec(RunSpec):
             assert isinstance(chooser, BestOf)  # noqa: S101  # the settings of `collect` name best_of and a critic
             return Behaviour(chooser, self.execute, self.explore, self.seed)
 
+        # The presence of "collect" also tells process data from the run of an evaluation.
         config = {**plan.config, "collect": collect}
         return CollectPlan(self, plan.mdp, make_policy, plan.tasks, config, plan.price)
 

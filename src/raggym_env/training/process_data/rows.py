@@ -68,6 +68,7 @@ def sft_rows(trajectories: Iterable[Trajectory], renderer: Renderer, *, best: Be
     for step in _steps(trajectories):
         good = _top(step)
         if best == "executed" and good is not None:
+            # Equal scores do not count as explored: the policy may have preferred another of the best.
             executed = next((option for option in step.candidates if option.action == step.action), None)
             good = None if executed is None or _score(executed) < _score(good) else executed
         if good is not None and (reply := renderer.reply(step, good)) is not None:
@@ -153,6 +154,7 @@ def graded(trajectories: Iterable[Trajectory], weight: float) -> Iterator[Trajec
 
 def comparable(step: TrajectoryStep, margin: float = 0.05) -> list[tuple[Action, Action]]:
     """Return all pairs of a state's actions, better first, that differ, and in score by at least `margin`."""
+    # Best first, so that the first of a pair is the better one, also in steps that were made by hand.
     ranked = sorted(step.candidates, key=_score, reverse=True)
     return [
         (good.action, bad.action)
@@ -192,7 +194,7 @@ def export(
         RunError: `out` exists, there are no rows, or the collection is being written to.
     """
     out = Path(out)
-    if out.exists():
+    if out.exists():  # checked first, since making the rows may take minutes
         raise RunError(f"{out} exists. Choose another folder to export to, or delete that one.")
     digest = collection.sha256
     trajectories = list(collection.trajectories(kept=kept))
@@ -206,7 +208,7 @@ def export(
         raise RunError(f"{collection.run.path} is being written to. Wait until `raggym collect` is done.")
     provenance = {
         "kind": kind,
-        "options": {name: value for name, value in options.items() if name != "fit"},
+        "options": {name: value for name, value in options.items() if name != "fit"},  # a function is no JSON
         "render": None if renderer is None else renderer.identity(),
         "kept": kept,
         "outcome_weight": outcome_weight,
@@ -248,11 +250,13 @@ def _key(action: Action | None, state: State) -> tuple[type, object]:
     if isinstance(action, Search):
         return Search, one_line(action.query).casefold()
     text = "" if action is None else action.text
+    # "B" and the text of option B are the same answer.
     option = read_option(text, state.question.options)
     return Answer, one_line(text).casefold() if option is None else option
 
 
 def _draw(items: list[T], state: State, count: int, seed: int) -> list[T]:
+    # The generator depends on the state alone, so more data changes no row of the states that were there before.
     return state_rng(seed, state, "pairs").sample(items, min(count, len(items)))
 
 

@@ -58,6 +58,7 @@ class Trajectory:
         episode, max_searches = Episode.from_json(record), record["max_searches"]
         if type(max_searches) is not int:
             raise TypeError(f"max_searches must be a whole number, got {max_searches!r:.80}")
+        # States are replayed from the steps rather than stored: each repeats all passages before it.
         question = Question(episode.id, episode.question, tuple(record["options"]))
         state = State(question, (), max_searches)
         steps = []
@@ -82,6 +83,7 @@ def trajectory_to_json(episode: Episode, task: Task, max_searches: int, metric: 
         metric: Name of the metric.
     """
 
+    # Here, and not when rows are made: only the environment's task has the gold answers.
     def with_outcome(candidate: Candidate) -> Candidate:
         if not isinstance(candidate.action, Answer):
             return candidate
@@ -112,6 +114,7 @@ class Collection:
         Raises:
             RunError: The folder holds no process data.
         """
+        # Checked before `Run.read`, whose message would point to `raggym eval`.
         if not (Path(path) / "run.json").exists():
             raise RunError(f"{path} holds no process data: it has no run.json. `raggym collect` makes such folders.")
         run = Run.read(path)

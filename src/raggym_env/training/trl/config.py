@@ -155,12 +155,14 @@ def _require_json(name: str, options: Mapping[str, Any]) -> None:
     check_option(name, options, unchanged, "a dictionary of JSON values, because the recipe records it")
 
 
-_RESUME = "raggym-env sets it so that an interrupted training can be resumed"
+_RESUME = "an interrupted training could not be resumed, or not with the same result"
 _RESERVED = {
     # Checkpoints: where they are, when they are written, what is in them and how a training starts from one.
     **dict.fromkeys(("output_dir", "save_strategy", "save_total_limit", "save_only_model"), _RESUME),
     **dict.fromkeys(("resume_from_checkpoint", "ignore_data_skip", "load_best_model_at_end"), _RESUME),
     **dict.fromkeys(("restore_callback_states_from_checkpoint", "enable_jit_checkpoint"), _RESUME),
+    # Checkpoints do not hold the moving reference model.
+    "sync_ref_model": _RESUME,
     # It lowers the batch size when memory runs out, so a resumed training would see the rows in another order.
     "auto_find_batch_size": _RESUME,
     **dict.fromkeys(("bf16", "fp16"), "use the option dtype"),

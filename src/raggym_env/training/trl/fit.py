@@ -96,14 +96,9 @@ def agent_job(
 ) -> Job:
     """Return the training of a prompt agent's model, evaluated as that agent before and after.
 
-    Args:
-        card: The agent.
-        base: Its model.
-        config: Shared options, with defaults filled in.
-        identity: What else identifies the training: its kind, data and the trainer's own options.
-        rows: As in `Job`.
-        make_trainer: As in `Job`.
+    `identity` is what identifies the training besides agent, model and config: its kind, data and own options.
     """
+    # Evaluated on the device of the training; other options of the card's model stay.
     llm_options = {**card.options.get("llm_options", {}), "device": config.device}
 
     def with_model(name: str) -> Json:
@@ -116,11 +111,7 @@ def agent_job(
 def drop_long(rows: Iterable[Chats], base: Base, max_length: int, unit: str) -> tuple[list[Any], Json]:
     """Return the rows of at most `max_length` tokens, and how many rows are used and dropped.
 
-    Args:
-        rows: Rows for TRL.
-        base: The model, for its tokenizer.
-        max_length: Most tokens of a row.
-        unit: What messages call rows, in the plural.
+    `unit` is the word for rows in messages, in the plural.
 
     Raises:
         RunError: There are no rows, or all are too long.
@@ -155,6 +146,7 @@ def run_job(
     """
     recipe = Recipe.open(out, job.config)
     with recipe.lock(), quiet():
+        # Written before anything that takes long, so that the folder is recognized when the training is resumed.
         recipe.report |= {"rows": job.rows}
         recipe.write()
         if evaluation is not None:
@@ -196,13 +188,13 @@ def _train(job: Job, recipe: Recipe, progress: Progress | None) -> None:
     complete = [state.parent for state in states if state.stat().st_size]
     checkpoint = max(complete, key=_step_of, default=None)
     start = 0 if checkpoint is None else _step_of(checkpoint)
-    trainer.remove_callback(PrinterCallback)
+    trainer.remove_callback(PrinterCallback)  # it prints every log entry as a dictionary
     # purge_step drops the curves of steps after the checkpoint, which are trained again.
     writer = SummaryWriter(str(recipe.path / "tensorboard"), purge_step=start + 1 if start else None)
     trainer.add_callback(integrations.TensorBoardCallback(writer))
     if progress is not None:
         trainer.add_callback(_ReportProgress(progress))
-    if trainer.eval_dataset is not None and checkpoint is None:
+    if trainer.eval_dataset is not None and checkpoint is None:  # a resumed training has measured it already
         recipe.report["heldout_before"] = _held_out_metrics(trainer)
         recipe.write()
     clock = time.perf_counter()
@@ -225,7 +217,7 @@ def _step_of(checkpoint: Path) -> int:
 def _report(trainer: Any, seconds: float, start: int) -> Json:
     log = [entry for entry in trainer.state.log_history if "loss" in entry]
     stride = max(1, -(-len(log) // _LOGGED))
-    steps = trainer.state.global_step - start
+    steps = trainer.state.global_step - start  # those of this process, which `seconds` is the time of
     weights = list(trainer.model.parameters())
     return {
         "steps": trainer.state.global_step,
@@ -252,6 +244,7 @@ class _ReportProgress(TrainerCallback):
         self.progress = progress
         self.metrics: Json = {}
 
+    # Both: a step's metrics arrive only after on_step_end, and not for every step if logging_steps was changed.
     def on_log(self, args: Any, state: Any, control: Any, logs: Json | None = None, **kwargs: Any) -> None:
         self.metrics = {**self.metrics, **(logs or {})}
         self.on_step_end(args, state, control)
@@ -264,6 +257,7 @@ def held_out_split(
     trajectories: Sequence[Trajectory], share: float, seed: int
 ) -> tuple[list[Trajectory], list[Trajectory]]:
     """Return the trajectories to train on, and those of a random `share` of the questions, to test on."""
+    # Trajectories are sorted by question id and there is one per question, so questions are split whole.
     count = round(share * len(trajectories))
     test = set(random.Random(seed).sample(range(len(trajectories)), count))
     return (

@@ -126,6 +126,7 @@ class StepRewards:
         for place, number in enumerate(index):
             places.setdefault(number, []).append(place)
         valid = {number: [action for place in row if (action := actions[place])] for number, row in places.items()}
+        # One call for all states: a critic that is a model scores them in batches.
         scores = self._scores({number: row for number, row in valid.items() if row})
         rewards: list[float | None] = [None] * len(index)
         for number, row in places.items():
@@ -163,6 +164,7 @@ class StepRewards:
         except RAGGymError:
             if len(actions) == 1:
                 raise
+        # The error does not say which state caused it; the others keep their scores.
         scores: dict[int, list[float] | None] = {}
         failure: RAGGymError | None = None
         for number, row in actions.items():
@@ -228,7 +230,7 @@ def train_grpo(
     reward, replies = reward or StepRewardConfig(), replies or ReplyConfig()
     config = _with_defaults(config or TrainingConfig(), replies.num_generations)
     sampling = {**asdict(replies), **({} if beta is None else {"beta": beta})}
-    args = trl_config(f"{algorithm.upper()}Config", config, out, **sampling)
+    args = trl_config(f"{algorithm.upper()}Config", config, out, **sampling)  # GRPOConfig or RLOOConfig
     adapter = lora_config(config)
     card = policy_card(agent, trust=trust)
     mdp, steps, source = _states(data, config.limit, reward, trust)
@@ -268,9 +270,11 @@ def _states(
 ) -> tuple[MDP, list[TrajectoryStep], dict[str, Any]]:
     """Return the environment with the process reward, the states to train on, and the identity of the data."""
     changes = {"reward.process_reward": reward.process_reward, "reward.options": dict(reward.options)}
+    # An environment's name is no folder; a card's path is a file.
     if isinstance(data, Collection) or Path(data).is_dir():
         source = ProcessData.read(data, limit)
         run = source.collection.run
+        # The card as it was when the data was collected, and its split: "evidence" needs that split's gold facts.
         mdp = load_mdp(override(run.card, changes), run.config["split"])
         return mdp, [step for trajectory in source.trajectories for step in trajectory.steps], source.identity
     mdp = load_mdp(override(env_card(data, trust=trust), changes), "train")
@@ -295,6 +299,7 @@ def _rows(
     steps: Sequence[TrajectoryStep], renderer: Renderer, base: Base, max_length: int
 ) -> tuple[list[dict[str, Any]], dict[str, Any]]:
     """Return one row per state whose prompt has at most `max_length` tokens, and their numbers."""
+    # Long prompts are dropped, never cut: they would lose their instructions or their question.
     if max_length < 1:
         raise OptionError("max_length must be greater than max_completion_length, to leave room for a prompt.")
     rows = [{"prompt": base.chat(renderer.prompt(step)), "index": number} for number, step in enumerate(steps)]

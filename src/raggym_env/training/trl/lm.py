@@ -52,9 +52,11 @@ class Base:
 
     def identity(self) -> dict[str, Any]:
         """Return checksums of the weights and of the adapter, which tell the model from any other."""
+        # The weights and not the name: a folder or a hub name may come to hold another model.
         digest = hashlib.blake2b(digest_size=16)
         for name, weights in sorted(self.model.state_dict().items()):
             digest.update(name.encode())
+            # As bytes: NumPy has no bfloat16.
             digest.update(weights.contiguous().view(torch.uint8).numpy().data)
         adapter = None
         if self.adapter is not None:
@@ -69,6 +71,7 @@ class Base:
         the first message of the user.
         """
         clean = self._defuse(messages)
+        # TRL applies the template itself, so the messages must be in a form that it accepts.
         try:
             self.tokenizer.apply_chat_template(clean)
         except TemplateError:
@@ -107,6 +110,7 @@ def load(name: str, *, lora: bool = True) -> Base:
     if adapter is None or not lora:
         with quiet():
             return Base(name, *plain_model(name))
+    # The adapter is put on in `trainable`: until then the weights are those that `identity` describes.
     with quiet():
         model, tokenizer = plain_model(base)
     return Base(base, model, tokenizer, adapter_folder(adapter))

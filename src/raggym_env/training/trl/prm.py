@@ -71,6 +71,7 @@ def train_prm(
     check_option("center_rewards_coefficient", center, center >= 0, "0 or more")
     check_option("best_of", best_of, best_of >= 1, "at least 1")
     config = (config or TrainingConfig()).with_defaults(learning_rate=1e-4, batch_size=8)
+    # 0 and None differ for TRL: with 0 it would compute a term that has no effect.
     args = trl_config("RewardConfig", config, out, max_length=None, center_rewards_coefficient=center or None)
     adapter, pairs = lora_config(config, "SEQ_CLS"), pairs or PairConfig(4)
     card = policy_card(policy, trust=trust).model_copy(update={"search": SearchCard()})
@@ -84,7 +85,7 @@ def train_prm(
         make_trainer=lambda: _trainer(base, adapter, args, rows, test_rows),
         rows=counts,
         policy=card,
-        settings_before={},
+        settings_before={},  # the policy alone, since an untrained critic chooses at random
         settings_after=lambda result: {
             "policy.search.best_of": best_of,
             "policy.search.critic": "model",
@@ -157,6 +158,7 @@ def _classifier(base: Base) -> Any:
     auto_class: Any = AutoModelForSequenceClassification  # its methods are not typed
     try:
         classifier = auto_class.from_config(config, dtype=base.model.dtype)
+        # Only the body: the language model's head has no place in a classifier.
         classifier.base_model.load_state_dict(base.model.base_model.state_dict())
     except (ValueError, RuntimeError) as error:
         raise RunError(f"transformers has no classifier for the model {base.name!r}: {error}") from error

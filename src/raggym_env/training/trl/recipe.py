@@ -20,6 +20,7 @@ from raggym_env.storage.work_folder import FolderKind, locked
 
 __all__ = ["Recipe"]
 
+# Versions on which the result of a training depends.
 _PACKAGES = ("raggym-env", "torch", "transformers", "trl", "peft", "datasets", "accelerate", "numpy")
 _TRAINING = FolderKind("recipe.json", "training", "raggym train", _PACKAGES)
 

@@ -56,8 +56,9 @@ def train_sft(
         CardError: The card is not a prompt agent's.
     """
     config = (config or TrainingConfig()).with_defaults(learning_rate=2e-4, batch_size=8)
-    args = _arguments(config, out)
-    adapter = lora_config(config)
+    # max_length: rows that are too long were dropped, and none is cut.
+    args = trl_config("SFTConfig", config, out, max_length=None, completion_only_loss=True)
+    adapter = lora_config(config)  # like `args`, checked before data and model are loaded
     card = policy_card(agent, trust=trust)
     source = ProcessData.read(data, config.limit, outcome_weight)
     base = load(config.model, lora=config.lora_rank > 0)
@@ -66,11 +67,6 @@ def train_sft(
     identity = {"kind": "sft", "data": source.identity, "best": best}
     job = agent_job(card, base, config, identity, counts, lambda: _trainer(base, adapter, args, rows))
     return run_job(job, out, evaluation, trust=trust, progress=progress)
-
-
-def _arguments(config: TrainingConfig, out: str | Path) -> Any:
-    # max_length: rows that are too long were dropped, and none is cut.
-    return trl_config("SFTConfig", config, out, max_length=None, completion_only_loss=True)
 
 
 def _trainer(base: Base, adapter: Any, args: Any, rows: list[Any]) -> Any:
