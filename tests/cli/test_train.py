@@ -14,6 +14,8 @@ pytest.importorskip("trl")
 from raggym_env.cli import app
 from trained import write_workshop
 
+pytestmark = pytest.mark.slow
+
 QUICK = ["--cpu", "--per-device-train-batch-size", "2", "--gradient-accumulation-steps", "1", "--lora-rank", "4"]
 QUICK += ["--learning-rate", "0.01"]
 

@@ -16,6 +16,8 @@ from raggym_env.training.process_data.collect import collect
 from raggym_env.training.process_data.trajectories import Trajectory, TrajectoryStep
 from towns import write_towns
 
+pytestmark = pytest.mark.slow
+
 WORLD = """
 title = "Small world"
 

@@ -20,6 +20,8 @@ sb3 = pytest.importorskip("stable_baselines3")
 
 from raggym_env.training.sb3 import CandidateDQNPolicy, CandidatePolicy, SB3Policy  # noqa: E402
 
+pytestmark = pytest.mark.slow
+
 N = 4
 STATE = State(Question("film", "Where was the director of the film Dawn born?"), (), 2)
 

@@ -11,6 +11,8 @@ from raggym_env.training import train_dpo, train_grpo, train_prm, train_sft  # n
 from raggym_env.training.trl.config import TrainingConfig, lora_config, trl_config  # noqa: E402
 from trained import write_workshop  # noqa: E402
 
+pytestmark = pytest.mark.slow
+
 
 def cpu(**options):
     return TrainingConfig(device="cpu", **options)

@@ -12,6 +12,8 @@ from raggym_env.training.trl.fit import ProcessData  # noqa: E402
 from raggym_env.training.trl.lm import load, quiet  # noqa: E402
 from trained import losses, same, weights, write_workshop  # noqa: E402
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture(scope="module")
 def shop(tmp_path_factory):
