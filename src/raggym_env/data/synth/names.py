@@ -24,81 +24,42 @@ _ENDINGS = (_words("an ek or ald imir ost ern ul"), _words("a ela ia ira ine ave
 
 # For each kind, the forms of a name, made of a stem, and the common noun for each. No ending that is joined to the stem
 # ends with another, so that stem and form can be read back from a title and no two pairs of them give the same title.
-FORMS: dict[str, tuple[tuple[str, str], ...]] = {
-    "place": (
-        ("{}ford", "river port"),
-        ("{}bridge", "town"),
-        ("{}holm", "town"),
-        ("{}wick", "market town"),
-        ("{}stead", "market town"),
-        ("{}haven", "seaport"),
-        ("{}minster", "city"),
-        ("{}gate", "town"),
-        ("Port {}", "seaport"),
-        ("{} Bay", "seaport"),
-        ("Upper {}", "hill town"),
-        ("Lower {}", "river port"),
-        ("{} Cross", "town"),
-        ("{} Falls", "town"),
-        ("New {}", "city"),
-        ("Castle {}", "town"),
-    ),
-    "nature": (
-        ("Lake {}", "lake"),
-        ("Mount {}", "mountain"),
-        ("{} Glacier", "glacier"),
-        ("{} Pass", "mountain pass"),
-        ("{} Tarn", "lake"),
-        ("{} Plateau", "plateau"),
-    ),
-    "region": (
-        ("Duchy of {}", "duchy"),
-        ("{} County", "county"),
-        ("Principality of {}", "principality"),
-        ("{} Province", "province"),
-        ("Margraviate of {}", "margraviate"),
-        ("{} Territory", "territory"),
-    ),
-    "company": (
-        ("{} Brewery", "brewery"),
-        ("{} Shipyard", "shipyard"),
-        ("{} Railway", "railway company"),
-        ("{} Bank", "bank"),
-        ("{} Mills", "textile firm"),
-        ("{} Foundry", "foundry"),
-        ("{} Glassworks", "glassworks"),
-        ("{} Trading Company", "trading firm"),
-        ("{} Mining Company", "mining firm"),
-        ("{} Telegraph", "telegraph company"),
-    ),
-    "house": (
-        ("House of {}", "production house"),
-        ("{} Brothers", "production house"),
-        ("{} Arts", "production house"),
-        ("{} and Daughters", "production house"),
-        ("{} Repertory", "production house"),
-        ("{} Media", "production house"),
-        ("{} Guild", "production house"),
-        ("Studio {}", "production house"),
-    ),
-    "school": (
-        ("{} Academy", "academy"),
-        ("{} College", "college"),
-        ("{} Polytechnic", "polytechnic"),
-        ("{} Conservatory", "conservatory"),
-        ("University of {}", "university"),
-        ("{} Seminary", "seminary"),
-    ),
-    "event": (
-        ("{} Uprising", "uprising"),
-        ("{} Expedition", "expedition"),
-        ("{} Regatta", "regatta"),
-        ("{} Strike", "strike"),
-        ("Congress of {}", "congress"),
-        ("{} Exhibition", "exhibition"),
-        ("March of {}", "protest march"),
-        ("{} Air Race", "air race"),
-    ),
+_FORMS = {
+    "place": """
+        {}ford: river port, {}bridge: town, {}holm: town, {}wick: market town, {}stead: market town, {}haven: seaport,
+        {}minster: city, {}gate: town, Port {}: seaport, {} Bay: seaport, Upper {}: hill town, Lower {}: river port,
+        {} Cross: town, {} Falls: town, New {}: city, Castle {}: town
+    """,
+    "nature": """
+        Lake {}: lake, Mount {}: mountain, {} Glacier: glacier, {} Pass: mountain pass, {} Tarn: lake,
+        {} Plateau: plateau
+    """,
+    "region": """
+        Duchy of {}: duchy, {} County: county, Principality of {}: principality, {} Province: province,
+        Margraviate of {}: margraviate, {} Territory: territory
+    """,
+    "company": """
+        {} Brewery: brewery, {} Shipyard: shipyard, {} Railway: railway company, {} Bank: bank, {} Mills: textile firm,
+        {} Foundry: foundry, {} Glassworks: glassworks, {} Trading Company: trading firm,
+        {} Mining Company: mining firm, {} Telegraph: telegraph company
+    """,
+    "house": """
+        House of {}: production house, {} Brothers: production house, {} Arts: production house,
+        {} and Daughters: production house, {} Repertory: production house, {} Media: production house,
+        {} Guild: production house, Studio {}: production house
+    """,
+    "school": """
+        {} Academy: academy, {} College: college, {} Polytechnic: polytechnic, {} Conservatory: conservatory,
+        University of {}: university, {} Seminary: seminary
+    """,
+    "event": """
+        {} Uprising: uprising, {} Expedition: expedition, {} Regatta: regatta, {} Strike: strike,
+        Congress of {}: congress, {} Exhibition: exhibition, March of {}: protest march, {} Air Race: air race
+    """,
+}
+FORMS = {
+    kind: tuple((form, noun) for form, _, noun in (row.strip().partition(": ") for row in text.split(",")))
+    for kind, text in _FORMS.items()
 }
 
 _ADJECTIVES = _words(

@@ -32,18 +32,9 @@ MIX = (
 )
 """The types of twenty successive questions. Every stream repeats them in this order."""
 
-# How often a chain starts from an entity of each kind: mostly from works and people, as in HotpotQA.
-_ANCHORS = {
-    "work": 6,
-    "person": 3,
-    "place": 2,
-    "event": 2,
-    "company": 1,
-    "house": 1,
-    "school": 1,
-    "nature": 1,
-    "region": 1,
-}
+# The kinds that a chain starts from, and how often: mostly works and people, as in HotpotQA.
+_ANCHORS = ("work", "person", "place", "event", "company", "house", "school", "nature", "region")
+_ANCHOR_WEIGHTS = (6, 3, 2, 2, 1, 1, 1, 1, 1)
 # A question's hash modulo 10 decides which streams may have it: 60 % train, 10 % dev, 20 % test, 10 % all others.
 _BUCKETS = {"train": range(6), "dev": range(6, 7), "test": range(7, 9)}
 _OTHERS = range(9, 10)
@@ -192,7 +183,7 @@ def _chain_draft(world: SynthWorld, steps: Sequence[Step], text: str, form: str,
 
 def _walk(world: SynthWorld, rng: random.Random, hops: int) -> list[Step] | None:
     """Draw a chain of `hops` relations from a random entity that no later passage of the chain mentions."""
-    anchor = _random_ref(world, rng, rng.choices(list(_ANCHORS), list(_ANCHORS.values()))[0])
+    anchor = _random_ref(world, rng, rng.choices(_ANCHORS, _ANCHOR_WEIGHTS)[0])
     subject: Value = anchor
     steps: list[Step] = []
     visited = {anchor}
@@ -242,7 +233,7 @@ def _comparison(world: SynthWorld, rng: random.Random) -> Draft | None:
 
 def _bridge_comparison(world: SynthWorld, rng: random.Random) -> Draft | None:
     """Draw a comparison of two entities by values of entities in between, such as their founders."""
-    kind = rng.choices(list(_ANCHORS), list(_ANCHORS.values()))[0]
+    kind = rng.choices(_ANCHORS, _ANCHOR_WEIGHTS)[0]
     relations = [relation for relation in RELATIONS[kind] if relation in VIA]
     via = rng.choice(relations) if relations else ""
     probe = _step(world, _random_ref(world, rng, kind), via)
@@ -371,7 +362,7 @@ def _fill(world: SynthWorld, step: Step, wording: str, x: str = "") -> str:
     """Fill the fields of a wording of `Relation`; `x` is the subject."""
     words = {**world.words(step.subject), "x": x}
     if isinstance(step.value, Ref):
-        words["t"] = NOUNS[step.value.kind]
+        words["t"] = NOUNS.get(step.value.kind, step.value.kind)
     if "role" in words:
         words["a_role"] = with_article(words["role"])
     return wording.format_map(words)

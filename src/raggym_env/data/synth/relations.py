@@ -10,19 +10,10 @@ from dataclasses import dataclass
 __all__ = ["NOUNS", "RELATIONS", "Relation"]
 
 
-NOUNS = {
-    "person": "person",
-    "work": "work",
-    "place": "place",
-    "company": "business",
-    "house": "company",
-    "school": "school",
-    "event": "event",
-    "nature": "landmark",
-    "region": "region",
-}
-"""The noun in questions for an entity that they do not name. Passages say "seaport", "bank" or "glacier", which are
-rare words in a small world: a question that contained one would find the passage by that word alone."""
+NOUNS = {"company": "business", "house": "company", "nature": "landmark"}
+"""The noun in questions for an entity that they do not name; for other kinds it is the kind itself. Passages say
+"seaport", "bank" or "glacier", which are rare words in a small world: a question that contained one would find the
+passage by that word alone."""
 
 
 @dataclass(frozen=True)
