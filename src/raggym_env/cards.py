@@ -37,8 +37,8 @@ _SAFE_NAME = r"^[A-Za-z0-9_][A-Za-z0-9_.+-]*$"
 _SAFE_PATH = r"^([A-Za-z0-9_][A-Za-z0-9_.+-]*(/[A-Za-z0-9_][A-Za-z0-9_.+-]*)*)?$"
 
 
-class _Card(BaseModel, extra="forbid", frozen=True):
-    """A table of a TOML file. A key that the class does not have is an error."""
+class _Card(BaseModel):
+    model_config = {"extra": "forbid", "frozen": True}
 
 
 class Source(NamedTuple):

@@ -65,7 +65,7 @@ def _print(statuses: Sequence[SplitStatus], as_json: bool) -> None:
     console.print(_table(statuses))
     for status in statuses:
         if status.problem:
-            # Not wrapped: paths and commands in it are there to be copied.
+            # Not wrapped, so that paths and commands in it can be copied.
             console.print(status.problem, markup=False, highlight=False, soft_wrap=True)
 
 

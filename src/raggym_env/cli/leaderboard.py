@@ -1,4 +1,4 @@
-"""`raggym leaderboard`: scores runs and predictions again, and ranks them."""
+"""`raggym leaderboard`: score runs and predictions again, and rank them."""
 
 from __future__ import annotations
 

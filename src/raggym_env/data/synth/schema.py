@@ -13,7 +13,7 @@ from dataclasses import dataclass
 
 __all__ = ["PATTERN", "RULES", "TRADES", "Rule"]
 
-# The kinds of forty successive entities, which repeat: mostly people and works, as they are what questions start from.
+# The kinds of forty successive entities, which repeat. Mostly people and works: most questions start from them.
 _KINDS = ("person", "work", "place", "company", "house", "event", "nature", "school", "region")
 PATTERN = tuple(kind for kind, share in zip(_KINDS, (16, 9, 5, 2, 2, 2, 2, 1, 1), strict=True) for _ in range(share))
 

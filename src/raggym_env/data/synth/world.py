@@ -56,7 +56,7 @@ class SynthWorld:
         key = f"raggym-synth:{GENERATOR}:{passages}:{seed}"
         self.fingerprint = hashlib.blake2b(key.encode(), digest_size=16).hexdigest()
         """Hash that depends on the size, the seed and the version of the generator, and on nothing else."""
-        # Of every 40 passages as many are of a kind as `PATTERN` says; the last 40 may be incomplete.
+        # Every 40 passages have the kinds of `PATTERN`; the last block may be incomplete.
         kinds = Counter(PATTERN[number % len(PATTERN)] for number in range(passages % len(PATTERN)))
         self.counts = {kind: passages // len(PATTERN) * PATTERN.count(kind) + kinds[kind] for kind in RULES}
         """Number of entities of each kind."""
