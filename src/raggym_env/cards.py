@@ -38,6 +38,7 @@ _SAFE_PATH = r"^([A-Za-z0-9_][A-Za-z0-9_.+-]*(/[A-Za-z0-9_][A-Za-z0-9_.+-]*)*)?$
 
 
 class _Card(BaseModel):
+    # Extra keys are refused, as a misspelled key would otherwise have no effect. Frozen, as a run records its cards.
     model_config = {"extra": "forbid", "frozen": True}
 
 
@@ -61,6 +62,7 @@ _Names = Annotated[
     Field(min_length=1),
     BeforeValidator(lambda value: (value,) if isinstance(value, str) else value),
 ]
+# Counts start at 1: "first 0" would be a split without questions.
 _Rows = Annotated[str, Field(pattern=r"^(all|(first|last|after) [1-9][0-9]*)$")]
 
 
@@ -141,6 +143,7 @@ class RetrievalCard(_Card):
 
     name: str = "bm25"
     """A name in `raggym_env.registry.RETRIEVERS`, or "module:Class" in a trusted card."""
+    # Strict: otherwise pydantic would read true as 1.
     k: Annotated[int, Field(ge=1, strict=True)] = 5
     """Passages per search."""
     options: dict[str, Any] = {}
@@ -164,6 +167,7 @@ class RewardCard(_Card):
     """A name in `raggym_env.registry.PROCESS_REWARDS`, or "module:Class" in a trusted card."""
     options: dict[str, Any] = {}
     """Keyword arguments of the process reward."""
+    # Weights are finite: a reward of NaN would ruin a training run without an error.
     outcome_weight: Annotated[float, Field(allow_inf_nan=False)] = 1.0
     """Weight of the outcome reward: the score of an answer by `episode.metric`, and 0 for a search."""
     process_weight: Annotated[float, Field(allow_inf_nan=False)] = 1.0
@@ -224,6 +228,7 @@ class SearchCard(_Card):
         chosen = [name for name in ("best_of", "vote", "tree") if getattr(self, name) is not None]
         if len(chosen) > 1:
             raise ValueError(f"choose one of best_of, vote and tree, not {' and '.join(chosen)}")
+        # Without a search there is one proposal, and votes choose by answers alone: the critic would have no effect.
         if self.critic is not None and chosen in ([], ["vote"]):
             raise ValueError("a critic needs best_of or tree to choose with")
         return self
@@ -279,6 +284,7 @@ def policy_card(card: str | Path | PolicyCard, *, trust: bool = False) -> Policy
     if isinstance(card, PolicyCard):
         return card
     if isinstance(card, str) and names_code(card):
+        # The user wrote the name, so it needs no `trust`: that is for names in somebody else's card.
         return PolicyCard(name=card.rpartition(":")[2].rpartition(".")[2], path=Path(), policy=card)
     return _load(card, "policies", PolicyCard, trust)
 

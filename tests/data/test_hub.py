@@ -49,7 +49,7 @@ def test_a_hub_name_has_a_repository_a_split_and_sometimes_a_configuration(text,
 
 def test_the_file_of_a_hub_name_lies_in_the_folder_whatever_the_name_is():
     assert NAME.file == "hub-hotpotqa-hotpot_qa-distractor-validation.jsonl"
-    assert "/" not in HubName("a/b", "../..", "../../x").file
+    assert HubName("a/b", "../..", "..\\..\\x").file == "hub-a-b-..-..-..-..-x.jsonl"
 
 
 @pytest.mark.parametrize("text", ["hub:", "hub:a/b", "hub:a/b:", "hub::test", "hub:a:b:c:d"])

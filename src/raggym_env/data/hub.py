@@ -31,8 +31,9 @@ class HubName(NamedTuple):
     @property
     def file(self) -> str:
         """Name of the file that the downloaded rows are stored in."""
-        # The name may come from somebody else's card: without "/" it cannot lead out of the cache.
-        return f"hub-{'-'.join(filter(None, self)).replace('/', '-')}.jsonl"
+        # The name may come from somebody else's card: without separators it cannot lead out of the cache.
+        name = "-".join(filter(None, self)).replace("/", "-").replace("\\", "-")
+        return f"hub-{name}.jsonl"
 
 
 def hub_name(text: str) -> HubName | None:

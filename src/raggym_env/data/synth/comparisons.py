@@ -100,21 +100,12 @@ ALIKE: dict[str, tuple[Compare, ...]] = {
     "event": (Compare("venue", ("Were {a} and {b} held in the same place?",)),),
 }
 
+# Most values are called by the name of their relation.
+_SAME_WORD = ("founder", "birthplace", "setting", "seat", "publisher", "employer", "father", "mother")
 VIA = {
-    "creator": "{role}",
-    "founder": "founder",
-    "organiser": "leader",
-    "surveyor": "first surveyor",
-    "governor": "first governor",
-    "statue": "statue of the person",
-    "birthplace": "birthplace",
-    "setting": "setting",
-    "venue": "location",
-    "seat": "seat",
-    "publisher": "publisher",
-    "employer": "employer",
-    "father": "father",
-    "mother": "mother",
+    **{name: name for name in _SAME_WORD},
+    **{"creator": "{role}", "organiser": "leader", "statue": "statue of the person", "venue": "location"},
+    **{"surveyor": "first surveyor", "governor": "first governor"},
 }
 """Relations through which two entities can be compared, and the word for the value in between: in "Which has the
 founder who was born first, {a} or {b}?" it is the founder."""

@@ -322,10 +322,7 @@ def mention(world: SynthWorld, ref: Ref) -> str:
 def answers_for(world: SynthWorld, value: Value, form: str = "") -> tuple[str, ...]:
     """Return the answer as its passage states it, then other spellings that count as correct.
 
-    Args:
-        world: The world of the value.
-        value: The answer.
-        form: "year" if a date's year was asked for.
+    With `form` "year", the answer to a question about a date is its year.
     """
     if isinstance(value, Ref):
         name = world.name(value)

@@ -97,8 +97,7 @@ class SynthWorld:
         """Return the entity at a number below `len(self)`."""
         block, slot = divmod(number, len(PATTERN))
         kind = PATTERN[slot]
-        first = PATTERN.index(kind)
-        return Ref(kind, block * PATTERN.count(kind) + slot - first)
+        return Ref(kind, block * PATTERN.count(kind) + slot - PATTERN.index(kind))
 
     def name(self, ref: Ref) -> str:
         """Return the entity's name. Namesakes have the same name."""
@@ -213,8 +212,7 @@ class SynthWorld:
 
     def born(self, person: int) -> int:
         """Return a person's year of birth: later for higher numbers, the same for both of a pair."""
-        pairs = (self.counts["person"] + 1) // 2
-        return _FIRST_BIRTH + _BIRTH_YEARS * (person >> 1) // pairs
+        return _FIRST_BIRTH + _BIRTH_YEARS * (person >> 1) // ((self.counts["person"] + 1) // 2)
 
     def _life(self, ref: Ref, dice: Dice) -> dict[str, Value]:
         """Draw a person's occupation, dates and relatives, which must agree with one another."""
