@@ -121,7 +121,10 @@ class DatasetCard(_Card):
         """Return a split's sources in the order in which they are tried."""
         card = self.splits[split]
         files: Iterable[tuple[SourceCard, str]]
-        files = ((f, card) for f in self.sources) if isinstance(card, str) else ((f, f.rows) for f in card)
+        if isinstance(card, str):
+            files = ((source, card) for source in self.sources)
+        else:
+            files = ((source, source.rows) for source in card)
         return tuple(
             Source(questions, corpus, rows)
             for source, rows in files
