@@ -16,6 +16,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "LLM",
+    "AsJson",
     "Data",
     "Env",
     "InFlight",
@@ -32,6 +33,8 @@ __all__ = [
     "parse_settings",
     "ray_workers",
 ]
+
+AsJson = Annotated[bool, typer.Option("--json", help="Print JSON for programs.")]
 
 # Cards, and what to run on them.
 Env = Annotated[str, typer.Argument(help="Environment: an id (`raggym envs`) or the path of a card.")]
