@@ -3,7 +3,7 @@ import pytest
 
 from raggym_env.network import HubUnreachable, client_options, require_hub, retry_after
 
-TOKEN = "secret-0123"
+BEARER = "secret-0123"
 
 
 @pytest.mark.parametrize(
@@ -35,8 +35,8 @@ def sent_through(url, **options):
 
 
 def test_a_client_sends_the_token_and_follows_no_redirect():
-    ((request,), _) = sent_through("http://host/v1", token=TOKEN)
-    assert (str(request.url), request.headers["authorization"]) == ("http://host/v1/path", f"Bearer {TOKEN}")
+    ((request,), _) = sent_through("http://host/v1", token=BEARER)
+    assert (str(request.url), request.headers["authorization"]) == ("http://host/v1/path", f"Bearer {BEARER}")
     ((request,), _) = sent_through("http://host/v1")
     assert "authorization" not in request.headers
 
