@@ -160,8 +160,8 @@ class Engine:
             self._accept(running, logits, temperature, top_p)
             slots = [[slot for slot, sample in enumerate(row) if sample.finish is None] for row in running]
             # Finished samples leave their slots, and prompts without samples their rows: later steps cost less.
-            if any(len(open_) < len(row) for open_, row in zip(slots, running, strict=True)):
-                active = [index for index, open_ in enumerate(slots) if open_]
+            if any(len(remaining) < len(row) for remaining, row in zip(slots, running, strict=True)):
+                active = [index for index, remaining in enumerate(slots) if remaining]
                 if not active:
                     return
                 running = [[running[index][slot] for slot in slots[index]] for index in active]
