@@ -15,6 +15,7 @@ from raggym_env.errors import LLMError, OptionError, check_option
 from raggym_env.llm.hf.adapters import adapter_folder, merged, split_name
 from raggym_env.models import catalogue
 from raggym_env.models.convert import read_model, require_on_hub, unquantised
+from raggym_env.network import HubUnreachable
 
 __all__ = [
     "Device",
@@ -126,7 +127,7 @@ def find_model(name: str) -> tuple[str, str | None]:
         return str(path), None
     try:
         require_on_hub(name)
-    except LLMError as error:
+    except HubUnreachable as error:
         raise LLMError(
             f"No model {name!r}. Looked in the cache: known are {', '.join(sorted(catalogue.MODELS))} (raggym models "
             "get NAME); as a folder with a config.json or as a .gguf file: there is none; on the hub: "

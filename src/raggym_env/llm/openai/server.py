@@ -8,9 +8,9 @@ import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
-from urllib.parse import urlsplit
 
 from raggym_env.errors import LLMError, OptionError, check_option
+from raggym_env.network import is_plain_url
 
 __all__ = ["Server", "Window", "split_name"]
 
@@ -50,16 +50,17 @@ class Server:
 
     def __post_init__(self) -> None:
         number = int | float
-        check_option("model", self.model, bool(self.model), "a name")
-        check_option("concurrency", self.concurrency, _is_count(self.concurrency, 1), "a whole number from 1")
-        check_option("timeout", self.timeout, isinstance(self.timeout, number) and self.timeout > 0, "above 0")
-        check_option("retries", self.retries, _is_count(self.retries, 0), "a whole number from 0")
-        check_option("backoff", self.backoff, isinstance(self.backoff, number) and self.backoff >= 0, "0 or more")
-        check_option(
-            "n_supported", self.n_supported, self.n_supported in (True, False, "auto"), 'true, false or "auto"'
-        )
+        for name, valid, expected in (
+            ("model", bool(self.model), "a name"),
+            ("concurrency", isinstance(self.concurrency, int) and self.concurrency >= 1, "a whole number from 1"),
+            ("timeout", isinstance(self.timeout, number) and self.timeout > 0, "above 0"),
+            ("retries", isinstance(self.retries, int) and self.retries >= 0, "a whole number from 0"),
+            ("backoff", isinstance(self.backoff, number) and self.backoff >= 0, "0 or more"),
+            ("n_supported", self.n_supported in (True, False, "auto"), 'true, false or "auto"'),
+        ):
+            check_option(name, getattr(self, name), valid, expected)
         # The next two may hold a secret, so the messages do not repeat them.
-        if not _is_plain_url(self.url):
+        if not is_plain_url(self.url):
             raise OptionError("url must be like http://host:8000/v1, without user, password, query or fragment.")
         try:
             json.dumps(self.extra_body, allow_nan=False)
@@ -131,16 +132,3 @@ def split_name(name: str) -> tuple[str, str]:
     if "://" in name:
         raise OptionError("A server's model is named like openai:MODEL@http://host:8000/v1: the model is missing.")
     return name, (os.environ.get("OPENAI_BASE_URL") or _OFFICIAL).rstrip("/")
-
-
-def _is_count(value: object, least: int) -> bool:
-    return isinstance(value, int) and value >= least
-
-
-def _is_plain_url(url: str) -> bool:
-    try:
-        parts = urlsplit(url)
-        secret = parts.username or parts.password or parts.query or parts.fragment
-        return parts.scheme in ("http", "https") and bool(parts.hostname) and not secret and parts.port != 0
-    except ValueError:  # a port that is not a number
-        return False
