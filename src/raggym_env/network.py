@@ -126,7 +126,7 @@ def hub_model_commit(name: str) -> str | None:
 
 
 def hub_snapshot(name: str, **options: Any) -> Path:
-    """Download a model from the hub and return its folder. Options and errors: `snapshot_download`, `hub_model_commit`."""
+    """Download a model from the hub with `snapshot_download`; return its folder. Raises as `hub_model_commit` does."""
     from huggingface_hub import snapshot_download
 
     # The hub's client retries for minutes where there is no network; asking for the commit fails within 10 s.
@@ -136,11 +136,7 @@ def hub_snapshot(name: str, **options: Any) -> Path:
 
 
 def require_hub() -> None:
-    """Raise within 10 s if the hub's server cannot be reached. With HF_HUB_OFFLINE set, nothing is sent.
-
-    Raises:
-        HubUnreachable: The server cannot be reached.
-    """
+    """Raise `HubUnreachable` within 10 s if the hub's server does not answer. Sends nothing under HF_HUB_OFFLINE."""
     import httpx
 
     if hub_offline():

@@ -102,11 +102,6 @@ def test_an_unreachable_hub_is_reported_before_datasets_is_called(installed, tmp
     assert installed.calls == []
 
 
-def test_with_hf_hub_offline_the_server_is_not_contacted(installed, monkeypatch):
-    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
-    assert [record.fields for record in hub_records(NAME)] == [ROW]
-
-
 def test_a_data_set_that_the_hub_does_not_have_is_not_found(installed, monkeypatch):
     def fails(*_: object, **__: object) -> None:
         raise ZeroDivisionError("no such split")

@@ -18,8 +18,8 @@ def make(llm: str | Factory, /, **options: Any) -> LLM:
     """Return the model that a spec such as `hf:smollm2` or `openai:my-model@http://localhost:8000/v1` stands for.
 
     Args:
-        llm: A back end, a colon, and the back end's name of the model; your own "module:Class" or "module:Class:MODEL";
-            or a class. Your class gets MODEL, if there is one, as its first argument.
+        llm: A back end, a colon, and the back end's name of the model; your own "module:Class" or "module:Class:MODEL",
+            which gets MODEL as its first argument; or a class.
         options: Keyword arguments of the back end or class.
 
     Raises:

@@ -26,12 +26,11 @@ def read_model(path: str | Path, file: str | None, dtype: torch.dtype | str) -> 
 
 
 def unquantised(model: Any, dtype: torch.dtype) -> Any:
-    """Return a plain copy of a model read from a GGUF file. The model itself is used up."""
+    """Return a plain copy of a model read from a GGUF file. The model itself must not be used afterwards."""
     # transformers marks such a model as quantised, although its weights no longer are, and refuses to save it.
-    config = model.config
-    del config.quantization_config
+    del model.config.quantization_config
     automatic: Any = AutoModelForCausalLM  # its methods are not typed
-    plain = automatic.from_config(config, dtype=dtype)
+    plain = automatic.from_config(model.config, dtype=dtype)
     plain.load_state_dict(model.state_dict())
     plain.generation_config = model.generation_config
     return plain.eval()

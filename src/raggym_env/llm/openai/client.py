@@ -71,10 +71,8 @@ class OpenAIModel:
         a request for the i-th completion alone, and as `params.seed` in one for all. Fields at the API's own
         defaults (`top_p` 1, no `stop`, `n` 1) are not sent.
 
-        Returns:
-            One list per prompt of `params.n` completions. The usage of a whole request is that of its first
-            completion: `calls` counts attempts, `seconds` the time under way without pauses. If a server reports no
-            token usage, there is one warning, and its tokens count as 0.
+        The first completion of a request carries its usage: `calls` counts attempts, `seconds` the time under way
+        without pauses. If a server reports no token usage, there is one warning, and its tokens count as 0.
 
         Raises:
             LLMError: No prompt could work: see the module's table.
@@ -121,10 +119,9 @@ def connect(
         OptionError: The name or an option is out of range.
         LLMError: OpenAI's own endpoint is named, and there is no key.
     """
-    model, url = split_name(name)
-    extra = dict(extra_body or {})
+    extra, never_sent = dict(extra_body or {}), tuple(omit)
     return OpenAIModel(
-        Server(model, url, concurrency, timeout, retries, backoff, extra, tuple(omit), key_env, n_supported)
+        Server(*split_name(name), concurrency, timeout, retries, backoff, extra, never_sent, key_env, n_supported)
     )
 
 
@@ -290,7 +287,7 @@ class _Session:
         if status < 400:
             return f"{server.url} redirects ({message}). Name that URL instead, if the key may be sent there."
         if status in (401, 403):
-            problem = f"refuses the key in ${variable}" if server.key() else f"needs a key, and ${variable} is not set"
+            problem = f"refuses the key in ${variable}" if self.key else f"needs a key, and ${variable} is not set"
             return f"{server.url} {problem} ({message}). Set ${variable} to a key that may use {server.model!r}."
         if status == 404:
             models = await self._served_models()

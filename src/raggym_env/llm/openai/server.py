@@ -19,12 +19,7 @@ _OFFICIAL = "https://api.openai.com/v1"
 
 @dataclass(frozen=True, slots=True)
 class Server:
-    """A model behind a URL, and how to send requests. Holds no key, so it may be stored and sent to other processes.
-
-    Raises:
-        OptionError: A setting is out of range.
-        LLMError: It is OpenAI's own endpoint, and there is no key.
-    """
+    """A model behind a URL, and how to send requests. Holds no key, so it may be stored and sent to other processes."""
 
     model: str
     """The server's name of the model."""
@@ -83,8 +78,8 @@ class Window:
     """Limits the requests under way to `most`, or to fewer while the server does not keep up.
 
     Like TCP's congestion window in slow start (RFC 5681): one request at a time after an attempt that took all of
-    `timeout` seconds, and one more with every reply in less than a quarter of it. For one event loop only, as
-    `async with window:`.
+    `timeout` seconds, and one more with every reply in less than a quarter of it. Used as `async with window:`, on one
+    event loop only.
     """
 
     # Many servers work on one request after the other, and finish those that nobody waits for any more. Sending as many
@@ -120,11 +115,7 @@ class Window:
 
 
 def split_name(name: str) -> tuple[str, str]:
-    """Return model and URL of `MODEL@URL`. Without a URL it is `$OPENAI_BASE_URL`, or else OpenAI's.
-
-    Raises:
-        OptionError: There is a URL and no model.
-    """
+    """Split `MODEL@URL` into model and URL. The default URL is `$OPENAI_BASE_URL`, or else OpenAI's."""
     for scheme in ("@https://", "@http://"):  # the scheme is part of the separator: a model's name may contain an @
         model, at, rest = name.rpartition(scheme)
         if at:
