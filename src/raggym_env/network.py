@@ -38,7 +38,7 @@ _HUB_TIMEOUT_S = 10.0
 
 
 class HubUnreachable(ConnectionError):
-    """The hub does not answer, refuses, or must not be asked. The message is one line that follows "the hub: "."""
+    """The hub does not answer, refuses the request, or must not be contacted. The message is one line."""
 
 
 def is_plain_url(url: str) -> bool:
@@ -158,7 +158,7 @@ def hub_errors() -> tuple[type[BaseException], ...]:
 
 
 def hub_offline() -> bool:
-    """True if the hub must not be asked: HF_HUB_OFFLINE is set, now or when the hub's own client was imported."""
+    """True if the hub must not be contacted: HF_HUB_OFFLINE is set, now or when the hub's own client was imported."""
     if os.environ.get("HF_HUB_OFFLINE", "0").upper() not in ("", "0", "FALSE", "NO"):
         return True
     try:

@@ -1,4 +1,4 @@
-"""Reads transformers models, and turns GGUF files and models of the hub into plain ones. Needs torch."""
+"""Read transformers models, and turn GGUF files and models of the hub into plain folders. Needs torch."""
 
 from __future__ import annotations
 
@@ -17,10 +17,8 @@ __all__ = ["convert_gguf", "convert_hub", "read_model", "require_on_hub", "unqua
 
 
 def read_model(path: str | Path, file: str | None, dtype: torch.dtype | str) -> tuple[Any, Any]:
-    """Load the model and tokenizer of a folder or hub name; `file` is the GGUF file in the folder, if it is one."""
-    options: dict[str, Any] = {"trust_remote_code": False}
-    if file:
-        options["gguf_file"] = file
+    """Load the model and tokenizer of a folder or hub name; `file` names the GGUF file in the folder, if any."""
+    options: dict[str, Any] = {"trust_remote_code": False, **({"gguf_file": file} if file else {})}
     tokenizer = AutoTokenizer.from_pretrained(path, **options)
     return AutoModelForCausalLM.from_pretrained(path, dtype=dtype, **options), tokenizer
 
@@ -58,7 +56,7 @@ def convert_hub(name: str, target: Path) -> None:
 
 
 def require_on_hub(name: str) -> None:
-    """Raise `HubUnreachable` within seconds if a model was neither downloaded before nor can be downloaded now."""
+    """Raise `HubUnreachable` within seconds if a model was not downloaded before and cannot be downloaded now."""
     try:
         # The cheapest way to learn whether it is in the hub client's cache.
         AutoTokenizer.from_pretrained(name, local_files_only=True, trust_remote_code=False)

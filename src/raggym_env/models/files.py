@@ -17,10 +17,9 @@ from raggym_env.network import HubUnreachable, hub_offline, hub_snapshot
 
 __all__ = ["Source", "find"]
 
-_HUB_FILES = ["*.json", "*.txt", "*.model", "*.safetensors"]
 _HUB_IGNORED = ["onnx/*", "openvino/*"]  # copies of the weights for other runtimes
 # Files that determine what a model computes: weights, configuration, tokenizer. READMEs and pictures do not.
-_HASHED = frozenset({".json", ".txt", ".model", ".safetensors"})
+_SUFFIXES = (".json", ".txt", ".model", ".safetensors")
 _log = logging.getLogger(__name__)
 
 
@@ -42,7 +41,7 @@ def find(name: str, *, hub: str, suggestions: Iterable[str]) -> Source:
         suggestions: Valid names, from which the error for a misspelt one suggests the closest.
 
     Raises:
-        UnknownName: It is no name in the catalogue, no folder and no possible name on the hub.
+        UnknownName: The name is neither in the catalogue, nor a folder, nor a valid name on the hub.
         RetrievalError: The hub does not provide it; the message says how to get it.
         MissingExtra: The hub's client is not installed.
     """
@@ -63,7 +62,7 @@ def _content_hash(folder: Path) -> str:
     digest = hashlib.blake2b(digest_size=16)
     for path in sorted(folder.rglob("*")):
         # The catalogue's manifest records where a model came from, so two equal models may have different ones.
-        if path.suffix in _HASHED and path.name != catalogue.MANIFEST and path.is_file():
+        if path.suffix in _SUFFIXES and path.name != catalogue.MANIFEST and path.is_file():
             digest.update(f"{path.relative_to(folder).as_posix()}\0{catalogue.sha256(path)}\n".encode())
     return digest.hexdigest()
 
@@ -74,7 +73,7 @@ def _hub_folder(name: str, command: str) -> Path:
         if folder := _downloaded(name):
             return folder
         _log.info("Downloading the model %s", name)
-        return hub_snapshot(name, allow_patterns=_HUB_FILES, ignore_patterns=_HUB_IGNORED)
+        return hub_snapshot(name, allow_patterns=[f"*{suffix}" for suffix in _SUFFIXES], ignore_patterns=_HUB_IGNORED)
     except ImportError as error:
         raise MissingExtra("The 'dense' retriever", "dense") from error
     except HubUnreachable as error:

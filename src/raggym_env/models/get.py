@@ -59,7 +59,7 @@ def _make(model: KnownModel, sources: Sequence[str], target: Path) -> Path:
         try:
             with atomic_folder(target) as partial:
                 origin = _MAKERS[source](model, partial)
-                # Copying a model needs neither of the libraries.
+                # A library that is not installed had no part in it.
                 versions = {name: version for name in ("torch", "transformers") if (version := installed_version(name))}
                 manifest = {
                     "name": model.name,

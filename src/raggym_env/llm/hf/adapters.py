@@ -77,12 +77,10 @@ def adapter_folder(name: str) -> Path:
 
 
 def merged(model: Any, folder: Path, name: str) -> Any:
-    """Return a plain model: the base with an adapter's weights added to its own.
+    """Return a plain model: the base with an adapter's weights added to its own. Do not use the base afterwards.
 
-    Args:
-        model: The base, in float32: in 16 bits, small updates would be rounded away. Must not be used afterwards.
-        folder: An adapter that `adapter_folder` has checked.
-        name: The model's name in error messages.
+    The base must be in float32: in 16 bits, small updates would be rounded away. `folder` is an adapter that
+    `adapter_folder` has checked; `name` is the base model's name in error messages.
 
     Raises:
         LLMError: The adapter belongs to another model, or is damaged.

@@ -23,7 +23,7 @@ class Group:
     """Prompts that start with the same tokens, the longest first."""
 
     prefix: int
-    """Number of first tokens that all of them share and that are computed once; less than the shortest prompt."""
+    """Number of leading tokens that all of them share; less than the length of the shortest."""
     members: tuple[int, ...]
     """Indices of the prompts."""
 
@@ -63,12 +63,9 @@ def _longest_first(prompts: Sequence[Tokens], members: Sequence[int]) -> tuple[i
 
 
 def runs(sizes: Sequence[int], budget: int, *, max_padding: float = 1.0) -> Iterator[slice]:
-    """Yield slices of rows to compute together, each padded to its largest: within the budget or a single row.
+    """Yield slices of rows whose padded size (rows times the largest) is within the budget; a single row always is.
 
-    Args:
-        sizes: The rows' sizes in tokens.
-        budget: Maximum number of rows times the largest size.
-        max_padding: Maximum share of padding in that, in [0, 1].
+    `max_padding` is the largest share of padding in that size, in [0, 1].
 
     >>> [(cut.start, cut.stop) for cut in runs([5, 4, 4, 9], 10)]
     [(0, 2), (2, 3), (3, 4)]

@@ -49,7 +49,7 @@ class Chat:
         try:
             return self._templated(clean)
         except TemplateError:
-            pass  # a template says why it refuses in words of its own, so the most frequent reason is tried
+            pass  # templates word their refusals differently, so the most frequent reason is tried
         try:
             return self._templated(without_system(clean))
         except TemplateError as error:

@@ -133,10 +133,9 @@ class Engine:
         positions = (past + self._arange(width) - start).clamp(min=0)
         allowed = None
         if past or any(pads):
-            causal = columns <= (past + self._arange(width))[:, None]
+            rows = (past + self._arange(width))[:, None]
             # A padding token sees itself, because a row of a softmax must not be empty. Nothing else sees it.
-            diagonal = columns == (past + self._arange(width))[:, None]
-            allowed = (causal & seen[:, None]) | diagonal
+            allowed = ((columns <= rows) & seen[:, None]) | (columns == rows)
         cache = new_cache() if prefix is None else repeated(prefix, len(suffixes))
         outputs = self._forward(ids, positions, allowed, cache, keep=1)[:, -1]
         self.prefilled += sum(len(suffix) for suffix in suffixes)

@@ -10,7 +10,7 @@ from transformers.cache_utils import Cache, DynamicLayer
 
 __all__ = ["joined", "new_cache", "repeated"]
 
-# Columns that a buffer has to spare at least when it is allocated: as many tokens are written without another copy.
+# Minimum number of spare columns in a new buffer: that many tokens are written before the next copy.
 _SLACK = 128
 
 # transformers types a layer's tensors as optional and leaves its constructors untyped.
@@ -68,14 +68,14 @@ def new_cache() -> Cache:
 
 
 def repeated(cache: Cache, rows: int) -> Cache:
-    """Return a cache with the one row of `cache` `rows` times. Nothing is copied until it grows."""
+    """Repeat a cache's single row `rows` times. Copies nothing until the new cache grows."""
     layers: Any = cache.layers
     shape = (rows, -1, -1, -1)
     return _NewCache(layers=[_Layer().hold(layer.keys.expand(shape), layer.values.expand(shape)) for layer in layers])
 
 
 def joined(caches: Sequence[Cache]) -> Cache:
-    """Return one cache with the rows of several, padded on the right with zeros. The several are emptied."""
+    """Return one cache with the rows of several, padded on the right with zeros. Empties the given ones."""
     if len(caches) == 1:
         return caches[0]
     columns = max(cache.get_seq_length() for cache in caches)

@@ -203,14 +203,13 @@ class HFModel:
         started = time.perf_counter()
         try:
             compute(jobs, prefix)
+            for job in jobs:
+                job.seconds += (time.perf_counter() - started) / len(jobs)
+            return
         except torch.OutOfMemoryError as error:
             if len(jobs) == 1:
                 jobs[0].failure = f"out of memory with this prompt alone ({error}): lower n or max_tokens"
                 return
-        else:
-            for job in jobs:
-                job.seconds += (time.perf_counter() - started) / len(jobs)
-            return
         # Outside the handler, which would keep the failed batch's tensors alive.
         torch.cuda.empty_cache()
         # What did not fit now will not fit later, so the budget stays lower.

@@ -78,9 +78,8 @@ class OpenAIModel:
             LLMError: No prompt could work: see the module's table.
         """
         with self._lock:
-            if (
-                self._session is None or not self._session.thread.is_alive()
-            ):  # a fork copies the session, but not its thread
+            # After a fork, the session is there but its thread is not.
+            if self._session is None or not self._session.thread.is_alive():
                 self._session = _Session(self.server)
                 weakref.finalize(self, self._session.close)
             session = self._session
@@ -126,7 +125,7 @@ def connect(
 
 
 class _Session:
-    """An event loop in its own thread, one HTTP client on it, and what was learnt about the server."""
+    """An event loop in its own thread, one HTTP client on it, and what was learned about the server."""
 
     def __init__(self, server: Server) -> None:
         self.server = server
@@ -198,7 +197,7 @@ class _Session:
         if isinstance(reply, Reply):
             completions = _charge(reply.completions[: params.n], usage)
             if len(completions) < params.n:
-                # The server ignores `n`. One that was declared to support it may have done so this once only.
+                # The server ignores `n`, so it gets no `n` again, unless the user declared that it supports it.
                 self.one_request = self.server.n_supported is True
                 completions += await self._samples(prompt, params, len(completions))
             return completions

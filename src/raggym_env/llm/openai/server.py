@@ -26,8 +26,7 @@ class Server:
     url: str
     """The server's URL up to and including `/v1`, without user, password, query and fragment."""
     concurrency: int = 16
-    """Requests under way at most, over all threads that share the model; at least 1. Fewer after a time-out: see
-    `Window`."""
+    """Maximum number of requests in flight, over all threads; at least 1. Fewer after a time-out: see `Window`."""
     timeout: float = 300.0
     """Seconds for one attempt as a whole: connecting, waiting in the server's queue and reading the reply."""
     retries: int = 5
@@ -60,7 +59,7 @@ class Server:
         try:
             json.dumps(self.extra_body, allow_nan=False)
         except (TypeError, ValueError):
-            raise OptionError("extra_body must be made of what JSON can hold.") from None
+            raise OptionError("extra_body must contain JSON values only.") from None
         if self.official and not self.key():
             raise LLMError(f"{_OFFICIAL} needs a key: set {self.key_env or 'OPENAI_API_KEY'} in the environment.")
 
@@ -75,7 +74,7 @@ class Server:
 
 
 class Window:
-    """Limits the requests under way to `most`, or to fewer while the server does not keep up.
+    """Limits the requests in flight to `most`, or to fewer while the server does not keep up.
 
     Like TCP's congestion window in slow start (RFC 5681): one request at a time after an attempt that took all of
     `timeout` seconds, and one more with every reply in less than a quarter of it. Used as `async with window:`, on one
