@@ -14,24 +14,8 @@ from raggym_env.errors import CardError, RunError
 if TYPE_CHECKING:
     from raggym_env.runs.ray.pool import Workers
 
-__all__ = [
-    "LLM",
-    "Data",
-    "Env",
-    "InFlight",
-    "Limit",
-    "Out",
-    "PolicyName",
-    "Ray",
-    "Seed",
-    "Settings",
-    "Split",
-    "TrustCard",
-    "WorkerCount",
-    "WorkerGPUs",
-    "parse_settings",
-    "ray_workers",
-]
+__all__ = ["LLM", "Data", "Env", "InFlight", "Limit", "Out", "PolicyName", "Ray", "Seed", "Settings", "Split"]
+__all__ += ["TrustCard", "WorkerCount", "WorkerGPUs", "parse_settings", "ray_workers"]
 
 # Cards, and what to run on them.
 Env = Annotated[str, typer.Argument(help="Environment: an id (`raggym envs`) or the path of a card.")]
