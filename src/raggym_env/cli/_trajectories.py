@@ -20,27 +20,22 @@ __all__ = ["Summary", "render", "sample", "summarise"]
 
 @dataclass(frozen=True, slots=True)
 class Summary:
-    """Counts over a collection. States, candidates and pairs are those of the kept trajectories."""
+    """Counts over a collection. States, candidates and pairs are those of the trajectories that it keeps."""
 
     trajectories: int
     """Episodes that ended."""
     failed: int
     """Questions whose episode failed, for example by an outage."""
     kept_trajectories: int
-    """Trajectories that pass the collection's filter."""
     states: int
-    candidates: int
-    """Scored candidates of all states together; equal actions of a state count once."""
+    candidates_per_state: float
+    """Mean number of scored candidates; equal actions of a state count once."""
     pairs: int
     """Pairs of one state's candidates whose scores differ by a margin: what a critic can be trained on."""
     preferences: int
     """States with at least one pair: what an actor can be tuned on."""
     outcome: float
     """Mean outcome of all episodes that ended, in [0, 1]; 0 if there is none."""
-
-    @property
-    def candidates_per_state(self) -> float:
-        return self.candidates / self.states if self.states else 0.0
 
     def rows(self) -> Iterator[tuple[str, str]]:
         """Yield the lines to print, each as a label and a text."""
@@ -53,12 +48,7 @@ class Summary:
 
 
 def summarise(collection: Collection, *, margin: float = 0.05) -> Summary:
-    """Count what a collection holds.
-
-    Args:
-        collection: Process data.
-        margin: Least difference between the scores of a pair.
-    """
+    """Count what a collection holds. The scores of a pair differ by `margin` at least."""
     trajectories = list(collection.trajectories(kept=False))
     passing = [trajectory for trajectory in trajectories if collection.keeps(trajectory)]
     steps = [step for trajectory in passing for step in trajectory.steps]
@@ -68,7 +58,7 @@ def summarise(collection: Collection, *, margin: float = 0.05) -> Summary:
         failed=collection.failed,
         kept_trajectories=len(passing),
         states=len(steps),
-        candidates=sum(len(step.candidates) for step in steps),
+        candidates_per_state=sum(len(step.candidates) for step in steps) / max(1, len(steps)),
         pairs=sum(pairs),
         preferences=sum(count > 0 for count in pairs),
         outcome=sum(trajectory.outcome for trajectory in trajectories) / max(1, len(trajectories)),

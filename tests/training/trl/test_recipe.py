@@ -3,6 +3,7 @@ import pytest
 pytest.importorskip("filelock")
 
 from raggym_env.errors import RunError
+from raggym_env.storage.work_folder import locked
 from raggym_env.training.trl.recipe import Recipe
 
 CONFIG = {"kind": "sft", "options": {"learning_rate": 0.1, "limit": None}, "best": ("executed",)}
@@ -44,5 +45,5 @@ def test_an_invalid_recipe_file_is_refused(tmp_path, content):
 
 def test_two_processes_do_not_train_in_one_folder(tmp_path):
     recipe = write_recipe(tmp_path)
-    with recipe.lock(), pytest.raises(RunError, match="Another process is writing"):
-        Recipe.open(tmp_path, CONFIG).lock()
+    with locked(recipe.path), pytest.raises(RunError, match="Another process is writing"):
+        locked(Recipe.open(tmp_path, CONFIG).path)

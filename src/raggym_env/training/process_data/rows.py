@@ -29,19 +29,8 @@ from raggym_env.text.untrusted import one_line
 from raggym_env.training.process_data.prompts import Renderer
 from raggym_env.training.process_data.trajectories import Collection, Trajectory, TrajectoryStep
 
-__all__ = [
-    "Best",
-    "Kind",
-    "Renderer",
-    "Row",
-    "comparable",
-    "export",
-    "graded",
-    "preference_rows",
-    "reward_rows",
-    "rows_of",
-    "sft_rows",
-]
+__all__ = ["Best", "Kind", "Row"]
+__all__ += ["comparable", "export", "graded", "preference_rows", "reward_rows", "rows_of", "sft_rows"]
 
 Best = Literal["executed", "top"]
 Kind = Literal["sft", "preference", "reward"]
@@ -55,14 +44,10 @@ _ROUNDING = 1e-6
 
 
 def sft_rows(trajectories: Iterable[Trajectory], renderer: Renderer, *, best: Best = "executed") -> Iterator[Row]:
-    """Yield one row per step: its prompt, and the reply that takes the good action.
+    """Yield one row per step: its prompt, and the reply of the agent to train that takes the good action.
 
-    Args:
-        trajectories: Trajectories to imitate, such as `Collection.trajectories()`.
-        renderer: The agent to train.
-        best: Which action is good. "executed": the executed one; steps in which another candidate scored higher
-            (because of `explore`) are left out. "top": the best-scored candidate, also in states that exploring led
-            to.
+    With `best` "executed" that is the executed action; steps in which another candidate scored higher (because of
+    `explore`) are left out. With "top" it is the best-scored candidate, also in states that exploring led to.
     """
     check_option("best", best, best in get_args(Best), f"one of {get_args(Best)}")
     for step in _steps(trajectories):
@@ -80,12 +65,7 @@ def preference_rows(
 ) -> Iterator[Row]:
     """Yield up to `pairs` rows per step: its prompt, the reply of the best-scored candidate and that of a worse one.
 
-    Args:
-        trajectories: Trajectories to learn from.
-        renderer: The agent to train.
-        margin: Least difference between the two scores, above 0.
-        pairs: Most rows per step, at least 1. The worse candidates are drawn without replacement.
-        seed: Seed of the draw. It is drawn per state, so it does not depend on the other states.
+    Their scores differ by `margin`, above 0, at least. The worse candidates are drawn without replacement.
     """
     _check(margin, pairs)
     for step in _steps(trajectories):
@@ -110,12 +90,8 @@ def reward_rows(
 ) -> Iterator[Row]:
     """Yield up to `pairs` rows per step: a better and a worse candidate in their state, rendered as for `ModelReward`.
 
-    Args:
-        trajectories: Trajectories to learn from.
-        margin: Least difference between the two scores, above 0.
-        pairs: Most rows per step, at least 1; drawn without replacement from all pairs of candidates.
-        seed: Seed of the draw, as for `preference_rows`.
-        fit: Shortens a state to the model's context; see `text.state_chat.fitted`.
+    They are drawn without replacement from all pairs whose scores differ by `margin`, above 0, at least. `fit` shortens
+    a state to the model's context; see `text.state_chat.fitted`.
     """
     _check(margin, pairs)
     for step in _steps(trajectories):

@@ -1,4 +1,4 @@
-"""What all trainers share: reading process data, and running one of TRL's trainers in a folder that can be resumed."""
+"""Steps that all trainers share: reading process data, and running a TRL trainer in a folder that can be resumed."""
 
 from __future__ import annotations
 
@@ -14,20 +14,22 @@ from raggym_env.cards import PolicyCard
 from raggym_env.errors import MissingExtra, RunError
 from raggym_env.evaluation.evaluate import evaluate
 from raggym_env.runs.plan import card_identity
+from raggym_env.storage.work_folder import locked
 from raggym_env.training.process_data.rows import graded
 from raggym_env.training.process_data.trajectories import Collection, Trajectory
-from raggym_env.training.trl.config import EvalSpec, TrainingConfig
-from raggym_env.training.trl.lm import Base, Chats, quiet, save
+from raggym_env.training.trl.config import EvalSpec, TrainingConfig, trl
+from raggym_env.training.trl.lm import Base, Chats, quiet, save, trainable
 from raggym_env.training.trl.recipe import Recipe
 
 try:
+    import datasets
     import transformers.integrations as _integrations
     from torch.utils.tensorboard import SummaryWriter
     from transformers import PrinterCallback, TrainerCallback
 except ImportError as error:
     raise MissingExtra("Training a language model", "train") from error
 
-__all__ = ["Job", "ProcessData", "Progress", "agent_job", "drop_long", "held_out_split", "run_job"]
+__all__ = ["Job", "ProcessData", "Progress", "agent_job", "drop_long", "held_out_split", "make_trainer", "run_job"]
 
 integrations: Any = _integrations  # resolves its names at run time, so a type checker sees none
 
@@ -64,12 +66,9 @@ class ProcessData:
                 f"{len(collection.run.records())} episodes passes keep={collection.settings['keep']!r}. Collect more "
                 "questions, or collect with --keep all."
             )
-        identity = {
-            "episodes_sha256": collection.sha256,
-            "collect": collection.settings,
-            "outcome_weight": outcome_weight,
-        }
-        return cls(collection, list(graded(trajectories[:limit], outcome_weight)), identity)
+        identity = {"episodes_sha256": collection.sha256, "collect": collection.settings}
+        trajectories = list(graded(trajectories[:limit], outcome_weight))
+        return cls(collection, trajectories, {**identity, "outcome_weight": outcome_weight})
 
 
 @dataclass(slots=True)
@@ -124,20 +123,39 @@ def drop_long(rows: Iterable[Chats], base: Base, max_length: int, unit: str) -> 
     if not short:
         raise RunError(
             f"All {len(rows)} {unit} are longer than max_length = {max_length}; the shortest has {min(lengths)} "
-            "tokens. Raise --max-length, or shorten the agent's prompts (passage_chars, examples)."
+            "tokens. Raise max_length, or shorten the agent's prompts (passage_chars, examples)."
         )
     mean = sum(length for _, length in short) / len(short)
     counts = {"used": len(short), "too_long": len(rows) - len(short), "mean_tokens": round(mean, 1)}
     return [row for row, _ in short], counts
 
 
+def make_trainer(
+    name: str, base: Base, adapter: Any, args: Any, rows: list[Any], test_rows: Sequence[Any] = (), **options: Any
+) -> Any:
+    """Return a trainer of TRL.
+
+    Args:
+        name: Class of the trainer, e.g. "SFTTrainer".
+        base: The model to train.
+        adapter: PEFT's configuration of a new adapter, or None; see `lora_config`.
+        args: TRL's configuration; see `trl_config`.
+        rows: Rows to train on.
+        test_rows: Rows to measure the loss on, before and after training.
+        options: Further arguments of the class.
+    """
+    return getattr(trl, name)(
+        **trainable(base, adapter),
+        args=args,
+        train_dataset=datasets.Dataset.from_list(rows),
+        eval_dataset=datasets.Dataset.from_list(list(test_rows)) if test_rows else None,
+        processing_class=base.tokenizer,
+        **options,
+    )
+
+
 def run_job(
-    job: Job,
-    out: str | Path,
-    evaluation: EvalSpec | None = None,
-    *,
-    trust: bool = False,
-    progress: Progress | None = None,
+    job: Job, out: str | Path, evaluation: EvalSpec | None = None, *, trust: bool, progress: Progress | None
 ) -> Recipe:
     """Run a training in a folder, or resume the one that is there; evaluate before and after.
 
@@ -145,7 +163,7 @@ def run_job(
         RunError: The folder holds something else, or another process is writing to it.
     """
     recipe = Recipe.open(out, job.config)
-    with recipe.lock(), quiet():
+    with locked(recipe.path), quiet():
         # Written before anything that takes long, so that the folder is recognized when the training is resumed.
         recipe.report |= {"rows": job.rows}
         recipe.write()
@@ -258,9 +276,8 @@ def held_out_split(
 ) -> tuple[list[Trajectory], list[Trajectory]]:
     """Return the trajectories to train on, and those of a random `share` of the questions, to test on."""
     # Trajectories are sorted by question id and there is one per question, so questions are split whole.
-    count = round(share * len(trajectories))
-    test = set(random.Random(seed).sample(range(len(trajectories)), count))
-    return (
-        [trajectory for index, trajectory in enumerate(trajectories) if index not in test],
-        [trajectory for index, trajectory in enumerate(trajectories) if index in test],
-    )
+    test = random.Random(seed).sample(range(len(trajectories)), round(share * len(trajectories)))
+    parts: tuple[list[Trajectory], list[Trajectory]] = ([], [])
+    for index, trajectory in enumerate(trajectories):
+        parts[index in test].append(trajectory)
+    return parts

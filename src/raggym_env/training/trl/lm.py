@@ -29,7 +29,7 @@ try:
 except ImportError as error:
     raise MissingExtra("Training a language model", "train") from error
 
-__all__ = ["Base", "data_set", "load", "quiet", "save", "trainable"]
+__all__ = ["Base", "load", "quiet", "save", "trainable"]
 
 transformers_logging: Any = _logging  # not typed
 
@@ -119,10 +119,8 @@ def load(name: str, *, lora: bool = True) -> Base:
 def trainable(base: Base, adapter_config: Any = None) -> dict[str, Any]:
     """Return the arguments `model` and, for a new adapter, `peft_config` of TRL's trainers.
 
-    Args:
-        base: The model.
-        adapter_config: PEFT's configuration of a new adapter; None to train all weights, or to continue the base's
-            adapter.
+    `adapter_config` is PEFT's configuration of a new adapter; None to train all weights, or to continue the base's
+    adapter.
 
     Raises:
         LLMError: The base's adapter does not fit it.
@@ -141,11 +139,7 @@ def trainable(base: Base, adapter_config: Any = None) -> dict[str, Any]:
 def save(model: Any, tokenizer: Any, base: str, folder: Path) -> str:
     """Write the trained weights as safetensors, with the tokenizer.
 
-    Args:
-        model: A PEFT model, of which only the adapter is written, or a plain model.
-        tokenizer: The model's tokenizer.
-        base: Name of the base model, recorded in an adapter.
-        folder: Folder to write to.
+    Of a PEFT model only the adapter is written, in which `base`, the name of the base model, is recorded.
 
     Returns:
         The name by which `hf:` loads the result.
@@ -160,11 +154,6 @@ def save(model: Any, tokenizer: Any, base: str, folder: Path) -> str:
     tokenizer.save_pretrained(folder)
     (folder / "README.md").unlink(missing_ok=True)  # PEFT's template of a model card, with every field empty
     return f"{base}+{folder}" if is_adapter else str(folder)
-
-
-def data_set(rows: Sequence[Mapping[str, Any]]) -> Any:
-    """Return the rows as a `datasets.Dataset` in memory."""
-    return datasets.Dataset.from_list(list(rows))
 
 
 @contextmanager

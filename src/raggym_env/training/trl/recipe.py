@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from raggym_env.errors import RunError
-from raggym_env.storage.work_folder import FolderKind, locked
+from raggym_env.storage.work_folder import FolderKind
 
 __all__ = ["Recipe"]
 
@@ -72,14 +72,6 @@ class Recipe:
     def checkpoints(self) -> Path:
         """Folder of the checkpoints, removed once training has ended."""
         return self.path / "checkpoints"
-
-    def lock(self) -> Any:
-        """Return a context in which no other process writes to the folder.
-
-        Raises:
-            RunError: Another process is writing to it.
-        """
-        return locked(self.path)
 
     def write(self) -> None:
         """Write `recipe.json`, whole or not at all."""

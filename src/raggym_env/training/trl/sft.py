@@ -7,15 +7,16 @@ The loss is over the replies, never over the prompts.
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
-from typing import Any
 
 from raggym_env.cards import PolicyCard, policy_card
-from raggym_env.training.process_data.rows import Best, Renderer, sft_rows
+from raggym_env.training.process_data.prompts import Renderer
+from raggym_env.training.process_data.rows import Best, sft_rows
 from raggym_env.training.process_data.trajectories import Collection
-from raggym_env.training.trl.config import EvalSpec, TrainingConfig, lora_config, trl, trl_config
-from raggym_env.training.trl.fit import ProcessData, Progress, agent_job, drop_long, run_job
-from raggym_env.training.trl.lm import Base, data_set, load, trainable
+from raggym_env.training.trl.config import EvalSpec, TrainingConfig, lora_config, trl_config
+from raggym_env.training.trl.fit import ProcessData, Progress, agent_job, drop_long, make_trainer, run_job
+from raggym_env.training.trl.lm import load
 from raggym_env.training.trl.recipe import Recipe
 
 __all__ = ["train_sft"]
@@ -65,11 +66,6 @@ def train_sft(
     chats = (base.row(row) for row in sft_rows(source.trajectories, Renderer(card), best=best))
     rows, counts = drop_long(chats, base, config.max_length, "steps to imitate")
     identity = {"kind": "sft", "data": source.identity, "best": best}
-    job = agent_job(card, base, config, identity, counts, lambda: _trainer(base, adapter, args, rows))
+    trainer = partial(make_trainer, "SFTTrainer", base, adapter, args, rows)
+    job = agent_job(card, base, config, identity, counts, trainer)
     return run_job(job, out, evaluation, trust=trust, progress=progress)
-
-
-def _trainer(base: Base, adapter: Any, args: Any, rows: list[Any]) -> Any:
-    return trl.SFTTrainer(
-        **trainable(base, adapter), args=args, train_dataset=data_set(rows), processing_class=base.tokenizer
-    )
