@@ -54,7 +54,16 @@ def find(name: str, *, hub: str, suggestions: Iterable[str]) -> Source:
     # A name on the hub is OWNER/NAME: anything else is a misspelt name, and not worth a request.
     if hub.count("/") != 1:
         raise UnknownName("model, folder or model of the hub (OWNER/NAME)", name, suggestions)
-    folder = _hub_folder(hub, f"raggym models get {name}" if name in catalogue.ENCODERS else f"hf download {hub}")
+    try:
+        folder = _downloaded(hub) or _download(hub)
+    except ImportError as error:
+        raise MissingExtra("The 'dense' retriever", "dense") from error
+    except HubUnreachable as error:
+        command = f"raggym models get {name}" if name in catalogue.ENCODERS else f"hf download {hub}"
+        raise RetrievalError(
+            f"The model {hub!r} is not available: {error}. With a network connection, run `{command}`; or pass a folder."
+        ) from error
+    # The hub's client names a folder after the commit.
     return Source(folder, {"hub": hub, "commit": folder.name})
 
 
@@ -68,19 +77,6 @@ def _content_hash(folder: Path) -> str:
                 content = hashlib.file_digest(file, "sha256").hexdigest()
             digest.update(f"{path.relative_to(folder).as_posix()}\0{content}\n".encode())
     return digest.hexdigest()
-
-
-def _hub_folder(name: str, command: str) -> Path:
-    """Return the folder of the hub's client for a model, named by its commit. Downloads it if it is missing."""
-    try:
-        return _downloaded(name) or _download(name)
-    except ImportError as error:
-        raise MissingExtra("The 'dense' retriever", "dense") from error
-    except RetrievalError as error:
-        raise RetrievalError(
-            f"The model {name!r} is not available: {error}. With a network connection, run `{command}`; or pass a "
-            "folder."
-        ) from error
 
 
 def _downloaded(name: str) -> Path | None:
@@ -104,7 +100,7 @@ def _download(name: str) -> Path:
         commit = hub_model_commit(name)
         _log.info("Downloading the model %s", name)
         return Path(snapshot_download(name, revision=commit, allow_patterns=_HUB_FILES, ignore_patterns=_HUB_IGNORED))
-    except HubUnreachable as error:
-        raise RetrievalError(str(error)) from error
+    except HubUnreachable:  # an OSError, too
+        raise
     except (OSError, ValueError, httpx.HTTPError) as error:
-        raise RetrievalError(f"{type(error).__name__}: {str(error).strip().partition(chr(10))[0]}") from error
+        raise HubUnreachable(f"{type(error).__name__}: {str(error).strip().partition(chr(10))[0]}") from error

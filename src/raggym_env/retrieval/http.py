@@ -2,7 +2,7 @@
 
     retrieval.make("http", corpus, url="http://127.0.0.1:8000/retrieve")
 
-Failures, and what happens then:
+Failures:
 
     no connection, a broken one, 429, 502, 503, 504    retried with growing delays, never before `Retry-After`; then
                                                        `RetrievalError`
@@ -101,8 +101,7 @@ class HTTPRetriever:
             check_option(f"{name} of the 'http' retriever", getattr(self, name), bool(valid), expected)
         self._open()
         self._served = self._served_fingerprint()
-        by_url = hashlib.blake2b(self.url.encode(), digest_size=8).hexdigest()
-        self.fingerprint = self._served or f"http-{by_url}"
+        self.fingerprint = self._served or f"http-{hashlib.blake2b(self.url.encode(), digest_size=8).hexdigest()}"
         """The served retriever's fingerprint, or a hash of the URL."""
 
     def __repr__(self) -> str:

@@ -41,7 +41,7 @@ from raggym_env.retrieval.dense.faiss_index import (
     FlatIndex,
     IndexOptions,
     MappedVectors,
-    VectorIndex,
+    Positions,
     build_index,
 )
 from raggym_env.retrieval.index_store import Store, corpus_key, key_hash, open_or_build, store_folder
@@ -142,7 +142,7 @@ class DenseRetriever(IndexOptions, EncoderOptions):
         return _open_vectors(self.corpus, self._encoder, self._index_key["vectors"], self.shard, self._folder)
 
     @cached_property
-    def _index(self) -> VectorIndex:
+    def _index(self) -> FlatIndex | FaissIndex:
         key, vectors = self._index_key, self._vectors
         if self.index == "flat":
             return FlatIndex(vectors)
@@ -158,9 +158,9 @@ class DenseRetriever(IndexOptions, EncoderOptions):
         return functools.partial(type(self), **{item.name: getattr(self, item.name) for item in fields(self)}), ()
 
 
-def _candidates(index: VectorIndex, queries: NDArray[np.float32], k: int, total: int) -> list[NDArray[np.int64]]:
+def _candidates(index: FlatIndex | FaissIndex, queries: Vectors, k: int, total: int) -> list[Positions]:
     """Return for each query the positions of all vectors that could be among its best `k`: a few more than `k`."""
-    candidates: list[NDArray[np.int64]] = [np.empty(0, np.int64)] * len(queries)
+    candidates: list[Positions] = [np.empty(0, np.int64)] * len(queries)
     rows = np.arange(len(queries))
     depth = k + _MARGIN
     while len(rows):

@@ -35,31 +35,16 @@ _SEGMENT = 1_000_000  # passages in a segment that is not merged further: thread
 _MERGED = 4  # segments that are merged into one
 _TRIMMED = "".join(map(chr, range(33)))  # the characters that Java's String.trim removes
 _CLASSES = """
-io.anserini.analysis.AnalyzerMap
-io.anserini.analysis.DefaultEnglishAnalyzer
-io.anserini.collection.JsonCollection$Document
-io.anserini.index.IndexCollection$Args
-io.anserini.index.generator.DefaultLuceneDocumentGenerator
-io.anserini.search.query.BagOfWordsQueryGenerator
-java.nio.file.Paths
-java.util.concurrent.ForkJoinPool
-org.apache.lucene.index.DirectoryReader
-org.apache.lucene.index.FieldInfos
-org.apache.lucene.index.IndexWriter
-org.apache.lucene.index.IndexWriterConfig
-org.apache.lucene.index.LogDocMergePolicy
-org.apache.lucene.search.FieldDoc
-org.apache.lucene.search.IndexSearcher
-org.apache.lucene.search.ScoreDoc
-org.apache.lucene.search.Sort
-org.apache.lucene.search.SortField
-org.apache.lucene.search.SortField$Type
-org.apache.lucene.search.TopDocs
-org.apache.lucene.search.TopFieldDocs
-org.apache.lucene.search.similarities.BM25Similarity
-org.apache.lucene.store.ByteBuffersDirectory
-org.apache.lucene.store.FSDirectory
-org.apache.lucene.util.Version
+io.anserini.analysis.AnalyzerMap io.anserini.analysis.DefaultEnglishAnalyzer
+io.anserini.collection.JsonCollection$Document io.anserini.index.IndexCollection$Args
+io.anserini.index.generator.DefaultLuceneDocumentGenerator io.anserini.search.query.BagOfWordsQueryGenerator
+java.nio.file.Paths java.util.concurrent.ForkJoinPool org.apache.lucene.index.DirectoryReader
+org.apache.lucene.index.FieldInfos org.apache.lucene.index.IndexWriter org.apache.lucene.index.IndexWriterConfig
+org.apache.lucene.index.LogDocMergePolicy org.apache.lucene.search.FieldDoc
+org.apache.lucene.search.IndexSearcher org.apache.lucene.search.ScoreDoc org.apache.lucene.search.Sort
+org.apache.lucene.search.SortField org.apache.lucene.search.SortField$Type org.apache.lucene.search.TopDocs
+org.apache.lucene.search.TopFieldDocs org.apache.lucene.search.similarities.BM25Similarity
+org.apache.lucene.store.ByteBuffersDirectory org.apache.lucene.store.FSDirectory org.apache.lucene.util.Version
 """
 
 

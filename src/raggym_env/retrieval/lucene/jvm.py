@@ -1,9 +1,5 @@
 """The JVM that Lucene runs in: located, started once in this process, and kept quiet.
 
-Lucene is called by pyjnius in the jar that Pyserini ships, and not through Pyserini's Python package: importing
-`pyserini.search.lucene` takes 12 seconds and 640 MB (it loads torch, transformers and faiss) and fails without an
-OpenAI key, the jar takes 1 second and 100 MB. Pyserini still works in the same process, in the same JVM.
-
 A process has one JVM, permanently, with the heap size that it was started with. If pyjnius has started one, it is
 used, with its options. A process forked from one that runs a JVM cannot use it. Environment variables stay as they
 are: `JAVA_HOME` is set only while pyjnius is imported.
@@ -11,6 +7,9 @@ are: `JAVA_HOME` is set only while pyjnius is imported.
 
 from __future__ import annotations
 
+# Lucene is called by pyjnius in the jar that Pyserini ships, and not through Pyserini's Python package: importing
+# `pyserini.search.lucene` takes 12 seconds and 640 MB (it loads torch, transformers and faiss) and fails without an
+# OpenAI key, the jar takes 1 second and 100 MB. Pyserini still works in the same process, in the same JVM.
 import contextlib
 import importlib
 import importlib.util

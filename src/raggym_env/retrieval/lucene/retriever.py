@@ -33,7 +33,7 @@ from typing import Any, NamedTuple
 from raggym_env.core import Passage
 from raggym_env.errors import DataError, MissingExtra, RetrievalError, UnknownName, check_option
 from raggym_env.protocols import Hit
-from raggym_env.retrieval.bm25.retriever import K1, TITLE_WEIGHT, B, check_parameters
+from raggym_env.retrieval.bm25.options import K1, TITLE_WEIGHT, B, check_parameters
 from raggym_env.retrieval.index_store import Store, corpus_key, key_hash, open_or_build, store_folder
 from raggym_env.retrieval.lucene.index import IndexBuilder, LuceneIndex, in_memory, java_classes, make_analyzer, on_disk
 from raggym_env.retrieval.lucene.jvm import HEAP, java_call
