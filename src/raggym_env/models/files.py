@@ -13,7 +13,7 @@ from pathlib import Path
 
 from raggym_env.errors import MissingExtra, RetrievalError, UnknownName
 from raggym_env.models import catalogue
-from raggym_env.network import HubUnreachable, hub_model_commit, hub_offline
+from raggym_env.network import HubUnreachable, hub_errors, hub_model_commit, hub_offline
 
 __all__ = ["Source", "find"]
 
@@ -60,9 +60,8 @@ def find(name: str, *, hub: str, suggestions: Iterable[str]) -> Source:
         raise MissingExtra("The 'dense' retriever", "dense") from error
     except HubUnreachable as error:
         command = f"raggym models get {name}" if name in catalogue.ENCODERS else f"hf download {hub}"
-        raise RetrievalError(
-            f"The model {hub!r} is not available: {error}. With a network connection, run `{command}`; or pass a folder."
-        ) from error
+        cure = f"With a network connection, run `{command}`; or pass a folder."
+        raise RetrievalError(f"The model {hub!r} is not available: {error}. {cure}") from error
     # The hub's client names a folder after the commit.
     return Source(folder, {"hub": hub, "commit": folder.name})
 
@@ -92,7 +91,6 @@ def _downloaded(name: str) -> Path | None:
 
 
 def _download(name: str) -> Path:
-    import httpx
     from huggingface_hub import snapshot_download
 
     try:
@@ -102,5 +100,5 @@ def _download(name: str) -> Path:
         return Path(snapshot_download(name, revision=commit, allow_patterns=_HUB_FILES, ignore_patterns=_HUB_IGNORED))
     except HubUnreachable:  # an OSError, too
         raise
-    except (OSError, ValueError, httpx.HTTPError) as error:
+    except hub_errors() as error:
         raise HubUnreachable(f"{type(error).__name__}: {str(error).strip().partition(chr(10))[0]}") from error

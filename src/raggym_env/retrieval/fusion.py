@@ -175,14 +175,13 @@ def make_member(spec: Spec, corpus: Sequence[Passage]) -> Member:
     )
 
 
-def check_depth(depth: object) -> int:
+def check_depth(depth: int) -> int:
     """Return `depth` if it is a whole number, at least 1.
 
     Raises:
         OptionError: It is not. True is no number here, although Python says that it equals 1.
     """
-    if type(depth) is not int or depth < 1:
-        raise OptionError(f"depth must be a whole number, at least 1, got {depth!r}.")
+    check_option("depth", depth, type(depth) is int and depth >= 1, "a whole number, at least 1")
     return depth
 
 

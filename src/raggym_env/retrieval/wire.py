@@ -96,15 +96,11 @@ class BadRequest(RetrievalError):
 def read_request(body: bytes, limits: Limits, default_k: int) -> SearchRequest:
     """Parse and check the body of a request. Unknown fields are ignored, as by Search-R1's server.
 
-    Blank queries and an empty list of queries are valid: Search-R1 and verl send both.
-
-    Args:
-        body: The bytes that the client sent.
-        limits: What it may ask for.
-        default_k: `topk` if it is absent or null.
+    Blank queries and an empty list of queries are valid: Search-R1 and verl send both. A `topk` that is absent or null
+    is `default_k`.
 
     Raises:
-        BadRequest: The message says which field is wrong, and what was sent.
+        BadRequest: A field is wrong, or over its limit. The message names it, and says what was sent.
     """
     content = _object(body)
     k = default_k if content.get("topk") is None else content["topk"]
@@ -172,15 +168,10 @@ def _document(passage: Passage) -> dict[str, str]:
 
 
 def read_results(body: bytes, queries: int, k: int) -> list[list[Hit]]:
-    """Parse the body of an answer. It is not trusted: everything is checked.
+    """Parse the answer to a request of that many queries, with `k` passages each. Everything in it is checked.
 
     Passages without scores get 1, 1/2, 1/3 ..., which preserve their order. The id of a passage without one is a hash
     of its title and text. An id that is a whole number becomes its digits.
-
-    Args:
-        body: The bytes that the server sent.
-        queries: Number of queries in the request.
-        k: Passages per query in the request.
 
     Raises:
         ValueError: The message says what is wrong, and continues the words "the answer".

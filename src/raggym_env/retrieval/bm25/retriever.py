@@ -15,8 +15,6 @@ Thousands of queries per CPU second in batches of 32; bm25s, whose equal scores 
      12,000    11           36.9      33.1
     100,000    1.4 to 2.0   3 to 5    5.3 to 5.9
     300,000                 1.0       1.9
-
-The defaults are explained in `raggym_env.retrieval.bm25.options`.
 """
 
 from __future__ import annotations

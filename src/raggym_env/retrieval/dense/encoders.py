@@ -1,11 +1,8 @@
 """Encoders that turn queries and passages into vectors: a table of popular models, and loading of any other.
 
-The rows of `ENCODERS` follow the model cards: the prefixes of queries and passages, how token vectors are pooled,
-whether the result is normalized, and how many tokens are read. All vectors are compared by inner product, which for
-normalized vectors is the cosine. sentence-transformers computes them.
-
-Model files are untrusted: weights are read from safetensors files only, never from pickles, and no code that comes
-with a model is run.
+sentence-transformers computes the vectors. They are compared by inner product, which for normalized vectors is the
+cosine. Model files are untrusted: weights are read from safetensors files only, never from pickles, and no code that
+comes with a model is run.
 """
 
 from __future__ import annotations

@@ -15,7 +15,6 @@ of index gives a passage the same score, and copies of a passage keep their orde
 
 from __future__ import annotations
 
-import contextlib
 import functools
 import logging
 import os
@@ -23,7 +22,7 @@ import shutil
 import sys
 import tempfile
 import weakref
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, fields
 from functools import cached_property
 from pathlib import Path
@@ -205,22 +204,28 @@ def _open_vectors(
 
 
 def _embed(corpus: Sequence[Passage], embed: _Embed, folder: Path, dtype: np.dtype[Any], shard: int) -> None:
-    """Embed the rest of the corpus, shard by shard, each written completely or not at all."""
+    """Embed the rest of the corpus, shard by shard, each written completely or not at all. Shows and logs progress."""
+    from rich.console import Console
+    from rich.progress import Progress
+
     folder.mkdir(parents=True, exist_ok=True)
     first = _embedded(folder)
-    with _progress(first, len(corpus)) as advance:
+    with Progress(console=Console(stderr=True), disable=not sys.stderr.isatty(), transient=True) as bar:
+        task = bar.add_task("Embedding passages", total=len(corpus), completed=first)
         for start in range(first, len(corpus), shard):
             passages = [corpus[row] for row in range(start, min(start + shard, len(corpus)))]
             with np.errstate(over="ignore"):  # overflow in float16 is the error below
                 vectors = embed(passages).astype(dtype)
             if not np.isfinite(vectors).all():
                 raise RetrievalError(f"Passages from {start} on have vectors that {dtype} cannot hold.")
-            with atomic_file(folder / f"{start:010d}-{start + len(passages):010d}.npy") as file:
+            end = start + len(passages)
+            with atomic_file(folder / f"{start:010d}-{end:010d}.npy") as file:
                 np.save(file, vectors, allow_pickle=False)
                 # On disk before it is renamed: after a power cut, an empty file would pass for a complete shard.
                 file.flush()
                 os.fsync(file.fileno())
-            advance(len(passages))
+            bar.update(task, completed=end)
+            _log.info("Embedded %d of %d passages", end, len(corpus))
 
 
 def _embedded(folder: Path) -> int:
@@ -232,19 +237,3 @@ def _embedded(folder: Path) -> int:
             break
         count = end
     return count
-
-
-@contextlib.contextmanager
-def _progress(completed: int, total: int) -> Iterator[Callable[[int], None]]:
-    """Yield a function that reports further passages: on a progress bar, if stderr is a terminal, and in the log."""
-    from rich.console import Console
-    from rich.progress import Progress
-
-    with Progress(console=Console(stderr=True), disable=not sys.stderr.isatty(), transient=True) as bar:
-        row = bar.add_task("Embedding passages", total=total, completed=completed)
-
-        def advance(count: int) -> None:
-            bar.update(row, advance=count)
-            _log.info("Embedded %d of %d passages", int(bar.tasks[0].completed), total)
-
-        yield advance

@@ -50,12 +50,7 @@ class Batcher:
     best five need not be the first of the best ten (HNSW, fusion to a depth).
 
     If a search of several requests fails, each is searched again separately, so that a query that the back end
-    rejects fails no other request.
-
-    Args:
-        retriever: The retriever to search.
-        batching: How requests are combined.
-        on_batch: Called with the number of queries of each search.
+    rejects fails no other request. `on_batch` is called with the number of queries of each search.
     """
 
     def __init__(

@@ -100,13 +100,8 @@ def serve(
 ) -> None:
     """Serve a retriever until SIGTERM or SIGINT, then answer the accepted requests and return.
 
-    Call it in the main thread, which is the one that receives signals; elsewhere use `running`.
-
-    Args:
-        retriever: The retriever to serve.
-        listener: A bound socket, by default `bind()`. It is closed at the end.
-        options: By default `ServerOptions()`.
-        ready: Called with the URL once clients can connect.
+    Call it in the main thread, which is the one that receives signals; elsewhere use `running`. The listener is by
+    default `bind()`, and is closed at the end. `ready` is called with the URL once clients can connect.
 
     Raises:
         MissingExtra: Starlette or uvicorn is not installed.
