@@ -79,6 +79,7 @@ DOCUMENT = {"id": "1", "contents": "x"}
         ({"result": [[{"document": "x", "score": 1}]]}, "no object"),
         ({"result": [[{"document": DOCUMENT}]]}, "no finite number"),
         ({"result": [[{"document": DOCUMENT, "score": True}]]}, "no finite number"),
+        ({"result": [[{"document": DOCUMENT, "score": 10**400}]]}, "no finite number"),
         (b'{"result": [[{"document": {"id": "1", "contents": "x"}, "score": NaN}]]}', "no finite number"),
         ({"result": [[{"document": DOCUMENT, "score": s} for s in (1, 2)]]}, "not best first"),
         ({"result": [[{"contents": "x", "id": 1.5}]]}, "neither a text nor a whole number"),

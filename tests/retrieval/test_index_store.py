@@ -10,14 +10,7 @@ import pytest
 
 from raggym_env.core import Passage
 from raggym_env.errors import DataNotFound, IndexMismatch, OptionError, RetrievalError
-from raggym_env.retrieval.index_store import (
-    corpus_key,
-    default_store,
-    key_hash,
-    open_index,
-    open_or_build,
-    store_folder,
-)
+from raggym_env.retrieval.index_store import corpus_key, key_hash, open_index, open_or_build, store_folder
 
 KEY = {"corpus": {"passages": 2, "fingerprint": "abc"}, "k1": 0.9, "tags": ("a", "b")}
 
@@ -66,7 +59,7 @@ def test_the_manifest_records_the_build_time_and_opening_changes_nothing(tmp_pat
 def test_a_store_is_the_cache_a_folder_or_none(tmp_path, monkeypatch):
     monkeypatch.setenv("RAGGYM_CACHE", str(tmp_path))
     monkeypatch.setenv("HOME", "/home/somebody")
-    assert store_folder(True) == default_store() == tmp_path / "indexes"
+    assert store_folder(True) == tmp_path / "indexes"
     assert store_folder(str(tmp_path)) == store_folder(tmp_path) == tmp_path
     assert store_folder("~/indexes") == Path("/home/somebody/indexes")
     assert store_folder(False) is None
@@ -135,18 +128,18 @@ def test_another_index_in_its_place_is_refused_with_the_differences(tmp_path):
     with pytest.raises(IndexMismatch) as refused:
         open_or_build("kind", other, write, store=tmp_path)
 
-    assert "key.k1: expected 1.5, found 0.9" in str(refused.value)
-    assert "key.corpus.fingerprint: expected 'xyz', found 'abc'" in str(refused.value)
+    assert "key.k1 is 0.9 there and 1.5 here" in str(refused.value)
+    assert "key.corpus.fingerprint is 'abc' there and 'xyz' here" in str(refused.value)
     assert "passages" not in str(refused.value)
 
 
 def test_an_index_of_another_format_or_kind_is_refused(tmp_path):
     folder = open_or_build("kind", KEY, write, store=tmp_path)
-    with pytest.raises(IndexMismatch, match="kind: expected 'dense', found 'kind'"):
+    with pytest.raises(IndexMismatch, match="kind is 'kind' there and 'dense' here"):
         open_index(folder, "dense", KEY)
     manifest = json.loads((folder / "manifest.json").read_text())
     (folder / "manifest.json").write_text(json.dumps({**manifest, "format": 0}))
-    with pytest.raises(IndexMismatch, match="format: expected 1, found 0"):
+    with pytest.raises(IndexMismatch, match="format is 0 there and 1 here"):
         open_index(folder, "kind", KEY)
 
 

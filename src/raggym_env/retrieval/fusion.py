@@ -4,22 +4,8 @@ Only ranks count, so scores of different kinds need no calibration: a passage sc
 that returned it, of `weight / (rrf_k + rank)`, ranks from 1. The RAG-Gym paper fuses BM25 with one dense retriever in
 this way, with `rrf_k = 60`; its code takes 100 passages of each for the 32 it returns.
 
-With `rrf_k = 60` the ranks hardly differ: rank 62 in both lists is worth as much as rank 1 in one of them. Deep lists
-then raise recall far down and lower it at the top, where a passage that only one retriever returned (of two gold
-passages, often the second) falls behind passages that both returned at some rank. `depth` bounds this, and a small
-`rrf_k` prevents it. Weights help where one retriever is the better one. BM25 and MiniLM, with the question as the only
-query:
-
-                                         2Wiki                         HotpotQA, a sample
-                                         r@5    r@20   all@5  MRR      r@5    r@20   all@5  MRR
-    bm25                                 0.660  0.725  0.317  0.967    0.899  0.940  0.799  0.980
-    dense                                0.589  0.681  0.233  0.910    0.824  0.890  0.661  0.950
-    rrf_k=60, depth=100                  0.650  0.739  0.306  0.964    0.883  0.948  0.770  0.981
-    rrf_k=60, depth=20: the defaults     0.663  0.735  0.326  0.965    0.902  0.945  0.806  0.982
-    rrf_k=10, weights=[2, 1]             0.668  0.731  0.331  0.970    0.909  0.949  0.819  0.986
-
-2Wiki: 903 questions, 12,003 passages. The sample: 700 questions over 4,200 passages, the gold ones and others drawn at
-random. `benchmarks/retrieval.py --fusion` tries more.
+`depth` and a small `rrf_k` keep what one retriever ranks first from falling behind what both return at some rank, and
+`weights` help where one retriever is the better one. `benchmarks/retrieval.py --fusion` compares settings.
 """
 
 from __future__ import annotations
@@ -37,6 +23,21 @@ from raggym_env.retrieval.requests import check_request
 
 __all__ = ["DEPTH", "RRF_K", "Member", "RRFRetriever", "Spec", "make_member"]
 
+# With `rrf_k = 60` the ranks hardly differ: rank 62 in both lists is worth as much as rank 1 in one of them. Deep lists
+# then raise recall far down and lower it at the top, where a passage that only one retriever returned (of two gold
+# passages, often the second) falls behind passages that both returned at some rank. BM25 and MiniLM, with the question
+# as the only query:
+#
+#                                          2Wiki                         HotpotQA, a sample
+#                                          r@5    r@20   all@5  MRR      r@5    r@20   all@5  MRR
+#     bm25                                 0.660  0.725  0.317  0.967    0.899  0.940  0.799  0.980
+#     dense                                0.589  0.681  0.233  0.910    0.824  0.890  0.661  0.950
+#     rrf_k=60, depth=100                  0.650  0.739  0.306  0.964    0.883  0.948  0.770  0.981
+#     rrf_k=60, depth=20: the defaults     0.663  0.735  0.326  0.965    0.902  0.945  0.806  0.982
+#     rrf_k=10, weights=[2, 1]             0.668  0.731  0.331  0.970    0.909  0.949  0.819  0.986
+#
+# 2Wiki: 903 questions, 12,003 passages. The sample: 700 questions over 4,200 passages, the gold ones and others drawn
+# at random.
 RRF_K = 60.0
 DEPTH = 20
 
@@ -174,14 +175,13 @@ def make_member(spec: Spec, corpus: Sequence[Passage]) -> Member:
     )
 
 
-def check_depth(depth: object) -> int:
+def check_depth(depth: int) -> int:
     """Return `depth` if it is a whole number, at least 1.
 
     Raises:
         OptionError: It is not. True is no number here, although Python says that it equals 1.
     """
-    if type(depth) is not int or depth < 1:
-        raise OptionError(f"depth must be a whole number, at least 1, got {depth!r}.")
+    check_option("depth", depth, type(depth) is int and depth >= 1, "a whole number, at least 1")
     return depth
 
 

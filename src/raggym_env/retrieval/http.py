@@ -2,7 +2,7 @@
 
     retrieval.make("http", corpus, url="http://127.0.0.1:8000/retrieve")
 
-Failures, and what happens then:
+Failures:
 
     no connection, a broken one, 429, 502, 503, 504    retried with growing delays, never before `Retry-After`; then
                                                        `RetrievalError`

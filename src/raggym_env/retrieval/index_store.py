@@ -17,7 +17,7 @@ import json
 import logging
 import platform
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -25,9 +25,9 @@ from raggym_env.core import Passage
 from raggym_env.errors import IndexMismatch, RAGGymError, RetrievalError, check_option
 from raggym_env.storage.atomic import atomic_folder, build_once
 from raggym_env.storage.paths import cache_dir
-from raggym_env.storage.work_folder import installed_version
+from raggym_env.storage.work_folder import differences, installed_version
 
-__all__ = ["Store", "corpus_key", "default_store", "key_hash", "open_index", "open_or_build", "store_folder"]
+__all__ = ["Store", "corpus_key", "key_hash", "open_index", "open_or_build", "store_folder"]
 
 Store = str | Path | bool
 """The `store` option of `bm25`, `dense` and `lucene`: where a retriever stores its indexes.
@@ -52,13 +52,8 @@ def store_folder(store: Store) -> Path | None:
     valid = isinstance(store, bool | str | Path) and store != ""  # "" would be the current folder
     check_option("store", store, valid, "True (in the cache), False (not stored) or the path of a folder")
     if isinstance(store, bool):
-        return default_store() if store else None
+        return cache_dir() / "indexes" if store else None
     return Path(store).expanduser()
-
-
-def default_store() -> Path:
-    """Return the folder of indexes in the cache, `<cache>/indexes`."""
-    return cache_dir() / "indexes"
 
 
 def open_or_build(
@@ -97,24 +92,22 @@ def open_index(folder: Path, kind: str, key: Mapping[str, Any]) -> Path:
         IndexMismatch: It was built from other input; the message lists the differences.
         RetrievalError: The manifest cannot be read, or a file is missing or has another size than when it was built.
     """
-    manifest = _read_manifest(folder)
+    try:
+        manifest = json.loads((folder / _MANIFEST).read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise RetrievalError(f"The index in {folder} has no readable {_MANIFEST}: {error}. {_CURE}") from error
+    if not isinstance(manifest, dict) or not isinstance(manifest.get("files"), dict):
+        raise RetrievalError(f"The index in {folder} has a {_MANIFEST} that lists no files. {_CURE}")
     expected = {"format": _FORMAT, "kind": kind, "key": _plain(key)}
     # The folder's name holds a hash of the key only, so a renamed or copied folder is recognized here.
-    actual = {name: manifest.get(name) for name in expected}
-    if actual != expected:
-        right, wrong = dict(_leaves(expected)), dict(_leaves(actual))
-        names = [name for name in {**right, **wrong} if right.get(name) != wrong.get(name)]
-        listed = "; ".join(f"{name}: expected {right.get(name)!r}, found {wrong.get(name)!r}" for name in names)
-        raise IndexMismatch(f"The index in {folder} is another one: {listed}. {_CURE}")
+    if changes := differences({name: manifest.get(name) for name in expected}, expected):
+        raise IndexMismatch(f"The index in {folder} is another one: {'; '.join(changes)}. {_CURE}")
     # Sizes find a full disk and an interrupted copy; hashes would read gigabytes on every start.
     for name, size in manifest["files"].items():
-        path = folder / name
-        if not path.is_file():
+        if not (path := folder / name).is_file():
             raise RetrievalError(f"The index in {folder} is incomplete: {name} is missing. {_CURE}")
-        if (actual_size := path.stat().st_size) != size:
-            raise RetrievalError(
-                f"The index in {folder} is damaged: {name} has {actual_size} bytes, not {size}. {_CURE}"
-            )
+        if (actual := path.stat().st_size) != size:
+            raise RetrievalError(f"The index in {folder} is damaged: {name} has {actual} bytes, not {size}. {_CURE}")
     return folder
 
 
@@ -165,24 +158,6 @@ def _build(
         (partial / _MANIFEST).write_text(json.dumps(manifest, indent=2, ensure_ascii=False), encoding="utf-8")
 
 
-def _read_manifest(folder: Path) -> dict[str, Any]:
-    try:
-        manifest = json.loads((folder / _MANIFEST).read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise RetrievalError(f"The index in {folder} has no readable {_MANIFEST}: {error}. {_CURE}") from error
-    if not isinstance(manifest, dict) or not isinstance(manifest.get("files"), dict):
-        raise RetrievalError(f"The index in {folder} has a {_MANIFEST} that lists no files. {_CURE}")
-    return manifest
-
-
 def _plain(key: Mapping[str, Any]) -> Any:
     """Return the key as JSON reads it back, so that a tuple equals the list that is stored for it."""
     return json.loads(json.dumps(dict(key)))
-
-
-def _leaves(tree: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
-    for name, value in tree.items():
-        if isinstance(value, Mapping):
-            yield from _leaves(value, f"{prefix}{name}.")
-        else:
-            yield f"{prefix}{name}", value

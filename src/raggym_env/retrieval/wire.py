@@ -5,22 +5,22 @@
     {"result": [[{"document": {"id": "7", "title": "Dune", "contents": "\\"Dune\\"\\nDune is ..."}, "score": 9.1}]]}
     {"result": [[{"id": "7", "title": "Dune", "contents": "\\"Dune\\"\\nDune is ..."}]]}     without return_scores
 
-This format and no other, because the trainers that people use (Search-R1, verl, SkyRL) speak it already. There is one
-list per query, in the order of the queries; a single `query` is a list of one. The source of the format is
+There is one list per query, in the order of the queries; a single `query` is a list of one. The source of the format is
 `search_r1/search/retrieval_server.py` of Search-R1 (arXiv:2503.09516) and its corpus: `contents` is the title in
 double quotes on the first line, and then the text. Its clients take the first line for the title. Ours reads `title`,
 which may also hold what no single line can, and what follows the first line of `contents`, so that a passage arrives
 unchanged.
-
-Written by hand: the checks say which field is wrong and what was sent, at a fraction of a schema library's time.
 """
+
+# This format and no other, because the trainers that people use (Search-R1, verl, SkyRL) speak it already. Parsed by
+# hand: the checks say which field is wrong and what was sent, at a fraction of a schema library's time.
 
 from __future__ import annotations
 
 import hashlib
 import itertools
 import json
-import math
+import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -86,14 +86,9 @@ class SearchRequest:
 
 
 class BadRequest(RetrievalError):
-    """A body that cannot be answered.
+    """A body that cannot be answered. `status` is the HTTP status: 400 if the body is no JSON object, else 422."""
 
-    Args:
-        status: HTTP status: 400 if the body is no JSON object, else 422.
-        message: Names the wrong field.
-    """
-
-    def __init__(self, status: int, message: str) -> None:
+    def __init__(self, message: str, status: int = 422) -> None:
         super().__init__(message)
         self.status = status
 
@@ -101,23 +96,19 @@ class BadRequest(RetrievalError):
 def read_request(body: bytes, limits: Limits, default_k: int) -> SearchRequest:
     """Parse and check the body of a request. Unknown fields are ignored, as by Search-R1's server.
 
-    Blank queries and an empty list of queries are valid: Search-R1 and verl send both.
-
-    Args:
-        body: The bytes that the client sent.
-        limits: What it may ask for.
-        default_k: `topk` if it is absent or null.
+    Blank queries and an empty list of queries are valid: Search-R1 and verl send both. A `topk` that is absent or null
+    is `default_k`.
 
     Raises:
-        BadRequest: The message says which field is wrong, and what was sent.
+        BadRequest: A field is wrong, or over its limit. The message names it, and says what was sent.
     """
     content = _object(body)
     k = default_k if content.get("topk") is None else content["topk"]
     if type(k) is not int or not 1 <= k <= limits.topk:  # type: true is an int, too
-        raise BadRequest(422, f"topk must be a whole number from 1 to {limits.topk}, got {k!r:.80}.")
+        raise BadRequest(f"topk must be a whole number from 1 to {limits.topk}, got {k!r:.80}.")
     scores = content.get("return_scores")
     if not isinstance(scores, bool | None):
-        raise BadRequest(422, f"return_scores must be true or false, got {scores!r:.80}.")
+        raise BadRequest(f"return_scores must be true or false, got {scores!r:.80}.")
     return SearchRequest(_queries(content, limits), k, bool(scores))
 
 
@@ -125,43 +116,36 @@ def _object(body: bytes) -> dict[str, Any]:
     try:
         content = json.loads(body.decode())
     except UnicodeDecodeError as error:
-        raise BadRequest(400, f"The body is not UTF-8: {error}.") from error
+        raise BadRequest(f"The body is not UTF-8: {error}.", 400) from error
     except RecursionError as error:
-        raise BadRequest(400, "The body is JSON that is nested too deeply.") from error
+        raise BadRequest("The body is JSON that is nested too deeply.", 400) from error
     except ValueError as error:  # also a number of more digits than Python converts
-        raise BadRequest(400, f"The body is not JSON: {error!s:.200}.") from error
+        raise BadRequest(f"The body is not JSON: {error!s:.200}.", 400) from error
     if not isinstance(content, dict):
-        raise BadRequest(400, f"The body must be a JSON object, got {content!r:.80}.")
+        raise BadRequest(f"The body must be a JSON object, got {content!r:.80}.", 400)
     return content
 
 
 def _queries(content: dict[str, Any], limits: Limits) -> tuple[str, ...]:
-    if ("query" in content) == ("queries" in content):
-        raise BadRequest(
-            422, f"Send either queries, a list of texts, or query, one text; got {sorted(content)!s:.200}."
-        )
-    queries = [content["query"]] if "query" in content else content["queries"]
+    single = "query" in content
+    if single == ("queries" in content):
+        raise BadRequest(f"Send either queries, a list of texts, or query, one text; got {sorted(content)!s:.200}.")
+    queries = [content["query"]] if single else content["queries"]
     if not isinstance(queries, list):
-        raise BadRequest(422, f"queries must be a list of texts, got {queries!r:.80}. Send one text as query.")
+        raise BadRequest(f"queries must be a list of texts, got {queries!r:.80}. Send one text as query.")
     if len(queries) > limits.queries:
-        raise BadRequest(422, f"{len(queries):,} queries in one request; at most {limits.queries:,} are answered.")
+        raise BadRequest(f"{len(queries):,} queries in one request; at most {limits.queries:,} are answered.")
     for number, query in enumerate(queries):
-        _check_query(query, f"queries[{number}]" if "queries" in content else "query", limits)
-    return tuple(queries)
-
-
-def _check_query(query: object, name: str, limits: Limits) -> None:
-    if not isinstance(query, str):
-        raise BadRequest(422, f"{name} must be a text, got {query!r:.80}.")
-    if len(query) > limits.query_length:
-        raise BadRequest(
-            422, f"{name} has {len(query):,} characters; at most {limits.query_length:,} are searched for."
-        )
-    if not query.isascii():  # ASCII needs no check, and most queries are
+        name, longest = "query" if single else f"queries[{number}]", limits.query_length
+        if not isinstance(query, str):
+            raise BadRequest(f"{name} must be a text, got {query!r:.80}.")
+        if len(query) > longest:
+            raise BadRequest(f"{name} has {len(query):,} characters; at most {longest:,} are searched for.")
         try:
             query.encode()
         except UnicodeEncodeError as error:  # JSON can escape half of a surrogate pair
-            raise BadRequest(422, f"{name} is not valid Unicode: {error}.") from error
+            raise BadRequest(f"{name} is not valid Unicode: {error}.") from error
+    return tuple(queries)
 
 
 def write_results(results: Sequence[Sequence[Hit]], *, scores: bool) -> bytes:
@@ -170,34 +154,24 @@ def write_results(results: Sequence[Sequence[Hit]], *, scores: bool) -> bytes:
     Raises:
         ValueError: A score is not finite.
     """
-    rows: list[Any]
-    if scores:
-        rows = [[{"document": _document(passage), "score": score} for passage, score in hits] for hits in results]
-    else:
-        rows = [[_document(passage) for passage, _ in hits] for hits in results]
+    rows = [
+        [{"document": _document(passage), "score": score} if scores else _document(passage) for passage, score in hits]
+        for hits in results
+    ]
     return json.dumps({"result": rows}, allow_nan=False, separators=(",", ":")).encode()
 
 
 def _document(passage: Passage) -> dict[str, str]:
     identifier, title, text = passage
-    return {"id": identifier, "title": title, "contents": _heading(title) + text}
-
-
-def _heading(title: str) -> str:
-    # One line, whatever the title contains: Search-R1's and verl's clients split at the first line break.
-    return f'"{" ".join(title.split())}"\n'
+    # The title is one line, whatever it contains: Search-R1's and verl's clients split at the first line break.
+    return {"id": identifier, "title": title, "contents": f'"{" ".join(title.split())}"\n{text}'}
 
 
 def read_results(body: bytes, queries: int, k: int) -> list[list[Hit]]:
-    """Parse the body of an answer. It is not trusted: everything is checked.
+    """Parse the answer to a request of that many queries, with `k` passages each. Everything in it is checked.
 
     Passages without scores get 1, 1/2, 1/3 ..., which preserve their order. The id of a passage without one is a hash
     of its title and text. An id that is a whole number becomes its digits.
-
-    Args:
-        body: The bytes that the server sent.
-        queries: Number of queries in the request.
-        k: Passages per query in the request.
 
     Raises:
         ValueError: The message says what is wrong, and continues the words "the answer".
@@ -230,19 +204,21 @@ def _hits(row: object, k: int) -> list[Hit]:
 def _hit(item: object, rank: int) -> Hit:
     if not isinstance(item, dict):
         raise ValueError(f"has a passage that is no object: {item!r:.200}")
-    if "document" not in item:
-        return Hit(_passage(item), 1.0 / rank)
-    score = item.get("score")
-    if not isinstance(score, int | float) or isinstance(score, bool) or not math.isfinite(score):
-        raise ValueError(f"has a score that is no finite number: {score!r:.80}")
-    return Hit(_passage(item["document"]), float(score))
-
-
-def _passage(document: object) -> Passage:
+    document: Any = item.get("document", item)
+    score: Any = item.get("score") if "document" in item else 1.0 / rank
     if not isinstance(document, dict):
         raise ValueError(f"has a document that is no object: {document!r:.200}")
+    # Compared, since math.isfinite raises for a whole number that is too large for a float. `type`: true is an int.
+    if type(score) not in (int, float) or not abs(score) <= sys.float_info.max:
+        raise ValueError(f"has a score that is no finite number: {score!r:.80}")
     title, text = _title_and_text(document)
-    return Passage(_identifier(document, title, text), title, text)
+    identifier = document.get("id")
+    if identifier is None:  # Search-R1's server sends none for passages that its Lucene index stores
+        content = f"{title}\0{text}".encode("utf-8", "surrogatepass")
+        identifier = hashlib.blake2b(content, digest_size=8).hexdigest()
+    if type(identifier) not in (int, str):
+        raise ValueError(f"has an id that is neither a text nor a whole number: {identifier!r:.80}")
+    return Hit(Passage(str(identifier), title, text), float(score))
 
 
 def _title_and_text(document: dict[str, Any]) -> tuple[str, str]:
@@ -251,19 +227,9 @@ def _title_and_text(document: dict[str, Any]) -> tuple[str, str]:
         return title, text
     if not isinstance(contents, str):
         raise ValueError(f"has a document without title and text and without contents: {document!r:.200}")
-    if isinstance(title, str) and contents.startswith(_heading(title)):
-        return title, contents.removeprefix(_heading(title))
-    first, newline, rest = contents.partition("\n")
+    heading, newline, rest = contents.partition("\n")
     if not newline:  # a single line is a text, as where a corpus has no titles
-        return title if isinstance(title, str) else "", first
-    quoted = len(first) >= 2 and first.startswith('"') and first.endswith('"')
-    return title if isinstance(title, str) else first[1:-1] if quoted else first, rest
-
-
-def _identifier(document: dict[str, Any], title: str, text: str) -> str:
-    identifier = document.get("id")
-    if identifier is None:  # Search-R1's server sends none for passages that its Lucene index stores
-        return hashlib.blake2b(f"{title}\0{text}".encode("utf-8", "surrogatepass"), digest_size=8).hexdigest()
-    if not isinstance(identifier, int | str) or isinstance(identifier, bool):
-        raise ValueError(f"has an id that is neither a text nor a whole number: {identifier!r:.80}")
-    return str(identifier)
+        heading, rest = "", contents
+    elif len(heading) >= 2 and heading[0] == heading[-1] == '"':
+        heading = heading[1:-1]
+    return title if isinstance(title, str) else heading, rest

@@ -102,7 +102,7 @@ def test_numpy_and_numba_agree_on_a_skewed_vocabulary(k):
 def test_hits_are_the_best_of_all_passages_by_a_full_sort(texts, query, k):
     corpus = passages("ant", *texts)
     retriever = memory(corpus)
-    index, terms = retriever._index, retriever._analyzer(query)
+    index, terms = retriever._index, retriever.analyzer(query)
     sums = np.zeros(len(corpus))
     for i in index.vocabulary.ids(terms):
         span = slice(index.starts[i], index.starts[i + 1])

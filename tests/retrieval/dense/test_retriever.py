@@ -321,7 +321,7 @@ def test_embeddings_by_another_encoder_are_refused(over, tmp_path):
     content = json.loads(manifest.read_text())
     content["key"]["encoder"]["prefix"] = "other: "
     manifest.write_text(json.dumps(content))
-    with pytest.raises(IndexMismatch, match=r"key\.encoder\.prefix: expected 'passage: ', found 'other: '"):
+    with pytest.raises(IndexMismatch, match=r"key\.encoder\.prefix is 'other: ' there and 'passage: ' here"):
         over()
 
 

@@ -21,6 +21,7 @@ from raggym_env.protocols import Retriever
 from raggym_env.retrieval import make
 from raggym_env.retrieval.lucene import index as lucene_index
 from raggym_env.retrieval.lucene import jvm
+from raggym_env.retrieval.lucene import retriever as lucene_retriever
 from raggym_env.retrieval.lucene.retriever import LuceneRetriever
 
 pytest.importorskip("pyserini", exc_type=ImportError)
@@ -153,7 +154,7 @@ def test_a_thread_that_ends_is_detached_from_java(animals):
 
 def test_a_stored_index_is_opened_not_built_whatever_k1_and_b(tmp_path, monkeypatch):
     built = LuceneRetriever(ANIMALS, store=tmp_path)
-    monkeypatch.setattr(lucene_index.IndexBuilder, "build", lambda *_: pytest.fail("built again"))
+    monkeypatch.setattr(lucene_retriever, "write_index", lambda *_: pytest.fail("built again"))
 
     opened = LuceneRetriever(ANIMALS, store=tmp_path)
 

@@ -3,10 +3,8 @@
 The scores are those of bm25s (arXiv:2407.03618) by Lucene's formula, to the last bit, and so is the layout, so
 that `bm25s.BM25.load` opens such a folder.
 
-Why not build with bm25s: it needs the lists of all terms of all passages in memory, some 4 kB a passage of 100 words.
-Measured on 300 thousand passages, bm25s peaks at 1,208 MB and takes 45.6 CPU seconds, this builder 376 MB and 16.2.
-It reads the passages as a stream. Its memory is that of the vocabulary, 12 bytes a passage and a few hundred megabytes
-(`benchmarks/scale.py` has the figures):
+The builder reads the passages as a stream. Its memory is that of the vocabulary, 12 bytes a passage and a few hundred
+megabytes (`benchmarks/scale.py` has the figures):
 
 1. Passages are read until they contain `BLOCK_TERMS` terms. Their postings are counted, sorted by term and written to
    a temporary file.
@@ -95,6 +93,8 @@ class Index:
         return Index, (self.vocabulary, self.scores, self.positions, self.starts, self.passages)
 
 
+# Why not build with bm25s: it needs the lists of all terms of all passages in memory, some 4 kB a passage of 100 words.
+# Measured on 300 thousand passages, bm25s peaks at 1,208 MB and takes 45.6 CPU seconds, this builder 376 MB and 16.2.
 def write_index(passages: Iterable[list[str]], folder: Path, *, k1: float, b: float) -> None:
     """Build the index of passages, given by their terms, into an existing folder.
 

@@ -15,24 +15,6 @@ Thousands of queries per CPU second in batches of 32; bm25s, whose equal scores 
      12,000    11           36.9      33.1
     100,000    1.4 to 2.0   3 to 5    5.3 to 5.9
     300,000                 1.0       1.9
-
-Skipping common terms by their highest scores (MaxScore) was tried in both: at 56 thousand passages in the kernel and
-at a million in NumPy it took longer than adding them.
-
-The defaults are Lucene's k1 and b, with the title three times: of the 18 combinations that
-`benchmarks/retrieval.py --sweep` tries, the question being the only query, they have the best mean recall@5 over
-both corpora. Recall@5 for 903 questions of 2Wiki and 3,745 of HotpotQA:
-
-    k1   b     stemmer  title   2Wiki   HotpotQA   mean
-    1.2  0.75  english  3       0.660   0.753      0.707    the defaults
-    0.9  0.40  english  3       0.670   0.739      0.705
-    1.5  0.75  english  3       0.658   0.750      0.704
-    1.2  0.75  none     3       0.663   0.742      0.703
-    1.2  0.75  english  2       0.658   0.747      0.703
-    1.2  0.75  english  1       0.646   0.729      0.688
-    0.9  0.40  english  2       0.667   0.734      0.701
-
-They are also the best on the first 1,000 questions of HotpotQA, its training split. 2Wiki prefers k1=0.9, b=0.4.
 """
 
 from __future__ import annotations
@@ -42,6 +24,7 @@ import importlib.util
 import logging
 import tempfile
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -49,16 +32,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from raggym_env.core import Passage
-from raggym_env.errors import MissingExtra, RAGGymError, RetrievalError, UnknownName, check_option
+from raggym_env.errors import MissingExtra, RAGGymError, RetrievalError, UnknownName
 from raggym_env.protocols import Hit
-from raggym_env.retrieval.bm25.analysis import Analyzer
 from raggym_env.retrieval.bm25.index import FORMAT, Index, write_index
+from raggym_env.retrieval.bm25.options import BM25Options
 from raggym_env.retrieval.index_store import Store, corpus_key, key_hash, open_or_build, store_folder
 from raggym_env.retrieval.requests import check_request
 
-__all__ = ["K1", "KERNEL_AFTER", "KERNEL_BATCH", "LARGE_CORPUS", "TITLE_WEIGHT", "B", "BM25Retriever"]
-
-K1, B, TITLE_WEIGHT = 1.2, 0.75, 3
+__all__ = ["KERNEL_AFTER", "KERNEL_BATCH", "LARGE_CORPUS", "BM25Retriever"]
 
 BACKENDS = ("auto", "numba", "numpy")
 KERNEL_BATCH = 8
@@ -75,20 +56,9 @@ _log = logging.getLogger(__name__)
 _Ranking = tuple[list[int], list[float]]  # corpus positions and their scores, best first
 
 
-class BM25Retriever:
+@dataclass(eq=False, repr=False, kw_only=True)
+class BM25Retriever(BM25Options):
     """BM25 with Lucene's formula. Thread-safe; scores and order do not depend on the back end or the batch.
-
-    Args:
-        corpus: The passages. Their order decides between equal scores.
-        k1: Saturation of the term frequency, in [0, 1000].
-        b: Normalization by passage length, in [0, 1].
-        stemmer: "english" or "none".
-        stop_words: "english" or "none".
-        title_weight: How many times a passage's title is put before its text, at least 0.
-        backend: "numpy", "numba", or "auto": numba, if it is installed, for requests of `KERNEL_BATCH` queries or
-            more, and for all requests after many (`KERNEL_AFTER`); NumPy otherwise. The first request to numba takes
-            half a second to load the kernel, and two more once per machine and version to compile it.
-        store: See `index_store.Store`; False builds in a temporary folder and reads the index into memory.
 
     Raises:
         DataError: The corpus has no word to search for.
@@ -98,59 +68,47 @@ class BM25Retriever:
         RetrievalError: The index cannot be built or opened.
     """
 
-    backend: str
-    """"numpy", "numba", or "auto", which uses both; without numba "auto" becomes "numpy"."""
-    fingerprint: str
+    corpus: Sequence[Passage] = field(kw_only=False)
+    """The passages. Their order decides between equal scores."""
+    backend: str = "auto"
+    """"numpy", "numba", or "auto": numba, if it is installed, for requests of `KERNEL_BATCH` queries or more, and for
+    all requests after many (`KERNEL_AFTER`); NumPy otherwise. The first request to numba takes half a second to load
+    the kernel, and two more once per machine and version to compile it. Without numba "auto" becomes "numpy"."""
+    store: Store = True
+    """See `index_store.Store`; False builds in a temporary folder and reads the index into memory."""
+    fingerprint: str = field(init=False)
     """Changes with everything that results depend on: the corpus, the analyzer and the parameters."""
 
-    def __init__(
-        self,
-        corpus: Sequence[Passage],
-        *,
-        k1: float = K1,
-        b: float = B,
-        stemmer: str = "english",
-        stop_words: str = "english",
-        title_weight: int = TITLE_WEIGHT,
-        backend: str = "auto",
-        store: Store = True,
-    ) -> None:
-        check_parameters(k1, b, title_weight)
-        self.backend = _available_backend(backend, len(corpus))
-        _log.info("bm25 over %s passages, back end %s", f"{len(corpus):,}", self.backend)
-        self._corpus = corpus
-        self._analyzer = Analyzer(stemmer, stop_words)
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        self.backend = _available_backend(self.backend, len(self.corpus))
+        _log.info("bm25 over %s passages, back end %s", f"{len(self.corpus):,}", self.backend)
         self._searched = 0  # queries times passages, over all requests
         key = {
-            "corpus": corpus_key(corpus),
-            "analyzer": self._analyzer.params,
-            "title_weight": title_weight,
+            "corpus": corpus_key(self.corpus),
+            "analyzer": self.analyzer.params,
+            "title_weight": self.title_weight,
             "method": "lucene",
-            "k1": float(k1),
-            "b": float(b),
+            "k1": float(self.k1),
+            "b": float(self.b),
         }
         self.fingerprint = f"bm25-{key_hash(key)}"
 
         def write(folder: Path) -> None:
-            write_index(self._analyzer.passages(corpus, title_weight), folder, k1=k1, b=b)
+            write_index(self.analyzer.passages(self.corpus, self.title_weight), folder, k1=self.k1, b=self.b)
 
-        indexes = store_folder(store)
+        indexes = store_folder(self.store)
         if indexes is None:
             self._index = _build_in_memory(write)
         else:
-            folder = open_or_build(
-                "bm25",
-                {**key, "format": FORMAT},  # the format changes no result, so it is not in the fingerprint
-                write,
-                store=indexes,
-                libraries=("numpy", "PyStemmer"),
-            )
+            key["format"] = FORMAT  # changes no result, so it is not in the fingerprint
+            folder = open_or_build("bm25", key, write, store=indexes, libraries=("numpy", "PyStemmer"))
             self._index = Index.load(folder)
 
     def search(self, queries: Sequence[str], k: int) -> list[list[Hit]]:
         """As `Retriever.search`; a hit is a passage that contains a term of the query."""
         check_request(queries, k)
-        terms = [self._index.vocabulary.ids(terms) for terms in self._analyzer.batch(queries)]
+        terms = [self._index.vocabulary.ids(terms) for terms in self.analyzer.batch(queries)]
         k = min(k, self._index.passages)
         kernel = self.backend == "numba"
         if self.backend == "auto":
@@ -161,22 +119,8 @@ class BM25Retriever:
             rankings = _search_numba(self._index, terms, k)
         else:
             rankings = [_search_numpy(self._index, ids, k) for ids in terms]
-        passage = self._corpus.__getitem__
+        passage = self.corpus.__getitem__
         return [list(map(Hit, map(passage, positions), scores)) for positions, scores in rankings]
-
-
-def check_parameters(k1: float, b: float, title_weight: int) -> None:
-    """Check the parameters of BM25.
-
-    Raises:
-        OptionError: One of them is out of its range.
-    """
-    # Up to k1 = 1000 no term's score can underflow to zero in float32. So a sum of zero means: no term of the query.
-    for name, value, high in (("k1", k1, 1000), ("b", b, 1)):
-        valid = isinstance(value, int | float) and 0 <= value <= high  # false for nan
-        check_option(name, value, valid, f"a number in [0, {high}]")
-    valid = isinstance(title_weight, int) and title_weight >= 0
-    check_option("title_weight", title_weight, valid, "a whole number, at least 0")
 
 
 def _available_backend(backend: str, passages: int) -> str:
@@ -218,6 +162,8 @@ def _build_in_memory(write: Callable[[Path], None]) -> Index:
         ) from error
 
 
+# Skipping common terms by their highest scores (MaxScore) was tried here at a million passages, and in the kernel at 56
+# thousand: it took longer than adding them.
 def _search_numpy(index: Index, ids: list[int], k: int) -> _Ranking:
     if not ids:
         return [], []
@@ -271,14 +217,7 @@ def _best(
 ) -> tuple[NDArray[np.int64], NDArray[np.float64], NDArray[np.int64]]:
     """Return the `k` best passages of `n` queries. Compiled by numba, so one function of plain loops.
 
-    Args:
-        ids: The numbers of the terms of all queries, one query after the other.
-        ends: Query `q` has the terms `ids[ends[q]:ends[q + 1]]`; shape `(n + 1,)`.
-        starts: As in `Index`, like `positions` and `scores`.
-        positions: See `starts`.
-        scores: See `starts`.
-        passages: Size of the corpus.
-        k: Passages to return per query.
+    Query `q` has the terms `ids[ends[q]:ends[q + 1]]`; `starts`, `positions` and `scores` are those of `Index`.
 
     Returns:
         Positions and scores of shape `(n, k)`, best first, lower position first among equal scores, and the number of

@@ -1,11 +1,8 @@
 """Encoders that turn queries and passages into vectors: a table of popular models, and loading of any other.
 
-The rows of `ENCODERS` follow the model cards: the prefixes of queries and passages, how token vectors are pooled,
-whether the result is normalized, and how many tokens are read. All vectors are compared by inner product, which for
-normalized vectors is the cosine. sentence-transformers computes them.
-
-Model files are untrusted: weights are read from safetensors files only, never from pickles, and no code that comes
-with a model is run.
+sentence-transformers computes the vectors. They are compared by inner product, which for normalized vectors is the
+cosine. Model files are untrusted: weights are read from safetensors files only, never from pickles, and no code that
+comes with a model is run.
 """
 
 from __future__ import annotations
@@ -50,20 +47,6 @@ class EncoderSpec:
     """Tokens read of a passage, including its prefix; the rest is cut off."""
     pairs: bool = False
     """True if a passage is given as a pair of title and text, not as one text of title, space, text."""
-
-    @property
-    def for_queries(self) -> dict[str, Any]:
-        """What the vector of a query depends on, apart from the model and the text."""
-        return {**self._for_both, "prefix": self.query_prefix, "length": self.query_length}
-
-    @property
-    def for_passages(self) -> dict[str, Any]:
-        """What the vector of a passage depends on, apart from the model and the text."""
-        return {**self._for_both, "prefix": self.passage_prefix, "length": self.passage_length, "pairs": self.pairs}
-
-    @property
-    def _for_both(self) -> dict[str, Any]:
-        return {"pooling": self.pooling, "normalize": self.normalize}
 
 
 _BGE = "Represent this sentence for searching relevant passages: "
@@ -124,9 +107,6 @@ class EncoderOptions:
 class Encoder:
     """Turns queries and passages into vectors. Thread-safe: one thread encodes at a time.
 
-    Args:
-        options: The model, and how to run it.
-
     Raises:
         UnknownName: No model has that name.
         OptionError: This machine has no such device.
@@ -135,9 +115,9 @@ class Encoder:
     """
 
     query_key: dict[str, Any]
-    """Everything that the vector of a query depends on, as JSON values."""
+    """Everything but the text that the vector of a query depends on, as JSON values."""
     passage_key: dict[str, Any]
-    """Everything that the vector of a passage depends on, as JSON values."""
+    """The same for the vector of a passage."""
 
     def __init__(self, options: EncoderOptions) -> None:
         name, spec = str(options.model), _spec(str(options.model), options.like)
@@ -150,8 +130,8 @@ class Encoder:
         self._queries = _find(name)
         passage_name = options.passage_model or (spec.passage_hub if spec else None)
         self._passages = _find(str(passage_name)) if passage_name else self._queries
-        self.query_key = _key(self._queries, spec.for_queries if spec else None, options.max_length)
-        self.passage_key = _key(self._passages, spec.for_passages if spec else None, options.max_length)
+        self.query_key = _key(self._queries, spec, options.max_length, passages=False)
+        self.passage_key = _key(self._passages, spec, options.max_length, passages=True)
         self._model = self._load(self._queries, spec.query_length if spec else None)
 
     def queries(self, texts: Sequence[str]) -> Vectors:
@@ -213,9 +193,7 @@ class Encoder:
 
 
 def torch_device(device: str | None) -> str | None:
-    """Return the name of a torch device after checking that it can be used.
-
-    None is returned as it is: sentence-transformers then takes a GPU if there is one.
+    """Return the device after checking that it can be used. None stands for a GPU if there is one.
 
     Raises:
         OptionError: This machine has no such device.
@@ -250,9 +228,13 @@ def _find(name: str) -> Source:
     return find(name, hub=ENCODERS[name].hub if name in ENCODERS else name, suggestions=ENCODERS)
 
 
-def _key(source: Source, settings: dict[str, Any] | None, max_length: int | None) -> dict[str, Any]:
-    settings = settings or {}  # without a row in the table, the model's files determine everything
-    lengths = [length for length in (settings.get("length"), max_length) if length]
+def _key(source: Source, spec: EncoderSpec | None, max_length: int | None, *, passages: bool) -> dict[str, Any]:
+    settings: dict[str, Any] = {}  # without a row in the table, the model's files determine everything
+    lengths = [max_length] if max_length else []
+    if spec:
+        settings = {"pooling": spec.pooling, "normalize": spec.normalize}
+        settings |= {"prefix": spec.passage_prefix, "pairs": spec.pairs} if passages else {"prefix": spec.query_prefix}
+        lengths.append(spec.passage_length if passages else spec.query_length)
     return {"model": source.identity, **settings, "length": min(lengths, default=None)}
 
 
@@ -278,9 +260,8 @@ def _sentence_transformer(folder: Path, spec: EncoderSpec | None, device: str | 
             modules = [transformer, pooling, *([Normalize()] if spec.normalize else [])]
             prompts = {"query": spec.query_prefix, "document": spec.passage_prefix}
             return SentenceTransformer(modules=modules, device=device, prompts=prompts)
-        model = SentenceTransformer(
-            str(folder), device=device, local_files_only=True, trust_remote_code=False, **options
-        )
+        options |= {"local_files_only": True, "trust_remote_code": False}
+        model = SentenceTransformer(str(folder), device=device, **options)
     # The libraries raise all of these for damaged or incomplete files.
     except (OSError, ValueError, KeyError, TypeError, RuntimeError, ImportError, SafetensorError) as error:
         raise RetrievalError(f"The encoder in {folder} cannot be loaded: {error}") from error

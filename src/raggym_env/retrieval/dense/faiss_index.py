@@ -14,14 +14,14 @@ import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from raggym_env.errors import MissingExtra, RetrievalError, UnknownName, check_option
 
-__all__ = ["KINDS", "FaissIndex", "FlatIndex", "IndexOptions", "MappedVectors", "VectorIndex", "build_index"]
+__all__ = ["KINDS", "FaissIndex", "FlatIndex", "IndexOptions", "MappedVectors", "Positions", "build_index"]
 
 KINDS = ("flat", "hnsw", "ivf")
 
@@ -31,17 +31,6 @@ Positions = NDArray[np.int64]
 _BLOCK = 16_384  # vectors converted from float16 at once: 64 MB as float32 with 1,024 dimensions
 _MIN_PER_CLUSTER = 39  # FAISS warns that it clusters badly with fewer vectors to train on
 _MAX_PER_CLUSTER = 256  # FAISS ignores any further ones
-
-
-class VectorIndex(Protocol):
-    """Finds the nearest of the stored vectors. Thread-safe."""
-
-    def search(self, queries: NDArray[np.float32], k: int) -> tuple[Scores, Positions]:
-        """Return scores and positions of the `k` nearest vectors of each query, nearest first, both of shape `(n, k)`.
-
-        Where fewer are found, a row ends in positions of -1.
-        """
-        ...
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -89,9 +78,8 @@ class IndexOptions:
     @property
     def search_key(self) -> dict[str, Any]:
         """What results depend on, apart from the stored index."""
-        if self.index == "hnsw":
-            return {"ef_search": self.ef_search}
-        return {"nprobe": self.nprobe} if self.index == "ivf" else {}
+        keys = {"flat": {}, "hnsw": {"ef_search": self.ef_search}, "ivf": {"nprobe": self.nprobe}}
+        return keys[self.index]
 
     def clusters(self, vectors: int) -> int:
         """Return the number of clusters for that many vectors: `nlist`, or its default.
@@ -159,14 +147,17 @@ class MappedVectors:
 
 
 class FlatIndex:
-    """Exact search: compares a query with every vector."""
+    """Exact search: compares a query with every vector. Thread-safe."""
 
     def __init__(self, vectors: MappedVectors) -> None:
         self._vectors = vectors
         self._faiss = _faiss()
 
     def search(self, queries: NDArray[np.float32], k: int) -> tuple[Scores, Positions]:
-        """As `VectorIndex.search`; fewer than `k` are found only if there are fewer vectors."""
+        """Return scores and positions of the `k` nearest vectors of each query, nearest first, both of shape `(n, k)`.
+
+        If there are fewer vectors than `k`, a row ends in positions of -1.
+        """
         faiss = self._faiss
         # A heap keeps the best of all blocks: faiss.IndexFlat would copy every vector into memory instead.
         heap = faiss.ResultHeap(len(queries), k, keep_max=True)
@@ -179,7 +170,7 @@ class FlatIndex:
 
 
 class FaissIndex:
-    """A stored hnsw or ivf index, memory-mapped."""
+    """A stored hnsw or ivf index, memory-mapped. Thread-safe."""
 
     def __init__(self, path: Path, options: IndexOptions) -> None:
         """Open an index that this library built: FAISS does not defend itself against malicious files.
@@ -201,7 +192,7 @@ class FaissIndex:
             self._params = faiss.SearchParametersIVF(nprobe=options.nprobe)
 
     def search(self, queries: NDArray[np.float32], k: int) -> tuple[Scores, Positions]:
-        """As `VectorIndex.search`."""
+        """As `FlatIndex.search`, but a row ends in positions of -1 wherever fewer than `k` were found."""
         scores, positions = self._index.search(queries, k, params=self._params)
         return scores, positions
 

@@ -49,9 +49,7 @@ class RerankRetriever:
         retriever: A name, a table `{name = "bm25", k1 = 0.9}` with its options, or an object with a `search` method.
         model: Folder or name on the hub of a cross-encoder, or a `PassageScorer`.
         depth: Passages scored per query, at least 1.
-        device: Of the cross-encoder, as for `CrossEncoderScorer`.
-        batch_size: Of the cross-encoder, as for `CrossEncoderScorer`.
-        max_length: Of the cross-encoder, as for `CrossEncoderScorer`.
+        device, batch_size, max_length: Of the cross-encoder, as for `CrossEncoderScorer`.
 
     Raises:
         OptionError: An option is out of range, or the retriever has no such option.
@@ -110,8 +108,7 @@ class RerankRetriever:
                 f"{type(self._scorer).__name__} must give one finite score for each of {len(passages)} passages, "
                 f"gave {scores!r:.200} for the query {query!r:.80}."
             )
-        rescored = map(Hit, passages, scores)
-        return sorted(rescored, key=lambda hit: -hit.score)  # stable: equal scores keep their order
+        return sorted(map(Hit, passages, scores), key=lambda hit: -hit.score)  # stable: equal scores keep their order
 
 
 class CrossEncoderScorer:
@@ -189,23 +186,18 @@ def _load(folder: Path, device: str | None) -> Any:
             f"The cross-encoder in {folder} cannot be loaded: {error}. It needs a config.json, a tokenizer and "
             "safetensors weights."
         ) from error
-    _require_trained(folder, encoder)
-    return encoder
-
-
-def _require_trained(folder: Path, encoder: Any) -> None:
-    """Raise `RetrievalError` for a model with several outputs, or whose scoring layer was not trained."""
     if encoder.num_labels != 1:
         raise RetrievalError(f"{folder} has {encoder.num_labels} outputs. A reranker has one: num_labels = 1.")
     model = encoder.transformers_model
-    if type(model).__name__.endswith("ForSequenceClassification"):
-        # transformers adds a random scoring layer to a bare encoder and only logs it.
-        saved_as = getattr(model.config, "architectures", None) or []
-        if not any(name.endswith("ForSequenceClassification") for name in saved_as):
-            raise RetrievalError(
-                f"{folder} is no cross-encoder: it was saved as {', '.join(saved_as) or 'a bare encoder'}, without a "
-                f"scoring layer. Pass a trained cross-encoder such as {MODEL!r}."
-            )
+    saved_as = getattr(model.config, "architectures", None) or []
+    # transformers adds a random scoring layer to a bare encoder and only logs it.
+    suffix = "ForSequenceClassification"
+    if type(model).__name__.endswith(suffix) and not any(name.endswith(suffix) for name in saved_as):
+        raise RetrievalError(
+            f"{folder} is no cross-encoder: it was saved as {', '.join(saved_as) or 'a bare encoder'}, without a "
+            f"scoring layer. Pass a trained cross-encoder such as {MODEL!r}."
+        )
+    return encoder
 
 
 def _length(encoder: Any, max_length: int | None) -> int:

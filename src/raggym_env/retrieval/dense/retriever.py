@@ -15,7 +15,6 @@ of index gives a passage the same score, and copies of a passage keep their orde
 
 from __future__ import annotations
 
-import contextlib
 import functools
 import logging
 import os
@@ -23,7 +22,7 @@ import shutil
 import sys
 import tempfile
 import weakref
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, fields
 from functools import cached_property
 from pathlib import Path
@@ -41,7 +40,7 @@ from raggym_env.retrieval.dense.faiss_index import (
     FlatIndex,
     IndexOptions,
     MappedVectors,
-    VectorIndex,
+    Positions,
     build_index,
 )
 from raggym_env.retrieval.index_store import Store, corpus_key, key_hash, open_or_build, store_folder
@@ -142,7 +141,7 @@ class DenseRetriever(IndexOptions, EncoderOptions):
         return _open_vectors(self.corpus, self._encoder, self._index_key["vectors"], self.shard, self._folder)
 
     @cached_property
-    def _index(self) -> VectorIndex:
+    def _index(self) -> FlatIndex | FaissIndex:
         key, vectors = self._index_key, self._vectors
         if self.index == "flat":
             return FlatIndex(vectors)
@@ -158,9 +157,9 @@ class DenseRetriever(IndexOptions, EncoderOptions):
         return functools.partial(type(self), **{item.name: getattr(self, item.name) for item in fields(self)}), ()
 
 
-def _candidates(index: VectorIndex, queries: NDArray[np.float32], k: int, total: int) -> list[NDArray[np.int64]]:
+def _candidates(index: FlatIndex | FaissIndex, queries: Vectors, k: int, total: int) -> list[Positions]:
     """Return for each query the positions of all vectors that could be among its best `k`: a few more than `k`."""
-    candidates: list[NDArray[np.int64]] = [np.empty(0, np.int64)] * len(queries)
+    candidates: list[Positions] = [np.empty(0, np.int64)] * len(queries)
     rows = np.arange(len(queries))
     depth = k + _MARGIN
     while len(rows):
@@ -205,22 +204,28 @@ def _open_vectors(
 
 
 def _embed(corpus: Sequence[Passage], embed: _Embed, folder: Path, dtype: np.dtype[Any], shard: int) -> None:
-    """Embed the rest of the corpus, shard by shard, each written completely or not at all."""
+    """Embed the rest of the corpus, shard by shard, each written completely or not at all. Shows and logs progress."""
+    from rich.console import Console
+    from rich.progress import Progress
+
     folder.mkdir(parents=True, exist_ok=True)
     first = _embedded(folder)
-    with _progress(first, len(corpus)) as advance:
+    with Progress(console=Console(stderr=True), disable=not sys.stderr.isatty(), transient=True) as bar:
+        task = bar.add_task("Embedding passages", total=len(corpus), completed=first)
         for start in range(first, len(corpus), shard):
             passages = [corpus[row] for row in range(start, min(start + shard, len(corpus)))]
             with np.errstate(over="ignore"):  # overflow in float16 is the error below
                 vectors = embed(passages).astype(dtype)
             if not np.isfinite(vectors).all():
                 raise RetrievalError(f"Passages from {start} on have vectors that {dtype} cannot hold.")
-            with atomic_file(folder / f"{start:010d}-{start + len(passages):010d}.npy") as file:
+            end = start + len(passages)
+            with atomic_file(folder / f"{start:010d}-{end:010d}.npy") as file:
                 np.save(file, vectors, allow_pickle=False)
                 # On disk before it is renamed: after a power cut, an empty file would pass for a complete shard.
                 file.flush()
                 os.fsync(file.fileno())
-            advance(len(passages))
+            bar.update(task, completed=end)
+            _log.info("Embedded %d of %d passages", end, len(corpus))
 
 
 def _embedded(folder: Path) -> int:
@@ -232,19 +237,3 @@ def _embedded(folder: Path) -> int:
             break
         count = end
     return count
-
-
-@contextlib.contextmanager
-def _progress(completed: int, total: int) -> Iterator[Callable[[int], None]]:
-    """Yield a function that reports further passages: on a progress bar, if stderr is a terminal, and in the log."""
-    from rich.console import Console
-    from rich.progress import Progress
-
-    with Progress(console=Console(stderr=True), disable=not sys.stderr.isatty(), transient=True) as bar:
-        row = bar.add_task("Embedding passages", total=total, completed=completed)
-
-        def advance(count: int) -> None:
-            bar.update(row, advance=count)
-            _log.info("Embedded %d of %d passages", int(bar.tasks[0].completed), total)
-
-        yield advance

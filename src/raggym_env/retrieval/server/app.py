@@ -6,7 +6,7 @@ import asyncio
 import contextlib
 import secrets
 import time
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator
 
 from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
@@ -16,9 +16,10 @@ from starlette.routing import Route
 
 from raggym_env.errors import RetrievalError
 from raggym_env.protocols import Hit, Retriever
-from raggym_env.retrieval.server.batching import Batcher, Batching, Overloaded
+from raggym_env.retrieval.server.batching import Batcher, Overloaded
 from raggym_env.retrieval.server.metrics import Metrics
-from raggym_env.retrieval.wire import FINGERPRINT_HEADER, BadRequest, Limits, SearchRequest, read_request, write_results
+from raggym_env.retrieval.server.options import ServerOptions
+from raggym_env.retrieval.wire import FINGERPRINT_HEADER, BadRequest, SearchRequest, read_request, write_results
 
 __all__ = ["RetrievalApp"]
 
@@ -35,33 +36,16 @@ class RetrievalApp:
 
     With a token, every request needs `Authorization: Bearer TOKEN`; /health without one says only that the server
     runs. Errors are JSON objects whose `error` is the message.
-
-    Args:
-        retriever: The retriever to search.
-        default_k: Passages per query if a request does not say.
-        limits: What a request may ask for.
-        batching: How requests are combined into searches.
-        token: The token that clients must send; None for none.
-        about: What /health reports, besides the retriever's fingerprint.
     """
 
-    def __init__(
-        self,
-        retriever: Retriever,
-        *,
-        default_k: int,
-        limits: Limits,
-        batching: Batching,
-        token: str | None,
-        about: Mapping[str, object],
-    ) -> None:
+    def __init__(self, retriever: Retriever, options: ServerOptions) -> None:
         self.metrics = Metrics()
         self._retriever = retriever
-        self._default_k = default_k
-        self._limits = limits
-        self._batching = batching
-        self._token = token.encode() if token is not None else None
-        self._about = dict(about)
+        self._options = options
+        self._limits = options.limits
+        self._about: dict[str, object] = {"retriever": options.name or type(retriever).__name__}
+        if options.passages is not None:
+            self._about["passages"] = options.passages
         self._headers = {"content-type": "application/json"}
         if fingerprint := getattr(retriever, "fingerprint", None):
             self._headers[FINGERPRINT_HEADER] = self._about["fingerprint"] = str(fingerprint)
@@ -79,7 +63,7 @@ class RetrievalApp:
     @contextlib.asynccontextmanager
     async def _lifespan(self, _: Starlette) -> AsyncIterator[None]:
         # Made here, not in the constructor: it belongs to the server's event loop.
-        self._batcher = Batcher(self._retriever, self._batching, on_batch=self.metrics.batches.observe)
+        self._batcher = Batcher(self._retriever, self._options.batching, on_batch=self.metrics.batches.observe)
         try:
             yield
         finally:
@@ -108,7 +92,7 @@ class RetrievalApp:
             message = f"The server is handling {self._limits.requests:,} requests. Try again later."
             raise HTTPException(503, message, {**_RETRY, **_CLOSE})
         try:
-            search = read_request(await self._body(request), self._limits, self._default_k)
+            search = read_request(await self._body(request), self._limits, self._options.default_k)
         except BadRequest as error:
             raise HTTPException(error.status, str(error)) from error
         except ClientDisconnect:
@@ -151,8 +135,8 @@ class RetrievalApp:
 
     async def _show_metrics(self, request: Request) -> Response:
         self._require_token(request)
-        text = self.metrics.text({"waiting_queries": self._batcher.waiting})
-        return PlainTextResponse(text, media_type="text/plain; version=0.0.4")
+        lines = self.metrics.lines({"waiting_queries": self._batcher.waiting})
+        return PlainTextResponse("\n".join([*lines, ""]), media_type="text/plain; version=0.0.4")
 
     def _require_token(self, request: Request) -> None:
         if not self._has_token(request):
@@ -160,11 +144,12 @@ class RetrievalApp:
             raise HTTPException(401, "This server requires a token: Authorization: Bearer TOKEN.", headers)
 
     def _has_token(self, request: Request) -> bool:
-        if self._token is None:
+        if self._options.token is None:
             return True
         scheme, _, token = request.headers.get("authorization", "").partition(" ")
         # Starlette decodes header values as Latin-1. compare_digest takes as long for a nearly right token as for any.
-        return scheme.lower() == "bearer" and secrets.compare_digest(token.strip().encode("latin-1"), self._token)
+        sent, expected = token.strip().encode("latin-1"), self._options.token.encode()
+        return scheme.lower() == "bearer" and secrets.compare_digest(sent, expected)
 
 
 async def _error_reply(_: Request, error: Exception) -> Response:

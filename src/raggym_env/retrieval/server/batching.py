@@ -1,8 +1,7 @@
-"""Micro-batching: requests that wait at the same time are searched together.
+"""Micro-batching: requests that wait at the same time are searched together."""
 
-Written by hand: retrievers answer many queries in one search several times as fast, and servers that batch
-(Triton, BentoML) are whole platforms of their own.
-"""
+# Retrievers answer many queries in one search several times as fast. Written by hand, since the servers that batch
+# (Triton, BentoML) are whole platforms of their own.
 
 from __future__ import annotations
 
@@ -16,38 +15,15 @@ from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
-from raggym_env.errors import RAGGymError, RetrievalError, check_option
+from raggym_env.errors import RAGGymError, RetrievalError
 from raggym_env.protocols import Hit, Retriever, search
+from raggym_env.retrieval.server.options import Batching
 
-__all__ = ["Batcher", "Batching", "Overloaded"]
+__all__ = ["Batcher", "Overloaded"]
 
 _logger = logging.getLogger(__name__)
 
 _Results = list[list[Hit]]
-
-
-@dataclass(frozen=True)
-class Batching:
-    """How requests are combined into searches.
-
-    Raises:
-        OptionError: A value is out of range.
-    """
-
-    size: int = 512
-    """Maximum number of queries in one search."""
-    wait: float = 0.002
-    """Maximum seconds that a search is delayed for further requests, in [0, 1]. A single client is never delayed."""
-    waiting: int = 16_384
-    """Maximum number of queries waiting for a search. A request that would exceed it is answered with 503."""
-    threads: int = 1
-    """Searches at the same time. More help a retriever that releases the interpreter lock, as Lucene does."""
-
-    def __post_init__(self) -> None:
-        for name in ("size", "waiting", "threads"):
-            value = getattr(self, name)
-            check_option(f"{name} of a server's batching", value, value >= 1, "at least 1")
-        check_option("wait of a server's batching", self.wait, 0 <= self.wait <= 1, "in [0, 1] seconds")
 
 
 class Overloaded(RetrievalError):
@@ -74,12 +50,7 @@ class Batcher:
     best five need not be the first of the best ten (HNSW, fusion to a depth).
 
     If a search of several requests fails, each is searched again separately, so that a query that the back end
-    rejects fails no other request.
-
-    Args:
-        retriever: The retriever to search.
-        batching: How requests are combined.
-        on_batch: Called with the number of queries of each search.
+    rejects fails no other request. `on_batch` is called with the number of queries of each search.
     """
 
     def __init__(

@@ -1,7 +1,6 @@
-"""Counters in the Prometheus text format (version 0.0.4).
+"""Counters in the Prometheus text format (version 0.0.4)."""
 
-Written by hand: the format of these few lines is fixed, and `prometheus_client` has one global registry per process.
-"""
+# Written by hand: the format of these few lines is fixed, and `prometheus_client` has one global registry per process.
 
 from __future__ import annotations
 
@@ -30,8 +29,10 @@ class Histogram:
         self.counts[bisect_left(self.bounds, value)] += 1
         self.sum += value
 
-    def lines(self, name: str) -> Iterator[str]:
+    def lines(self, name: str, description: str) -> Iterator[str]:
         """Yield the lines of a metric of that name."""
+        yield f"# HELP {name} {description}"
+        yield f"# TYPE {name} histogram"
         total = 0  # Prometheus's buckets are cumulative
         for bound, count in zip((*self.bounds, "+Inf"), self.counts, strict=True):
             total += count
@@ -55,11 +56,8 @@ class Metrics:
         self.batches = Histogram(_QUERIES)
         """Queries in each search."""
 
-    def text(self, gauges: Mapping[str, int]) -> str:
-        """Return the page that Prometheus reads, with further gauges by name."""
-        return "\n".join(self._lines(gauges)) + "\n"
-
-    def _lines(self, gauges: Mapping[str, int]) -> Iterator[str]:
+    def lines(self, gauges: Mapping[str, int]) -> Iterator[str]:
+        """Yield the lines of the page that Prometheus reads, with further gauges by name."""
         yield "# HELP raggym_requests_total Requests for /retrieve, by status."
         yield "# TYPE raggym_requests_total counter"
         for status, count in sorted(self.requests.items()):
@@ -67,12 +65,8 @@ class Metrics:
         yield "# HELP raggym_queries_total Queries of accepted requests."
         yield "# TYPE raggym_queries_total counter"
         yield f"raggym_queries_total {self.queries}"
-        yield "# HELP raggym_request_seconds Time from the head of a request to its answer."
-        yield "# TYPE raggym_request_seconds histogram"
-        yield from self.seconds.lines("raggym_request_seconds")
-        yield "# HELP raggym_batch_queries Queries in one search."
-        yield "# TYPE raggym_batch_queries histogram"
-        yield from self.batches.lines("raggym_batch_queries")
+        yield from self.seconds.lines("raggym_request_seconds", "Time from the head of a request to its answer.")
+        yield from self.batches.lines("raggym_batch_queries", "Queries in one search.")
         yield "# TYPE process_cpu_seconds_total counter"
         yield f"process_cpu_seconds_total {time.process_time():.3f}"
         for name, value in {"in_flight": self.in_flight, **gauges}.items():

@@ -21,21 +21,18 @@ that send their headers slowly.
 
 from __future__ import annotations
 
-import re
 import signal
 import socket
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field
 from typing import Any
 
-from raggym_env.errors import MissingExtra, OptionError, RetrievalError, check_option
+from raggym_env.errors import MissingExtra, RetrievalError
 from raggym_env.protocols import Retriever, search
-from raggym_env.retrieval.server.batching import Batching
-from raggym_env.retrieval.wire import Limits
+from raggym_env.retrieval.server.options import ServerOptions
 
-__all__ = ["Batching", "Limits", "ServerOptions", "bind", "check_installed", "is_local", "running", "serve", "url_of"]
+__all__ = ["bind", "check_installed", "is_local", "running", "serve", "url_of"]
 
 # A first search before clients can connect: it loads what is loaded on demand, and fails if the retriever does not
 # work. Sixteen queries, since `bm25` loads its kernel only for batches.
@@ -63,29 +60,23 @@ def bind(host: str = "127.0.0.1", port: int = 8000) -> socket.socket:
     Raises:
         RetrievalError: There is no such address, or it is in use.
     """
+    listener = None
     try:
         # asyncio turns Nagle's algorithm off only on sockets with an explicit TCP protocol; else each answer would
         # wait 40 ms for an acknowledgement.
-        (family, kind, protocol, _, address), *_ = socket.getaddrinfo(
-            host, port, type=socket.SOCK_STREAM, proto=socket.IPPROTO_TCP
-        )
+        addresses = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, proto=socket.IPPROTO_TCP)
+        family, kind, protocol, _, address = addresses[0]
         listener = socket.socket(family, kind, protocol)
-    except (OSError, OverflowError, UnicodeError) as error:  # no such host or port, or not a host's name
-        raise _bind_error(host, port, error) from error
-    try:
         # A restarted server need not wait until the old one's connections time out.
         listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         listener.bind(address)
-    except (OSError, OverflowError) as error:
-        listener.close()
-        raise _bind_error(host, port, error) from error
+    except (OSError, OverflowError, UnicodeError) as error:  # the latter two: no possible port, no possible host name
+        if listener is not None:
+            listener.close()
+        raise RetrievalError(
+            f"Cannot serve on {host} port {port}: {error}. Choose another address, or port 0 for a free port."
+        ) from error
     return listener
-
-
-def _bind_error(host: str, port: int, error: Exception) -> RetrievalError:
-    return RetrievalError(
-        f"Cannot serve on {host} port {port}: {error}. Choose another address, or port 0 for a free port."
-    )
 
 
 def is_local(listener: socket.socket) -> bool:
@@ -100,36 +91,6 @@ def url_of(listener: socket.socket) -> str:
     return f"http://[{host}]:{port}/retrieve" if ":" in host else f"http://{host}:{port}/retrieve"
 
 
-@dataclass(frozen=True)
-class ServerOptions:
-    """How a retriever is served.
-
-    Raises:
-        OptionError: An option is out of range.
-    """
-
-    name: str = ""
-    """The retriever's name in /health; by default its class."""
-    passages: int | None = None
-    """Number of passages in its corpus, for /health."""
-    default_k: int = 3
-    """Passages per query if a request does not say: 3, as in the examples of Search-R1's server."""
-    token: str | None = field(default=None, repr=False)
-    """The token that clients must send as `Authorization: Bearer TOKEN`; None for none."""
-    limits: Limits = field(default_factory=Limits)
-    """What a request may ask for."""
-    batching: Batching = field(default_factory=Batching)
-    """How requests are combined into searches."""
-    grace: int = 60
-    """Seconds that accepted requests have to finish when the server ends; then they are cancelled."""
-
-    def __post_init__(self) -> None:
-        topk = self.limits.topk
-        check_option("default_k", self.default_k, 1 <= self.default_k <= topk, f"from 1 to {topk}")
-        if self.token is not None and not re.fullmatch(r"[!-~]+", self.token):
-            raise OptionError("token must be printable ASCII characters without spaces.")  # its value is a secret
-
-
 def serve(
     retriever: Retriever,
     listener: socket.socket | None = None,
@@ -139,13 +100,8 @@ def serve(
 ) -> None:
     """Serve a retriever until SIGTERM or SIGINT, then answer the accepted requests and return.
 
-    Call it in the main thread, which is the one that receives signals; elsewhere use `running`.
-
-    Args:
-        retriever: The retriever to serve.
-        listener: A bound socket, by default `bind()`. It is closed at the end.
-        options: By default `ServerOptions()`.
-        ready: Called with the URL once clients can connect.
+    Call it in the main thread, which is the one that receives signals; elsewhere use `running`. The listener is by
+    default `bind()`, and is closed at the end. `ready` is called with the URL once clients can connect.
 
     Raises:
         MissingExtra: Starlette or uvicorn is not installed.
@@ -191,31 +147,18 @@ def _server(
 ) -> Any:
     """Return a `uvicorn.Server` over the retriever, after a first search."""
     check_installed()
-    from raggym_env.retrieval.server.app import RetrievalApp  # imports Starlette
-
-    search(retriever, _WARM_UP, options.default_k)
-    about = {"retriever": options.name or type(retriever).__name__, "passages": options.passages}
-    app = RetrievalApp(
-        retriever,
-        default_k=options.default_k,
-        limits=options.limits,
-        batching=options.batching,
-        token=options.token,
-        about={key: value for key, value in about.items() if value is not None},
-    )
-    return _uvicorn(app.asgi, options.grace, lambda: ready(url_of(listener)))
-
-
-def _uvicorn(app: Any, grace: int, ready: Callable[[], object]) -> Any:
     import uvicorn
+
+    from raggym_env.retrieval.server.app import RetrievalApp  # imports Starlette
 
     class Server(uvicorn.Server):
         async def startup(self, sockets: list[socket.socket] | None = None) -> None:
             await super().startup(sockets)
-            ready()
+            ready(url_of(listener))
 
+    search(retriever, _WARM_UP, options.default_k)
     config = uvicorn.Config(
-        app,
+        RetrievalApp(retriever, options).asgi,
         http="h11",  # the implementation whose header size can be limited
         ws="none",
         lifespan="on",
@@ -224,7 +167,7 @@ def _uvicorn(app: Any, grace: int, ready: Callable[[], object]) -> Any:
         proxy_headers=False,  # nothing here depends on the client's address
         server_header=False,
         timeout_keep_alive=_KEEP_ALIVE_SECONDS,
-        timeout_graceful_shutdown=grace,
+        timeout_graceful_shutdown=options.grace,
         h11_max_incomplete_event_size=_MAX_HEADER_BYTES,
     )
     return Server(config)

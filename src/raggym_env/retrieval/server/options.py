@@ -1,0 +1,65 @@
+"""The options of a server."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass, field
+
+from raggym_env.errors import OptionError, check_option
+from raggym_env.retrieval.wire import Limits
+
+__all__ = ["Batching", "ServerOptions"]
+
+
+@dataclass(frozen=True)
+class Batching:
+    """How requests are combined into searches.
+
+    Raises:
+        OptionError: A value is out of range.
+    """
+
+    size: int = 512
+    """Maximum number of queries in one search."""
+    wait: float = 0.002
+    """Maximum seconds that a search is delayed for further requests, in [0, 1]. A single client is never delayed."""
+    waiting: int = 16_384
+    """Maximum number of queries waiting for a search. A request that would exceed it is answered with 503."""
+    threads: int = 1
+    """Searches at the same time. More help a retriever that releases the interpreter lock, as Lucene does."""
+
+    def __post_init__(self) -> None:
+        for name in ("size", "waiting", "threads"):
+            value = getattr(self, name)
+            check_option(f"{name} of a server's batching", value, value >= 1, "at least 1")
+        check_option("wait of a server's batching", self.wait, 0 <= self.wait <= 1, "in [0, 1] seconds")
+
+
+@dataclass(frozen=True)
+class ServerOptions:
+    """How a retriever is served.
+
+    Raises:
+        OptionError: An option is out of range.
+    """
+
+    name: str = ""
+    """The retriever's name in /health; by default its class."""
+    passages: int | None = None
+    """Number of passages in its corpus, for /health; None leaves it out."""
+    default_k: int = 3
+    """Passages per query if a request does not say: 3, as in the examples of Search-R1's server."""
+    token: str | None = field(default=None, repr=False)
+    """The token that clients must send as `Authorization: Bearer TOKEN`; None for none."""
+    limits: Limits = field(default_factory=Limits)
+    """Maximum number, size and duration of requests."""
+    batching: Batching = field(default_factory=Batching)
+    """How requests are combined into searches."""
+    grace: int = 60
+    """Seconds that accepted requests have to finish when the server ends; then they are cancelled."""
+
+    def __post_init__(self) -> None:
+        topk = self.limits.topk
+        check_option("default_k", self.default_k, 1 <= self.default_k <= topk, f"from 1 to {topk}")
+        if self.token is not None and not re.fullmatch(r"[!-~]+", self.token):
+            raise OptionError("token must be printable ASCII characters without spaces.")  # its value is a secret
