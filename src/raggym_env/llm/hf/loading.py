@@ -118,8 +118,8 @@ def find_model(name: str) -> tuple[str, str | None]:
         require_on_hub(name)
     except HubUnreachable as error:
         raise LLMError(
-            f"No model {name!r}. It is not in the catalogue ({', '.join(sorted(catalogue.MODELS))}; raggym models get "
-            "NAME), not a folder with a config.json, not a .gguf file, and not available from the hub: "
+            f"No model {name!r}. Looked in the cache ({', '.join(sorted(catalogue.MODELS))}: raggym models get NAME), "
+            "for a folder with a config.json, for a .gguf file, and on the hub: "
             f"{error} (with a network: hf download OWNER/NAME)."
         ) from error
     return name, None
