@@ -26,11 +26,7 @@ def test_a_batch_makes_one_retriever_call_and_keeps_the_order():
     start = [steps.start(task.question) for task in (FILM, BOTH, FILM)]
     after = steps.transition(start, [Search("Ada Berg"), Answer("no"), Search("Dusk")])
     assert retriever.calls == [["Ada Berg", "Dusk"]]
-    assert [state.history[0].query if state.history else state.answer for state in after] == [
-        "Ada Berg",
-        "no",
-        "Dusk",
-    ]
+    assert [state.history[0].query if state.history else state.answer for state in after] == ["Ada Berg", "no", "Dusk"]
 
 
 def test_the_query_on_the_last_allowed_turn_is_run():

@@ -50,23 +50,7 @@ def oracle_f1(prediction: str, ground_truth: str) -> float:
 
 
 WORDS = st.sampled_from(
-    [
-        "the",
-        "a",
-        "an",
-        "The",
-        "yes",
-        "no",
-        "No.",
-        "noanswer",
-        "novelist",
-        "Paris",
-        "paris,",
-        "1999",
-        "1,000",
-        "-",
-        "é",
-    ]
+    ["the", "a", "an", "The", "yes", "no", "No.", "noanswer", "novelist", "Paris", "paris,", "1999", "1,000", "-", "é"]
 )
 PHRASES = st.lists(WORDS, max_size=6).map(" ".join) | st.text(max_size=12)
 

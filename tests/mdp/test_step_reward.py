@@ -56,10 +56,7 @@ def test_random_scores_are_fixed_by_seed_state_and_action():
     state = steps.start(FILM.question)
     candidates = [Search("a"), Search("b"), Answer("a")]
     check_process_reward(RandomReward(0), [state, state], [candidates, []])
-    (first,), (other) = (
-        RandomReward(0).score([state], [candidates]),
-        RandomReward(1).score([state], [candidates])[0],
-    )
+    (first,), (other) = (RandomReward(0).score([state], [candidates]), RandomReward(1).score([state], [candidates])[0])
     assert len(set(first)) == 3
     assert not np.array_equal(first, other)
 
