@@ -5,7 +5,7 @@ import pytest
 
 from raggym_env import policies
 from raggym_env.core import Answer, Search, Usage
-from raggym_env.errors import CardError, OptionError, RewardError
+from raggym_env.errors import CardError, LLMError, OptionError, RewardError
 from raggym_env.mdp.rollout import rollout
 from raggym_env.policies.best_of import BestOf
 from raggym_env.policies.tree import Tree
@@ -88,6 +88,12 @@ def test_the_largest_group_of_equal_answers_wins_the_vote():
     assert (row[0].action, row[0].score) == (Search("q", draft="the Oslo."), 0.5)
     assert [proposal.action for proposal in row[1:]] == [Answer("Rome"), Search("r")]
     assert row[0].usage.calls == 4
+
+
+def test_several_groups_of_a_vote_count_their_usage_once():
+    _, _, states = start(FILM)
+    (row,) = Vote(Fixed(Answer("a"), Answer("b")), n=4).propose(states, 2)
+    assert [proposal.usage.calls for proposal in row] == [4, 0]
 
 
 def test_unreadable_samples_have_no_vote():
@@ -214,6 +220,35 @@ def test_a_critic_that_fails_for_one_state_costs_no_other_its_candidates(search)
     assert film.usage.calls >= 4
     assert both.action is not None
     assert policy.calls[0] == (2, 4)
+
+
+@pytest.mark.parametrize("search", [BestOf, lambda policy, critic, n: Tree(policy, critic, dynamics()[0], n=n)])
+def test_a_critic_whose_model_cannot_be_used_at_all_stops_the_search(search):
+    class NoModel(Longest):
+        def score(self, states, actions):
+            raise LLMError("no such model")
+
+    _, _, states = start(FILM, BOTH)
+    with pytest.raises(LLMError, match="no such model"):
+        search(Fixed(Search("a")), NoModel(), n=2).propose(states)
+
+
+@pytest.mark.parametrize(
+    "search",
+    [
+        lambda policy: BestOf(policy, Longest(), n=2),
+        lambda policy: Vote(policy, n=2),
+        lambda policy: Tree(policy, Longest(), dynamics()[0], n=2),
+    ],
+)
+def test_a_policy_that_proposes_nothing_is_a_failure_of_that_state(search):
+    class Silent(BasePolicy):
+        def propose(self, states, n=1):
+            return [[] for _ in states]
+
+    _, _, states = start(FILM, BOTH)
+    rows = search(Silent()).propose(states)
+    assert [row[0].failure for row in rows] == ["the policy proposed nothing"] * 2
 
 
 def test_a_score_that_is_not_a_number_chooses_nothing():

@@ -62,9 +62,8 @@ class Dynamics:
                 queries.append(action.query)
         # Everything is checked before the one call that costs anything, and that may fail: no state is left changed.
         results = search(self.retriever, queries, self.k) if queries else []
-        turns = iter(
-            [Turn(query, tuple([hit.passage for hit in hits])) for query, hits in zip(queries, results, strict=True)]
-        )
+        retrieved = zip(queries, results, strict=True)
+        turns = iter([Turn(query, tuple([hit.passage for hit in hits])) for query, hits in retrieved])
         return [_next(state, action, turns) for state, action in zip(states, actions, strict=True)]
 
 

@@ -186,9 +186,7 @@ def _letter(text: str, options: Sequence[str]) -> int | None:
 
 def _accuracy_of_task(answer: str, task: Task) -> float:
     if task.correct is None:
-        raise DataError(
-            f"Accuracy needs a question with options, and task {task.id!r} has none. Use em, f1 or cover_em."
-        )
+        raise DataError(f"Accuracy needs options, and task {task.id!r} has none. Use em, f1 or cover_em.")
     return accuracy(answer, task.question.options, task.correct)
 
 

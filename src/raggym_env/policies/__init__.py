@@ -56,27 +56,22 @@ def make(
         card = policy_card(policy, trust=trust)
         factory = card.policy
     else:
-        # A class has no card; a bare one holds the settings of the search at inference.
+        # A class has no card; an empty one holds the settings of the search at inference.
         card = PolicyCard(name=policy.__name__, path=Path(), policy=policy.__name__)
         factory = policy
-    # A card can hold the name of a critic, but not a critic.
+    # A card can hold a critic's name, but not the object.
     search = {"best_of": best_of, "vote": vote, "tree": tree, "critic": critic if isinstance(critic, str) else None}
     changes = {f"search.{name}": value for name, value in search.items() if value is not None}
     card = override(card, changes) if changes else card
-    inner = _build(card, factory, seed, options)
-    return _with_search(inner, card, critic if critic is not None else card.search.critic, dynamics)
-
-
-def _build(card: PolicyCard, factory: str | Factory, seed: int | None, options: Mapping[str, Any]) -> Policy:
-    merged = {**card.options, **options}
+    options = {**card.options, **options}
     # Not every policy samples: a script takes no seed.
     if seed is not None and "seed" in inspect.signature(POLICIES.resolve(factory)).parameters:
-        merged["seed"] = seed
+        options["seed"] = seed
     try:
-        built: Policy = POLICIES.make(factory, **merged)
+        inner: Policy = POLICIES.make(factory, **options)
     except OptionError as error:
         raise OptionError(f"Policy card {card.name!r}: {error}") from error
-    return built
+    return _with_search(inner, card, critic if critic is not None else card.search.critic, dynamics)
 
 
 def _with_search(

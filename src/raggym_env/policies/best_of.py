@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 from raggym_env.core import State, Usage
-from raggym_env.errors import RAGGymError, check_option
+from raggym_env.errors import LLMError, RAGGymError, check_option
 from raggym_env.protocols import BasePolicy, Policy, ProcessReward, Proposal, distinct, propose, score, total_usage
 
 __all__ = ["BestOf", "ranked", "score_all"]
@@ -42,12 +42,14 @@ def score_all(
     """Return the candidates of every state with the critic's scores, best first, from one call of the critic.
 
     If the call fails, each state is scored alone, so that the others keep their sampled candidates. A state that
-    cannot be scored gets one proposal, an outage.
+    cannot be scored gets one proposal, an outage. An `LLMError` is raised: no state can be scored then.
     """
     if not states:
         return []
     try:
         scores = score(critic, states, [[candidate.chosen() for candidate in row] for row in candidates])
+    except LLMError:
+        raise  # the critic's model cannot be used at all, for any state
     except RAGGymError as error:
         if len(states) == 1:
             return [[Proposal(None, failure=f"{type(error).__name__}: {error}", outage=True)]]

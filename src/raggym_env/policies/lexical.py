@@ -15,8 +15,7 @@ from raggym_env.reading.text import COUNTRIES, key, terms, words
 
 __all__ = ["LexicalPolicy"]
 
-_MOST = 12
-"""Most searches, and most answers, that are proposed for a state."""
+_MOST = 12  # most searches, and most answers, that are proposed for a state
 
 
 class LexicalPolicy(BasePolicy):
@@ -36,7 +35,7 @@ class LexicalPolicy(BasePolicy):
         seed: Seed of the sampling. The same state draws the same, in whatever order states come.
         searches: Searches after which it answers, however many are left.
         enough: Score in [0, 1] that a search needs to be preferred to answering.
-        temperature: Of the sampling; 0 takes the other proposals in order of their scores.
+        temperature: Sampling temperature; 0 takes the other proposals in order of their scores.
 
     Raises:
         OptionError: An option is out of range.
@@ -83,8 +82,8 @@ def _ideas(state: State) -> tuple[list[Candidate], list[Candidate]]:
         spans, queries = answers_from(reading), _queries(reading, state)
     if state.searches_left < 1:
         return spans, []
-    # A query that was made would find the same again. Of equal ones the best counts; the text breaks ties, so that
-    # the order never depends on how the queries came about.
+    # A past query would retrieve the same passages again. Of equal queries the best counts; the text breaks ties, so
+    # that the order does not depend on how the queries were made.
     searched = {key(turn.query) for turn in state.history}
     unsearched: dict[str, Candidate] = {}
     for query in sorted(queries, key=lambda query: (-query.score, query.text)):

@@ -15,7 +15,7 @@ Script = Mapping[str, Sequence[Action]] | Callable[[State], Action]
 
 
 class ScriptedPolicy(BasePolicy):
-    """Plays a script. The step is the number of past searches, so a state always gets the same action.
+    """Plays a script. The next action depends on the number of past searches, so a state always gets the same one.
 
     Args:
         script: For each question, by its id or its text, the actions in order; or a function from a state to an
@@ -36,7 +36,7 @@ class ScriptedPolicy(BasePolicy):
     def _action(self, state: State) -> Action:
         if callable(self.script):
             return self.script(state)
-        # An observation does not name its question's id, so the text works too.
+        # An observation does not hold its question's id, so the text works too.
         actions = self.script.get(state.question.id, self.script.get(state.question.text))
         if actions is None:
             raise PolicyError(

@@ -181,6 +181,12 @@ def test_a_model_that_gives_no_reply_is_a_failure_whatever_the_card_says(on_fail
     assert all(proposal.outage is outage for row in rows for proposal in row)
 
 
+def test_several_notes_that_fail_count_as_one_failure_of_each_reply():
+    made = agent("re2search", Model("", failure="refused"))
+    made.propose([state("a", "b", "c")], 2)
+    assert made.failures == {Reason.NO_REPLY: 2}
+
+
 def test_the_failure_of_a_truncated_reply_names_the_token_limit():
     failure = (
         agent("direct", Model('{"answer": "Os', finish="length"), on_failure="fail").propose([state()])[0][0].failure

@@ -90,7 +90,7 @@ def test_steps_of_an_episode_share_all_but_the_end_of_the_prompt():
     ("templates", "problem"),
     [
         ({"user": "{{ questoin }}"}, "prompt user cannot be rendered: 'questoin' is undefined"),
-        ({"user": "{% if %}"}, "prompt user is no Jinja template"),
+        ({"user": "{% if %}"}, "prompt user is not a Jinja template"),
         ({"usr": "x"}, r"no prompt \['usr'\]"),
         ({"retry": "{{ question }}"}, "'question' is undefined"),
         ({"user": "{{ question.__class__.__mro__ }}"}, "prompt user cannot be rendered"),

@@ -23,7 +23,7 @@ OnFailure = Literal["retry", "search", "fail"]
 
 @dataclass(slots=True)
 class _Attempt:
-    """One reply to a state's prompt, and what becomes of it."""
+    """One reply to a state's prompt, and its outcome."""
 
     state: State
     messages: Messages
@@ -44,19 +44,14 @@ class PromptAgent(BasePolicy):
         llm: A model, or the spec of one (`hf:smollm2`).
         llm_options: Options of the back end where `llm` is a spec, e.g. `{"timeout": 60}` of `openai:`.
         prompts: Jinja templates by name; see `templates`.
-        reasoning: See `Components`, as for the next four.
-        retrieval: Whether it sees passages.
-        queries: Whether it writes its own queries.
-        summaries: Whether it sees notes in place of passages; needs the prompts `note_system` and `note_user`.
-        reflection: Whether a search carries a draft answer; a search without one is then a failure.
+        reasoning, retrieval, queries, summaries, reflection: Whether the agent has the component; see `Components`.
+            `summaries` needs the prompts `note_system` and `note_user`.
         examples: Steps shown to the model as earlier turns; see `templates.Example`.
         temperature: Sampling temperature where several proposals are requested (arXiv 2502.13957, algorithm 1). A
             single proposal is decoded greedily.
         top_p: As in `Sampling`, where several proposals are requested.
-        max_tokens: Most tokens of a reply.
-        note_tokens: Most tokens of a note.
-        passage_chars: Most characters of a passage in a prompt.
-        history_chars: Most characters of all past searches in a prompt; the oldest are left out first.
+        max_tokens, note_tokens: Most tokens of a reply, and of a note.
+        passage_chars, history_chars: Limits on the length of a prompt; see `templates.PromptLimits`.
         on_failure: What becomes of a reply that is not an action. "retry": the model is shown the reply and what is
             wrong with it, once; if that fails too, there is no action. "search": a search for the question itself,
             if one is left and that search was not made before, else no action. "fail": no action.
@@ -125,10 +120,10 @@ class PromptAgent(BasePolicy):
             return []
         notes = self._notes.of(states) if self.components.summaries else [None] * len(states)
         rows = [self._begin(state, written, n) for state, written in zip(states, notes, strict=True)]
+        # The n attempts of a state share one prompt. Without its notes a state has failed already.
         open_rows = [row for row in rows if row[0].outcome is None]
-        replies = self._generate(
-            [row[0].messages for row in open_rows], self._greedy if n == 1 else replace(self.sampling, n=n)
-        )
+        sampling = self._greedy if n == 1 else replace(self.sampling, n=n)
+        replies = self._generate([row[0].messages for row in open_rows], sampling)
         for row, completions in zip(open_rows, replies, strict=True):
             for attempt, completion in zip(row, completions, strict=True):
                 self._read(attempt, completion)
@@ -139,16 +134,13 @@ class PromptAgent(BasePolicy):
         """Return the state's `n` attempts before the model replies; all failed if one of the state's notes did."""
         texts = None if notes is None else [note.text for note in notes]
         messages = self.prompts.messages(state, texts, can_search=self._can_search(state))
-        attempts = [_Attempt(state, messages) for _ in range(n)]
         failure = None
-        for note in notes or ():
-            attempts[0].usage += note.usage  # once: the notes serve all attempts
-            if note.failure is not None:
-                failure = _no_reply(note, "the model wrote no note")
-        if failure is not None:
+        if failed := [note for note in notes or () if note.failure is not None]:
+            failure = _no_reply(failed[-1], "the model wrote no note")
             self.failures[failure.reason] += n
-            for attempt in attempts:
-                attempt.outcome = failure
+        attempts = [_Attempt(state, messages, outcome=failure) for _ in range(n)]
+        # The notes serve all attempts, so their cost counts once.
+        attempts[0].usage = sum((note.usage for note in notes or ()), Usage())
         return attempts
 
     def _generate(self, prompts: list[Messages], sampling: Sampling) -> list[list[Completion]]:
@@ -168,6 +160,7 @@ class PromptAgent(BasePolicy):
         if isinstance(parsed, Parsed):
             return self._action(state, parsed)
         if completion.finish == "length":
+            # Usually the reason why it cannot be parsed; the model may then reply more briefly.
             cut = f"the reply was cut off at {self.sampling.max_tokens} tokens"
             return replace(parsed, detail=f"{parsed.detail}; {cut}")
         return parsed
@@ -214,15 +207,10 @@ class PromptAgent(BasePolicy):
 
 
 def _proposal(attempt: _Attempt) -> Proposal:
-    failure = attempt.outcome if isinstance(attempt.outcome, Failure) else None
-    return Proposal(
-        None if isinstance(attempt.outcome, Failure) else attempt.outcome,
-        attempt.reply,
-        tuple(attempt.messages),
-        attempt.usage,
-        failure=None if failure is None else str(failure),
-        outage=failure is not None and failure.reason == Reason.OUTAGE,
-    )
+    proposal = Proposal(None, attempt.reply, tuple(attempt.messages), attempt.usage)
+    if isinstance(attempt.outcome, Failure):
+        return replace(proposal, failure=str(attempt.outcome), outage=attempt.outcome.reason == Reason.OUTAGE)
+    return replace(proposal, action=attempt.outcome)
 
 
 def _no_reply(completion: Completion, problem: str) -> Failure:

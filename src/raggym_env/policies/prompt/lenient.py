@@ -1,10 +1,10 @@
 """Reads JSON as models write it: trailing commas, single quotes, comments, Python's constants, bare keys.
 
-Reads one object from the start of a text. Only what has exactly one reading is accepted. Depth and length are bounded,
-and so is the cost.
+Reads one object from the start of a text. Only text with exactly one reading is accepted. Depth and length are
+bounded, and so is the cost.
 
-Written by hand, since the libraries at hand do something else: json-repair completes truncated objects, which would
-turn a cut-off reply into an answer, and json5 takes 4.1 ms where this takes 30 microseconds.
+No library does this: json-repair completes truncated objects, which would turn a cut-off reply into an answer, and
+json5 takes 4.1 ms where this takes 30 microseconds.
 """
 
 from __future__ import annotations
@@ -31,6 +31,8 @@ Value = str | Number | bool | None | list["Value"] | dict[str, "Value"]
 
 class Refused(ValueError):
     """The text does not begin with an object that has exactly one reading."""
+
+    # The messages are shown to the model when it is asked again: a change of words is a change of prompts.
 
 
 # White space and comments. All quantifiers are possessive: no input makes the engine backtrack.
@@ -74,7 +76,7 @@ class _Reader:
             raise Refused("no object begins here")
         members: dict[str, Value] = {}
         while not self._take("}"):
-            # Models vary the case of keys ("Answer"); a text in quotes counts like a bare word.
+            # Models vary the case of keys ("Answer"), and may leave out their quotes.
             key = (self._string() if self._peek() in _STRINGS else self._word()).strip().lower()
             if key in members:
                 raise Refused(f"the key {key!r:.40} stands twice in one object")

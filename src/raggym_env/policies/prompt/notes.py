@@ -18,14 +18,14 @@ _Key = tuple[str, tuple[str, ...], Turn]
 class Notes:
     """The notes of one agent.
 
-    A note depends on the question and on one search with its passages, and on nothing else: all candidates of a
-    step, all later steps and all branches of a search tree share it.
+    A note depends on nothing but the question and one search with its passages: all candidates of a step, all later
+    steps and all branches of a search tree share it.
 
     Args:
         llm: Writes the notes.
         prompts: With the prompts `note_system` and `note_user`.
         sampling: Sampling settings of one note.
-        size: Notes kept in memory; the one that was used longest ago is dropped first.
+        size: Most notes in memory; the one that was used longest ago is dropped first.
     """
 
     def __init__(self, llm: LLM, prompts: Prompts, sampling: Sampling, *, size: int = 10_000) -> None:
@@ -36,26 +36,24 @@ class Notes:
     def of(self, states: Iterable[State]) -> list[list[Completion]]:
         """Return the notes on every state's searches, oldest first. Missing ones are written in one call.
 
-        The usage of writing a note is given to the first state that needs it; a note that existed before costs
-        nothing. A note that the model failed to write has a `failure` and is not kept.
+        The first state that needs a new note has the usage of writing it; an existing note costs nothing. A note that
+        the model failed to write has a `failure` and is not stored.
         """
         states = list(states)
         missing = dict.fromkeys(key for state in states for key in _keys(state) if key not in self._notes)
         written: dict[_Key, Completion] = {}
         if missing:
-            prompts = [
-                self._prompts.note_messages(Question("", text, options), turn) for text, options, turn in missing
-            ]
-            written = {
-                key: row[0] for key, row in zip(missing, self._llm.generate(prompts, self._sampling), strict=True)
-            }
+            questions = [(Question("", text, options), turn) for text, options, turn in missing]
+            prompts = [self._prompts.note_messages(question, turn) for question, turn in questions]
+            replies = self._llm.generate(prompts, self._sampling)
+            written = {key: row[0] for key, row in zip(missing, replies, strict=True)}
         rows: list[list[Completion]] = [[] for _ in states]
         for state, row in zip(states, rows, strict=True):
             for key in _keys(state):
                 row.append(self._notes.use(key) or written[key])
                 if key in written:
                     written[key] = replace(written[key], usage=Usage())  # whoever needs it next pays nothing
-        # Kept only now: more notes than fit would otherwise displace some that this call still needs.
+        # Stored only now: more notes than fit would otherwise displace some that this call still needs.
         for key, note in written.items():
             if note.failure is None:
                 self._notes[key] = note

@@ -28,34 +28,20 @@ __all__ = ["Failure", "Parsed", "Reason", "parse"]
 class Reason(enum.StrEnum):
     """Why a reply is not an action."""
 
-    EMPTY = "empty"
-    """It has no text."""
-    UNFINISHED = "unfinished"
-    """It ends inside its reasoning, a tag or an object."""
-    NO_ACTION = "no_action"
-    """It has no block, or its last object has neither "search" nor "answer"."""
-    BROKEN = "broken"
-    """Its last block cannot be parsed."""
-    AMBIGUOUS = "ambiguous"
-    """Its last block has two readings: a search and an answer, or one inside another."""
-    BLANK = "blank"
-    """The answer or the query has no letter, digit or symbol."""
-    NOT_TEXT = "not_text"
-    """The answer or the query is not a text but a list, an object or a constant."""
-    TOO_LONG = "too_long"
-    """The answer or the query is longer than `LONGEST_TEXT` characters."""
-    TANGLED = "tangled"
-    """It has more blocks than a sensible reply."""
-    NO_DRAFT = "no_draft"
-    """A search without the draft answer that this agent must give."""
-    NOT_ALLOWED = "not_allowed"
-    """A search by an agent that does not write queries."""
-    NO_SEARCHES_LEFT = "no_searches_left"
-    """A search without a draft answer when no search is left."""
-    NO_REPLY = "no_reply"
-    """The model failed on this prompt and gave no reply."""
-    OUTAGE = "outage"
-    """The model could not be reached; the same prompt may succeed later."""
+    EMPTY = "empty"  # it has no text
+    UNFINISHED = "unfinished"  # it ends inside its reasoning, a tag or an object
+    NO_ACTION = "no_action"  # it has no block, or its last object has neither "search" nor "answer"
+    BROKEN = "broken"  # its last block cannot be parsed
+    AMBIGUOUS = "ambiguous"  # its last block has two readings: a search and an answer, or one inside another
+    BLANK = "blank"  # the answer or the query has no letter, digit or symbol
+    NOT_TEXT = "not_text"  # the answer or the query is not a text but a list, an object or a constant
+    TOO_LONG = "too_long"  # the answer or the query is longer than `LONGEST_TEXT` characters
+    TANGLED = "tangled"  # it has more blocks than a sensible reply
+    NO_DRAFT = "no_draft"  # a search without the draft answer that this agent must give
+    NOT_ALLOWED = "not_allowed"  # a search by an agent that does not write queries
+    NO_SEARCHES_LEFT = "no_searches_left"  # a search without a draft answer when no search is left
+    NO_REPLY = "no_reply"  # the model failed on this prompt and gave no reply
+    OUTAGE = "outage"  # the model could not be reached; the same prompt may succeed later
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,15 +86,9 @@ _REST_OF_LINE = re.compile(r"[ \t\r*`.,;]*+(?:\n|\Z)")
 _LEFT_OPEN = re.compile(r"^[ \t]{0,8}[}\]]", re.MULTILINE)
 
 
-@dataclass(frozen=True, slots=True)
-class _Block:
-    """A JSON object or a pair of tags."""
-
-    end: int
-    """Offset behind it, in the final section."""
-    content: Parsed | Failure
-    draft: str | None = None
-    """The text of a draft tag, which is not an action by itself."""
+_Block = tuple[int, Parsed | Failure]
+"""A JSON object or a pair of tags: the offset behind it in the final section, and its content. A draft tag, which is
+no action by itself, is `Parsed` with neither an answer nor a search."""
 
 
 def parse(reply: str) -> Parsed | Failure:
@@ -124,11 +104,11 @@ def parse(reply: str) -> Parsed | Failure:
         return section
     last: Parsed | Failure | None = None
     draft, end = None, 0
-    for block in _blocks(section):
-        end = block.end
-        if block.draft is None:
-            last = block.content
-        draft = block.draft or draft
+    for end, content in _blocks(section):  # noqa: B007  # the end of the last block is needed below
+        if isinstance(content, Parsed) and content.answer is None and content.search is None:
+            draft = content.draft
+        else:
+            last = content
     if last is None and _TAG.search(section):
         return Failure(Reason.BROKEN, "a tag does not stand on a line of its own, or is not closed")
     if last is None:
@@ -161,47 +141,41 @@ def _blocks(section: str) -> Iterator[_Block]:
     at = broken = 0
     for number, start in enumerate(_START.finditer(section)):
         if number >= _MOST_BLOCKS or broken >= _MOST_BROKEN:
-            yield _Block(start.end(), Failure(Reason.TANGLED, "the reply has too many JSON objects or tags"))
+            yield start.end(), Failure(Reason.TANGLED, "the reply has too many JSON objects or tags")
             return
         if start.end() <= at:  # inside the block before
             continue
-        block = (
-            _tag_block(section, start[1].lower(), start.end()) if start[1] else _json_block(section, start.end() - 1)
-        )
-        broken += isinstance(block.content, Failure)
-        at = block.end
-        yield block
+        tag, after = start[1], start.end()
+        at, content = _tag_block(section, tag.lower(), after) if tag else _json_block(section, after - 1)
+        broken += isinstance(content, Failure)
+        yield at, content
 
 
 def _json_block(section: str, start: int) -> _Block:
     try:
         members, length = read_object(section[start : start + LONGEST])
     except Refused as error:
-        return _Block(start + 1, Failure(Reason.BROKEN, f"the JSON object cannot be read: {error}"))
+        return start + 1, Failure(Reason.BROKEN, f"the JSON object cannot be read: {error}")
     end = start + length
     if not _REST_OF_LINE.match(section, end):
-        return _Block(end, Failure(Reason.BROKEN, "the JSON object is followed by text on its line"))
-    return _Block(end, _from_object(members))
+        return end, Failure(Reason.BROKEN, "the JSON object is followed by text on its line")
+    return end, _from_object(members)
 
 
 def _tag_block(section: str, name: str, start: int) -> _Block:
     closing = _TAG.search(section, start)
     if closing is None or not closing[1] or closing[2].lower() != name:
-        return _Block(start, Failure(Reason.UNFINISHED, f"the tag {name} is not closed, or holds another tag"))
+        return start, Failure(Reason.UNFINISHED, f"the tag {name} is not closed, or holds another tag")
     stop, end = closing.span()
     if not _REST_OF_LINE.match(section, end):
-        return _Block(end, Failure(Reason.BROKEN, f"the tag {name} is followed by text on its line"))
+        return end, Failure(Reason.BROKEN, f"the tag {name} is followed by text on its line")
     text = _text(name, section[start:stop])
     if isinstance(text, Failure):
-        return _Block(end, text)
+        return end, text
     # <answer>{"answer": "Oslo"}</answer>: is the answer the text between the tags, or the one in the object?
     if text.startswith("{"):
-        return _Block(end, Failure(Reason.AMBIGUOUS, f"the tag {name} holds a JSON object"))
-    return _Block(end, _parsed(name, text), draft=text if name == "draft" else None)
-
-
-def _parsed(name: str, text: str) -> Parsed:
-    return Parsed(search=text) if name == "search" else Parsed(answer=text)
+        return end, Failure(Reason.AMBIGUOUS, f"the tag {name} holds a JSON object")
+    return end, Parsed(**{name: text})
 
 
 def _from_object(members: Mapping[str, Value]) -> Parsed | Failure:
@@ -216,7 +190,7 @@ def _from_object(members: Mapping[str, Value]) -> Parsed | Failure:
     if isinstance(text, Failure):
         return text
     if name == "answer" or members.get("draft") is None:
-        return _parsed(name, text)
+        return Parsed(**{name: text})
     draft = _text("draft", members["draft"])
     return draft if isinstance(draft, Failure) else Parsed(search=text, draft=draft)
 
@@ -226,7 +200,8 @@ def _text(name: str, value: Value) -> str | Failure:
     if isinstance(value, Number):
         return value.text  # as it was written: 1.50 must not become 1.5
     if not isinstance(value, str):
-        return Failure(Reason.NOT_TEXT, f"{name} must be a text, not {_kind(value)}")
+        kind = "an object" if isinstance(value, dict) else "a list" if isinstance(value, list) else "true or false"
+        return Failure(Reason.NOT_TEXT, f"{name} must be a text, not {kind}")
     if len(value) > LONGEST_TEXT:
         return Failure(Reason.TOO_LONG, f"{name} is longer than {LONGEST_TEXT} characters")
     if _TAG.search(value):
@@ -236,12 +211,3 @@ def _text(name: str, value: Value) -> str | Failure:
     if not text.strip(" .…_-<>[]()\"'"):
         return Failure(Reason.BLANK, f"{name} is blank")
     return text
-
-
-def _kind(value: Value) -> str:
-    match value:
-        case dict():
-            return "an object"
-        case list():
-            return "a list"
-    return "true or false"

@@ -34,11 +34,7 @@ _RETRY = "Your reply could not be used: {{ problem }}. Reply again, and end with
 
 @dataclass(frozen=True, slots=True)
 class PromptLimits:
-    """Limits on the length of the history in a prompt.
-
-    Raises:
-        OptionError: A limit is less than 1.
-    """
+    """Limits on the length of the history in a prompt, each at least 1; else an `OptionError` is raised."""
 
     passage_chars: int = 600
     """Most characters of each passage's text."""
@@ -53,7 +49,7 @@ class PromptLimits:
 
 @dataclass(frozen=True, slots=True)
 class Example:
-    """A worked example: a state, rendered by the card's own `user` template, and a model reply."""
+    """A worked example: a state, which the card's `user` template renders, and a model's reply."""
 
     state: State
     notes: tuple[str, ...] | None
@@ -81,8 +77,7 @@ class Example:
             )
             question = Question("", content["question"], tuple(content.get("options", ())))
             state = State(question, history, content.get("searches_left", 1))
-            has_notes = any("note" in turn for turn in turns)
-            notes = tuple(turn.get("note", "") for turn in turns) if has_notes else None
+            notes = tuple(turn.get("note", "") for turn in turns) if any("note" in turn for turn in turns) else None
             return cls(state, notes, content["reply"].strip())
         except (KeyError, TypeError, AttributeError) as error:
             raise OptionError(f"an example cannot be read ({error!r}): {dict(content)!r:.200}") from error
@@ -94,7 +89,7 @@ class Prompts:
     Args:
         templates: `system` and `user`; for notes `note_system` and `note_user`; optionally `retry`.
         examples: Shown as earlier turns of the chat.
-        limits: Limits on the length of the history.
+        limits: By default those of `PromptLimits`.
 
     Raises:
         OptionError: A prompt is missing, unknown, not a template, or uses an undefined variable.
@@ -114,30 +109,20 @@ class Prompts:
             try:
                 self._templates[name] = environment.from_string(text)
             except TemplateError as error:
-                raise OptionError(f"the prompt {name} is no Jinja template: {error}") from error
+                raise OptionError(f"the prompt {name} is not a Jinja template: {error}") from error
         self._examples: list[Mapping[str, str]] = []
         self._check()  # before the examples, which are rendered by the same templates
         for example in examples:
-            self._examples += [
-                {"role": "user", "content": self._user(example.state, example.notes, can_search=True)},
-                {"role": "assistant", "content": example.reply},
-            ]
+            user = self._user(example.state, example.notes, can_search=True)
+            self._examples += [{"role": "user", "content": user}, {"role": "assistant", "content": example.reply}]
 
     def messages(self, state: State, notes: Sequence[str] | None, *, can_search: bool) -> Messages:
-        """Return the chat that requests the next action.
-
-        Args:
-            state: The state to act in.
-            notes: One per past search; None shows the passages.
-            can_search: Whether the reply may be a search.
-        """
+        """Return the chat that requests the next action. `notes`: one per past search; None shows passages."""
+        system = self._render("system", can_search=can_search)
+        user = self._user(state, notes, can_search=can_search)
         # The system prompt and the examples come first and are the same in every state, so that a model's prefix
         # cache holds them.
-        return [
-            {"role": "system", "content": self._render("system", can_search=can_search)},
-            *self._examples,
-            {"role": "user", "content": self._user(state, notes, can_search=can_search)},
-        ]
+        return [{"role": "system", "content": system}, *self._examples, {"role": "user", "content": user}]
 
     def again(self, messages: Messages, reply: str, problem: str, *, can_search: bool) -> Messages:
         """Return the chat continued by the model's reply and a message that says what is wrong with it."""
@@ -147,15 +132,10 @@ class Prompts:
 
     def note_messages(self, question: Question, turn: Turn) -> Messages:
         """Return the chat that requests a note on the passages of one search."""
-        values = {
-            "question": question_section(question),
-            "history": self._history((turn,), None),
-            "query": as_data(turn.query),
-        }
-        return [
-            {"role": "system", "content": self._render("note_system", **values)},
-            {"role": "user", "content": self._render("note_user", **values)},
-        ]
+        history = self._history((turn,), None)
+        values = {"question": question_section(question), "history": history, "query": as_data(turn.query)}
+        system, user = self._render("note_system", **values), self._render("note_user", **values)
+        return [{"role": "system", "content": system}, {"role": "user", "content": user}]
 
     @property
     def summarises(self) -> bool:
@@ -176,18 +156,14 @@ class Prompts:
         return history_sections(history, notes, **asdict(self._limits))
 
     def _render(self, name: str, **values: object) -> str:
-        # The text of a card, not of the library: it may use undefined names, wrong types or divide by zero.
+        # A template is text of a card, not of the library: it may use undefined names or wrong types, or divide by 0.
         try:
             return self._templates[name].render(**values).strip()
         except (TemplateError, TypeError, ArithmeticError, LookupError) as error:
             raise PolicyError(f"The prompt {name} cannot be rendered: {error}") from error
 
     def _check(self) -> None:
-        """Render every template once, so that a misspelt variable is reported before a run.
-
-        Raises:
-            OptionError: A template cannot be rendered.
-        """
+        """Render every template once, so that a misspelled variable is reported before a run."""
         turn = Turn("query", (Passage("", "Title", "Text"),))
         try:
             # Both branches of the usual conditions: with and without a search left, a history and options.
