@@ -42,7 +42,7 @@ def find(name: str, *, hub: str, suggestions: Iterable[str]) -> Source:
         suggestions: Valid names, from which the error for a misspelt one suggests the closest.
 
     Raises:
-        UnknownName: It is no name in the catalogue, no folder and no possible name on the hub.
+        UnknownName: It is neither a name in the catalogue nor a folder, and cannot be a name on the hub.
         RetrievalError: The hub does not provide it; the message says how to get it.
         MissingExtra: The hub's client is not installed.
     """

@@ -120,7 +120,7 @@ def test_the_fingerprint_changes_with_the_retriever_the_model_and_the_depth():
     ("options", "message"),
     [
         ({"depth": 0}, "depth must be a whole number"),
-        ({"model": 7}, "model must be a name, a folder or have a score method, got 7"),
+        ({"model": 7}, "model must be a name, a folder or an object with a score method, got 7"),
         ({"retriever": 7}, "got 7"),
         ({"model": "m", "batch_size": 0}, "batch_size must be a whole number"),
     ],
