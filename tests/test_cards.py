@@ -52,7 +52,7 @@ def test_a_misspelt_name_gets_a_suggestion():
 
 
 @pytest.mark.parametrize(
-    ("change", "named"),
+    ("text", "fault"),
     [
         ("title = ", "not valid TOML"),
         (CARD.replace("title", "titel"), "titel"),
@@ -65,11 +65,11 @@ def test_a_misspelt_name_gets_a_suggestion():
         ('name = "../evil"\n' + CARD, "remove ['name']"),
     ],
 )
-def test_a_bad_card_names_its_file_and_what_is_wrong(tmp_path, change, named):
+def test_a_bad_card_names_its_file_and_what_is_wrong(tmp_path, text, fault):
     with pytest.raises(CardError) as error:
-        env_card(write(tmp_path, change))
+        env_card(write(tmp_path, text))
     assert "Mine-v0.toml" in str(error.value)
-    assert named in str(error.value)
+    assert fault in str(error.value)
 
 
 def test_a_missing_card_file_says_where_it_looked(tmp_path):

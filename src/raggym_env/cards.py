@@ -10,16 +10,14 @@ A card may come from a stranger. Without the user's trust (`--trust-card`, `trus
 from __future__ import annotations
 
 import tomllib
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path, PureWindowsPath
-from typing import Annotated, Any, Literal, Self, TypeVar
+from typing import Annotated, Any, Literal, NamedTuple, Self, TypeVar
 
 from pydantic import (
     AfterValidator,
     BaseModel,
     BeforeValidator,
-    ConfigDict,
     Discriminator,
     Field,
     Tag,
@@ -31,17 +29,7 @@ from raggym_env.errors import CardError, UnknownName
 from raggym_env.registry import names_code
 from raggym_env.storage.paths import CardKind, card_file, card_names
 
-__all__ = [
-    "DatasetCard",
-    "EnvCard",
-    "PolicyCard",
-    "Source",
-    "SourceCard",
-    "SplitSourceCard",
-    "env_card",
-    "override",
-    "policy_card",
-]
+__all__ = ["DatasetCard", "EnvCard", "PolicyCard", "Source", "SourceCard", "env_card", "override", "policy_card"]
 
 
 # Names that become part of a path: no separators, and no leading dot.
@@ -50,32 +38,31 @@ _SAFE_PATH = r"^([A-Za-z0-9_][A-Za-z0-9_.+-]*(/[A-Za-z0-9_][A-Za-z0-9_.+-]*)*)?$
 
 
 class _Card(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    # Extra keys are refused, as a misspelled key would otherwise have no effect. Frozen, as a run records its cards.
+    model_config = {"extra": "forbid", "frozen": True}
 
 
-@dataclass(frozen=True)
-class Source:
-    """One questions file, its corpus and the rows to take: what a split is read from. Fields as in `SourceCard`."""
+class Source(NamedTuple):
+    """One questions file, its corpus and the rows to take from it: what a split is read from."""
 
     questions: str
     corpus: str = "contexts"
     rows: str = "all"
 
 
-def _inside_folder(names: tuple[str, ...]) -> tuple[str, ...]:
-    for name in names:
-        path = PureWindowsPath(name)  # understands both separators and drive letters, on every system
-        if not name.startswith("hub:") and (path.anchor or ".." in path.parts):
-            raise ValueError("a file must lie in the data set's folder; put a link to it there")
-    return names
+def _inside_folder(name: str) -> str:
+    path = PureWindowsPath(name)  # understands both separators and drive letters, on every system
+    if not name.startswith("hub:") and (path.anchor or ".." in path.parts):
+        raise ValueError("a file must lie in the data set's folder; put a link to it there")
+    return name
 
 
 _Names = Annotated[
-    tuple[str, ...],
+    tuple[Annotated[str, AfterValidator(_inside_folder)], ...],
     Field(min_length=1),
     BeforeValidator(lambda value: (value,) if isinstance(value, str) else value),
-    AfterValidator(_inside_folder),
 ]
+# Counts start at 1: "first 0" would be a split without questions.
 _Rows = Annotated[str, Field(pattern=r"^(all|(first|last|after) [1-9][0-9]*)$")]
 
 
@@ -92,12 +79,6 @@ class SourceCard(_Card):
     corpus: _Names = ("contexts",)
     """Corpus file in the data set's folder (also found with `.gz` appended) or data set on the hub, in a form that
     `raggym_env.data.read_passages` reads. "contexts" means the paragraphs that the questions file itself holds."""
-
-    def pairs(self, rows: str) -> Iterator[Source]:
-        """Yield the sources that these files make, in the order in which they are tried."""
-        for corpus in self.corpus:
-            for questions in self.questions:
-                yield Source(questions, corpus, rows)
 
 
 class SplitSourceCard(SourceCard):
@@ -139,9 +120,17 @@ class DatasetCard(_Card):
     def sources_of(self, split: str) -> tuple[Source, ...]:
         """Return a split's sources in the order in which they are tried."""
         card = self.splits[split]
+        files: Iterable[tuple[SourceCard, str]]
         if isinstance(card, str):
-            return tuple(source for files in self.sources for source in files.pairs(card))
-        return tuple(source for files in card for source in files.pairs(files.rows))
+            files = ((source, card) for source in self.sources)
+        else:
+            files = ((source, source.rows) for source in card)
+        return tuple(
+            Source(questions, corpus, rows)
+            for source, rows in files
+            for corpus in source.corpus
+            for questions in source.questions
+        )
 
     @model_validator(mode="after")
     def _splits_exist(self) -> Self:
@@ -157,6 +146,7 @@ class RetrievalCard(_Card):
 
     name: str = "bm25"
     """A name in `raggym_env.registry.RETRIEVERS`, or "module:Class" in a trusted card."""
+    # Strict: otherwise pydantic would read true as 1.
     k: Annotated[int, Field(ge=1, strict=True)] = 5
     """Passages per search."""
     options: dict[str, Any] = {}
@@ -180,19 +170,25 @@ class RewardCard(_Card):
     """A name in `raggym_env.registry.PROCESS_REWARDS`, or "module:Class" in a trusted card."""
     options: dict[str, Any] = {}
     """Keyword arguments of the process reward."""
+    # Weights are finite: a reward of NaN would ruin a training run without an error.
     outcome_weight: Annotated[float, Field(allow_inf_nan=False)] = 1.0
     """Weight of the outcome reward: the score of an answer by `episode.metric`, and 0 for a search."""
     process_weight: Annotated[float, Field(allow_inf_nan=False)] = 1.0
     """Weight of the process reward, which every action gets."""
 
 
-class EnvCard(_Card):
-    """An environment. Its name and path are those of its file."""
+class _FileCard(_Card):
+    """A whole file. Its name and path are not written in it."""
 
     name: Annotated[str, Field(pattern=_SAFE_NAME)]
-    """The file's name without `.toml`. Not written in the file."""
+    """The file's name without `.toml`."""
     path: Path
-    """The file's path. Not written in the file."""
+    """The file's path."""
+
+
+class EnvCard(_FileCard):
+    """An environment."""
+
     title: str
     """One line that `raggym envs` shows."""
     description: str = ""
@@ -235,6 +231,7 @@ class SearchCard(_Card):
         chosen = [name for name in ("best_of", "vote", "tree") if getattr(self, name) is not None]
         if len(chosen) > 1:
             raise ValueError(f"choose one of best_of, vote and tree, not {' and '.join(chosen)}")
+        # Without a search there is one proposal, and votes choose by answers alone: the critic would have no effect.
         if self.critic is not None and chosen in ([], ["vote"]):
             raise ValueError("a critic needs best_of or tree to choose with")
         return self
@@ -251,13 +248,9 @@ class PriceCard(_Card):
     """Price of prompt tokens that were not computed again; by default that of `prompt`."""
 
 
-class PolicyCard(_Card):
-    """A policy. Its name and path are those of its file."""
+class PolicyCard(_FileCard):
+    """A policy."""
 
-    name: Annotated[str, Field(pattern=_SAFE_NAME)]
-    """The file's name without `.toml`. Not written in the file."""
-    path: Path
-    """The file's path. Not written in the file."""
     policy: str
     """The policy's class: a name in `raggym_env.registry.POLICIES`, or "module:Class" in a trusted card."""
     description: str = ""
@@ -294,6 +287,7 @@ def policy_card(card: str | Path | PolicyCard, *, trust: bool = False) -> Policy
     if isinstance(card, PolicyCard):
         return card
     if isinstance(card, str) and names_code(card):
+        # The user wrote the name, so it needs no `trust`: that is for names in somebody else's card.
         return PolicyCard(name=card.rpartition(":")[2].rpartition(".")[2], path=Path(), policy=card)
     return _load(card, "policies", PolicyCard, trust)
 
@@ -328,28 +322,18 @@ def _load(card: str | Path, kind: CardKind, model: type[C], trust: bool) -> C:
 def _plugin_names(card: EnvCard | PolicyCard) -> Iterator[str]:
     """Yield every string of a card that may name a plug-in. Any option may: models and inner retrievers are options."""
     if isinstance(card, EnvCard):
-        parts: tuple[Any, ...] = (card.retrieval.name, card.retrieval.options)
-        parts += (card.reward.process_reward, card.reward.options)
-    else:
-        # Prompts are text for a model, and may well look like "Question:x".
-        options = {key: value for key, value in card.options.items() if key not in ("prompts", "examples")}
-        parts = (card.policy, options, card.search.critic, card.search.critic_options)
-    return _texts(parts)
+        return _texts([card.retrieval.model_dump(), card.reward.model_dump()])
+    # Prompts are text for a model, and may well look like "Question:x".
+    options = {key: value for key, value in card.options.items() if key not in ("prompts", "examples")}
+    return _texts([card.policy, options, card.search.model_dump()])
 
 
 def _texts(value: Any) -> Iterator[str]:
     if isinstance(value, str):
         yield value
-    elif isinstance(value, Mapping):
-        for inner in value.values():
+    elif isinstance(value, Mapping | list | tuple):
+        for inner in value.values() if isinstance(value, Mapping) else value:
             yield from _texts(inner)
-    elif isinstance(value, list | tuple):
-        for inner in value:
-            yield from _texts(inner)
-
-
-# The options of a retriever or reward mean nothing to another one.
-_OPTIONS_OF = {"retrieval.name": ("retrieval", "options"), "reward.process_reward": ("reward", "options")}
 
 
 def override(card: C, changes: Mapping[str, Any]) -> C:
@@ -366,9 +350,10 @@ def override(card: C, changes: Mapping[str, Any]) -> C:
     """
     # Not `model_copy(update=...)`, which validates nothing.
     content = card.model_dump()
-    for key, (part, options) in _OPTIONS_OF.items():
-        if key in changes and part in content and content[part][key.split(".")[1]] != changes[key]:
-            content[part][options] = {}
+    # The options of a retriever or reward mean nothing to another one.
+    for part, field in (("retrieval", "name"), ("reward", "process_reward")):
+        if part in content and content[part][field] != changes.get(f"{part}.{field}", content[part][field]):
+            content[part]["options"] = {}
     for key, value in changes.items():
         *parents, last = key.split(".")
         # They decide where data is looked for and what a run folder is called.

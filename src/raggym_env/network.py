@@ -1,14 +1,18 @@
-"""What every outgoing connection shares: client settings, Retry-After headers, and whether the hub can be reached."""
+"""What all outgoing connections share: client settings, Retry-After headers, checked URLs, and the Hugging Face hub."""
 
 from __future__ import annotations
 
 import ipaddress
 import os
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
+from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
+
+from raggym_env.errors import OptionError
 
 __all__ = [
     "CONNECT_TIMEOUT_S",
@@ -17,6 +21,9 @@ __all__ = [
     "hub_errors",
     "hub_model_commit",
     "hub_offline",
+    "hub_requests",
+    "hub_snapshot",
+    "is_plain_url",
     "require_hub",
     "retry_after",
 ]
@@ -31,37 +38,51 @@ _HUB_TIMEOUT_S = 10.0
 
 
 class HubUnreachable(ConnectionError):
-    """The hub does not answer, refuses, or must not be asked. The message is one line that follows "the hub: "."""
+    """The hub does not answer, refuses the request, or must not be contacted. The message is one line."""
 
 
-def client_options(url: str, *, timeout: float, connections: int, token: str | None = None) -> dict[str, Any]:
+def is_plain_url(url: str) -> bool:
+    """True for an http or https URL without user, password, query and fragment, so that it is no secret."""
+    try:
+        parts = urlsplit(url)
+        secret = parts.username or parts.password or parts.query or parts.fragment
+        return parts.scheme in ("http", "https") and bool(parts.hostname) and not secret and parts.port != 0
+    except (ValueError, TypeError, AttributeError):  # a port that is no number, or not a string at all
+        return False
+
+
+def client_options(url: str, token_env: str | None, *, timeout: float, connections: int) -> dict[str, Any]:
     """Return the keyword arguments of an `httpx.Client` or `httpx.AsyncClient` that talks to one server.
 
     Args:
         url: The server; requests may use paths relative to it.
+        token_env: Environment variable whose value, if it is set, is sent as `Authorization: Bearer`.
         timeout: Seconds without a byte sent or received. Not a limit on the whole request.
-        connections: Idle connections to keep open, at most.
-        token: Sent as `Authorization: Bearer`. None sends no such header.
+        connections: Maximum number of connections, in use and idle together.
 
     Raises:
-        ValueError: The token has characters that no header can have. The message does not repeat it.
+        OptionError: The token has characters that no header can have. The message does not repeat it.
     """
     import httpx
 
-    if token is not None and not (token.isascii() and token.isprintable()):
-        raise ValueError("the token has characters that no HTTP header can have; is there a line break in it?")
+    token = os.environ.get(token_env, "") if token_env else ""
+    if not (token.isascii() and token.isprintable()):
+        raise OptionError(f"{token_env} has characters that no HTTP header can have. Is there a line break in it?")
     # Proxies of the environment (HTTPS_PROXY, ...) are used, except for this machine itself. By httpx's default, no
     # redirect is followed, so the token reaches no other server.
+    host = urlsplit(url).hostname or ""
     try:
-        loopback = ipaddress.ip_address(urlsplit(url).hostname or "").is_loopback
-    except ValueError:  # a host name
-        loopback = urlsplit(url).hostname == "localhost"
+        loopback = ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        loopback = host == "localhost"
     return {
         "base_url": url,
-        "headers": {} if token is None else {"Authorization": f"Bearer {token}"},
-        # No limit on waiting for a free connection: callers bound how many requests they send at once.
+        "headers": {"Authorization": f"Bearer {token}"} if token else {},
+        # pool=None: a request may wait for a free connection as long as it takes.
         "timeout": httpx.Timeout(timeout, connect=min(timeout, CONNECT_TIMEOUT_S), pool=None),
-        "limits": httpx.Limits(max_keepalive_connections=connections, keepalive_expiry=_KEEP_ALIVE_S),
+        "limits": httpx.Limits(
+            max_connections=connections, max_keepalive_connections=connections, keepalive_expiry=_KEEP_ALIVE_S
+        ),
         "trust_env": not loopback,
     }
 
@@ -80,6 +101,15 @@ def retry_after(headers: Mapping[str, str]) -> float:
         return 0.0
 
 
+@contextmanager
+def hub_requests() -> Iterator[None]:
+    """Turn the errors of the hub's client into `HubUnreachable`, whose message has their first line."""
+    try:
+        yield
+    except hub_errors() as error:
+        raise HubUnreachable(f"{type(error).__name__}: {str(error).strip().partition(chr(10))[0]}") from error
+
+
 def hub_model_commit(name: str) -> str | None:
     """Return the newest commit of a model on the hub, within 10 s.
 
@@ -91,18 +121,22 @@ def hub_model_commit(name: str) -> str | None:
 
     if hub_offline():
         raise HubUnreachable(f"{name} was not downloaded before, and HF_HUB_OFFLINE is set")
-    try:
+    with hub_requests():
         return HfApi().model_info(name, timeout=_HUB_TIMEOUT_S).sha
-    except hub_errors() as error:
-        raise HubUnreachable(f"{type(error).__name__}: {str(error).strip().partition(chr(10))[0]}") from error
+
+
+def hub_snapshot(name: str, **options: Any) -> Path:
+    """Download a model from the hub with `snapshot_download`; return its folder. Raises as `hub_model_commit` does."""
+    from huggingface_hub import snapshot_download
+
+    # The hub's client retries for minutes where there is no network; asking for the commit fails within 10 s.
+    commit = hub_model_commit(name)
+    with hub_requests():
+        return Path(snapshot_download(name, revision=commit, **options))
 
 
 def require_hub() -> None:
-    """Raise within 10 s if the hub's server cannot be reached. With HF_HUB_OFFLINE set, nothing is sent.
-
-    Raises:
-        HubUnreachable: The server cannot be reached.
-    """
+    """Raise `HubUnreachable` within 10 s if the hub's server does not answer. Sends nothing under HF_HUB_OFFLINE."""
     import httpx
 
     if hub_offline():
@@ -124,7 +158,7 @@ def hub_errors() -> tuple[type[BaseException], ...]:
 
 
 def hub_offline() -> bool:
-    """True if the hub must not be asked: HF_HUB_OFFLINE is set, now or when the hub's own client was imported."""
+    """True if the hub must not be contacted: HF_HUB_OFFLINE is set, now or when the hub's own client was imported."""
     if os.environ.get("HF_HUB_OFFLINE", "0").upper() not in ("", "0", "FALSE", "NO"):
         return True
     try:

@@ -37,7 +37,7 @@ __all__ = [
 
 
 class Hit(NamedTuple):
-    """One retrieved passage. Scores compare within one query of one retriever only; higher is better."""
+    """One retrieved passage. Scores are comparable within one query of one retriever only; higher is better."""
 
     passage: Passage
     score: float
@@ -52,7 +52,7 @@ class Retriever(Protocol):
 
         Args:
             queries: `n` query strings; an empty sequence gives an empty list.
-            k: Passages per query, at least 1. Fewer come back where fewer match at all.
+            k: Passages per query, at least 1. Fewer are returned if fewer match.
 
         Returns:
             `n` lists in query order, best first; equal scores keep corpus order. The result for a query does
@@ -70,20 +70,20 @@ Messages = Sequence[Mapping[str, str]]
 
 @dataclass(frozen=True, slots=True)
 class Sampling:
-    """How completions are drawn. The defaults are greedy decoding of one."""
+    """Sampling parameters. The defaults give one completion by greedy decoding."""
 
     n: int = 1
     """Completions per prompt, at least 1."""
     temperature: float = 0.0
-    """0 is greedy decoding; with it, `n` completions are alike."""
+    """0 is greedy decoding; the `n` completions are then equal."""
     top_p: float = 1.0
-    """Share of the probability mass drawn from, in (0, 1]."""
+    """Share of the probability mass that is sampled from, in (0, 1]."""
     max_tokens: int = 512
     """Tokens per completion, at least 1."""
     stop: tuple[str, ...] = ()
-    """Texts before which a completion ends."""
+    """Strings that end a completion. They are not part of it."""
     seed: int = 0
-    """With the prompt and the completion's number, all that sampling depends on, where the model lets us say."""
+    """Sampling depends on the seed, the prompt and the completion's number only, if the model takes a seed."""
 
     def __post_init__(self) -> None:
         check_option("n", self.n, self.n >= 1, "at least 1")
@@ -94,31 +94,31 @@ class Sampling:
 
 @dataclass(frozen=True, slots=True)
 class Completion:
-    """One completion, or why there is none."""
+    """One completion, or the reason that there is none."""
 
     text: str
     finish: str = "stop"
-    """"stop" (the model ended, or a stop text came) or "length" (`max_tokens` was reached)."""
+    """"stop" (the model ended, or produced a stop string) or "length" (`max_tokens` was reached)."""
     usage: Usage = field(default_factory=Usage)
-    """What it cost. The usages of a prompt's `n` completions add up to what the prompt cost, so a prompt computed
-    once counts its prompt tokens once."""
+    """The cost. The usages of a prompt's `n` completions add up to the prompt's cost, so a prompt that is computed
+    once counts its tokens once."""
     failure: str | None = None
-    """Why there is no completion, once retries are used up; then `text` is empty."""
+    """The reason that there is no completion after all retries; `text` is then empty."""
     outage: bool = False
-    """Whether the same prompt may be completed another time: the server did not answer. False if it never will be:
-    the prompt is too long, or was refused."""
+    """True if the same prompt may succeed later, because the server did not answer. False if it cannot: the prompt is
+    too long, or was refused."""
 
 
 @runtime_checkable
 class LLM(Protocol):
-    """A chat model. Batch first: what can run together is given together."""
+    """A chat model."""
 
     def generate(self, prompts: Sequence[Messages], params: Sampling) -> list[list[Completion]]:
         """Complete every prompt `params.n` times.
 
         Returns:
-            One list per prompt, in order, of `params.n` completions. A prompt that failed for good has completions
-            with a `failure`; the others are not affected.
+            One list of `params.n` completions per prompt, in order. A prompt that failed after all retries has
+            completions with a `failure`; the others are not affected.
 
         Raises:
             LLMError: The model cannot be used at all (no such model, no key), so no prompt could work.
@@ -128,12 +128,12 @@ class LLM(Protocol):
 
 @runtime_checkable
 class Scorer(Protocol):
-    """A model that can say how likely it finds given continuations."""
+    """A language model that scores given continuations by their likelihood."""
 
     def loglikelihood(
         self, prompts: Sequence[Messages], continuations: Sequence[Sequence[str]]
     ) -> list[NDArray[np.float32]]:
-        """Sum of the log-probabilities (nats) of each continuation's tokens after its prompt.
+        """Return the sum of the log-probabilities (nats) of each continuation's tokens after its prompt.
 
         Args:
             prompts: `n` prompts.
@@ -157,41 +157,42 @@ class ProcessReward(Protocol):
             actions: `n` sequences of candidates, one per state; their lengths may differ and may be 0.
 
         Returns:
-            `n` float32 arrays, the i-th of shape `(len(actions[i]),)`. Scores compare within one state; whether
-            they compare across states is for the implementation to say.
+            `n` float32 arrays, the i-th of shape `(len(actions[i]),)`. Scores are comparable within one state; each
+            implementation says whether they are comparable across states.
 
         Raises:
-            RewardError: Some score could not be computed. A failure is never a zero.
+            RewardError: A score could not be computed. A failure is never a zero.
         """
         ...
 
 
 @dataclass(frozen=True, slots=True)
 class Proposal:
-    """One action that a policy proposes, and where it came from."""
+    """One action that a policy proposes, with its origin and cost."""
 
     action: Action | None
-    """None if the policy's output could not be read as an action; then `failure` says why."""
+    """None if the policy's output could not be parsed as an action; `failure` then says why."""
     text: str = ""
     """The raw output the action was parsed from; empty for policies that write none."""
     messages: tuple[Mapping[str, str], ...] = ()
     """The prompt that produced it, as chat messages; empty for policies that use none."""
     usage: Usage = field(default_factory=Usage)
     score: float | None = None
-    """What ranked it, where something did: the policy's own preference or a critic's score."""
+    """The policy's own ranking or a critic's score; None if it was not ranked."""
     candidates: tuple[Proposal, ...] = ()
-    """What it was chosen from, best first, where it was chosen from several."""
+    """The proposals among which it was chosen, best first; empty if there was only one."""
     failure: str | None = None
+    """The reason that there is no action."""
     outage: bool = False
-    """True if what failed was not the policy's output but something it depends on, such as a server. An episode
-    that ends so has no score and may be run again; one that ends by an unreadable output has answered nothing."""
+    """True if a dependency of the policy, such as a server, failed. The episode then has no score and may be run again,
+    while an output that cannot be parsed is the policy's own failure and scores 0."""
 
     def chosen(self) -> Action:
-        """The action, checked.
+        """Return the action, checked.
 
         Raises:
-            PolicyError: There is none.
-            InvalidAction: It is blank, or no action at all.
+            PolicyError: There is no action.
+            InvalidAction: It is blank, or not an action at all.
         """
         if self.action is None:
             output = f"; the policy's output was {self.text!r:.500}" if self.text else ""
@@ -208,26 +209,26 @@ class Policy(Protocol):
 
         Args:
             states: Running states; an empty sequence gives an empty list.
-            n: Proposals per state, at least 1. With `n=1` the policy's own choice. Fewer come back, but at least
-                one, where it has no more distinct ideas; sampled duplicates are allowed.
+            n: Proposals per state, at least 1. With `n=1`, the policy's own choice. Fewer, but at least one, may be
+                returned if the policy has no more distinct actions; sampled duplicates are allowed.
 
         Returns:
-            One list per state, in order. What concerns one state alone (an output that cannot be read, a request
-            that failed) is a proposal with `action=None` and a `failure`; an exception concerns them all.
+            One list per state, in order. A failure of one state (an output that cannot be parsed, a request that
+            failed) is a proposal with `action=None` and a `failure`; an exception means that all states failed.
         """
         ...
 
     def act(self, obs: Obs | State) -> Action:
-        """The policy's own choice in one state or observation.
+        """Return the policy's own choice in a state or an observation.
 
         Raises:
-            PolicyError: The policy's output could not be read as an action.
+            PolicyError: The policy's output could not be parsed as an action.
         """
         ...
 
 
 class BasePolicy:
-    """Gives a class that has `propose` the rest of the `Policy` protocol. Inheriting it is optional."""
+    """Base class that adds `act` to a class with `propose`. Inheriting it is optional."""
 
     def propose(self, states: Sequence[State], n: int = 1) -> list[list[Proposal]]:
         raise NotImplementedError
@@ -237,10 +238,10 @@ class BasePolicy:
     @overload
     def act(self, obs: Mapping[str, Any]) -> Action | tuple[Action, ...]: ...
     def act(self, obs: Obs | State | Mapping[str, Any]) -> Action | tuple[Action, ...]:
-        """The policy's own choice in a state or an observation; for a vector environment's, one per environment.
+        """Return the policy's own choice; for a vector environment's observation, one choice per environment.
 
         Raises:
-            PolicyError: An output of the policy could not be read as an action.
+            PolicyError: An output of the policy could not be parsed as an action.
         """
         # A vector environment batches texts as a tuple, one for each episode.
         if isinstance(obs, State) or isinstance(obs["question"], str):
@@ -269,9 +270,9 @@ def total_usage(proposals: Sequence[Proposal]) -> Usage:
     return sum((proposal.usage for proposal in proposals), Usage())
 
 
-# -- calling what a user plugged in -------------------------------------------------------------------------------
-# Every caller goes through these three functions. They accept the forms a user would write first and turn any other
-# into one error that shows the right form.
+# -- calling plug-ins ---------------------------------------------------------------------------------------------
+# Every caller goes through these three functions. They accept the forms that a user would write first, and turn any
+# other into one error that shows the right form.
 
 
 def propose(policy: Policy, states: Sequence[State], n: int = 1) -> list[list[Proposal]]:

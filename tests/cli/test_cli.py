@@ -26,9 +26,9 @@ def test_cards_are_listed_for_people_and_for_programs(kind):
 
 
 def test_eval_prints_scores_and_the_run_folder_and_leaderboard_ranks_it(towns, tmp_path):
-    done = raggym("eval", towns, "--policy", "lexical", "--out", tmp_path / "run", "--set", "retrieval.k=3")
-    assert done.exit_code == 0, done.output
-    assert "12 of 12 questions scored" in done.stdout
+    result = raggym("eval", towns, "--policy", "lexical", "--out", tmp_path / "run", "--set", "retrieval.k=3")
+    assert result.exit_code == 0, result.output
+    assert "12 of 12 questions scored" in result.stdout
     board = raggym("leaderboard", tmp_path / "run")
     assert "### Towns-v0, test split, 12 questions" in board.stdout
     assert "k=3" in board.stdout
@@ -38,12 +38,12 @@ def test_eval_prints_scores_and_the_run_folder_and_leaderboard_ranks_it(towns, t
 
 def test_predictions_are_scored_from_the_command_line(towns, tmp_path):
     write_jsonl(tmp_path / "mine.jsonl", [{"id": f"q{i}", "prediction": "River0"} for i in range(12)])
-    done = raggym("leaderboard", tmp_path / "mine.jsonl", "--env", towns)
-    assert "| 1 | mine | 0.167 " in done.stdout
+    result = raggym("leaderboard", tmp_path / "mine.jsonl", "--env", towns)
+    assert "| 1 | mine | 0.167 " in result.stdout
 
 
 @pytest.mark.parametrize(
-    ("arguments", "said"),
+    ("arguments", "message"),
     [
         (["eval", "RAGGym-Sinth-v0", "--policy", "lexical"], "Did you mean 'RAGGym-Synth-v0'?"),
         (["eval", "RAGGym-Synth-v0", "--policy", "lexica"], "Did you mean 'lexical'?"),
@@ -58,17 +58,17 @@ def test_predictions_are_scored_from_the_command_line(towns, tmp_path):
         (["eval", "RAGGym-Synth-v0", "--policy", "random", "--price", "cheap"], "--price takes two numbers"),
     ],
 )
-def test_a_users_mistake_is_one_line_without_a_traceback(arguments, said):
-    done = raggym(*arguments)
-    assert done.exit_code == 1
-    assert said in done.stderr
-    assert "Traceback" not in done.output
-    assert done.stderr.strip().splitlines()[-1].startswith("raggym: ")
+def test_a_users_mistake_is_one_line_without_a_traceback(arguments, message):
+    result = raggym(*arguments)
+    assert result.exit_code == 1
+    assert message in result.stderr
+    assert "Traceback" not in result.output
+    assert result.stderr.strip().splitlines()[-1].startswith("raggym: ")
 
 
 def test_a_person_plays_an_episode(towns):
-    done = raggym("play", towns, "--index", 3, input="\nTown3 river\n=\n=River3\n")
-    assert done.exit_code == 0, done.output
+    result = raggym("play", towns, "--index", 3, input="\nTown3 river\n=\n=River3\n")
+    assert result.exit_code == 0, result.output
     for part in (
         "On which river does Town3 lie?",
         "Search 1: Town3 river",
@@ -76,22 +76,22 @@ def test_a_person_plays_an_episode(towns):
         "+1.000",
         "The answer was: River3",
     ):
-        assert part in done.stdout
+        assert part in result.stdout
 
 
 def test_a_person_leaves_in_the_middle(towns):
-    done = raggym("play", towns, "--seed", 1, input="Town3\n")
-    assert done.exit_code == 0
-    assert "The answer was" not in done.stdout
+    result = raggym("play", towns, "--seed", 1, input="Town3\n")
+    assert result.exit_code == 0
+    assert "The answer was" not in result.stdout
 
 
 def test_failed_episodes_give_exit_code_two_and_a_way_on(towns, tmp_path):
     policy = tmp_path / "broken.toml"
     policy.write_text('policy = "scripted"\ndescription = "answers one question only"\n[options.script]\nq0 = []\n')
-    done = raggym("eval", towns, "--policy", policy, "--out", tmp_path / "run")
-    assert done.exit_code == 2, done.output
-    assert "The same command runs them again" in done.stderr
-    assert "1 x PolicyError: The script does not know question" in done.stderr
+    result = raggym("eval", towns, "--policy", policy, "--out", tmp_path / "run")
+    assert result.exit_code == 2, result.output
+    assert "The same command runs them again" in result.stderr
+    assert "1 x PolicyError: The script does not know question" in result.stderr
 
 
 def test_an_interrupted_run_says_how_to_go_on(towns, tmp_path, monkeypatch):
@@ -99,5 +99,5 @@ def test_an_interrupted_run_says_how_to_go_on(towns, tmp_path, monkeypatch):
         raise KeyboardInterrupt
 
     monkeypatch.setattr("raggym_env.evaluation.evaluate", interrupt)
-    done = raggym("eval", towns, "--policy", "lexical")
-    assert (done.exit_code, "the same command resumes" in done.stderr) == (130, True)
+    result = raggym("eval", towns, "--policy", "lexical")
+    assert (result.exit_code, "the same command resumes" in result.stderr) == (130, True)

@@ -14,8 +14,10 @@ pytest.importorskip("trl")
 from raggym_env.cli import app
 from trained import write_workshop
 
-QUICK = ["--cpu", "--per-device-train-batch-size", "2", "--gradient-accumulation-steps", "1", "--lora-rank", "4"]
-QUICK += ["--learning-rate", "0.01"]
+pytestmark = pytest.mark.slow
+
+QUICK = ["--set", "device=cpu", "--set", "per_device_train_batch_size=2", "--set", "gradient_accumulation_steps=1"]
+QUICK += ["--set", "lora_rank=4", "--learning-rate", "0.01"]
 
 
 @pytest.fixture(scope="module")
@@ -58,7 +60,7 @@ def test_grpo_takes_its_reward_and_its_options_from_the_command_line(shop, tmp_p
 
 def test_a_killed_process_is_resumed(shop, tmp_path):
     arguments = ["sft", shop.data, "--model", shop.model, "--as", shop.agent, "--out", tmp_path / "out", *QUICK]
-    arguments += ["--max-steps", "400", "--save-steps", "5"]
+    arguments += ["--max-steps", "400", "--set", "save_steps=5"]
     command = [sys.executable, "-m", "raggym_env", "train", *map(str, arguments)]
     with subprocess.Popen(command, env={**os.environ, "OMP_NUM_THREADS": "1"}, stderr=subprocess.DEVNULL) as process:
         deadline = time.monotonic() + 120
@@ -87,15 +89,24 @@ def test_a_killed_process_is_resumed(shop, tmp_path):
     ("words", "message"),
     [
         (["sft", "nowhere"], "nowhere"),
-        (["sft", "{data}", "--max-steps", "1", "--num-train-epochs", "1"], "max_steps or num_train_epochs, not both"),
-        (["sft", "{data}", "--learning-rate", "-1"], "learning_rate must be above 0"),
-        (["sft", "{data}", "--trl", "weight_decai=0.1"], "Did you mean 'weight_decay'?"),
-        (["sft", "{data}", "--trl", "weight_decay"], "--trl takes KEY=VALUE"),
-        (["dpo", "{data}", "--lora", "r=4"], "use the option lora_rank"),
+        (
+            ["sft", "{data}", "--max-steps", "1", "--set", "num_train_epochs=1"],
+            "max_steps or num_train_epochs, not both",
+        ),
+        (["sft", "{data}", "--learning-rate", "-1"], "learning_rate must be a number above 0"),
+        (["sft", "{data}", "--set", "trl.weight_decai=0.1"], "Did you mean 'weight_decay'?"),
+        (["sft", "{data}", "--set", "trl.weight_decay"], "--set takes KEY=VALUE"),
+        (["sft", "{data}", "--set", "lora_rang=4"], "Did you mean 'lora_rank'?"),
+        (
+            ["sft", "{data}", "--set", "save_steps=often"],
+            "save_steps must be a whole number of at least 1, got 'often'",
+        ),
+        (["sft", "{data}", "--set", "lora={r=4}"], "set its arguments one by one, as lora.NAME"),
+        (["dpo", "{data}", "--set", "lora.r=4"], "use the option lora_rank"),
         (["sft", "{data}", "--as", "lexical"], "no prompt agent"),
         (["sft", "{data}", "--model", "nosuch"], "No model 'nosuch'"),
         (["dpo", "{data}", "--margin", "7"], "makes no pairs of candidates"),
-        (["prm", "{data}", "--max-length", "10"], "longer than max_length = 10"),
+        (["prm", "{data}", "--set", "max_length=10"], "longer than max_length = 10"),
         (["grpo", "{data}", "--reward", "evidense"], "Did you mean 'evidence'?"),
         (["grpo", "RAGGym-Sinth-v0"], "Did you mean 'RAGGym-Synth-v0'?"),
     ],

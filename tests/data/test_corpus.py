@@ -115,7 +115,7 @@ def test_a_folder_without_a_corpus_is_not_found(tmp_path):
     [
         ({"version": 0}, "has corpus format 0"),
         ({"rows": 99}, "does not fit its manifest.json"),
-        ({"rows": "10"}, "is no corpus manifest"),
+        ({"rows": "10"}, "is not a corpus manifest"),
     ],
 )
 def test_a_manifest_that_does_not_fit_is_refused(tmp_path, change, message):

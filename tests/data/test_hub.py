@@ -49,7 +49,7 @@ def test_a_hub_name_has_a_repository_a_split_and_sometimes_a_configuration(text,
 
 def test_the_file_of_a_hub_name_lies_in_the_folder_whatever_the_name_is():
     assert NAME.file == "hub-hotpotqa-hotpot_qa-distractor-validation.jsonl"
-    assert "/" not in HubName("a/b", "../..", "../../x").file
+    assert HubName("a/b", "../..", "..\\..\\x").file == "hub-a-b-..-..-..-..-x.jsonl"
 
 
 @pytest.mark.parametrize("text", ["hub:", "hub:a/b", "hub:a/b:", "hub::test", "hub:a:b:c:d"])
@@ -58,41 +58,44 @@ def test_a_wrong_hub_name_is_a_card_error(text):
         hub_name(text)
 
 
-def test_rows_are_downloaded_once_and_read_by_the_data_sets_own_reader(tmp_path):
+@pytest.fixture
+def installed(monkeypatch) -> FakeHub:
+    """Stands in for the `datasets` package. The hub counts as offline, so that nothing is sent to it."""
     fake = FakeHub(ROW)
-    path = fetch(NAME, tmp_path / "new", load_dataset=fake)
-    assert fetch(NAME, tmp_path / "new", load_dataset=fake) == path
-    assert fake.calls == [("hotpotqa/hotpot_qa", "distractor", "validation")]
+    module = SimpleNamespace(load_dataset=fake, exceptions=SimpleNamespace(DatasetsError=ZeroDivisionError))
+    monkeypatch.setitem(sys.modules, "datasets", module)
+    monkeypatch.setenv("HF_ENDPOINT", "http://127.0.0.1:9")
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    return fake
+
+
+def test_rows_are_downloaded_once_and_read_by_the_data_sets_own_reader(installed, tmp_path):
+    path = fetch(NAME, tmp_path / "new")
+    assert fetch(NAME, tmp_path / "new") == path
+    assert installed.calls == [("hotpotqa/hotpot_qa", "distractor", "validation")]
     task = read_tasks(path, "hotpotqa")[0]
     assert (task.id, task.answers, task.gold_titles) == ("5a8b", ("yes",), ("A & B", "C"))
     assert [passage.text for passage in read_contexts(path, "hotpotqa")] == ["One.", "Two. Three."]
 
 
-def test_an_interrupted_download_leaves_no_file(tmp_path):
+@pytest.mark.usefixtures("installed")
+def test_an_interrupted_download_leaves_no_file(tmp_path, monkeypatch):
     def breaks(*_: object, **__: object):
         yield ROW
         raise ConnectionError("gone")
 
-    with pytest.raises(ConnectionError):
-        fetch(NAME, tmp_path, load_dataset=breaks)
+    with monkeypatch.context() as patch:
+        patch.setattr(sys.modules["datasets"], "load_dataset", breaks)
+        with pytest.raises(ConnectionError):
+            fetch(NAME, tmp_path)
     assert {path.suffix for path in tmp_path.iterdir()} <= {".lock"}
-    assert json.loads(fetch(NAME, tmp_path, load_dataset=FakeHub(ROW)).read_text()) == ROW
+    assert json.loads(fetch(NAME, tmp_path).read_text()) == ROW
 
 
 def test_without_the_extra_the_error_names_it(tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "datasets", None)
     with pytest.raises(MissingExtra, match=r"raggym-env\[hub\]"):
         fetch(NAME, tmp_path)
-
-
-@pytest.fixture
-def installed(monkeypatch) -> FakeHub:
-    """Stands in for the `datasets` package."""
-    fake = FakeHub(ROW)
-    module = SimpleNamespace(load_dataset=fake, exceptions=SimpleNamespace(DatasetsError=ZeroDivisionError))
-    monkeypatch.setitem(sys.modules, "datasets", module)
-    monkeypatch.setenv("HF_ENDPOINT", "http://127.0.0.1:9")
-    return fake
 
 
 def test_an_unreachable_hub_is_reported_before_datasets_is_called(installed, tmp_path, monkeypatch):
@@ -102,16 +105,16 @@ def test_an_unreachable_hub_is_reported_before_datasets_is_called(installed, tmp
     assert installed.calls == []
 
 
-def test_with_hf_hub_offline_the_server_is_not_contacted(installed, monkeypatch):
-    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+@pytest.mark.usefixtures("installed")
+def test_with_hf_hub_offline_the_server_is_not_contacted():
     assert [record.fields for record in hub_records(NAME)] == [ROW]
 
 
-def test_a_data_set_that_the_hub_does_not_have_is_not_found(installed, monkeypatch):
+@pytest.mark.usefixtures("installed")
+def test_a_data_set_that_the_hub_does_not_have_is_not_found(monkeypatch):
     def fails(*_: object, **__: object) -> None:
         raise ZeroDivisionError("no such split")
 
-    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
     monkeypatch.setattr(sys.modules["datasets"], "load_dataset", fails)
     with pytest.raises(DataNotFound, match="did not provide hotpotqa/hotpot_qa: no such split"):
         list(hub_records(NAME))

@@ -49,10 +49,10 @@ def test_contents_of_one_line_have_no_title(tmp_path):
     ("row", "message"),
     [
         ({"id": "2", "contents": "A\nx"}, "line 2: field 'title' is missing or null, unlike in the first row"),
-        ({"id": "2", "title": "A", "text": 5}, "line 2: field 'text' should be a text, found 5"),
+        ({"id": "2", "title": "A", "text": 5}, "line 2: field 'text' should be a string, found 5"),
         ({"id": "2", "title": None, "text": "x"}, "line 2: field 'title' is missing or null"),
         ({"title": "A", "text": "x"}, "line 2: field 'id' is missing"),
-        ({"id": "", "title": "A", "text": "x"}, "line 2: field 'id' should be a text that is not blank"),
+        ({"id": "", "title": "A", "text": "x"}, "line 2: field 'id' should be a string that is not blank"),
         ({"id": "2", "title": "A", "text": "\ud800"}, "line 2: field 'text' should be valid Unicode"),
     ],
 )

@@ -127,7 +127,7 @@ def test_a_policy_that_loses_a_state_is_an_error_of_the_policy():
     steps, _ = dynamics()
     (episode,) = rollout(Lossy(), [FILM], steps)
     assert episode.error.startswith("PolicyError: Lossy.propose must return ")
-    assert "got []" in episode.error
+    assert "for 1 states" in episode.error
 
 
 def test_a_bug_is_raised_not_recorded():

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
@@ -30,6 +31,13 @@ def a_model(folder: Path, weights: bytes = b"weights") -> Path:
 
 def source(name: str | Path) -> Source:
     return find(str(name), hub=str(name), suggestions=["minilm"])
+
+
+def connect_error() -> Exception:
+    """An error of the HTTP library that the hub's client uses, which differs between its versions."""
+    from huggingface_hub.errors import HfHubHTTPError
+
+    return type("ConnectError", (HfHubHTTPError.__bases__[0],), {})("no route to the hub")
 
 
 def test_a_folder_is_identified_by_its_content_and_not_by_its_location(tmp_path):
@@ -66,15 +74,27 @@ def test_without_a_network_the_error_says_how_to_get_the_model(hub, name, hub_na
 
 
 def test_a_hub_that_cannot_be_reached_is_one_clear_error_within_seconds(hub, monkeypatch):
-    import httpx
     from huggingface_hub import HfApi, constants
 
     def unreachable(self, name, timeout):
         assert timeout <= 10
-        raise httpx.ConnectError("no route to the hub")
+        raise connect_error()
 
     monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
     monkeypatch.setattr(HfApi, "model_info", unreachable)
+    with pytest.raises(RetrievalError, match=r"not available: ConnectError: no route.*hf download owner/name"):
+        source("owner/name")
+
+
+def test_a_download_that_breaks_off_is_one_clear_error(hub, monkeypatch):
+    from huggingface_hub import HfApi, constants
+
+    def download(name, *, local_files_only=False, **options):
+        raise FileNotFoundError("not in the cache") if local_files_only else connect_error()
+
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
+    monkeypatch.setattr(HfApi, "model_info", lambda *args, **options: SimpleNamespace(sha="a" * 40))
+    monkeypatch.setattr("huggingface_hub.snapshot_download", download)
     with pytest.raises(RetrievalError, match=r"not available: ConnectError: no route.*hf download owner/name"):
         source("owner/name")
 

@@ -232,6 +232,29 @@ def test_the_error_for_an_adapter_without_a_source_says_how_to_install_it(no_che
         models.get("compact-hotpotqa")
 
 
+def test_the_hub_gives_the_files_of_an_encoder(catalogued, monkeypatch):
+    def download(name, *, revision, local_dir, allow_patterns):
+        assert (name, revision, allow_patterns) == ("sentence-transformers/all-MiniLM-L6-v2", "a" * 40, list(ENCODER))
+        for file, content in ENCODER.items():
+            (local_dir / file).parent.mkdir(exist_ok=True)
+            (local_dir / file).write_bytes(content)
+        return str(local_dir)
+
+    catalogued(catalogue.ENCODERS, "minilm", ENCODER)
+    monkeypatch.setattr("raggym_env.network.hub_model_commit", lambda name: "a" * 40)
+    monkeypatch.setattr("huggingface_hub.snapshot_download", download)
+    folder = models.get("minilm", sources=["hub"])
+    assert (folder / "1_Pooling" / "config.json").read_bytes() == b"{}"
+    assert json.loads((folder / "raggym.json").read_text())["hub"] == "sentence-transformers/all-MiniLM-L6-v2"
+
+
+def test_without_a_network_the_hub_is_one_clear_error(monkeypatch):
+    pytest.importorskip("huggingface_hub")
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    with pytest.raises(LLMError, match=r"hub: the hub did not provide sentence-transformers/.*HF_HUB_OFFLINE is set"):
+        models.get("minilm", sources=["hub"])
+
+
 def test_the_adapters_of_the_checkout_are_those_of_the_catalogue():
     project = tomllib.loads((REPOSITORY / "adapters" / "pyproject.toml").read_text())["project"]
     library = tomllib.loads((REPOSITORY / "pyproject.toml").read_text())["project"]

@@ -1,9 +1,11 @@
+"""Process rewards from gold supporting facts."""
+
 import numpy as np
 import pytest
 
 from raggym_env import rewards
 from raggym_env.core import Answer, Fact, Question, Search, State, Task
-from raggym_env.errors import CardError, RewardError
+from raggym_env.errors import OptionError, RewardError
 from raggym_env.rewards.evidence import EvidenceReward, EvidenceValue, evidence_recall
 from raggym_env.testing import check_process_reward
 from worlds import BOTH, FILM, PILL, dynamics
@@ -16,42 +18,42 @@ def setup(max_searches=3):
     return steps, EvidenceReward([FILM, BOTH], steps, search_cost=COST)
 
 
-def after(steps, state, *queries):
+def state_after(steps, state, *queries):
     for query in queries:
         (state,) = steps.transition([state], [Search(query)])
     return state
 
 
-def test_a_search_earns_the_share_of_gold_it_newly_finds():
+def test_a_search_earns_the_recall_it_adds():
     steps, reward = setup()
     start = steps.start(FILM.question)
     (scores,) = reward.score([start], [[Search("Dawn"), Search("Dusk"), Answer("Oslo")]])
     np.testing.assert_allclose(scores, [0.5 - COST, -COST, -1.0], rtol=1e-6)
 
 
-def test_with_all_evidence_found_answering_beats_any_search():
+def test_with_all_the_evidence_answering_beats_any_search():
     steps, reward = setup()
-    full = after(steps, steps.start(FILM.question), "Dawn", "Ada Berg")
+    full = state_after(steps, steps.start(FILM.question), "Dawn", "Ada Berg")
     (scores,) = reward.score([full], [[Search("Dawn"), Search("Ada Berg"), Answer("Oslo")]])
     np.testing.assert_allclose(scores, [-COST, -COST, 0.0], atol=1e-6)
 
 
 def test_repeating_a_query_earns_nothing():
     steps, reward = setup()
-    once = after(steps, steps.start(FILM.question), "Dawn")
+    once = state_after(steps, steps.start(FILM.question), "Dawn")
     assert reward.score([once], [[Search("Dawn")]])[0][0] == pytest.approx(-COST)
 
 
 def test_searching_beyond_the_budget_is_worth_less_than_answering():
     steps, reward = setup(max_searches=1)
-    half = after(steps, steps.start(FILM.question), "Dawn")
+    half = state_after(steps, steps.start(FILM.question), "Dawn")
     (scores,) = reward.score([half], [[Search("Ada Berg", draft="Oslo"), Answer("Oslo")]])
     np.testing.assert_allclose(scores, [-0.5 - COST, -0.5], rtol=1e-6)
 
 
 def test_the_contract_holds_for_many_states_and_uneven_candidates():
     steps, reward = setup()
-    states = [steps.start(FILM.question), after(steps, steps.start(BOTH.question), "Dusk")]
+    states = [steps.start(FILM.question), state_after(steps, steps.start(BOTH.question), "Dusk")]
     check_process_reward(reward, states, [[Search("Dawn"), Answer("x")], [Search("Dawn")]])
 
 
@@ -66,37 +68,41 @@ def test_all_candidates_of_all_states_are_searched_in_one_call():
 
 def test_a_question_without_supporting_facts_is_an_error_not_a_zero():
     steps, _ = setup()
-    with pytest.raises(RewardError, match="knows no supporting facts"):
+    with pytest.raises(RewardError, match="has no supporting facts"):
         EvidenceReward([PILL], steps).score([steps.start(PILL.question)], [[Answer("A")]])
     with pytest.raises(RewardError, match="Who"):
         EvidenceReward([FILM], steps).score([State(Question("x", "Who?"), (), 1)], [[Answer("A")]])
 
 
-def test_titles_are_compared_without_case_escapes_and_odd_spaces():
+def test_titles_match_whatever_their_case_escapes_and_spaces():
     task = Task(Question("1", "q"), ("a",), supporting=(Fact("Tom &amp; Jerry"), Fact("El  extraño Viaje")))
     assert evidence_recall(task, ["tom & jerry", "El Extraño viaje"]) == 1.0
     assert evidence_recall(task, ["Tom"]) == 0.0
     assert evidence_recall(PILL, ["Tom"]) is None
 
 
-def test_questions_of_equal_text_are_told_apart_by_id_and_refused_without():
+def test_questions_with_equal_texts_are_distinguished_by_id_and_refused_without_one():
     steps, _ = dynamics()
     one = Task(Question("1", "W?"), ("a",), supporting=(Fact("Dawn"),))
     two = Task(Question("2", "W?"), ("a",), supporting=(Fact("Dusk"),))
     reward = EvidenceReward([one, two], steps, search_cost=0.0)
     states = [steps.start(one.question), steps.start(two.question)]
     assert [row[0] for row in reward.score(states, [[Search("Dawn")]] * 2)] == [1.0, 0.0]
-    with pytest.raises(RewardError, match="knows no supporting facts"):
+    with pytest.raises(RewardError, match="has no supporting facts"):
         reward.score([State(Question("", "W?"), (), 1)], [[Search("Dawn")]])
 
 
-def test_the_share_found_is_told_of_a_state_and_refused_of_a_question_without_facts():
+def test_the_recall_of_a_state_counts_each_gold_passage_once():
     steps, reward = setup()
     start = steps.start(FILM.question)
-    found = [reward.found(after(steps, start, *queries)) for queries in ((), ("Dawn",), ("Dawn", "Dawn"))]
-    assert [*found, reward.found(after(steps, start, "Dawn", "Ada Berg"))] == [0.0, 0.5, 0.5, 1.0]
-    with pytest.raises(RewardError, match="knows no supporting facts"):
-        reward.found(steps.start(PILL.question))
+    histories = ((), ("Dawn",), ("Dawn", "Dawn"), ("Dawn", "Ada Berg"))
+    assert [reward.recall(state_after(steps, start, *queries)) for queries in histories] == [0.0, 0.5, 0.5, 1.0]
+
+
+def test_the_recall_of_a_question_without_facts_is_an_error():
+    steps, reward = setup()
+    with pytest.raises(RewardError, match="has no supporting facts"):
+        reward.recall(steps.start(PILL.question))
 
 
 def value(max_searches=3, tasks=(FILM, BOTH), **options):
@@ -104,26 +110,28 @@ def value(max_searches=3, tasks=(FILM, BOTH), **options):
     return steps, EvidenceValue(tasks, steps, **options)
 
 
-def test_an_answer_is_worth_the_evidence_at_hand_and_how_right_it_is():
+def test_the_value_of_an_answer_is_its_evidence_and_its_score():
     steps, reward = value()
     start = steps.start(FILM.question)
-    for queries, found in (((), 0.0), (("Dawn",), 0.5), (("Dawn", "Ada Berg"), 1.0)):
-        (scores,) = reward.score([after(steps, start, *queries)], [[Answer("Oslo"), Answer("Rome"), Answer("in Oslo")]])
-        np.testing.assert_allclose(scores, 0.5 * found + 0.5 * np.array([1.0, 0.0, 2 / 3]), rtol=1e-6)
+    for queries, recall in (((), 0.0), (("Dawn",), 0.5), (("Dawn", "Ada Berg"), 1.0)):
+        (scores,) = reward.score(
+            [state_after(steps, start, *queries)], [[Answer("Oslo"), Answer("Rome"), Answer("in Oslo")]]
+        )
+        np.testing.assert_allclose(scores, 0.5 * recall + 0.5 * np.array([1.0, 0.0, 2 / 3]), rtol=1e-6)
 
 
-def test_a_search_is_worth_the_evidence_it_leads_to_and_what_may_then_be_hoped_for():
+def test_the_value_of_a_search_is_the_evidence_it_leads_to_and_the_expected_score():
     steps, reward = value()
-    half = after(steps, steps.start(FILM.question), "Dawn")
+    half = state_after(steps, steps.start(FILM.question), "Dawn")
     (scores,) = reward.score([half], [[Search("Ada Berg"), Search("Dusk"), Search("Dawn", draft="Oslo")]])
     np.testing.assert_allclose(scores, [0.5 + 0.5 * 1.0, 0.25 + 0.5 * 0.6, 0.25 + 0.5 * 0.6], rtol=1e-6)
     (scores,) = reward.score([steps.start(FILM.question)], [[Search("Dusk"), Search("Dawn")]])
     np.testing.assert_allclose(scores, [0.5 * 0.2, 0.25 + 0.5 * 0.6], rtol=1e-6)
 
 
-def test_a_search_beyond_the_budget_is_worth_its_draft_or_only_the_evidence():
+def test_the_value_of_a_search_beyond_the_budget_is_that_of_its_draft_or_the_evidence_alone():
     steps, reward = value(max_searches=1)
-    spent = after(steps, steps.start(FILM.question), "Dawn")
+    spent = state_after(steps, steps.start(FILM.question), "Dawn")
     candidates = [
         Search("Ada Berg", draft="Oslo"),
         Search("Ada Berg", draft="Rome"),
@@ -133,15 +141,15 @@ def test_a_search_beyond_the_budget_is_worth_its_draft_or_only_the_evidence():
     np.testing.assert_allclose(reward.score([spent], [candidates])[0], [0.75, 0.25, 0.25, 0.75], rtol=1e-6)
 
 
-def test_weight_hope_and_metric_are_those_asked_for():
-    steps, reward = value(weight=0.2, hope=(0.1, 0.5), metric="em")
-    half = after(steps, steps.start(FILM.question), "Dawn")
+def test_weight_expected_score_and_metric_can_be_set():
+    steps, reward = value(weight=0.2, expected_score=(0.1, 0.5), metric="em")
+    half = state_after(steps, steps.start(FILM.question), "Dawn")
     (scores,) = reward.score([half], [[Answer("Oslo"), Answer("in Oslo"), Search("Dusk"), Search("Ada Berg")]])
     expected = [0.1 + 0.8, 0.1, 0.1 + 0.8 * 0.3, 0.2 + 0.8 * 0.5]
     np.testing.assert_allclose(scores, expected, rtol=1e-6)
 
 
-def test_an_option_is_right_or_wrong():
+def test_answers_with_an_option_are_graded_by_accuracy():
     task = Task(PILL.question, PILL.answers, PILL.correct, supporting=(Fact("Dawn"),))
     steps, reward = value(tasks=[task])
     (scores,) = reward.score([steps.start(task.question)], [[Answer("B"), Answer("ibuprofen"), Answer("A")]])
@@ -150,33 +158,41 @@ def test_an_option_is_right_or_wrong():
 
 def test_values_keep_the_contract_and_stay_in_range():
     steps, reward = value(max_searches=2)
-    states = [steps.start(FILM.question), after(steps, steps.start(BOTH.question), "Dusk", "Dawn")]
+    states = [steps.start(FILM.question), state_after(steps, steps.start(BOTH.question), "Dusk", "Dawn")]
     candidates = [[Search("Dawn"), Answer("Oslo"), Search("nothing")], [Search("x", draft="yes"), Answer("no")]]
     check_process_reward(reward, states, candidates)
     assert all(((row >= 0) & (row <= 1)).all() for row in reward.score(states, candidates))
 
 
 @pytest.mark.parametrize(
-    "options", [{"weight": 1.5}, {"weight": float("nan")}, {"hope": (0.0, 1.5)}, {"hope": (-1, 0)}]
+    "options",
+    [
+        {"weight": 1.5},
+        {"weight": float("nan")},
+        {"expected_score": (0.0, 1.5)},
+        {"expected_score": (-1, 0)},
+        {"expected_score": (1.0,)},
+    ],
 )
-def test_shares_out_of_range_are_refused(options):
+def test_options_out_of_range_are_refused(options):
     steps, _ = dynamics()
-    with pytest.raises(ValueError, match=r"weight and hope must be in \[0, 1\]"):
+    (name,) = options
+    with pytest.raises(OptionError, match=rf"{name} must be .*in \[0, 1\]"):
         EvidenceValue([FILM], steps, **options)
-    with pytest.raises(CardError, match=r"weight and hope must be in \[0, 1\]"):
+    with pytest.raises(OptionError, match=rf"{name} must be .*in \[0, 1\]"):
         rewards.make("evidence_value", [FILM], steps, "train", **options)
 
 
-def test_values_of_a_question_that_is_none_of_the_tasks_or_names_no_facts_are_an_error():
+def test_a_question_that_is_not_one_of_the_tasks_is_an_error():
     _, reward = value()
     with pytest.raises(RewardError, match="Who"):
         reward.score([State(Question("x", "Who?"), (), 1)], [[Search("Dawn")]])
     nameless = State(Question("", FILM.question.text), (), 1)
-    with pytest.raises(RewardError, match="not one of its tasks"):
+    with pytest.raises(RewardError, match="has no task, and so no answer"):
         reward.score([nameless], [[Answer("Oslo")]])
 
 
-def test_gold_facts_and_answers_are_read_on_training_splits_only():
+def test_gold_facts_and_answers_are_for_training_splits_only():
     steps, _ = dynamics()
     assert isinstance(rewards.make("evidence_value", [FILM], steps, "train"), EvidenceValue)
     for split in ("test", "dev"):
@@ -184,5 +200,5 @@ def test_gold_facts_and_answers_are_read_on_training_splits_only():
             rewards.make("evidence_value", [FILM], steps, split)
     with pytest.raises(RewardError, match="1 of 2 questions name none"):
         rewards.make("evidence_value", [FILM, PILL], steps, "train")
-    with pytest.raises(RewardError, match="needs the tasks and the process"):
+    with pytest.raises(RewardError, match="needs the tasks and the dynamics"):
         rewards.make("evidence_value", [], None, "train")

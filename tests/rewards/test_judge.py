@@ -1,3 +1,5 @@
+"""Process reward by a language model that ranks or rates the candidates."""
+
 import json
 import re
 
@@ -9,7 +11,7 @@ from raggym_env.build import load_mdp
 from raggym_env.cards import override, policy_card
 from raggym_env.core import Answer, Passage, Question, Search, State, Turn, Usage
 from raggym_env.envs.env import RAGEnv
-from raggym_env.errors import CardError, LLMError, RewardError
+from raggym_env.errors import OptionError, RewardError
 from raggym_env.llm.scripted import ScriptedLLM
 from raggym_env.protocols import Completion
 from raggym_env.rewards.judge import PROMPTS, JudgeReward
@@ -21,15 +23,15 @@ FOUND = State(START.question, (Turn("Dawn", (Passage("1", "Dawn", "Dawn is a fil
 CANDIDATES = [Answer("Oslo"), Search("Dawn film", draft="Oslo"), Search("weather"), Search("Dawn")]
 
 
-def shown(messages):
-    """What stands behind each number."""
+def numbered(messages):
+    """Return the candidates in a prompt by number."""
     section = messages[1]["content"].split("<candidates>")[1].split("</candidates>")[0]
     return {int(number): text for number, text in re.findall(r"^\[(\d+)\] (.*)$", section, re.MULTILINE)}
 
 
 def by_length(messages):
-    """A judge that prefers short candidates."""
-    texts = shown(messages)
+    """Reply as a model that prefers short candidates."""
+    texts = numbered(messages)
     if '"ratings"' in messages[1]["content"]:
         return json.dumps({"ratings": [10 - len(text) / 10 for text in texts.values()]})
     return f"Because.\n```json\n{json.dumps({'ranking': sorted(texts, key=lambda n: len(texts[n]))})}\n```"
@@ -39,7 +41,7 @@ def judge(script=by_length, **options):
     return JudgeReward(ScriptedLLM(script), **options)
 
 
-def test_ranks_are_spread_evenly_around_zero():
+def test_ranks_are_spaced_evenly_around_zero():
     (scores,) = judge().score([FOUND], [CANDIDATES])
     np.testing.assert_allclose(scores, [1 / 6, -0.5, -1 / 6, 0.5], rtol=1e-6)
     assert scores.sum() == pytest.approx(0, abs=1e-6)
@@ -49,7 +51,7 @@ def test_equal_candidates_are_shown_once_and_score_equally():
     reward = judge()
     (scores,) = reward.score([START], [[Search("a"), Search("long query"), Search("a")]])
     np.testing.assert_array_equal(scores, [0.5, -0.5, 0.5])
-    assert len(shown(reward.llm.calls[0].messages)) == 2
+    assert len(numbered(reward.llm.calls[0].messages)) == 2
 
 
 def test_a_single_candidate_cannot_be_ranked_and_is_rated():
@@ -58,22 +60,22 @@ def test_a_single_candidate_cannot_be_ranked_and_is_rated():
     np.testing.assert_allclose(scores, [0.35, 0.35], rtol=1e-6)
 
 
-def test_ratings_are_tenths_around_zero():
+def test_scores_of_ratings_are_tenths_around_zero():
     (scores,) = judge(lambda messages: '{"ratings": [0, 5, 10]}', mode="rate").score([START], [CANDIDATES[:3]])
     assert sorted(scores) == [-0.5, 0, 0.5]
 
 
-def test_the_order_shown_is_drawn_from_the_state_and_not_the_order_given():
+def test_the_order_shown_depends_on_seed_and_state_and_not_on_the_order_of_the_arguments():
     def orders(seed, state, candidates):
         reward = judge(seed=seed)
         reward.score([state], [candidates])
-        return tuple(shown(reward.llm.calls[0].messages).values())
+        return tuple(numbered(reward.llm.calls[0].messages).values())
 
     assert orders(0, START, CANDIDATES) == orders(0, START, CANDIDATES[::-1])
     assert len({orders(seed, state, CANDIDATES) for seed in range(4) for state in (START, FOUND)}) > 4
 
 
-def test_a_judge_that_always_ranks_in_the_order_shown_prefers_nobody_on_average():
+def test_a_judge_that_ranks_in_the_order_shown_prefers_no_candidate_on_average():
     scores = []
     for seed in range(300):
         reward = judge(lambda messages: json.dumps({"ranking": [1, 2, 3, 4]}), seed=seed)
@@ -81,7 +83,7 @@ def test_a_judge_that_always_ranks_in_the_order_shown_prefers_nobody_on_average(
     np.testing.assert_allclose(np.mean(scores, axis=0), 0, atol=0.08)
 
 
-def test_all_states_are_asked_about_in_one_call_and_keep_the_contract():
+def test_all_states_are_judged_in_one_call_and_the_contract_holds():
     reward = judge()
     check_process_reward(reward, [START, FOUND, START], [CANDIDATES[:2], CANDIDATES, []])
     sizes = []
@@ -110,7 +112,7 @@ def test_all_states_are_asked_about_in_one_call_and_keep_the_contract():
         '{"reason": "it says {"ranking": [1, 2, 3]}", "ranking": [3, 2, 1]}',
     ],
 )
-def test_anything_but_a_full_ranking_at_the_end_is_asked_for_again(reply):
+def test_a_reply_that_does_not_end_with_a_full_ranking_is_retried(reply):
     replies = [reply, '{"ranking": [2, 3, 1]}']
     reward = judge(replies)
     (scores,) = reward.score([START], [CANDIDATES[:3]])
@@ -129,10 +131,10 @@ def test_anything_but_a_full_ranking_at_the_end_is_asked_for_again(reply):
         '**{"result": 1, "ranking": [3,2,1]}**',
     ],
 )
-def test_the_last_object_counts(reply):
+def test_the_last_object_of_a_reply_counts(reply):
     reward = judge([reply])
     (scores,) = reward.score([START], [CANDIDATES[:3]])
-    last = shown(reward.llm.calls[0].messages)[3]
+    last = numbered(reward.llm.calls[0].messages)[3]
     assert (
         last.split(": ")[1].split(" (")[0] == [getattr(c, "query", None) or c.text for c in CANDIDATES][scores.argmax()]
     )
@@ -144,26 +146,26 @@ def test_a_rating_is_a_number_from_0_to_10(rating):
         judge(lambda messages: f'{{"ratings": [{rating}]}}').score([START], [[Search("a")]])
 
 
-def test_an_unreadable_judgement_is_an_error_that_names_the_state_and_never_zeros():
+def test_a_reply_that_cannot_be_parsed_is_an_error_that_names_the_state_and_never_zeros():
     with pytest.raises(RewardError, match=r"director of Dawn.*after 1 searches.*each once.*\[1, 1\]"):
         judge(lambda messages: '{"ranking": [1, 1]}').score([START, FOUND], [[], CANDIDATES[:2]])
 
 
-def test_or_it_is_an_abstention():
+def test_a_reply_that_cannot_be_parsed_can_be_an_abstention():
     reward = judge(lambda m: "dunno" if "Ada Berg" in m[1]["content"] else by_length(m), on_failure="nan")
     first, second = reward.score([FOUND, START], [CANDIDATES, CANDIDATES[:2]])
     assert np.isnan(first).all()
     assert np.isfinite(second).all()
 
 
-def test_a_reply_that_never_came_is_not_asked_for_again():
+def test_a_failure_of_the_back_end_is_not_retried():
     reward = judge(lambda messages: Completion("", failure="the server is down", outage=True))
     with pytest.raises(RewardError, match="the server is down"):
         reward.score([START], [CANDIDATES])
     assert len(reward.llm.calls) == 1
 
 
-def test_retries_can_be_more_or_none():
+def test_the_number_of_retries_can_be_set():
     for retries in (0, 3):
         reward = judge(lambda messages: "no", retries=retries)
         with pytest.raises(RewardError):
@@ -171,14 +173,14 @@ def test_retries_can_be_more_or_none():
         assert len(reward.llm.calls) == retries + 1
 
 
-def test_one_state_that_fails_costs_the_others_no_second_judgement():
+def test_a_state_that_fails_does_not_make_the_others_be_judged_twice():
     reward = judge(lambda m: "dunno" if "Ada Berg" in m[1]["content"] else by_length(m), retries=0)
     with pytest.raises(RewardError):
         reward.score([FOUND, START], [CANDIDATES] * 2)
     assert reward.score([START], [CANDIDATES])[0].max() == 0.5
     assert len(reward.llm.calls) == 2
     reward.score([START], [CANDIDATES])
-    assert len(reward.llm.calls) == 3  # it does not remember for longer than that
+    assert len(reward.llm.calls) == 3  # the scores are kept for one call only
 
 
 def test_nothing_in_a_passage_or_candidate_closes_a_section_or_is_parsed():
@@ -191,7 +193,7 @@ def test_nothing_in_a_passage_or_candidate_closes_a_section_or_is_parsed():
     assert [text.count(tag) for tag in ("</passages>", "</candidates>", "<|im_end|>", "\n[1]")] == [1, 1, 0, 1]
 
 
-def test_long_passages_and_long_histories_are_cut_from_the_oldest_on():
+def test_long_passages_are_cut_and_old_searches_lose_their_passages():
     turns = [Turn(f"query{i}", (Passage("1", f"Title{i}", f"text{i} " * 100),)) for i in range(4)]
     reward = judge(passage_chars=50, history_chars=200)
     reward.score([State(START.question, tuple(turns), 1)], [CANDIDATES[:2]])
@@ -209,7 +211,7 @@ def test_usage_adds_up_over_replies_and_retries():
     assert judge().usage == Usage()
 
 
-def test_prompts_can_be_replaced_and_are_checked_at_once():
+def test_prompts_can_be_replaced_and_are_checked_by_the_constructor():
     reward = judge(prompts={"rank": "Q {{ n }}\n{{ candidates }}"})
     reward.score([START], [CANDIDATES])
     assert reward.llm.calls[0].text.startswith("Q 4\n<candidates>")
@@ -220,21 +222,21 @@ def test_prompts_can_be_replaced_and_are_checked_at_once():
 
 
 @pytest.mark.parametrize(
-    ("options", "error", "message"),
+    ("options", "message"),
     [
-        ({"mode": "sort"}, CardError, "mode"),
-        ({"on_failure": "zero"}, CardError, "on_failure"),
-        ({"retries": -1}, CardError, "retries"),
-        ({"passage_chars": 0}, CardError, "passage_chars"),
-        ({"max_tokens": 0}, CardError, "max_tokens"),
-        ({"judge": 1}, CardError, "judge"),
-        ({"llm": "gpt"}, LLMError, "named like"),
+        ({"mode": "sort"}, "mode"),
+        ({"on_failure": "zero"}, "on_failure"),
+        ({"retries": -1}, "retries"),
+        ({"passage_chars": 0}, "passage_chars"),
+        ({"max_tokens": 0}, "max_tokens"),
+        ({"judge": 1}, "judge"),
+        ({"llm": "gpt"}, "named like"),
     ],
 )
-def test_wrong_options_are_refused(options, error, message):
-    with pytest.raises(error, match=message):
+def test_wrong_options_are_refused(options, message):
+    with pytest.raises(OptionError, match=message):
         rewards.make("judge", (), None, "test", **{"llm": ScriptedLLM([]), **options})
-    with pytest.raises(CardError, match="llm"):
+    with pytest.raises(OptionError, match="llm"):
         rewards.make("judge", (), None, "test")
 
 
@@ -253,7 +255,7 @@ def test_an_environments_card_names_the_judge_of_its_steps(tmp_path):
     script.write_text(json.dumps({"contains": "search: rivers", "reply": '{"ratings": [3]}'}) + "\n")
     card = write_towns(tmp_path)
     options = f'llm = "scripted:{script}", mode = "rate"'
-    card.write_text(f'{CARD}\n[reward]\nprocess = "judge"\noptions = {{ {options} }}\n')
+    card.write_text(f'{CARD}\n[reward]\nprocess_reward = "judge"\noptions = {{ {options} }}\n')
     mdp = load_mdp(card, "test")
     env = RAGEnv(mdp.tasks, mdp.dynamics, mdp.reward)
     env.reset(seed=0)

@@ -1,3 +1,5 @@
+"""The small trained process reward."""
+
 import copy
 import itertools
 import json
@@ -16,7 +18,7 @@ from raggym_env import retrieval, rewards
 from raggym_env.core import Answer, Passage, Question, Search, State, Turn
 from raggym_env.data.synth import SynthWorld, generate_tasks
 from raggym_env.envs.env import RAGEnv
-from raggym_env.errors import CardError, RewardError
+from raggym_env.errors import OptionError, RewardError
 from raggym_env.mdp.dynamics import Dynamics
 from raggym_env.mdp.step_reward import StepReward
 from raggym_env.policies.lexical import LexicalPolicy
@@ -38,13 +40,13 @@ def world():
 
 @pytest.fixture(scope="module")
 def episodes(world):
-    """The actions of `lexical` on 60 questions that nothing was trained on."""
+    """Questions that nothing was trained on, each with the actions of `lexical`."""
     steps, synth = world
     tasks = itertools.islice(generate_tasks(synth, "test"), 60)
-    return [(task.question, taken(steps, task.question, LexicalPolicy())) for task in tasks]
+    return [(task.question, actions_of(LexicalPolicy(), steps, task.question)) for task in tasks]
 
 
-def taken(steps, question, policy):
+def actions_of(policy, steps, question):
     running, actions = steps.start(question), []
     while running.stop is None:
         actions.append(policy.act(running))
@@ -53,7 +55,7 @@ def taken(steps, question, policy):
 
 
 def walk(steps, question, actions):
-    """The states that the actions are taken in."""
+    """Return the state before each action."""
     states = [steps.start(question)]
     for action in actions[:-1]:
         states += steps.transition(states[-1:], [action])
@@ -61,7 +63,7 @@ def walk(steps, question, actions):
 
 
 def total(reward, steps, question, actions):
-    """The return of an episode."""
+    """Return the sum of an episode's rewards."""
     scores = reward.score(walk(steps, question, actions), [[action] for action in actions])
     return float(np.sum(scores, dtype=np.float64))
 
@@ -71,10 +73,10 @@ def padded(actions, extra):
 
 
 def gains(world, episodes, extra):
-    """What each episode gains by searches before its answer, where the budget allows for them."""
+    """Return what each episode gains by extra searches before its answer, if the budget allows for them."""
     steps, reward = world[0], MiniReward(search_cost=COST)
-    made = [(question, actions, padded(actions, extra(actions))) for question, actions in episodes]
-    fits = [each for each in made if len(each[2]) <= steps.max_searches + 1]
+    pairs = [(question, actions, padded(actions, extra(actions))) for question, actions in episodes]
+    fits = [pair for pair in pairs if len(pair[2]) <= steps.max_searches + 1]
     assert len(fits) > len(episodes) / 2
     return np.array([total(reward, steps, q, long) - total(reward, steps, q, plain) for q, plain, long in fits])
 
@@ -112,16 +114,16 @@ def test_an_episode_that_repeats_a_query_loses_what_the_repeats_cost(world, epis
     np.testing.assert_allclose(repeated, -COST * times, atol=1e-5)
 
 
-def test_spelling_a_query_otherwise_is_repeating_it(world, episodes):
+def test_a_query_in_another_spelling_is_a_repeat(world, episodes):
     shouted = gains(world, episodes, lambda actions: [Search(f"  {actions[-2].query.upper()}?!")])
     np.testing.assert_allclose(shouted, -COST, atol=1e-5)
 
 
 @pytest.mark.parametrize("times", [1, 2])
-def test_padding_with_searches_for_junk_does_not_pay(world, episodes, times):
+def test_padding_with_junk_queries_does_not_pay(world, episodes, times):
     gained = gains(world, episodes, lambda actions: [Search(query) for query in JUNK[:times]])
     assert gained.mean() < 0
-    # What junk finds is new, so an answer's value may rise or fall a little by it.
+    # Junk queries do retrieve new passages, so the value of the answer may rise or fall a little.
     assert (gained > 0).mean() < 0.05
     assert gained.max() < 0.1
 
@@ -135,7 +137,7 @@ def test_spending_the_budget_instead_of_answering_does_not_pay(world, episodes):
             assert wasted < total(reward, steps, question, actions)
 
 
-def test_an_answer_is_read_as_if_searches_that_found_nothing_had_not_been_made():
+def test_an_answer_is_valued_as_if_searches_without_a_result_had_not_been_made():
     start = State(FILM.question, (), 3)
     idle = replace(start, history=(Turn("x", ()),), searches_left=2)
     actions = [Answer("Oslo"), Search("Dawn")]
@@ -143,7 +145,7 @@ def test_an_answer_is_read_as_if_searches_that_found_nothing_had_not_been_made()
     assert (mini.inputs(idle, actions)[1] != mini.inputs(start, actions)[1]).any()
 
 
-def test_a_search_beyond_the_budget_is_worth_its_draft_as_an_answer_or_nothing():
+def test_the_value_of_a_search_beyond_the_budget_is_that_of_its_draft_or_zero():
     steps, _ = dynamics(max_searches=1)
     (spent,) = steps.transition([steps.start(FILM.question)], [Search("Dawn")])
     answered, drafted, bare = MiniReward().values([spent], [[Answer("Oslo"), Search("x", draft="Oslo"), Search("x")]])[
@@ -165,7 +167,7 @@ def test_within_a_state_candidates_rank_by_their_values_less_the_cost_of_a_searc
     assert np.ptp(values) > 0.05
 
 
-def test_the_step_that_answers_right_earns_more_than_one_that_answers_wrong(world, episodes):
+def test_a_correct_answer_earns_more_than_a_wrong_one(world, episodes):
     steps, reward = world[0], MiniReward()
     higher = [
         total(reward, steps, question, actions) > total(reward, steps, question, [*actions[:-1], Answer("Zorblax")])
@@ -176,29 +178,29 @@ def test_the_step_that_answers_right_earns_more_than_one_that_answers_wrong(worl
 
 @pytest.fixture(scope="module")
 def visited(world, episodes):
-    """States with an action each, in the order of their episodes, and their scores."""
-    found = [
+    """Pairs of a state and an action, in the order of their episodes, and their scores."""
+    pairs = [
         (state, action)
         for question, actions in episodes[:8]
         for state, action in zip(walk(world[0], question, actions), actions, strict=True)
     ]
-    return found, [float(MiniReward().score([state], [[action]])[0][0]) for state, action in found]
+    return pairs, [float(MiniReward().score([state], [[action]])[0][0]) for state, action in pairs]
 
 
 @given(st.data())
-def test_scores_depend_neither_on_order_nor_on_batches_nor_on_what_was_scored_before(visited, data):
-    found, expected = visited
-    order = data.draw(st.permutations(range(len(found))))
-    size = data.draw(st.integers(1, len(found)))
+def test_scores_do_not_depend_on_order_or_batches_or_earlier_calls(visited, data):
+    pairs, expected = visited
+    order = data.draw(st.permutations(range(len(pairs))))
+    size = data.draw(st.integers(1, len(pairs)))
     reward = MiniReward()
     for at in range(0, len(order), size):
         batch = order[at : at + size]
-        scores = reward.score([found[i][0] for i in batch], [[found[i][1]] for i in batch])
+        scores = reward.score([pairs[i][0] for i in batch], [[pairs[i][1]] for i in batch])
         np.testing.assert_allclose([row[0] for row in scores], [expected[i] for i in batch], atol=1e-5)
 
 
 def variants():
-    """States that differ from one another in one thing that the value of the last search depends on."""
+    """Return states that differ pairwise in something that the value of the last search depends on."""
     page = Passage("1", "Red Harbour", "Red Harbour is a film directed by Ilse Brandt.")
     question = Question("q", "Where did the director of the film Red Harbour die?")
     turns = (Turn("Red Harbour", (page,)), Turn("Ilse Brandt", (page._replace(title="Ilse Brandt"),)))
@@ -215,29 +217,29 @@ def variants():
 
 
 @given(st.permutations(variants()))
-def test_environments_that_share_the_object_do_not_mix_up(states):
-    """Other budgets, options, questions and indexes: what one remembers is not taken for the other's."""
+def test_environments_that_share_a_reward_do_not_share_cached_values(states):
+    # They differ in budget, options, question or index.
     shared, action = MiniReward(), [Answer("Lisbon")]
     for state in states:
         assert shared.score([state], [action])[0][0] == pytest.approx(
             MiniReward().score([state], [action])[0][0], abs=1e-6
         )
-    assert len({shared._before(state) for state in states}) == len(states)
+    assert len({shared._previous_value(state) for state in states}) == len(states)
 
 
-def test_a_state_read_from_an_observation_scores_as_the_state_it_shows():
+def test_a_state_read_from_an_observation_scores_as_the_original():
     state = variants()[0]
     nameless = replace(state, question=replace(state.question, id=""))
     assert MiniReward().score([state], [[Answer("x")]]) == MiniReward().score([nameless], [[Answer("x")]])
 
 
-def test_what_is_remembered_is_bounded(monkeypatch):
-    monkeypatch.setattr(mini, "_KNOWN", 10)
+def test_the_cache_of_values_is_bounded(monkeypatch):
+    monkeypatch.setattr(mini, "_CACHED_STATES", 10)
     reward, state = MiniReward(), variants()[0]
     for number in range(50):
         question = Question("", f"Who is {number}?")
         reward.score([replace(state, question=question)], [[Search("a"), Search("b"), Answer("c")]])
-    assert len(reward._known) == 10
+    assert len(reward._search_values) == 10
 
 
 def test_the_first_step_is_rewarded_against_a_constant():
@@ -247,70 +249,70 @@ def test_the_first_step_is_rewarded_against_a_constant():
 
 
 @pytest.mark.parametrize("cost", [-0.01, float("nan"), float("inf")])
-def test_a_cost_that_is_none_is_refused(cost):
-    with pytest.raises(ValueError, match="search_cost must be 0 or more"):
+def test_a_negative_or_infinite_cost_is_refused(cost):
+    with pytest.raises(OptionError, match="search_cost must be at least 0"):
         MiniReward(search_cost=cost)
-    with pytest.raises(CardError, match=r"mini.*search_cost must be 0 or more"):
+    with pytest.raises(OptionError, match="search_cost must be at least 0"):
         rewards.make("mini", (), None, "test", search_cost=cost)
 
 
 def test_it_is_made_by_name_for_any_split_and_a_wrong_option_is_refused():
-    made = rewards.make("mini", (), None, "test", search_cost=0.5)
-    assert isinstance(made, MiniReward)
-    assert made.search_cost == 0.5
-    with pytest.raises(CardError, match="does not take"):
+    reward = rewards.make("mini", (), None, "test", search_cost=0.5)
+    assert isinstance(reward, MiniReward)
+    assert reward.search_cost == 0.5
+    with pytest.raises(OptionError, match="has no option 'cost'"):
         rewards.make("mini", (), None, "test", cost=0.5)
     with pytest.raises(RewardError, match="No weights at nowhere"):
         rewards.make("mini", (), None, "test", weights="nowhere")
 
 
-def write(path, about=None, **tensors):
-    """The shipped weights with something changed; None leaves a tensor out."""
+def write(path, metadata=None, **changes):
+    """Write the shipped weights with other metadata or tensors; None leaves a tensor out."""
     weights, start = load_weights(mini.WEIGHTS)
-    kept = {name: tensor for name, tensor in {**weights, **tensors}.items() if tensor is not None}
-    about = {"features": list(FEATURES), "start": start} if about is None else about
-    save_file(kept, path, {"mini": about if isinstance(about, str) else json.dumps(about)})
+    tensors = {name: tensor for name, tensor in {**weights, **changes}.items() if tensor is not None}
+    metadata = {"features": list(FEATURES), "start": start} if metadata is None else metadata
+    save_file(tensors, path, {"mini": metadata if isinstance(metadata, str) else json.dumps(metadata)})
     return path
 
 
-def test_weights_that_were_written_are_loaded(tmp_path):
+def test_weights_can_be_written_and_read_again(tmp_path):
     weights, start = load_weights(write(tmp_path / "w"))
     shipped, at = load_weights(mini.WEIGHTS)
     assert start == at
     assert all(np.array_equal(weights[name], shipped[name]) for name in shipped)
 
 
-ABOUT = {"features": list(FEATURES), "start": 0.5}
+METADATA = {"features": list(FEATURES), "start": 0.5}
 WRONG = {
-    "no features": ({"about": {}}, "was not trained on"),
-    "a list": ({"about": []}, "was not trained on"),
-    "no JSON": ({"about": "{"}, "no safetensors file of a mini reward"),
-    "others": ({"about": {**ABOUT, "features": list(FEATURES)[::-1]}}, "was not trained on"),
-    "fewer": ({"about": {**ABOUT, "features": list(FEATURES)[1:]}}, "was not trained on"),
-    "start": ({"about": {**ABOUT, "start": 2.0}}, r"starts at 2\.0"),
-    "no start": ({"about": {"features": list(FEATURES)}}, "starts at None"),
-    "NaN start": ({"about": {**ABOUT, "start": float("nan")}}, "starts at nan"),
+    "no features": ({"metadata": {}}, "was not trained on"),
+    "a list": ({"metadata": []}, "was not trained on"),
+    "no JSON": ({"metadata": "{"}, "not a safetensors file of a mini reward"),
+    "others": ({"metadata": {**METADATA, "features": list(FEATURES)[::-1]}}, "was not trained on"),
+    "fewer": ({"metadata": {**METADATA, "features": list(FEATURES)[1:]}}, "was not trained on"),
+    "start": ({"metadata": {**METADATA, "start": 2.0}}, r"a start that is not in \[0, 1\]: 2\.0"),
+    "no start": ({"metadata": {"features": list(FEATURES)}}, r"a start that is not in \[0, 1\]: None"),
+    "NaN start": ({"metadata": {**METADATA, "start": float("nan")}}, r"a start that is not in \[0, 1\]: nan"),
     "lacking": ({"output.bias": None}, "other shapes"),
     "more": ({"more": np.zeros(2, np.float32)}, "other shapes"),
     "shape": ({"hidden.bias": np.zeros(3, np.float32)}, "other shapes"),
     "scalar": ({"hidden.bias": np.zeros((), np.float32)}, "other shapes"),
-    "NaN": ({"output.bias": np.full((), np.nan, np.float32)}, "no finite numbers"),
+    "NaN": ({"output.bias": np.full((), np.nan, np.float32)}, "values that are not finite"),
 }
 
 
 @pytest.mark.parametrize("wrong", WRONG)
-def test_weights_of_another_kind_are_refused_with_the_reason(tmp_path, wrong):
-    changes, said = WRONG[wrong]
-    with pytest.raises(RewardError, match=said):
+def test_a_weights_file_that_does_not_fit_is_refused_with_the_reason(tmp_path, wrong):
+    changes, message = WRONG[wrong]
+    with pytest.raises(RewardError, match=message):
         MiniReward(write(tmp_path / "w", **changes))
 
 
-def test_files_that_are_no_weights_are_refused(tmp_path):
+def test_files_that_are_not_weights_are_refused(tmp_path):
     (tmp_path / "text").write_text("hello")
     (tmp_path / "cut").write_bytes(mini.WEIGHTS.read_bytes()[:500])
     save_file({"hidden.bias": np.zeros(2, np.float32)}, tmp_path / "plain")
-    for name, said in (("text", "no safetensors"), ("cut", "no safetensors"), ("plain", "was not trained on")):
-        with pytest.raises(RewardError, match=said):
+    for name, message in (("text", "not a safetensors"), ("cut", "not a safetensors"), ("plain", "was not trained on")):
+        with pytest.raises(RewardError, match=message):
             MiniReward(tmp_path / name)
     for path in (tmp_path, tmp_path / "missing"):
         with pytest.raises(RewardError, match="No weights at"):
@@ -328,11 +330,11 @@ print(scores.shape)
 
 
 def test_it_needs_no_torch():
-    ran = subprocess.run([sys.executable, "-c", BLOCKED], capture_output=True, text=True, check=True)
-    assert ran.stdout == "(2,)\n"
+    output = subprocess.run([sys.executable, "-c", BLOCKED], capture_output=True, text=True, check=True).stdout
+    assert output == "(2,)\n"
 
 
-def test_an_environment_that_it_rewards_can_be_copied_and_the_copy_goes_its_own_way():
+def test_an_environment_with_it_can_be_copied_and_the_copy_is_independent():
     steps, _ = dynamics()
     env = RAGEnv([FILM], steps, StepReward(process_reward=MiniReward()))
     env.reset(seed=0)
@@ -340,10 +342,10 @@ def test_an_environment_that_it_rewards_can_be_copied_and_the_copy_goes_its_own_
     twin = copy.deepcopy(env)
     assert env.step(Answer("Oslo"))[1] == twin.step(Answer("Oslo"))[1]
     reward = MiniReward()
-    assert copy.deepcopy(reward)._known is not reward._known
+    assert copy.deepcopy(reward)._search_values is not reward._search_values
 
 
-def test_gymnasium_makes_an_environment_with_it_by_name_and_by_object():
+def test_gymnasium_makes_an_environment_with_it_by_name_or_by_object():
     options = {"retriever": dynamics()[1], "process_reward": "mini"}
     by_name = gym.make("RAGGym-Synth-v0", **options)
     by_object = gym.make("RAGGym-Synth-v0", **{**options, "process_reward": MiniReward()})

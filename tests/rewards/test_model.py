@@ -1,3 +1,5 @@
+"""Process reward by a sequence-classification model."""
+
 import numpy as np
 import pytest
 
@@ -6,7 +8,7 @@ transformers = pytest.importorskip("transformers")
 
 from raggym_env import rewards  # noqa: E402
 from raggym_env.core import Answer, Passage, Question, Search, State, Turn  # noqa: E402
-from raggym_env.errors import CardError, LLMError, RewardError  # noqa: E402
+from raggym_env.errors import LLMError, OptionError, RewardError  # noqa: E402
 from raggym_env.rewards.model import ModelReward  # noqa: E402
 from raggym_env.testing import check_process_reward  # noqa: E402
 from raggym_env.text.state_chat import encode, fitted, render, without_oldest  # noqa: E402
@@ -57,7 +59,7 @@ def reward(checkpoint):
 
 @torch.inference_mode()
 def whole(reward, state, action):
-    """The output of the model as transformers computes it, for one text alone."""
+    """Return the output that transformers computes for one text alone."""
     tokens = encode(reward.tokenizer, render(state, action))
     return float(reward.model(input_ids=torch.tensor([tokens])).logits[0, 0])
 
@@ -66,17 +68,17 @@ def expected(reward, states=STATES, actions=ACTIONS):
     return [[whole(reward, state, action) for action in row] for state, row in zip(states, actions, strict=True)]
 
 
-def assert_equal(scores, wanted):
-    for row, mine in zip(scores, wanted, strict=True):
-        np.testing.assert_allclose(row, mine, atol=1e-4)
+def assert_equal(scores, expected_scores):
+    for row, expected_row in zip(scores, expected_scores, strict=True):
+        np.testing.assert_allclose(row, expected_row, atol=1e-4)
 
 
 @pytest.mark.parametrize("token_budget", [1, 1_000, None])
 def test_scores_equal_those_of_whole_texts(checkpoint, token_budget):
     reward = ModelReward(checkpoint, device="cpu", dtype="float32", token_budget=token_budget)
-    wanted = expected(reward)
-    assert np.ptp(wanted[0]) > 1e-2  # the candidates are told apart
-    assert_equal(reward.score(STATES, ACTIONS), wanted)
+    whole_scores = expected(reward)
+    assert np.ptp(whole_scores[0]) > 1e-2  # the candidates differ
+    assert_equal(reward.score(STATES, ACTIONS), whole_scores)
 
 
 def test_the_contract_holds_for_uneven_and_empty_candidates(reward):
@@ -90,7 +92,7 @@ def test_a_state_is_computed_once_for_all_its_candidates(reward):
     assert reward.computed < lengths[0] + 10 * 40 < sum(lengths) / 2
 
 
-def test_an_output_is_read_off_before_what_the_model_takes_for_padding(tmp_path):
+def test_an_output_is_read_before_a_final_padding_token(tmp_path):
     tokenizer = tiny_tokenizer("{% for m in messages %}{{ m['content'] }}<|end|>{% endfor %}")
     torch.manual_seed(0)
     model = transformers.LlamaForSequenceClassification(config())
@@ -127,23 +129,23 @@ def test_an_encoder_reads_state_and_action_whole(tmp_path):
     )
     model = transformers.BertForSequenceClassification(bert)
     reward = ModelReward(saved(tmp_path, model, tokenizer), device="cpu", dtype="float32")
-    wanted = expected(reward)
-    assert np.ptp(wanted[0]) > 1e-2
-    assert_equal(reward.score(STATES, ACTIONS), wanted)
+    whole_scores = expected(reward)
+    assert np.ptp(whole_scores[0]) > 1e-2
+    assert_equal(reward.score(STATES, ACTIONS), whole_scores)
 
 
 def test_the_oldest_passages_of_a_state_that_is_too_long_are_left_out(tmp_path):
     size = len(encode(tiny_tokenizer(), render(STATES[2], Answer(""))))
     reward = ModelReward(llama(tmp_path, context=size + 40), device="cpu", dtype="float32", action_tokens=50)
-    shown = fitted(reward.tokenizer, STATES[2], reward.max_tokens, 50)
-    assert shown == without_oldest(STATES[2], 1)
-    assert [turn.query for turn in shown.history] == ["query 0", "query 1"]
+    shortened = fitted(reward.tokenizer, STATES[2], reward.max_tokens, 50)
+    assert shortened == without_oldest(STATES[2], 1)
+    assert [turn.query for turn in shortened.history] == ["query 0", "query 1"]
     scores = reward.score(STATES[2:], ACTIONS[2:])
-    assert_equal(scores, expected(reward, [shown], ACTIONS[2:]))
+    assert_equal(scores, expected(reward, [shortened], ACTIONS[2:]))
     assert not np.allclose(scores[0], expected(reward, [without_oldest(STATES[2], 2)], ACTIONS[2:])[0], atol=1e-4)
 
 
-def test_what_fits_is_shown_and_no_passage_more_is_left_out_than_need_be():
+def test_no_more_passages_are_left_out_than_necessary():
     tokenizer = tiny_tokenizer()
     sizes = [len(encode(tokenizer, render(without_oldest(STATES[2], count), Answer("")))) for count in range(5)]
     assert sizes == sorted(sizes, reverse=True)
@@ -151,7 +153,7 @@ def test_what_fits_is_shown_and_no_passage_more_is_left_out_than_need_be():
         assert fitted(tokenizer, STATES[2], size + 9, 9) == without_oldest(STATES[2], count)
 
 
-def test_a_question_or_an_action_that_does_not_fit_is_an_error_and_never_cut(tmp_path):
+def test_a_question_or_an_action_that_does_not_fit_is_an_error_and_is_never_cut(tmp_path):
     reward = ModelReward(llama(tmp_path, context=200), device="cpu", dtype="float32", action_tokens=30)
     with pytest.raises(RewardError, match=r"Where was.*more than 170 tokens without any passage"):
         reward.score([State(Question("", QUESTION.text * 5), (), 1)], [[Answer("Oslo")]])
@@ -189,13 +191,13 @@ def test_an_adapter_brings_its_head_and_is_merged(tmp_path, caplog):
     assert "newly initialized" not in caplog.text  # the base has no head: the adapter brings it
     tokens = torch.tensor([encode(reward.tokenizer, render(STATES[1], Answer("Oslo")))])
     with torch.inference_mode():
-        wanted = float(lora.eval()(input_ids=tokens).logits[0, 0])
-    assert_equal(reward.score(STATES[1:2], ACTIONS[1:2]), [[wanted]])
+        whole_score = float(lora.eval()(input_ids=tokens).logits[0, 0])
+    assert_equal(reward.score(STATES[1:2], ACTIONS[1:2]), [[whole_score]])
     assert type(reward.model) is transformers.LlamaForSequenceClassification
 
     (tmp_path / "base").rename(tmp_path / "moved")
     moved = ModelReward(f"{tmp_path / 'moved'}+{tmp_path / 'adapter'}", device="cpu", dtype="float32")
-    assert_equal(moved.score(STATES[1:2], ACTIONS[1:2]), [[wanted]])
+    assert_equal(moved.score(STATES[1:2], ACTIONS[1:2]), [[whole_score]])
 
 
 @PEFT_WARNS
@@ -222,7 +224,7 @@ def test_a_checkpoint_with_several_outputs_or_no_trained_head_is_refused(tmp_pat
         ModelReward(causal)
 
 
-def test_weights_that_are_not_safetensors_and_folders_that_are_not_there_are_refused(tmp_path, monkeypatch):
+def test_weights_that_are_not_safetensors_and_missing_folders_are_refused(tmp_path, monkeypatch):
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
     folder = llama(tmp_path / "a")
     weights = (folder / "model.safetensors").read_bytes()
@@ -236,19 +238,19 @@ def test_weights_that_are_not_safetensors_and_folders_that_are_not_there_are_ref
         ModelReward(tmp_path / "nothing")
 
 
-def test_outputs_that_are_no_numbers_are_an_error(tmp_path):
+def test_outputs_that_are_not_finite_are_an_error(tmp_path):
     torch.manual_seed(0)
     model = transformers.LlamaForSequenceClassification(config())
     model.score.weight.data.fill_(float("nan"))
-    with pytest.raises(RewardError, match="no numbers"):
+    with pytest.raises(RewardError, match="not finite"):
         ModelReward(saved(tmp_path, model), device="cpu").score(STATES[:1], ACTIONS[:1])
 
 
 def test_it_is_made_by_name_and_refuses_wrong_options(checkpoint):
-    made = rewards.make("model", (), None, "test", path=str(checkpoint), device="cpu", dtype="float32")
-    assert made.score(STATES[:1], ACTIONS[:1])[0].shape == (4,)
+    reward = rewards.make("model", (), None, "test", path=str(checkpoint), device="cpu", dtype="float32")
+    assert reward.score(STATES[:1], ACTIONS[:1])[0].shape == (4,)
     for options in ({}, {"path": checkpoint, "n": 1}, {"path": checkpoint, "max_tokens": 9_999}):
-        with pytest.raises(CardError, match=r"path|'n'|max_tokens"):
+        with pytest.raises(OptionError, match=r"path|'n'|max_tokens"):
             rewards.make("model", (), None, "test", **options)
 
 

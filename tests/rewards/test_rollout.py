@@ -1,17 +1,20 @@
+"""Process reward by completions of the episode."""
+
 import numpy as np
 import pytest
 
 from raggym_env import rewards
 from raggym_env.core import Answer, Question, Search, Task, Usage
-from raggym_env.errors import CardError, RewardError
+from raggym_env.errors import OptionError, RewardError
+from raggym_env.policies.lexical import LexicalPolicy
 from raggym_env.protocols import BasePolicy, Proposal
 from raggym_env.rewards.rollout import RolloutReward
 from raggym_env.testing import check_process_reward
 from worlds import BOTH, FILM, PILL, dynamics
 
 
-class Knower(BasePolicy):
-    """Knows the birthplace once it has seen the director's page; until then it says that it does not."""
+class Reader(BasePolicy):
+    """Answers with the birthplace once the director's page is retrieved, before that with "nowhere"."""
 
     def __init__(self, others=()):
         self.others = others
@@ -19,12 +22,13 @@ class Knower(BasePolicy):
 
     def propose(self, states, n=1):
         self.batches.append(len(states))
-        return [self._proposals(state)[:n] for state in states]
+        others = [Proposal(action, score=0.5) for action in self.others]
+        return [
+            [Proposal(Answer(self.answer(state)), score=1.0, usage=Usage(calls=1)), *others][:n] for state in states
+        ]
 
-    def _proposals(self, state):
-        known = any(passage.title == "Ada Berg" for passage in state.passages)
-        own = Proposal(Answer("Oslo" if known else "nowhere"), score=1.0, usage=Usage(calls=1))
-        return [own, *(Proposal(action, score=0.5) for action in self.others)]
+    def answer(self, state):
+        return "Oslo" if any(passage.title == "Ada Berg" for passage in state.passages) else "nowhere"
 
 
 def setup(policy=None, max_searches=3, completion_searches=None, **options):
@@ -32,56 +36,56 @@ def setup(policy=None, max_searches=3, completion_searches=None, **options):
     tasks = [FILM, BOTH, PILL]
     return (
         steps,
-        RolloutReward(policy or Knower(), steps, tasks, max_searches=completion_searches, **options),
+        RolloutReward(policy or Reader(), steps, tasks, max_searches=completion_searches, **options),
         retriever,
     )
 
 
-def test_an_action_scores_what_it_adds_to_the_answers_of_the_completions():
+def test_an_action_scores_what_it_adds_to_the_value_of_the_state():
     steps, reward, _ = setup()
     start = steps.start(FILM.question)
     (scores,) = reward.score([start], [[Search("Ada Berg"), Search("Dawn"), Answer("Oslo"), Answer("Rome")]])
     np.testing.assert_array_equal(scores, [1, 0, 1, 0])
 
 
-def test_without_the_advantage_it_scores_the_value_of_the_state_that_follows():
+def test_without_the_advantage_an_action_scores_the_value_of_the_next_state():
     steps, reward, _ = setup(advantage=False)
-    (found,) = steps.transition([steps.start(FILM.question)], [Search("Ada Berg")])
-    np.testing.assert_array_equal(reward.score([found], [[Search("Dawn"), Answer("Rome")]])[0], [1, 0])
-    plain = setup()[1].score([found], [[Search("Dawn"), Answer("Rome")]])[0]
+    (middle,) = steps.transition([steps.start(FILM.question)], [Search("Ada Berg")])
+    np.testing.assert_array_equal(reward.score([middle], [[Search("Dawn"), Answer("Rome")]])[0], [1, 0])
+    plain = setup()[1].score([middle], [[Search("Dawn"), Answer("Rome")]])[0]
     np.testing.assert_array_equal(plain, [0, -1])
 
 
 @pytest.mark.parametrize("padding", [[], ["Dawn"], ["Dawn", "Dawn", "nothing"]])
 def test_an_episodes_rewards_add_up_to_its_outcome_however_it_is_padded(padding):
-    policy = Knower([Search("Ada Berg"), Answer("Bergen")])
+    policy = Reader([Search("Ada Berg"), Answer("Bergen")])
     steps, reward, _ = setup(policy, max_searches=5, m=16, explore=0.6)
     start = state = steps.start(FILM.question)
     total = 0.0
     for action in [*map(Search, padding), Search("Ada Berg"), Answer("Oslo")]:
         total += reward.score([state], [[action]])[0][0]
         (state,) = steps.transition([state], [action])
-    worth = -reward.score([start], [[Answer("wrong")]])[0][0]
-    assert 0 < worth < 1
-    assert total == pytest.approx(1 - worth, abs=1e-6)
+    start_value = -reward.score([start], [[Answer("wrong")]])[0][0]
+    assert 0 < start_value < 1
+    assert total == pytest.approx(1 - start_value, abs=1e-6)
 
 
-def test_a_draft_is_graded_where_the_budget_ends():
+def test_a_draft_is_graded_if_the_budget_ends():
     steps, reward, _ = setup(max_searches=0)
     scores = reward.score([steps.start(FILM.question)], [[Search("x", draft="Oslo"), Search("x")]])[0]
     np.testing.assert_array_equal(scores, [1, 0])
 
 
-def test_completions_draw_differently_yet_the_same_every_time_and_in_every_batch():
+def test_completions_draw_differently_but_reproducibly_in_every_batch():
     def values(m, seed):
-        policy = Knower([Search("Ada Berg"), Search("Dusk"), Answer("Bergen")])
+        policy = Reader([Search("Ada Berg"), Search("Dusk"), Answer("Bergen")])
         steps, reward, _ = setup(policy, m=m, seed=seed, explore=0.5, advantage=False)
         return reward.score([steps.start(FILM.question)], [[Search("Dawn")]])[0][0]
 
-    steps, reward, _ = setup(Knower([Search("Ada Berg"), Search("Dusk")]), explore=0.5)
+    steps, reward, _ = setup(Reader([Search("Ada Berg"), Search("Dusk")]), explore=0.5)
     states = [steps.start(FILM.question), steps.start(BOTH.question), steps.start(FILM.question)]
     check_process_reward(reward, states, [[Search("Dawn"), Answer("Oslo")], [], [Search("Dusk")]])
-    assert 0 < values(64, 0) < 1  # some completions find it, some do not
+    assert 0 < values(64, 0) < 1  # some completions retrieve the page, some do not
     assert values(64, 0) == values(64, 0)
     assert len({values(64, seed) for seed in range(4)}) > 1
 
@@ -95,8 +99,8 @@ def test_samples_without_scores_are_drawn_evenly():
     assert reward.score([steps.start(FILM.question)], [[Search("Dawn")]])[0][0] == pytest.approx(0.25, abs=0.08)
 
 
-def test_all_candidates_of_all_states_run_side_by_side_and_equal_states_are_proposed_for_once():
-    policy = Knower()
+def test_all_completions_run_side_by_side_and_equal_states_share_one_call_of_the_policy():
+    policy = Reader()
     steps, reward, retriever = setup(policy, m=8)
     starts = [steps.start(FILM.question), steps.start(BOTH.question)]
     reward.score(starts, [[Search("Dawn"), Search("Ada Berg")], [Search("Dusk")]])
@@ -105,7 +109,7 @@ def test_all_candidates_of_all_states_run_side_by_side_and_equal_states_are_prop
     assert reward.usage.calls == 5
 
 
-def test_completions_may_be_cut_to_some_searches():
+def test_the_searches_of_a_completion_can_be_limited():
     class Searcher(BasePolicy):
         def propose(self, states, n=1):
             return [[Proposal(Search("Dusk", draft=f"{state.searches_left} left"), score=1.0)] for state in states]
@@ -130,7 +134,7 @@ def test_a_failed_completion_is_an_error_and_never_a_zero():
         reward.score([steps.start(FILM.question)], [[Search("Dawn")]])
 
 
-def test_an_output_that_is_no_action_leaves_the_completion_without_an_answer():
+def test_an_output_that_is_not_an_action_leaves_the_completion_without_an_answer():
     class Babbler(BasePolicy):
         def propose(self, states, n=1):
             return [[Proposal(None, text="hm", failure="no JSON")] for _ in states]
@@ -141,30 +145,34 @@ def test_an_output_that_is_no_action_leaves_the_completion_without_an_answer():
     )
 
 
-def test_a_question_it_was_not_made_with_or_cannot_tell_apart_is_an_error():
+def test_a_question_that_matches_no_task_or_several_is_an_error():
     steps, reward, _ = setup()
-    with pytest.raises(RewardError, match=r"knows no tasks that ask 'Who\?'"):
+    with pytest.raises(RewardError, match=r"has no tasks with the question 'Who\?'"):
         reward.score([steps.start(Question("x", "Who?"))], [[Answer("a")]])
     twins = [Task(Question(name, "W?"), (name,)) for name in "ab"]
-    reward = RolloutReward(Knower(), steps, twins)
+    reward = RolloutReward(Reader(), steps, twins)
     assert reward.score([steps.start(twins[1].question)], [[Answer("b")]])[0][0] == 1
-    with pytest.raises(RewardError, match="knows 2 tasks"):
+    with pytest.raises(RewardError, match="has 2 tasks"):
         reward.score([steps.start(Question("", "W?"))], [[Answer("b")]])
 
 
 def test_it_is_made_by_name_for_training_splits_only():
     steps, _ = dynamics()
-    made = rewards.make("rollout", [FILM], steps, "train", policy="lexical", policy_options={"searches": 1}, m=2)
-    assert made.score([steps.start(FILM.question)], [[Answer("Oslo")]])[0].shape == (1,)
-    with pytest.raises(RewardError, match="reads gold answers, so it is for splits named train"):
-        rewards.make("rollout", [FILM], steps, "test")
-    with pytest.raises(RewardError, match=r"pass RolloutReward\(policy, process, tasks\)"):
-        rewards.make("rollout", (), None, "train")
+    policy = LexicalPolicy(searches=1)
+    reward = rewards.make("rollout", [FILM], steps, "train", policy=policy, m=2)
+    assert reward.score([steps.start(FILM.question)], [[Answer("Oslo")]])[0].shape == (1,)
+    with pytest.raises(RewardError, match="reads gold answers or facts, so it is for splits named train"):
+        rewards.make("rollout", [FILM], steps, "test", policy=policy)
+    with pytest.raises(RewardError, match="needs the tasks and the dynamics"):
+        rewards.make("rollout", (), None, "train", policy=policy)
+    with pytest.raises(OptionError, match="policy"):
+        rewards.make("rollout", [FILM], steps, "train")
 
 
 @pytest.mark.parametrize(
     "options", [{"m": 0}, {"width": 0}, {"explore": 1.5}, {"metric": "bleu"}, {"max_searches": -1}, {"depth": 2}]
 )
 def test_options_out_of_range_or_unknown_are_refused(options):
-    with pytest.raises(CardError, match=next(iter(options))):
-        rewards.make("rollout", [FILM], dynamics()[0], "train", **options)
+    (name,) = options
+    with pytest.raises(OptionError, match=name):
+        rewards.make("rollout", [FILM], dynamics()[0], "train", policy=Reader(), **options)

@@ -10,10 +10,11 @@ from raggym_env.training.trl.lm import load  # noqa: E402
 from towns import write_towns  # noqa: E402
 from trained import AGENT, write_model  # noqa: E402
 
+pytestmark = pytest.mark.slow
+
 CPU = {"device": "cpu"}
 
 
-@pytest.mark.slow
 def test_collected_data_is_exported_trained_on_and_the_trained_agent_evaluated(tmp_path):
     card = write_towns(tmp_path / "towns", questions=6)
     agent = tmp_path / "agent.toml"

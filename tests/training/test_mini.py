@@ -16,6 +16,8 @@ from raggym_env.training.process_data.collect import collect
 from raggym_env.training.process_data.trajectories import Trajectory, TrajectoryStep
 from towns import write_towns
 
+pytestmark = pytest.mark.slow
+
 WORLD = """
 title = "Small world"
 
@@ -167,7 +169,6 @@ def test_a_repeated_search_has_the_value_of_the_search_that_led_to_the_state():
     assert then.searches.tolist() == [True, False, True]
     again = inputs(ONCE, [Search("Red Harbour")])
     np.testing.assert_array_equal(then.features[2:], again)
-    assert len(examples(Collected(FIRST, THEN), repeats=0)[1].values) == 2
 
 
 def test_only_answers_are_learned_from_where_no_search_is_left():

@@ -20,6 +20,8 @@ sb3 = pytest.importorskip("stable_baselines3")
 
 from raggym_env.training.sb3 import CandidateDQNPolicy, CandidatePolicy, SB3Policy  # noqa: E402
 
+pytestmark = pytest.mark.slow
+
 N = 4
 STATE = State(Question("film", "Where was the director of the film Dawn born?"), (), 2)
 
@@ -34,14 +36,14 @@ class Ideas(BasePolicy):
         return [[*wrong, Proposal(Answer("Oslo"), score=0.1)][:n] for _ in states]
 
 
-def told(state, actions):
-    """One informative feature among noise of the text: whether the answer ends in "o"."""
+def ends_in_o(state, actions):
+    """One informative feature, whether the text ends in "o", and its length, which is noise."""
     texts = [action.text if isinstance(action, Answer) else action.query for action in actions]
     return np.array([[text.endswith("o"), len(text) / 10] for text in texts], np.float32)
 
 
 def env(n=N):
-    return CandidateActions(RAGEnv([FILM], dynamics()[0]), Ideas(), n=n, features=told)
+    return CandidateActions(RAGEnv([FILM], dynamics()[0]), Ideas(), n=n, features=ends_in_o)
 
 
 def ppo(**options):
@@ -132,7 +134,7 @@ def test_an_ended_episode_has_finite_scores_and_value():
     [(ppo, 640, {"learning_rate": 0.01}), (dqn, 600, {"learning_rate": 0.01, "exploration_fraction": 0.5})],
 )
 def test_learning_finds_the_candidate_that_the_proposer_ranks_last(make, steps, options):
-    policy = SB3Policy(make(**options).learn(steps), Ideas(), features=told)
+    policy = SB3Policy(make(**options).learn(steps), Ideas(), features=ends_in_o)
     assert policy.act(STATE) == Answer("Oslo")
     assert Ideas().act(STATE) == Answer("Rome")
 
@@ -152,13 +154,13 @@ def test_the_policy_chooses_what_the_model_predicts(make):
     model = make()
     obs, info = env().reset(seed=0)
     slot, _ = model.predict(obs, deterministic=True)
-    chosen = SB3Policy(model, Ideas(), features=told).act(STATE)
+    chosen = SB3Policy(model, Ideas(), features=ends_in_o).act(STATE)
     assert chosen == info["candidates"][int(slot)]
 
 
 def test_the_policy_keeps_the_contract_of_policies():
     states = [dynamics()[0].start(task.question) for task in (FILM, BOTH)]
-    policy = SB3Policy(ppo(), Ideas(), features=told)
+    policy = SB3Policy(ppo(), Ideas(), features=ends_in_o)
     check_policy(policy, states)
     (proposals, _) = policy.propose(states, 2)
     assert len(proposals) == 2
@@ -172,7 +174,7 @@ def test_a_failing_proposer_fails_only_its_own_state():
             down = [Proposal(None, failure="the server is down", outage=True)]
             return [down if state.question.id == "film" else Ideas().propose([state], n)[0] for state in states]
 
-    policy = SB3Policy(ppo(), Down(), features=told)
+    policy = SB3Policy(ppo(), Down(), features=ends_in_o)
     episodes = {episode.id: episode for episode in rollout(policy, [FILM, BOTH], dynamics()[0])}
     assert "server is down" in episodes["film"].error
     assert episodes["both"].error is None
@@ -185,18 +187,18 @@ def test_all_that_was_proposed_is_paid_for_once():
             failed = Proposal(None, failure="unreadable", usage=spent)
             return [[*(replace(p, usage=spent) for p in Ideas().propose([s], n)[0]), failed] for s in states]
 
-    (proposals,) = SB3Policy(ppo(), Costly(), features=told).propose([STATE], 3)
+    (proposals,) = SB3Policy(ppo(), Costly(), features=ends_in_o).propose([STATE], 3)
     assert [proposal.usage.calls for proposal in proposals] == [4, 0, 0]
 
 
 def test_the_fingerprint_changes_with_the_weights_and_the_proposer():
     model, other = ppo(), ppo(seed=1)
-    lexical = SB3Policy(model, LexicalPolicy(), features=told).fingerprint
-    assert lexical == SB3Policy(model, LexicalPolicy(), features=told).fingerprint
+    lexical = SB3Policy(model, LexicalPolicy(), features=ends_in_o).fingerprint
+    assert lexical == SB3Policy(model, LexicalPolicy(), features=ends_in_o).fingerprint
     others = {
-        SB3Policy(other, LexicalPolicy(), features=told).fingerprint,
-        SB3Policy(model, LexicalPolicy(seed=1), features=told).fingerprint,
-        SB3Policy(model, Ideas(), features=told).fingerprint,
+        SB3Policy(other, LexicalPolicy(), features=ends_in_o).fingerprint,
+        SB3Policy(model, LexicalPolicy(seed=1), features=ends_in_o).fingerprint,
+        SB3Policy(model, Ideas(), features=ends_in_o).fingerprint,
     }
     assert len({lexical, *others}) == 4
 
@@ -208,14 +210,14 @@ def test_a_proposer_that_cannot_be_told_from_another_gives_no_fingerprint():
         def __init__(self):
             self.inner = Ideas()
 
-    assert SB3Policy(ppo(), Unknown(), features=told).fingerprint is None
+    assert SB3Policy(ppo(), Unknown(), features=ends_in_o).fingerprint is None
 
 
 def test_a_model_of_other_features_or_another_network_is_refused():
     with pytest.raises(PolicyError, match="features that it was trained on"):
         SB3Policy(ppo(), Ideas())
     with pytest.raises(PolicyError, match="MultiInputActorCriticPolicy"):
-        SB3Policy(sb3.PPO("MultiInputPolicy", env(), device="cpu"), Ideas(), features=told)
+        SB3Policy(sb3.PPO("MultiInputPolicy", env(), device="cpu"), Ideas(), features=ends_in_o)
 
 
 def test_layers_that_are_no_widths_are_refused():
@@ -229,7 +231,7 @@ def test_with_a_prior_learning_starts_from_the_proposers_ranking(make):
     policy = CandidatePolicy if make is ppo else CandidateDQNPolicy
     settings = {"prior": {"answer_rank": -100.0}, "net_arch": [16]}
     model = algorithm(policy, env(), policy_kwargs=settings, device="cpu")
-    (proposals,) = SB3Policy(model, Ideas(), features=told).propose([STATE], 3)
+    (proposals,) = SB3Policy(model, Ideas(), features=ends_in_o).propose([STATE], 3)
     assert [proposal.action.text for proposal in proposals] == ["Rome", "Paris", "Oslo"]
 
 
@@ -237,7 +239,7 @@ def test_a_prior_is_loaded_with_the_model(tmp_path):
     settings = {"prior": {"answer_rank": -100.0}}
     sb3.PPO(CandidatePolicy, env(), policy_kwargs=settings, device="cpu").save(tmp_path / "model.zip")
     loaded = sb3.PPO.load(tmp_path / "model.zip", device="cpu")
-    assert SB3Policy(loaded, Ideas(), features=told).act(STATE) == Answer("Rome")
+    assert SB3Policy(loaded, Ideas(), features=ends_in_o).act(STATE) == Answer("Rome")
 
 
 def test_a_prior_of_what_is_no_own_feature_is_refused():
@@ -257,4 +259,4 @@ def test_a_search_may_be_chosen_too():
         def propose(self, states, n=1):
             return [[Proposal(Search("Dawn")), Proposal(Search("Ada Berg"))] for _ in states]
 
-    assert isinstance(SB3Policy(dqn(), Searches(), features=told).act(STATE), Search)
+    assert isinstance(SB3Policy(dqn(), Searches(), features=ends_in_o).act(STATE), Search)

@@ -14,24 +14,10 @@ from raggym_env.errors import CardError, RunError
 if TYPE_CHECKING:
     from raggym_env.runs.ray.pool import Workers
 
-__all__ = [
-    "LLM",
-    "Data",
-    "Env",
-    "InFlight",
-    "Limit",
-    "Out",
-    "PolicyName",
-    "Ray",
-    "Seed",
-    "Settings",
-    "Split",
-    "TrustCard",
-    "WorkerCount",
-    "WorkerGPUs",
-    "parse_settings",
-    "ray_workers",
-]
+__all__ = ["LLM", "AsJson", "Data", "Env", "InFlight", "Limit", "Out", "PolicyName", "Ray", "Seed", "Settings", "Split"]
+__all__ += ["TrustCard", "WorkerCount", "WorkerGPUs", "parse_settings", "ray_workers"]
+
+AsJson = Annotated[bool, typer.Option("--json", help="Print JSON for programs.")]
 
 # Cards, and what to run on them.
 Env = Annotated[str, typer.Argument(help="Environment: an id (`raggym envs`) or the path of a card.")]

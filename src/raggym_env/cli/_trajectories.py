@@ -20,27 +20,22 @@ __all__ = ["Summary", "render", "sample", "summarise"]
 
 @dataclass(frozen=True, slots=True)
 class Summary:
-    """Counts over a collection. States, candidates and pairs are those of the kept trajectories."""
+    """Counts over a collection. States, candidates and pairs are those of the trajectories that it keeps."""
 
     trajectories: int
     """Episodes that ended."""
     failed: int
     """Questions whose episode failed, for example by an outage."""
     kept_trajectories: int
-    """Trajectories that pass the collection's filter."""
     states: int
-    candidates: int
-    """Scored candidates of all states together; equal actions of a state count once."""
+    candidates_per_state: float
+    """Mean number of scored candidates; equal actions of a state count once."""
     pairs: int
     """Pairs of one state's candidates whose scores differ by a margin: what a critic can be trained on."""
     preferences: int
     """States with at least one pair: what an actor can be tuned on."""
     outcome: float
     """Mean outcome of all episodes that ended, in [0, 1]; 0 if there is none."""
-
-    @property
-    def candidates_per_state(self) -> float:
-        return self.candidates / self.states if self.states else 0.0
 
     def rows(self) -> Iterator[tuple[str, str]]:
         """Yield the lines to print, each as a label and a text."""
@@ -53,22 +48,17 @@ class Summary:
 
 
 def summarise(collection: Collection, *, margin: float = 0.05) -> Summary:
-    """Count what a collection holds.
-
-    Args:
-        collection: Process data.
-        margin: Least difference between the scores of a pair.
-    """
+    """Count what a collection holds. The scores of a pair differ by `margin` at least."""
     trajectories = list(collection.trajectories(kept=False))
     passing = [trajectory for trajectory in trajectories if collection.keeps(trajectory)]
     steps = [step for trajectory in passing for step in trajectory.steps]
-    pairs = [len(comparable(step, margin)) for step in steps]
+    pairs = [len(comparable(step, margin)) for step in steps]  # per state
     return Summary(
         trajectories=len(trajectories),
         failed=collection.failed,
         kept_trajectories=len(passing),
         states=len(steps),
-        candidates=sum(len(step.candidates) for step in steps),
+        candidates_per_state=sum(len(step.candidates) for step in steps) / max(1, len(steps)),
         pairs=sum(pairs),
         preferences=sum(count > 0 for count in pairs),
         outcome=sum(trajectory.outcome for trajectory in trajectories) / max(1, len(trajectories)),
@@ -98,6 +88,7 @@ def render(trajectory: Trajectory) -> RenderableType:
 
 
 def _step(number: int, step: TrajectoryStep) -> Iterator[RenderableType]:
+    # Only the newest passages: those of earlier searches were printed with their steps.
     if step.state.history:
         titles = " · ".join(_line(passage.title) for passage in step.state.history[-1].passages)
         yield Text(f"   found: {titles or 'nothing'}", style="dim")
@@ -126,4 +117,4 @@ def _outcome(value: float) -> Text:
 
 
 def _line(text: str) -> str:
-    return clipped(one_line(text), 100)
+    return clipped(one_line(text), 100)  # about the width of a terminal, with the columns before it

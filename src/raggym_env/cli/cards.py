@@ -3,18 +3,16 @@
 from __future__ import annotations
 
 import json
-from typing import Annotated
 
 import typer
 from rich.console import Console
 from rich.table import Column, Table
 
 from raggym_env.cards import env_card, policy_card
+from raggym_env.cli._options import AsJson
 from raggym_env.storage.paths import card_names
 
 __all__ = ["envs", "policies"]
-
-AsJson = Annotated[bool, typer.Option("--json", help="Print JSON for programs.")]
 
 
 def envs(as_json: AsJson = False) -> None:

@@ -8,20 +8,7 @@ from typing import Annotated, Any, Literal
 import typer
 from rich.console import Console
 
-from raggym_env.cli._options import (
-    LLM,
-    InFlight,
-    Limit,
-    Out,
-    Ray,
-    Seed,
-    Settings,
-    TrustCard,
-    WorkerCount,
-    WorkerGPUs,
-    parse_settings,
-    ray_workers,
-)
+from raggym_env.cli import _options as shared
 from raggym_env.cli._progress import EpisodeBar
 from raggym_env.errors import RunError
 
@@ -47,16 +34,16 @@ def collect(
     explore: Annotated[
         float, typer.Option(min=0, max=1, help="Share of the states in which a random candidate is executed.")
     ] = 0.0,
-    limit: Limit = None,
-    seed: Seed = 0,
-    out: Out = None,
-    llm: LLM = None,
-    settings: Settings = None,
-    in_flight: InFlight = 32,
-    ray: Ray = None,
-    workers: WorkerCount = None,
-    worker_gpus: WorkerGPUs = None,
-    trust_card: TrustCard = False,
+    limit: shared.Limit = None,
+    seed: shared.Seed = 0,
+    out: shared.Out = None,
+    llm: shared.LLM = None,
+    settings: shared.Settings = None,
+    in_flight: shared.InFlight = 32,
+    ray: shared.Ray = None,
+    workers: shared.WorkerCount = None,
+    worker_gpus: shared.WorkerGPUs = None,
+    trust_card: shared.TrustCard = False,
     inspect: Annotated[
         Path | None, typer.Option(metavar="FOLDER", help="Print some trajectories of FOLDER instead of collecting.")
     ] = None,
@@ -72,30 +59,18 @@ def collect(
     if inspect is not None:
         _inspect(inspect, show, kept=keep == "correct")
         return
+    # Not a required option: --inspect needs none.
     if policy is None:
         raise RunError("Collecting needs a policy that proposes the candidates: --policy NAME (`raggym policies`).")
     from raggym_env.training import collect as run_collection
 
-    changes = {**parse_settings(settings), **({} if llm is None else {"policy.options.llm": llm})}
+    # A flag goes over a --set of the same key.
+    changes = {**shared.parse_settings(settings), **({} if llm is None else {"policy.options.llm": llm})}
+    options: dict[str, Any] = {"critic": critic, "n": n, "keep": keep, "execute": execute, "explore": explore}
+    options |= {"split": split, "limit": limit, "seed": seed, "out": out, "settings": changes}
+    options |= {"in_flight": in_flight, "workers": shared.ray_workers(ray, workers, worker_gpus), "trust": trust_card}
     with EpisodeBar(policy) as bar:
-        collection = run_collection(
-            env or "",
-            policy,
-            critic=critic,
-            n=n,
-            split=split,
-            keep=keep,
-            execute=execute,
-            explore=explore,
-            limit=limit,
-            seed=seed,
-            out=out,
-            settings=changes,
-            in_flight=in_flight,
-            workers=ray_workers(ray, workers, worker_gpus),
-            trust=trust_card,
-            progress=bar,
-        )
+        collection = run_collection(env or "", policy, progress=bar, **options)
     bar.exit_if_failed(_summary(collection))
 
 
@@ -104,7 +79,7 @@ def _inspect(folder: Path, show: int, *, kept: bool) -> None:
     from raggym_env.training import Collection
 
     collection = Collection.read(folder)
-    console = Console(highlight=False)
+    console = Console(highlight=False)  # highlighting would colour numbers inside the texts
     for trajectory in sample(collection.trajectories(kept=kept), show):
         console.print(render(trajectory))
     _summary(collection)

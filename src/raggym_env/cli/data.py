@@ -12,6 +12,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Column, Table
 
+from raggym_env.cli._options import AsJson
 from raggym_env.data import catalogue
 from raggym_env.data.catalogue import SplitStatus
 from raggym_env.text.untrusted import one_line
@@ -21,7 +22,6 @@ __all__ = ["app"]
 app = typer.Typer(help="List, download and describe data sets.", no_args_is_help=True)
 
 Name = Annotated[str, typer.Argument(help="Name or path of an environment card, or a data set's folder.")]
-AsJson = Annotated[bool, typer.Option("--json", help="Print JSON for programs.")]
 
 
 @app.command("list")
@@ -65,7 +65,7 @@ def _print(statuses: Sequence[SplitStatus], as_json: bool) -> None:
     console.print(_table(statuses))
     for status in statuses:
         if status.problem:
-            # Not wrapped: paths and commands in it are there to be copied.
+            # Not wrapped, so that paths and commands in it can be copied.
             console.print(status.problem, markup=False, highlight=False, soft_wrap=True)
 
 

@@ -88,6 +88,7 @@ def _tree(tree: str | None) -> dict[str, int] | None:
     if tree is None:
         return None
     width, separator, depth = tree.partition("x")
+    # Checked here and not by the card, whose error would not name the flag.
     if not (separator and width.isdecimal() and depth.isdecimal()):
         raise CardError(f"--tree takes WIDTHxDEPTH such as 3x2, got {tree!r}.")
     return {"width": int(width), "depth": int(depth)}

@@ -1,4 +1,4 @@
-"""`raggym leaderboard`: scores runs and predictions again, and ranks them."""
+"""`raggym leaderboard`: score runs and predictions again, and rank them."""
 
 from __future__ import annotations
 
@@ -7,6 +7,8 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
+
+from raggym_env.cli._options import AsJson
 
 __all__ = ["leaderboard"]
 
@@ -17,7 +19,7 @@ def leaderboard(
     split: Annotated[str, typer.Option(help="Split of the predictions files.")] = "test",
     published: Annotated[Path | None, typer.Option(help="TOML file of published results to show as well.")] = None,
     html: Annotated[Path | None, typer.Option(help="Write an HTML page with the trajectories to this file.")] = None,
-    as_json: Annotated[bool, typer.Option("--json", help="Print as JSON for scripts.")] = False,
+    as_json: AsJson = False,
 ) -> None:
     """Rank finished runs. Answers are scored again from the records; no model is called."""
     # Imported when called: `raggym --help` must not load pyarrow.

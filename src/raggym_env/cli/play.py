@@ -34,6 +34,7 @@ def play(
         except EOFError:
             typer.echo("")
             return
+        # An empty query or answer is most likely a slip of the Enter key, so it costs no step.
         if not line.removeprefix("=").strip():
             typer.echo(HELP)
             continue

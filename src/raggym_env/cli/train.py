@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import fields
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -25,36 +24,28 @@ Margin = Annotated[float, typer.Option(min=0.001, help="Least difference of scor
 Pairs = Annotated[int, typer.Option(min=1, help="Most pairs per state.")]
 OutcomeWeight = Annotated[float, typer.Option(help="Weight of an answer's outcome, added to its score.")]
 
-# The options of `TrainingConfig`, which all trainers on TRL share.
+# Fields of `TrainingConfig`, which all trainers on TRL share; `--set` reaches those that have no option of their own.
 _PANEL: dict[str, Any] = {"rich_help_panel": "Training"}
 Model = Annotated[
-    str,
+    str | None,
     typer.Option(
-        help="smollm2, a folder, a .gguf file or a hub name. MODEL+ADAPTER continues a LoRA adapter.", **_PANEL
+        help="A name, a folder, a .gguf file or a hub name. MODEL+ADAPTER continues a LoRA adapter.",
+        show_default="smollm2",
+        **_PANEL,
     ),
 ]
-MaxSteps = Annotated[int | None, typer.Option(min=1, help="Weight updates, instead of epochs.", **_PANEL)]
-Epochs = Annotated[float | None, typer.Option(help="Passes over the data.", show_default="1", **_PANEL)]
+MaxSteps = Annotated[int | None, typer.Option(min=1, help="Weight updates.", show_default="one epoch", **_PANEL)]
 LearningRate = Annotated[float | None, typer.Option(help="Peak learning rate.", **_PANEL)]
-BatchSize = Annotated[int | None, typer.Option(min=1, help="Rows in one forward pass.", **_PANEL)]
-Accumulation = Annotated[
-    int | None, typer.Option(min=1, help="Batches per weight update.", show_default="for 16 rows", **_PANEL)
-]
-MaxLength = Annotated[int, typer.Option(min=1, help="Most tokens of a row; longer rows are dropped.", **_PANEL)]
-LoraRank = Annotated[int, typer.Option(min=0, help="Of a new LoRA adapter; 0 trains all weights.", **_PANEL)]
-Seed = Annotated[int, typer.Option(help="Seed of everything random.", **_PANEL)]
 Limit = Annotated[int | None, typer.Option(min=1, help="Use the first N trajectories only.", **_PANEL)]
-SaveSteps = Annotated[int, typer.Option(min=1, help="Weight updates between checkpoints.", **_PANEL)]
-CPU = Annotated[bool, typer.Option("--cpu", help="Do not use the GPU.", **_PANEL)]
-DType = Annotated[
-    Literal["auto", "float32", "bfloat16"],
-    typer.Option(help="Precision of the computation; auto is bfloat16 on a GPU.", **_PANEL),
-]
-TRL = Annotated[
-    list[str] | None, typer.Option(metavar="KEY=VALUE", help="Argument of TRL's config: weight_decay=0.01.", **_PANEL)
-]
-Lora = Annotated[
-    list[str] | None, typer.Option(metavar="KEY=VALUE", help="Argument of LoraConfig: lora_dropout=0.05.", **_PANEL)
+Set = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--set",
+        metavar="KEY=VALUE",
+        help="Set a field of TrainingConfig, such as lora_rank=8, device=cpu or save_steps=10; an argument of TRL's "
+        "config, such as trl.weight_decay=0.01; or one of LoraConfig, such as lora.lora_dropout=0.05.",
+        **_PANEL,
+    ),
 ]
 
 # The options of `EvalSpec`.
@@ -72,13 +63,10 @@ def _run(ctx: typer.Context, trainer: Callable[..., Any], data: str | Path, out:
     from raggym_env.training import EvalSpec, TrainingConfig
 
     values = ctx.params
-    config = TrainingConfig(
-        **{
-            **{spec.name: values[spec.name] for spec in fields(TrainingConfig) if spec.name in values},
-            **{name: parse_settings(values[name], f"--{name}") for name in ("trl", "lora")},
-            "device": "cpu" if values["cpu"] else "auto",
-        }
-    )
+    # Flags go over --set, as they do in `raggym eval`.
+    flags = {name: values[name] for name in ("model", "max_steps", "learning_rate", "limit")}
+    flags = {name: value for name, value in flags.items() if value is not None}
+    config = TrainingConfig.from_settings({**parse_settings(values["settings"]), **flags})
     evaluation = None
     if values["eval_env"] is not None:
         settings = parse_settings(values["eval_set"], "--eval-set")
@@ -102,21 +90,11 @@ def sft(
     outcome_weight: OutcomeWeight = 0.0,
     trust_card: TrustCard = False,
     # `_run` reads these from the context.
-    model: Model = "smollm2",
+    model: Model = None,
     max_steps: MaxSteps = None,
-    num_train_epochs: Epochs = None,
     learning_rate: LearningRate = None,
-    per_device_train_batch_size: BatchSize = None,
-    gradient_accumulation_steps: Accumulation = None,
-    max_length: MaxLength = 2048,
-    lora_rank: LoraRank = 16,
-    seed: Seed = 0,
     limit: Limit = None,
-    save_steps: SaveSteps = 50,
-    cpu: CPU = False,
-    dtype: DType = "auto",
-    trl: TRL = None,
-    lora: Lora = None,
+    settings: Set = None,
     eval_env: EvalEnv = None,
     eval_split: EvalSplit = "test",
     eval_limit: EvalLimit = 50,
@@ -140,21 +118,11 @@ def dpo(
     outcome_weight: OutcomeWeight = 0.0,
     trust_card: TrustCard = False,
     # `_run` reads these from the context.
-    model: Model = "smollm2",
+    model: Model = None,
     max_steps: MaxSteps = None,
-    num_train_epochs: Epochs = None,
     learning_rate: LearningRate = None,
-    per_device_train_batch_size: BatchSize = None,
-    gradient_accumulation_steps: Accumulation = None,
-    max_length: MaxLength = 2048,
-    lora_rank: LoraRank = 16,
-    seed: Seed = 0,
     limit: Limit = None,
-    save_steps: SaveSteps = 50,
-    cpu: CPU = False,
-    dtype: DType = "auto",
-    trl: TRL = None,
-    lora: Lora = None,
+    settings: Set = None,
     eval_env: EvalEnv = None,
     eval_split: EvalSplit = "test",
     eval_limit: EvalLimit = 50,
@@ -186,21 +154,11 @@ def prm(
     best_of: Annotated[int, typer.Option(min=1, help="Number of those candidates.", **_EVALUATION)] = 8,
     trust_card: TrustCard = False,
     # `_run` reads these from the context.
-    model: Model = "smollm2",
+    model: Model = None,
     max_steps: MaxSteps = None,
-    num_train_epochs: Epochs = None,
     learning_rate: LearningRate = None,
-    per_device_train_batch_size: BatchSize = None,
-    gradient_accumulation_steps: Accumulation = None,
-    max_length: MaxLength = 2048,
-    lora_rank: LoraRank = 16,
-    seed: Seed = 0,
     limit: Limit = None,
-    save_steps: SaveSteps = 50,
-    cpu: CPU = False,
-    dtype: DType = "auto",
-    trl: TRL = None,
-    lora: Lora = None,
+    settings: Set = None,
     eval_env: EvalEnv = None,
     eval_split: EvalSplit = "test",
     eval_limit: EvalLimit = 50,
@@ -237,21 +195,11 @@ def grpo(
     ] = 1.0,
     trust_card: TrustCard = False,
     # `_run` reads these from the context.
-    model: Model = "smollm2",
+    model: Model = None,
     max_steps: MaxSteps = None,
-    num_train_epochs: Epochs = None,
     learning_rate: LearningRate = None,
-    per_device_train_batch_size: BatchSize = None,
-    gradient_accumulation_steps: Accumulation = None,
-    max_length: MaxLength = 2048,
-    lora_rank: LoraRank = 16,
-    seed: Seed = 0,
     limit: Limit = None,
-    save_steps: SaveSteps = 50,
-    cpu: CPU = False,
-    dtype: DType = "auto",
-    trl: TRL = None,
-    lora: Lora = None,
+    settings: Set = None,
     eval_env: EvalEnv = None,
     eval_split: EvalSplit = "test",
     eval_limit: EvalLimit = 50,
@@ -260,9 +208,9 @@ def grpo(
     """Reinforce an agent's model by the process reward of its actions in collected states."""
     from raggym_env.training import ReplyConfig, StepRewardConfig, train_grpo
 
-    settings = parse_settings(reward_set, "--reward-set")
+    reward_options = parse_settings(reward_set, "--reward-set")
     options = {
-        "reward": StepRewardConfig(reward, settings, outcome_weight, penalty),
+        "reward": StepRewardConfig(reward, reward_options, outcome_weight, penalty),
         "replies": ReplyConfig(num_generations, max_completion_length, temperature),
     }
     _run(ctx, train_grpo, data, out, agent=agent, **options, algorithm=algorithm, beta=beta)
@@ -293,8 +241,6 @@ def mini(
 class _Bar(Progress):
     """One line per stage: the evaluation before, the training, the evaluation after."""
 
-    _NAMES = {"before": "evaluating", "train": "training", "after": "evaluating"}  # noqa: RUF012
-
     def __init__(self) -> None:
         super().__init__(
             TextColumn("{task.description}"),
@@ -308,9 +254,11 @@ class _Bar(Progress):
         self._loading = self.add_task("loading", total=None, metrics="")
 
     def __call__(self, stage: str, done: int, total: int, info: dict[str, Any]) -> None:
+        # A row per stage appears with its first report: loading a model before it can take minutes.
         if stage not in self._stages:
             self.update(self._loading, visible=False)
-            self._stages[stage] = self.add_task(self._NAMES[stage], total=total, metrics="")
+            name = "training" if stage == "train" else "evaluating"
+            self._stages[stage] = self.add_task(name, total=total, metrics="")
         metrics = "  ".join(f"{key} {info[key]:.4g}" for key in ("loss", "accuracy", "reward") if key in info)
         self.update(self._stages[stage], completed=done, total=total, metrics=metrics if stage == "train" else "")
 
@@ -318,7 +266,7 @@ class _Bar(Progress):
 def _summarise(recipe: Any) -> None:
     report = recipe.report
     typer.echo(f"rows        {', '.join(f'{count:,} {name}' for name, count in report['rows'].items())}")
-    if report["log"]:
+    if report["log"]:  # empty if logging_steps, passed through to TRL, is greater than the number of steps
         losses = [entry["loss"] for entry in report["log"]]
         typer.echo(f"loss        {losses[0]:.4f} -> {losses[-1]:.4f} in {report['steps']} steps")
     for key in ("heldout_before", "heldout_after"):

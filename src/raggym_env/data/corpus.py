@@ -17,7 +17,6 @@ import threading
 from array import array
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
-from types import TracebackType
 from typing import Any, Self, overload
 
 from raggym_env.core import Passage
@@ -30,7 +29,6 @@ FORMAT_VERSION = 1
 BATCH_ROWS = 1024
 """Passages per record batch. The first read from a batch fetches all of it, so batches are small (about 0.5 MB)."""
 PASSAGES, MANIFEST = "passages.arrow", "manifest.json"
-_FIELDS = ("id", "title", "text")
 
 
 class Corpus(Sequence[Passage]):
@@ -55,7 +53,7 @@ class Corpus(Sequence[Passage]):
         self._rows: int = manifest["rows"]
         self._lock = threading.Lock()  # Arrow does not promise that its reader is thread-safe
         self._file, self._reader = _open_passages(self.path / PASSAGES, self._rows)
-        self._batches: list[tuple[Any, Any, Any] | None] = [None] * self._reader.num_record_batches
+        self._batches: list[list[Any] | None] = [None] * self._reader.num_record_batches
 
     def __len__(self) -> int:
         return self._rows
@@ -97,7 +95,7 @@ class Corpus(Sequence[Passage]):
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
+    def __exit__(self, *error: object) -> None:
         self.close()
 
     def close(self) -> None:
@@ -105,13 +103,11 @@ class Corpus(Sequence[Passage]):
         self._batches = [None] * len(self._batches)
         self._file.close()
 
-    def _columns(self, number: int) -> tuple[Any, Any, Any]:
+    def _columns(self, number: int) -> list[Any]:
         if self._file.closed:  # else Arrow's own error would not say which corpus
             raise DataError(f"The corpus at {self.path} was closed.")
         with self._lock:
-            batch = self._reader.get_batch(number)
-        ids, titles, texts = batch.columns
-        return ids, titles, texts
+            return list(self._reader.get_batch(number).columns)
 
 
 def write_corpus(passages: Iterable[Passage], folder: Path, *, origin: str) -> None:
@@ -155,7 +151,7 @@ def _schema() -> Any:
     import pyarrow as pa
 
     # large_string, as the texts of a batch may exceed the 2 GiB that the offsets of `string` can address.
-    return pa.schema([pa.field(name, pa.large_string(), nullable=False) for name in _FIELDS])
+    return pa.schema([pa.field(name, pa.large_string(), nullable=False) for name in ("id", "title", "text")])
 
 
 def _read_manifest(folder: Path) -> Mapping[str, Any]:
@@ -165,14 +161,14 @@ def _read_manifest(folder: Path) -> Mapping[str, Any]:
     except FileNotFoundError as error:
         raise DataNotFound(f"No prepared corpus at {folder}: it has no {MANIFEST}.") from error
     except (OSError, ValueError) as error:
-        raise DataError(f"{file} cannot be read ({error}). Delete {folder}; it is then prepared again.") from error
+        raise DataError(f"{file} cannot be read ({error}). Delete {folder} to have it prepared again.") from error
     types = {"version": int, "rows": int, "fingerprint": str, "origin": str}
     if not isinstance(manifest, dict) or not all(isinstance(manifest.get(key), types[key]) for key in types):
-        raise DataError(f"{file} is no corpus manifest. Delete {folder}; it is then prepared again.")
+        raise DataError(f"{file} is not a corpus manifest. Delete {folder} to have it prepared again.")
     if manifest["version"] != FORMAT_VERSION:
         raise DataError(
-            f"{folder} has corpus format {manifest['version']}, this version reads {FORMAT_VERSION}. Delete it; "
-            "it is then prepared again."
+            f"{folder} has corpus format {manifest['version']}, this version reads {FORMAT_VERSION}. Delete it to have "
+            "it prepared again."
         )
     return manifest
 
@@ -185,16 +181,17 @@ def _open_passages(path: Path, rows: int) -> tuple[Any, Any]:
         file = pa.memory_map(str(path))
         reader = pa.ipc.open_file(file)
     except (OSError, pa.ArrowInvalid) as error:
-        raise DataError(f"{path} cannot be opened ({error}). Delete its folder; it is then prepared again.") from error
+        raise DataError(f"{path} cannot be opened ({error}). Delete its folder to have it prepared again.") from error
     batches = -(-rows // BATCH_ROWS)
     if reader.schema != _schema() or reader.num_record_batches != batches:
-        raise DataError(f"{path} does not fit its {MANIFEST}. Delete its folder; it is then prepared again.")
+        raise DataError(f"{path} does not fit its {MANIFEST}. Delete its folder to have it prepared again.")
     return file, reader
 
 
 def _require_unique_ids(path: Path, hashes: array[int], origin: str) -> None:
-    """Raise `MalformedData` if an id occurs twice: search results could not be distinguished by it."""
+    """Raise `MalformedData` if an id occurs twice: it could not tell search results apart."""
     import numpy as np
+    import pyarrow as pa
 
     ordered = np.sort(np.frombuffer(hashes, dtype=np.int64))
     repeated = set(ordered[1:][ordered[1:] == ordered[:-1]].tolist())
@@ -202,21 +199,14 @@ def _require_unique_ids(path: Path, hashes: array[int], origin: str) -> None:
         return
     # Different ids may share a hash, so the ids behind repeated hashes are read back and compared themselves.
     seen: set[str] = set()
-    for row, identifier in _ids(path):
-        if hash(identifier) in repeated:
-            if identifier in seen:
-                raise MalformedData(origin, f"passage {row + 1}", f"id {identifier!r} occurred before")
-            seen.add(identifier)
-
-
-def _ids(path: Path) -> Iterator[tuple[int, str]]:
-    import pyarrow as pa
-
     with pa.memory_map(str(path)) as file:
         reader = pa.ipc.open_file(file)
-        for number in range(reader.num_record_batches):
-            ids = reader.get_batch(number).column(0).to_pylist()
-            yield from enumerate(ids, start=number * BATCH_ROWS)
+        batches = (reader.get_batch(number).column(0).to_pylist() for number in range(reader.num_record_batches))
+        for number, identifier in enumerate(itertools.chain.from_iterable(batches), start=1):
+            if hash(identifier) in repeated:
+                if identifier in seen:
+                    raise MalformedData(origin, f"passage {number}", f"id {identifier!r} occurred before")
+                seen.add(identifier)
 
 
 def _flush_to_disk(path: Path) -> None:

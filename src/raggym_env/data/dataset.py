@@ -13,8 +13,9 @@ from raggym_env.cards import DatasetCard, EnvCard, Source, env_card
 from raggym_env.core import Task
 from raggym_env.data.corpus import Corpus
 from raggym_env.data.formats import read_tasks
-from raggym_env.data.hub import HubName
-from raggym_env.data.prepare import CorpusSource, contexts_source, file_source, hub_source, prepare_corpus, world_source
+from raggym_env.data.hub import HubName, hub_records
+from raggym_env.data.passages import as_passages
+from raggym_env.data.prepare import CorpusSource, contexts_source, file_source, prepare_corpus
 from raggym_env.data.sources import Located, locate, no_corpus, not_found
 from raggym_env.data.synth import SynthWorld
 from raggym_env.data.synth.cached_tasks import cached_tasks
@@ -94,13 +95,15 @@ class ResolvedSplit:
 
     def corpus_source(self) -> CorpusSource:
         """Return the source that the split's corpus is prepared from."""
-        if not isinstance(self.origin, Located):
-            return world_source(self.origin)
-        if isinstance(self.origin.corpus, HubName):
-            return hub_source(self.origin.corpus)
-        if self.origin.corpus is not None:
-            return file_source(self.origin.corpus)
-        return contexts_source(self.origin.questions, self.task_set.card.dataset.format)
+        if isinstance(self.origin, SynthWorld):
+            return CorpusSource("synthetic world", ("synth", self.origin.fingerprint), self.origin.passages)
+        corpus = self.origin.corpus
+        if isinstance(corpus, HubName):
+            name = str(corpus)
+            return CorpusSource(name, ("hub", *corpus), lambda: as_passages(hub_records(corpus), Path(name)))
+        if corpus is None:
+            return contexts_source(self.origin.questions, self.task_set.card.dataset.format)
+        return file_source(corpus)
 
     def prepare(self) -> Corpus:
         """Open the split's corpus, preparing it on first use.

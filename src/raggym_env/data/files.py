@@ -8,14 +8,15 @@ from __future__ import annotations
 
 import gzip
 import io
+import itertools
 import json
 import zlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from io import BufferedReader
 from pathlib import Path
-from typing import Any, NoReturn, TextIO
+from typing import Any, NoReturn, TextIO, TypeVar
 
 from raggym_env.errors import DataError, DataNotFound, MalformedData
 
@@ -23,6 +24,8 @@ __all__ = ["Record", "json_records", "tsv_records"]
 
 _BOM = b"\xef\xbb\xbf"
 _CHUNK = 1 << 20  # characters read at a time
+
+C = TypeVar("C", list[Any], dict[str, Any])
 
 
 @dataclass(slots=True)
@@ -53,8 +56,15 @@ class Record:
             raise self.error(f"field {name!r} is missing; the record has {sorted(self.fields)}")
         value = self.checked(name, self.fields[name])
         if not value.strip():
-            raise self.wrong(name, "a text that is not blank", value)
+            raise self.wrong(name, "a string that is not blank", value)
         return value
+
+    def texts(self, name: str, values: Sequence[object]) -> tuple[str, ...]:
+        """Return the elements of a list field, each of which must be a string that is not blank."""
+        texts = tuple(self.checked(name, value) for value in values)
+        if not all(text.strip() for text in texts):
+            raise self.wrong(name, "strings that are not blank", values)
+        return texts
 
     def optional_text(self, name: str) -> str:
         """Return a field that is a string, or "" if it is absent or null."""
@@ -67,28 +77,19 @@ class Record:
         # True is an int, but as an id it is a fault in the file.
         return str(value) if isinstance(value, int) and not isinstance(value, bool) else self.text(name)
 
-    def optional_list(self, name: str) -> list[Any]:
-        """Return a field that is a list, or an empty list if it is absent or null."""
+    def optional(self, name: str, kind: type[C]) -> C:
+        """Return a field that is a list or a JSON object (`kind` is list or dict), empty if it is absent or null."""
         value = self.fields.get(name)
         if value is None:
-            return []
-        if not isinstance(value, list):
-            raise self.wrong(name, "a list", value)
-        return value
-
-    def optional_mapping(self, name: str) -> dict[str, Any]:
-        """Return a field that is a JSON object, or an empty one if it is absent or null."""
-        value = self.fields.get(name)
-        if value is None:
-            return {}
-        if not isinstance(value, dict):
-            raise self.wrong(name, "an object", value)
+            return kind()
+        if not isinstance(value, kind):
+            raise self.wrong(name, "a list" if kind is list else "an object", value)
         return value
 
     def checked(self, name: str, value: object) -> str:
         """Return `value` if it is a string that can be stored as UTF-8; the field's `name` is for the error."""
         if not isinstance(value, str):
-            raise self.wrong(name, "a text", value)
+            raise self.wrong(name, "a string", value)
         if not value.isascii():
             try:
                 value.encode()
@@ -125,8 +126,7 @@ def tsv_records(path: Path) -> Iterator[Record]:
     for index, (number, line) in enumerate(lines):
         cells = [cell.strip() for cell in line.split("\t")]
         if len(cells) > len(header):
-            problem = f"{len(cells)} cells in a table of {len(header)} columns"
-            raise MalformedData(path, f"line {number}", problem)
+            raise MalformedData(path, f"line {number}", f"{len(cells)} cells in a table of {len(header)} columns")
         # Not strict: spreadsheets leave out the empty cells at the end of a row.
         fields = {name: cell for name, cell in zip(header, cells, strict=False) if name}
         yield Record(path, "line", number, index, fields)
@@ -170,11 +170,9 @@ def _line_records(path: Path) -> Iterator[Record]:
 
 
 def _array_records(path: Path) -> Iterator[Record]:
-    index = -1
     with _opened(path) as stream, io.TextIOWrapper(stream, encoding="utf-8-sig") as text:
         elements = iter(_Array(text))
-        while True:
-            index += 1
+        for index in itertools.count():
             where = f"record {index + 1}"
             try:
                 row = next(elements)
@@ -194,7 +192,7 @@ def _object(row: object, path: Path, where: str) -> dict[str, Any]:
 
 
 def _refuse_constant(name: str) -> NoReturn:
-    raise ValueError(f"{name} is no JSON value")
+    raise ValueError(f"{name} is not a JSON value")
 
 
 # Python's decoder accepts NaN and Infinity by default. They are not JSON, and other tools could not read our output.

@@ -19,9 +19,6 @@ from raggym_env.errors import MalformedData, UnknownName
 
 __all__ = ["FORMATS", "Format", "clean_title", "read_contexts", "read_tasks"]
 
-ALIASES_FILE = "id_aliases.json"
-"""File of the later release of 2WikiMultihopQA with other names of the entities."""
-
 
 @dataclass(frozen=True)
 class Format:
@@ -116,7 +113,12 @@ def _2wikimultihopqa(record: Record) -> Task:
     ids = {
         name: record.optional_text(name) for name in ("answer_id", "entity_ids") if record.fields.get(name) is not None
     }
-    return replace(_hotpotqa(record), evidences=_evidences(record), metadata=ids)
+    triples = _rows(record, "evidences", ("fact", "subject"), ("relation",), ("entity", "object"))
+    for triple in triples:
+        if not isinstance(triple, list) or len(triple) != 3:
+            raise record.wrong("evidences", "[subject, relation, object] triples", triple)
+    evidences = tuple(Evidence(*(record.checked("evidences", part) for part in triple)) for triple in triples)
+    return replace(_hotpotqa(record), evidences=evidences, metadata=ids)
 
 
 def _bamboogle(record: Record) -> Task:
@@ -147,9 +149,12 @@ def _medqa(record: Record) -> Task:
 
 def _jsonl(record: Record) -> Task:
     question = Question(record.identifier("id"), record.text("question"), _options(record))
-    answers = tuple(dict.fromkeys(_golden_answers(record)))
+    golden = record.optional("golden_answers", list)
+    if not golden:
+        raise record.wrong("golden_answers", "a list of at least one answer", record.fields.get("golden_answers"))
+    answers = tuple(dict.fromkeys(record.texts("golden_answers", golden)))
     correct = _correct(record, question.options, answers) if question.options else None
-    metadata = record.optional_mapping("metadata")
+    metadata = record.optional("metadata", dict)
     flat = _flattened(record)
     return Task(
         question,
@@ -164,17 +169,7 @@ def _jsonl(record: Record) -> Task:
 
 def _flattened(record: Record) -> Record:
     # FlashRAG's files have the fields of the original data set, such as the supporting facts, under `metadata`.
-    return replace(record, fields={**record.optional_mapping("metadata"), **record.fields})
-
-
-def _golden_answers(record: Record) -> Iterator[str]:
-    answers = record.optional_list("golden_answers")
-    if not answers:
-        raise record.wrong("golden_answers", "a list of at least one answer", record.fields.get("golden_answers"))
-    for answer in answers:
-        if not record.checked("golden_answers", answer).strip():
-            raise record.wrong("golden_answers", "a list of answers that are not blank", answers)
-        yield answer
+    return replace(record, fields={**record.optional("metadata", dict), **record.fields})
 
 
 def _options(record: Record) -> tuple[str, ...]:
@@ -189,10 +184,7 @@ def _options(record: Record) -> tuple[str, ...]:
         options = [options[letter] for letter in letters]
     if not isinstance(options, list) or not 2 <= len(options) <= 26:
         raise record.wrong("options", "2 to 26 options, as a list or an object with the keys A, B, ...", options)
-    for option in options:
-        if not record.checked("options", option).strip():
-            raise record.wrong("options", "options that are not blank", options)
-    return tuple(options)
+    return record.texts("options", options)
 
 
 def _option_index(options: tuple[str, ...], answer: str) -> int | None:
@@ -228,25 +220,14 @@ def _facts(record: Record) -> tuple[Fact, ...]:
     return tuple(facts)
 
 
-def _evidences(record: Record) -> tuple[Evidence, ...]:
-    triples = _rows(record, "evidences", ("fact", "subject"), ("relation",), ("entity", "object"))
-    for triple in triples:
-        if not isinstance(triple, list) or len(triple) != 3:
-            raise record.wrong("evidences", "[subject, relation, object] triples", triple)
-    return tuple(Evidence(*(record.checked("evidences", part) for part in triple)) for triple in triples)
-
-
 def _rows(record: Record, name: str, *columns: tuple[str, ...]) -> list[Any]:
     """Return a list field by rows. Data sets on the hub store such lists as an object with one list per column.
 
-    Args:
-        record: The record with the field.
-        name: Name of the field.
-        columns: For each column, the names under which it may be stored.
+    For each column, `columns` has the names under which it may be stored.
     """
     value = record.fields.get(name)
     if not isinstance(value, dict):
-        return record.optional_list(name)
+        return record.optional(name, list)
     lists = [next((value[key] for key in names if key in value), None) for names in columns]
     if not all(isinstance(column, list) for column in lists) or len({len(column or ()) for column in lists}) != 1:
         expected = " and ".join("/".join(names) for names in columns)
@@ -272,7 +253,8 @@ def _with_aliases(tasks: list[Task], path: Path) -> list[Task]:
 
     They count as correct in version 1.1 of the official evaluation (github.com/Alab-NII/2wikimultihop).
     """
-    files = (path.with_name(ALIASES_FILE), path.with_name(f"{ALIASES_FILE}.gz"))
+    # Part of the later release of the data set.
+    files = (path.with_name("id_aliases.json"), path.with_name("id_aliases.json.gz"))
     file = next((file for file in files if file.is_file()), None)
     entities = {task.metadata["answer_id"] for task in tasks if "answer_id" in task.metadata}
     if file is None or not entities:
@@ -281,7 +263,7 @@ def _with_aliases(tasks: list[Task], path: Path) -> list[Task]:
     aliases: dict[Any, list[str]] = {}
     for record in json_records(file):
         if (entity := record.text("Q_id")) in entities:
-            names = [*record.optional_list("aliases"), *record.optional_list("demonyms")]
+            names = [*record.optional("aliases", list), *record.optional("demonyms", list)]
             aliases[entity] = sorted({name for name in names if record.checked("aliases", name).strip()})
     return [
         # The answer itself stays first: it is the one that is shown.

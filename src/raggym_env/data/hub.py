@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -15,8 +15,6 @@ from raggym_env.storage.atomic import atomic_file, build_once
 __all__ = ["PREFIX", "HubName", "fetch", "hub_name", "hub_records"]
 
 PREFIX = "hub:"
-
-LoadDataset = Callable[..., Iterable[Mapping[str, Any]]]
 
 
 class HubName(NamedTuple):
@@ -33,8 +31,9 @@ class HubName(NamedTuple):
     @property
     def file(self) -> str:
         """Name of the file that the downloaded rows are stored in."""
-        # The name may come from somebody else's card: without "/" it cannot lead out of the cache.
-        return f"hub-{'-'.join(filter(None, self)).replace('/', '-')}.jsonl"
+        # The name may come from somebody else's card: without separators it cannot lead out of the cache.
+        name = "-".join(filter(None, self)).replace("/", "-").replace("\\", "-")
+        return f"hub-{name}.jsonl"
 
 
 def hub_name(text: str) -> HubName | None:
@@ -52,16 +51,11 @@ def hub_name(text: str) -> HubName | None:
     return HubName(repository, config[0] if config else None, split)
 
 
-def fetch(name: HubName, folder: Path, *, load_dataset: LoadDataset | None = None) -> Path:
+def fetch(name: HubName, folder: Path) -> Path:
     """Return the file in `folder` that holds a hub data set's rows, downloading them if it does not exist.
 
-    Of several processes that fetch the same rows at once, one downloads them. A file that exists is complete.
-
-    Args:
-        name: The data set and its split.
-        folder: Where the file is stored. Created if it does not exist.
-        load_dataset: Called like `datasets.load_dataset`, which is the default. Before the default is called, the
-            hub must answer within 10 s, unless `HF_HUB_OFFLINE` is set, which lets `datasets` read its own cache.
+    Of several processes that fetch the same rows at once, one downloads them. A file that exists is complete. The hub
+    must answer within 10 s, unless `HF_HUB_OFFLINE` is set, which lets `datasets` read its own cache.
 
     Raises:
         MissingExtra: `datasets` is not installed.
@@ -69,18 +63,17 @@ def fetch(name: HubName, folder: Path, *, load_dataset: LoadDataset | None = Non
     """
 
     def download(path: Path) -> None:
-        rows = (record.fields for record in hub_records(name, load_dataset=load_dataset))
         with atomic_file(path, "w") as file:
-            # Some data sets have columns, such as dates, without a JSON form. No format reads them.
-            file.writelines(f"{json.dumps(row, ensure_ascii=False, default=str)}\n" for row in rows)
+            for row in _load(name):
+                # Some data sets have columns, such as dates, without a JSON form. No format reads them.
+                file.write(f"{json.dumps(dict(row), ensure_ascii=False, default=str)}\n")
 
     return build_once(folder / name.file, download)
 
 
-def hub_records(name: HubName, *, load_dataset: LoadDataset | None = None) -> Iterator[Record]:
-    """Yield the rows of a hub data set as a stream. Arguments and errors are those of `fetch`."""
-    rows = load_dataset(name.repository, name.config, split=name.split) if load_dataset else _load(name)
-    for index, row in enumerate(rows):
+def hub_records(name: HubName) -> Iterator[Record]:
+    """Yield the rows of a hub data set as a stream. Errors are those of `fetch`."""
+    for index, row in enumerate(_load(name)):
         yield Record(Path(str(name)), "row", index + 1, index, dict(row))
 
 
@@ -89,13 +82,11 @@ def _load(name: HubName) -> Iterable[Mapping[str, Any]]:
         import datasets
     except ImportError as error:
         raise MissingExtra("The Hugging Face hub", "hub") from error
-    # Without a network `datasets` retries for minutes before it gives up.
     try:
-        require_hub()
+        require_hub()  # without a network, `datasets` retries for minutes before it gives up
+        rows: Iterable[Mapping[str, Any]] = datasets.load_dataset(name.repository, name.config, split=name.split)
     except HubUnreachable as error:
         raise DataNotFound(str(error)) from error
-    try:
-        rows: Iterable[Mapping[str, Any]] = datasets.load_dataset(name.repository, name.config, split=name.split)
     except (datasets.exceptions.DatasetsError, *hub_errors()) as error:
         raise DataNotFound(f"the hub did not provide {name.repository}: {error}") from error
     return rows

@@ -19,22 +19,12 @@ from typing import Any
 from raggym_env.core import Passage
 from raggym_env.data.corpus import BATCH_ROWS, FORMAT_VERSION, Corpus, write_corpus
 from raggym_env.data.formats import read_contexts
-from raggym_env.data.hub import HubName, hub_records
-from raggym_env.data.passages import as_passages, read_passages
-from raggym_env.data.synth import SynthWorld
+from raggym_env.data.passages import read_passages
 from raggym_env.errors import DataNotFound
 from raggym_env.storage.atomic import atomic_folder, build_once
 from raggym_env.storage.paths import cache_dir
 
-__all__ = [
-    "CorpusSource",
-    "contexts_source",
-    "file_source",
-    "hub_source",
-    "prepare_corpus",
-    "prepared_corpus",
-    "world_source",
-]
+__all__ = ["CorpusSource", "contexts_source", "file_source", "prepare_corpus", "prepared_corpus"]
 
 _log = logging.getLogger(__name__)
 
@@ -69,16 +59,6 @@ def contexts_source(path: Path, format: str) -> CorpusSource:
     """Return the source for the paragraphs of all records of a question file, each title-and-text pair once."""
     identity = ("contexts", format, *_stamp(path))
     return CorpusSource(f"{path} (contexts)", identity, lambda: read_contexts(path, format))
-
-
-def hub_source(name: HubName) -> CorpusSource:
-    """Return the source for a corpus on the Hugging Face hub, in one of the forms of a corpus file."""
-    return CorpusSource(str(name), ("hub", *name), lambda: as_passages(hub_records(name), Path(str(name))))
-
-
-def world_source(world: SynthWorld) -> CorpusSource:
-    """Return the source for the encyclopedia of a generated world."""
-    return CorpusSource("synthetic world", ("synth", world.fingerprint), world.passages)
 
 
 def prepared_corpus(source: CorpusSource) -> Corpus | None:

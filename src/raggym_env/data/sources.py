@@ -40,14 +40,15 @@ def places(card: EnvCard, root: Path | None = None) -> list[Path]:
     """
     folder = card.dataset.folder
     if root is not None:
-        return _distinct([root / folder, root])
-    user = data_dir()
-    beside_card = [] if _is_shipped(card) else [card.path.parent, card.path.parent / folder]
-    return _distinct([*beside_card, *([user / folder] if user else []), download_folder(card)])
+        folders = [root / folder, root]
+    else:
+        user = data_dir()
+        beside_card = [] if _is_shipped(card) else [card.path.parent, card.path.parent / folder]
+        folders = [*beside_card, *([user / folder] if user else []), _download_folder(card)]
+    return list(dict.fromkeys(folders))  # without a folder name, two of them are the same
 
 
-def download_folder(card: EnvCard) -> Path:
-    """Return the card's folder in the cache."""
+def _download_folder(card: EnvCard) -> Path:
     return cache_dir() / "datasets" / card.dataset.folder
 
 
@@ -58,7 +59,7 @@ def locate(card: EnvCard, source: Source, *, root: Path | None = None, use_hub: 
         card: The card that the source belongs to.
         source: One of its sources.
         root: Search this folder only, and not the hub.
-        use_hub: False to search the folders only.
+        use_hub: If false, nothing is downloaded.
 
     Raises:
         DataNotFound: A file is missing. The message lists what is missing in which folder, and why the hub could
@@ -82,19 +83,13 @@ def locate(card: EnvCard, source: Source, *, root: Path | None = None, use_hub: 
         if corpus is None:  # checked before the download, which may take long
             raise DataNotFound(_missing([corpus_file], folders))
     try:
-        return Located(source, fetch(hub, download_folder(card)), corpus)
+        return Located(source, fetch(hub, _download_folder(card)), corpus)
     except (DataNotFound, MissingExtra) as error:
         raise DataNotFound(f"{_missing(names, folders)}; {error}") from error
 
 
 def not_found(card: EnvCard, split: str, reasons: Sequence[str]) -> DataNotFound:
-    """Return the error for a split without a complete source: what is missing from each source, and how to get it.
-
-    Args:
-        card: The card of the split.
-        split: Name of the split.
-        reasons: What is missing, one text for each of the split's sources.
-    """
+    """Return the error for a split without a complete source; `reasons` say for each source what is missing."""
     sources = card.dataset.sources_of(split)
     remedies = []
     if any(source.questions.startswith(PREFIX) for source in sources):
@@ -111,14 +106,7 @@ def not_found(card: EnvCard, split: str, reasons: Sequence[str]) -> DataNotFound
 
 
 def no_corpus(card: EnvCard, split: str, located: Located, reason: str) -> DataNotFound:
-    """Return the error for a split whose questions were read and whose corpus cannot be downloaded from the hub.
-
-    Args:
-        card: The card of the split.
-        split: Name of the split.
-        located: The source that the questions were read from.
-        reason: Why the download failed.
-    """
+    """Return the error for a split whose questions were `located` but whose corpus cannot be downloaded."""
     corpora = (source.corpus for source in card.dataset.sources_of(split))
     files = list(dict.fromkeys(name for name in corpora if name != CONTEXTS and not name.startswith(PREFIX)))
     lines = [f"\n  - {file}: not in {' nor in '.join(map(str, places(card)))}" for file in files]
@@ -153,7 +141,3 @@ def _file(folder: Path, name: str) -> Path | None:
 def _is_shipped(card: EnvCard) -> bool:
     # By path, not by name: a user's edited copy of a shipped card keeps its name.
     return card.path == card_file("envs", card.path.stem).resolve()
-
-
-def _distinct(folders: Sequence[Path]) -> list[Path]:
-    return list(dict.fromkeys(folders))

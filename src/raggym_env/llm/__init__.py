@@ -18,8 +18,8 @@ def make(llm: str | Factory, /, **options: Any) -> LLM:
     """Return the model that a spec such as `hf:smollm2` or `openai:my-model@http://localhost:8000/v1` stands for.
 
     Args:
-        llm: A back end, a colon, and the back end's name of the model; your own "module:Class" or "module:Class:MODEL";
-            or a class. Your class gets MODEL, if there is one, as its first argument.
+        llm: A back end, a colon, and the back end's name of the model; your own "module:Class" or "module:Class:MODEL",
+            which gets MODEL as its first argument; or a class.
         options: Keyword arguments of the back end or class.
 
     Raises:
@@ -28,8 +28,7 @@ def make(llm: str | Factory, /, **options: Any) -> LLM:
         LLMError: The model cannot be loaded; the message says what was tried.
         MissingExtra: The back end needs an optional dependency that is not installed.
     """
-    arguments: list[str] = []
-    plugin = llm
+    plugin, arguments = llm, []
     if isinstance(llm, str):
         backend, _, name = llm.partition(":")
         if not backend or not name:
@@ -37,10 +36,9 @@ def make(llm: str | Factory, /, **options: Any) -> LLM:
                 f"A model is named like hf:NAME or openai:MODEL@URL, got {llm!r}. Back ends: "
                 f"{', '.join(sorted(LLMS))}, or your own module:Class."
             )
-        if backend in LLMS:
-            plugin, arguments = backend, [name]
-        else:  # module:Class, perhaps followed by :MODEL
-            class_name, colon, model_name = name.partition(":")
-            plugin, arguments = f"{backend}:{class_name}", [model_name] if colon else []
+        plugin, arguments = backend, [name]
+        if backend not in LLMS:  # module:Class, perhaps followed by :MODEL
+            class_name, *arguments = name.split(":", 1)
+            plugin = f"{backend}:{class_name}"
     model: LLM = LLMS.make(plugin, *arguments, **options)
     return model

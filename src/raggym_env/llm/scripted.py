@@ -30,9 +30,7 @@ class Call:
     """One prompt that the model received."""
 
     messages: Messages
-    """The prompt."""
     params: Sampling
-    """The sampling parameters."""
 
     @property
     def text(self) -> str:
@@ -144,51 +142,48 @@ def load(path: str | Path) -> ScriptedLLM:
     script: Mapping[Pattern, Replies] | list[Reply]
     if path.suffix == ".jsonl":
         # Not `splitlines`, which also splits at U+2028 and others that JSON may contain.
-        lines = [(f"{path}, line {i}", line) for i, line in enumerate(text.split("\n"), 1) if line.strip()]
-        entries = [(where, _json(where, line)) for where, line in lines]
+        lines = {f"{path}, line {i}": line for i, line in enumerate(text.split("\n"), 1) if line.strip()}
+        entries = [(where, _json(where, line)) for where, line in lines.items()]
         if not entries:
             raise LLMError(f"{path} is empty. A script has one reply per line.")
         # The first line decides which of the two forms the file has.
         has_rules = isinstance(entries[0][1], dict)
-        script = dict(_rule(where, entry) for where, entry in entries) if has_rules else _in_order(entries)
+        script = dict(_rule(*entry) for entry in entries) if has_rules else [_reply(*entry) for entry in entries]
     else:
         content = _json(str(path), text)
-        if not isinstance(content, dict | list):
-            raise LLMError(f"{path}: a script is a list or an object, got {content!r:.200}.")
         if isinstance(content, dict):
             script = {key: _checked(f"{path}, {key!r}", value) for key, value in content.items()}
+        elif isinstance(content, list):
+            script = [_reply(f"{path}, reply {i}", reply) for i, reply in enumerate(content, 1)]
         else:
-            script = _in_order([(str(path), reply) for reply in content])
+            raise LLMError(f"{path}: a script is a list or an object, got {content!r:.200}.")
     return ScriptedLLM(script, name=str(path))
 
 
 def _rule(where: str, line: Any) -> tuple[Pattern, Replies]:
-    keys = set(line) if isinstance(line, dict) else set()
-    if keys not in ({"contains", "reply"}, {"pattern", "reply"}):
+    if not isinstance(line, dict) or set(line) not in ({"contains", "reply"}, {"pattern", "reply"}):
         raise LLMError(f"{where}: expected an object with `contains` or `pattern`, and `reply`; got {line!r:.200}.")
-    replies = _checked(where, line["reply"])
-    pattern = line.get("contains", line.get("pattern"))
+    replies = _checked(where, line.pop("reply"))
+    [(kind, pattern)] = line.items()
     if not isinstance(pattern, str):
         raise LLMError(f"{where}: expected a text to search for, got {pattern!r:.200}.")
     try:
-        return (pattern if "contains" in keys else re.compile(pattern)), replies
+        return (pattern if kind == "contains" else re.compile(pattern)), replies
     except re.error as error:
         raise LLMError(f"{where}: {pattern!r:.200} is no regular expression: {error}.") from error
 
 
-def _in_order(lines: Sequence[tuple[str, Any]]) -> list[Reply]:
-    for where, reply in lines:
-        if not isinstance(reply, str):
-            raise LLMError(f"{where}: expected a reply to use in order, a text; got {reply!r:.200}.")
-    return [reply for _, reply in lines]
+def _reply(where: str, reply: Any) -> str:
+    if isinstance(reply, str):
+        return reply
+    raise LLMError(f"{where}: expected a reply to use in order, a text; got {reply!r:.200}.")
 
 
 def _checked(where: str, replies: Any) -> Replies:
-    """Return the replies of a rule, after checking their type."""
-    if isinstance(replies, str):
-        return replies
-    if isinstance(replies, list) and replies and all(isinstance(reply, str) for reply in replies):
-        return replies
+    """Return the replies of a rule if they are a text or a list of texts."""
+    texts = [replies] if isinstance(replies, str) else replies
+    if isinstance(texts, list) and texts and all(isinstance(text, str) for text in texts):
+        return replies  # type: ignore[no-any-return]
     raise LLMError(f"{where}: a reply is a text or a list of texts, got {replies!r:.200}.")
 
 

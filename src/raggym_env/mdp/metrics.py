@@ -40,10 +40,8 @@ _CLAUSE_END = re.compile(r"[,.;:!?](?=\s|$)(?!\s*\d)|\s[-–—]\s|\n")
 def normalize(text: str) -> str:
     """Return the text in lower case, without ASCII punctuation and a/an/the, with single spaces.
 
-    The steps are those of the SQuAD script, in its order.
-
-    Punctuation is removed, not replaced: "St.Louis" is one token. Characters outside `string.punctuation`, such as
-    "–" and "’", stay.
+    The steps are those of the SQuAD script, in its order. Punctuation is removed, not replaced: "St.Louis" is one
+    token. Characters outside `string.punctuation`, such as "–" and "’", stay.
 
     >>> normalize("The  Beatles' 'Abbey Road'!")
     'beatles abbey road'
@@ -139,7 +137,7 @@ _LETTER = re.compile(r"(?:\(([A-Za-z])\)|\[([A-Za-z])\]|([A-Za-z])(?=$|[.:)\s]))
 def read_option(text: str, options: Sequence[str]) -> int | None:
     """Return the index of the option that an answer names, or None if it names none clearly.
 
-    Accepted are, in either case: the letter ("B", "b", "(B)", "[B]", "B.", "B)", "B:"), the letter with that option's
+    Accepted in either case: the letter ("B", "b", "(B)", "[B]", "B.", "B)", "B:"), the letter with that option's
     own text ("B. Aspirin", "(B) Aspirin", "B Aspirin"), and the option's text (equal after `normalize`); each also
     after a lead-in ("Answer: B", "The correct answer is (B)", "Option B") and between asterisks, quotes or spaces.
 
@@ -149,13 +147,14 @@ def read_option(text: str, options: Sequence[str]) -> int | None:
     >>> read_option("(B) Aspirin", ["Heparin", "Aspirin"])
     1
     """
-    matches, letter = _options_of_text(text, options), _letter(text, options)
-    for _ in range(2):  # "The correct answer is option B" has two lead-ins
-        # As it stands first: an option may itself begin like a lead-in ("Option pricing").
+    # The whole text first: an option may itself begin like a lead-in ("Option pricing"). Then without one lead-in, and
+    # without two: "The correct answer is option B".
+    for _ in range(3):
+        matches = [index for index, option in enumerate(options) if _option_key(option) == _option_key(text)]
+        letter = _letter(text, options)
         if matches or letter is not None or not (lead := _LEAD.match(_bare(text))):
             break
         text = _bare(text)[lead.end() :]
-        matches, letter = _options_of_text(text, options), _letter(text, options)
     if not matches:
         return letter
     # A text that two options share names neither; nor does one option's letter that is another one's text.
@@ -165,11 +164,6 @@ def read_option(text: str, options: Sequence[str]) -> int | None:
 def _bare(text: str) -> str:
     """Return the text without bold marks and surrounding quotes, asterisks and spaces."""
     return text.replace("**", "").strip(" \t\r\n*\"'`“”‘’_")
-
-
-def _options_of_text(text: str, options: Sequence[str]) -> list[int]:
-    key = _option_key(text)
-    return [index for index, option in enumerate(options) if _option_key(option) == key]
 
 
 def _option_key(text: str) -> str:
@@ -209,9 +203,7 @@ scores 0 by them."""
 
 
 def score(metric: str, answer: str | None, task: Task) -> float:
-    """Return the score of one answer by the named metric, in [0, 1].
-
-    None, for an episode that ended without an answer, scores 0.0.
+    """Return the score of one answer by the named metric, in [0, 1]; None, for no answer, scores 0.0.
 
     Raises:
         UnknownName: No metric has that name.

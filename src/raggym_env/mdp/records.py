@@ -1,7 +1,8 @@
 """Episode records: what happened in an episode, as typed data, as JSON and in append-only files.
 
-A record that is read may have been written or changed by somebody else, so `from_json` checks the type of every
-field it reads. It ignores fields it does not know: process data adds its own to an episode's record.
+A record may have been written or edited by somebody else, so every `from_json` checks the type of each field it reads
+and raises a `DataError` that names a missing or wrong one, as in `steps[2].candidates[0].score`. It ignores fields that
+it does not know: process data adds its own to an episode's record.
 """
 
 from __future__ import annotations
@@ -14,8 +15,8 @@ import sys
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
-from types import NoneType
-from typing import Any, NamedTuple, TypeVar
+from types import MappingProxyType, NoneType
+from typing import Any, NamedTuple
 
 from raggym_env.core import Action, Answer, Passage, Search, State, Usage
 from raggym_env.errors import DataError, MalformedData
@@ -34,7 +35,6 @@ __all__ = [
 ]
 
 Json = dict[str, Any]
-T = TypeVar("T")
 
 
 class Candidate(NamedTuple):
@@ -51,17 +51,10 @@ class Candidate(NamedTuple):
 
     @classmethod
     def from_json(cls, record: Any) -> Candidate:
-        """Read a candidate written by `to_json`.
-
-        Raises:
-            DataError: A field is missing or has the wrong type; the message names it.
-        """
-        return cls(
-            action_from_json(record),
-            _field(record, "score", "a number or null"),
-            _field(record, "text", "a string", ""),
-            _field(record, "outcome", "a number", None),
-        )
+        """Read a candidate written by `to_json`."""
+        action = action_from_json(record)
+        optional = {"text": "a string", "outcome": "a number"}
+        return cls(action, **_fields(record, {"score": "a number or null"}, optional))
 
     def to_json(self) -> Json:
         """Return the candidate as JSON; a score that is not finite becomes null."""
@@ -106,25 +99,14 @@ class Step:
 
     @classmethod
     def from_json(cls, record: Any) -> Step:
-        """Read a step written by `to_json`, whether `full` or not.
-
-        Raises:
-            DataError: A field is missing or has the wrong type; the message names it.
-        """
+        """Read a step written by `to_json`, whether `full` or not."""
         action = action_from_json(record)
         if action is None:
             raise _FieldError("search", "or 'answer' is missing: a step needs an action")
-        return cls(
-            action,
-            _passages(record),
-            _field(record, "outcome", "a number"),
-            _field(record, "process_reward", "a number"),
-            _field(record, "text", "a string", ""),
-            _field(record, "score", "a number", None),
-            _items(record, "candidates", Candidate.from_json),
-            _items(record, "messages", _message),
-            _usage(record),
-        )
+        required: _Kinds = {"outcome": "a number", "process_reward": "a number"}
+        lists: _Kinds = {"passages": [_passage], "candidates": [Candidate.from_json], "messages": [_message]}
+        optional = {**lists, "text": "a string", "score": "a number", "usage": _usage}
+        return cls(action, **_fields(record, required, optional))
 
     def to_json(self, *, full: bool = False) -> Json:
         """Return the step as JSON. Empty fields are left out.
@@ -183,23 +165,15 @@ class Episode:
     def from_json(cls, record: Any) -> Episode:
         """Read an episode written by `to_json`, whether `full` or not.
 
-        `Episode.from_json(record).to_json()` equals the record of a run. For process data it has the passages' texts
-        and the prompts with `full=True`, and not the fields that process data adds to the episode.
+        Writing it with `to_json` gives the record of a run again. Of process data, the passages' texts and the prompts
+        are written with `full=True`, and the fields that process data adds are lost.
 
         Raises:
             DataError: A field is missing or has the wrong type; the message names it.
         """
-        return cls(
-            _field(record, "id", "a string"),
-            _field(record, "question", "a string"),
-            _items(record, "steps", Step.from_json, required=True),
-            _field(record, "answer", "a string or null"),
-            _field(record, "stop", "a string or null"),
-            _field(record, "error", "a string or null"),
-            _field(record, "output", "a string", ""),
-            _usage(record),
-            _field(record, "seconds", "a number", 0.0),
-        )
+        nullable = dict.fromkeys(("answer", "stop", "error"), "a string or null")
+        required: _Kinds = {"id": "a string", "question": "a string", "steps": [Step.from_json], **nullable}
+        return cls(**_fields(record, required, {"output": "a string", "usage": _usage, "seconds": "a number"}))
 
     def to_json(self, *, full: bool = False) -> Json:
         """Return the episode as JSON. `full` adds passage texts and prompts; see `Step.to_json`."""
@@ -240,15 +214,18 @@ def action_from_json(record: Any) -> Action | None:
     Raises:
         DataError: The action is not a string, or there are two; the message names the field.
     """
-    query, answer = _field(record, "search", "a string", None), _field(record, "answer", "a string", None)
-    if query is not None and answer is not None:
+    texts = _fields(record, {}, {"search": "a string", "answer": "a string"})
+    if len(texts) == 2:
         raise _FieldError("answer", "stands beside 'search': a record holds one action")
-    if query is not None:
-        return Search(query, _field(record, "draft", "a string", None))
-    return None if answer is None else Answer(answer)
+    if "search" in texts:
+        return Search(texts["search"], **_fields(record, {}, {"draft": "a string"}))
+    return Answer(texts["answer"]) if texts else None
 
 
 # -- reading fields that may have been changed by hand ------------------------------------------------------------
+
+_Kinds = Mapping[str, str | Callable[[Any], Any] | list[Callable[[Any], Any]]]
+"""Field -> its type: a key of `_TYPES`, a function that reads an object or, in a list, one that reads the items."""
 
 _TYPES: dict[str, tuple[type, ...]] = {
     "a string": (str,),
@@ -259,7 +236,9 @@ _TYPES: dict[str, tuple[type, ...]] = {
     "a list": (list,),
     "an object": (dict,),
 }
-_REQUIRED = object()
+
+# The defaults are 0 for counts and 0.0 for seconds.
+_USAGE = {spec.name: "a whole number" if type(spec.default) is int else "a number" for spec in fields(Usage)}
 
 
 class _FieldError(DataError):
@@ -270,58 +249,51 @@ class _FieldError(DataError):
         self.path, self.problem = path, problem
 
 
-def _field(record: Any, name: str, expected: str, default: Any = _REQUIRED) -> Any:
-    """Return a field of a decoded JSON object, which must be of the `expected` type if it is present."""
+def _fields(record: Any, required: _Kinds, optional: _Kinds = MappingProxyType({})) -> Json:
+    """Return fields of a decoded JSON object. Absent optional ones are left out, so that the class's defaults hold."""
     if not isinstance(record, dict):
-        raise _FieldError(name, f"is missing: its record is not an object but {reprlib.repr(record)}")
-    if name not in record:
-        if default is _REQUIRED:
-            raise _FieldError(name, f"is missing: it must be {expected}")
-        return default
-    value = record[name]
-    # By exact type, since True is an int. By range, since Python's json reads NaN, Infinity and 1e400, and whole
-    # numbers too large for a float. reprlib: the full repr of a hostile value can be endless, or too deep.
-    in_range = not isinstance(value, int | float) or abs(value) <= sys.float_info.max
-    if type(value) not in _TYPES[expected] or not in_range:
-        raise _FieldError(name, f"must be {expected}, got {reprlib.repr(value)}")
-    return value
+        first = next(iter(required or optional))
+        raise _FieldError(first, f"is missing: its record is not an object but {reprlib.repr(record)}")
+    values = {}
+    for name, kind in {**required, **optional}.items():
+        expected = kind if isinstance(kind, str) else "a list" if isinstance(kind, list) else "an object"
+        if name not in record:
+            if name in required:
+                raise _FieldError(name, f"is missing: it must be {expected}")
+            continue
+        value = record[name]
+        # By exact type, since True is an int. By range, since Python's json reads NaN, Infinity and 1e400, and whole
+        # numbers too large for a float. reprlib: the full repr of a hostile value can be endless, or too deep.
+        in_range = type(value) not in (int, float) or abs(value) <= sys.float_info.max
+        if type(value) not in _TYPES[expected] or not in_range:
+            raise _FieldError(name, f"must be {expected}, got {reprlib.repr(value)}")
+        if isinstance(kind, list):
+            value = tuple([_at(f"{name}[{index}]", kind[0], item) for index, item in enumerate(value)])
+        values[name] = _at(name, kind, value) if callable(kind) else value
+    return values
 
 
-def _items(record: Any, name: str, parse: Callable[[Any], T], *, required: bool = False) -> tuple[T, ...]:
-    """Return the parsed items of a list field; an error names the item, as in `steps[2].candidates[0].score`."""
-    parsed = []
-    for index, item in enumerate(_field(record, name, "a list", _REQUIRED if required else [])):
-        try:
-            parsed.append(parse(item))
-        except _FieldError as error:
-            raise _FieldError(f"{name}[{index}].{error.path}", error.problem) from None
-    return tuple(parsed)
+def _at(path: str, read: Callable[[Any], Any], value: Any) -> Any:
+    """Return `read(value)`; an error's path gets the `path` in front, since `read` knows its own record only."""
+    try:
+        return read(value)
+    except _FieldError as error:
+        raise _FieldError(f"{path}.{error.path}".rstrip("."), error.problem) from None
 
 
-def _passages(record: Any) -> tuple[Passage, ...]:
-    passages = []
-    for index, item in enumerate(_field(record, "passages", "a list", [])):
-        if type(item) is not list or len(item) not in (2, 3) or not all(type(part) is str for part in item):
-            problem = f"must be [id, title] or [id, title, text], all strings, got {reprlib.repr(item)}"
-            raise _FieldError(f"passages[{index}]", problem)
-        passages.append(Passage(item[0], item[1], "".join(item[2:])))
-    return tuple(passages)
+def _passage(item: Any) -> Passage:
+    if type(item) is not list or len(item) not in (2, 3) or not all(type(part) is str for part in item):
+        # No path: the item itself is wrong, not a field of it.
+        raise _FieldError("", f"must be [id, title] or [id, title, text], all strings, got {reprlib.repr(item)}")
+    return Passage(item[0], item[1], "".join(item[2:]))
 
 
 def _message(record: Any) -> Json:
-    return {name: _field(record, name, "a string") for name in ("role", "content")}
+    return _fields(record, {"role": "a string", "content": "a string"})
 
 
 def _usage(record: Any) -> Usage:
-    if "usage" not in record:  # it cost nothing
-        return Usage()
-    usage = _field(record, "usage", "an object")
-    try:
-        # The defaults are 0 for counts and 0.0 for seconds.
-        kinds = {spec.name: "a whole number" if type(spec.default) is int else "a number" for spec in fields(Usage)}
-        return Usage(**{name: _field(usage, name, kind) for name, kind in kinds.items()})
-    except _FieldError as error:
-        raise _FieldError(f"usage.{error.path}", error.problem) from None
+    return Usage(**_fields(record, _USAGE))
 
 
 # -- files --------------------------------------------------------------------------------------------------------
@@ -381,15 +353,10 @@ def read_episodes(path: Path) -> Iterator[Episode]:
 
 
 def check_episode(record: Any, path: Path, where: str) -> Episode:
-    """Return the episode of a record that was read from `path`.
-
-    Args:
-        record: A decoded JSON value.
-        path: The file, for the message.
-        where: The place in the file, for the message, e.g. "line 3".
+    """Return the episode of a decoded record that was read from `path`, at the place `where`, e.g. "line 3".
 
     Raises:
-        MalformedData: The record is not an episode's; names the field.
+        MalformedData: The record is not an episode's; the message names file, place and field.
     """
     try:
         return Episode.from_json(record)

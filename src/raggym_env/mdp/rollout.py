@@ -75,18 +75,13 @@ def complete(
 ) -> list[Episode]:
     """Run the policy from given states to the end, all side by side. Failures are recorded as by `rollout`.
 
-    Args:
-        policy: Proposes one action per state.
-        tasks: `n` tasks, which may repeat.
-        states: `n` states of these tasks' questions; those that have ended stay as they are.
-        dynamics: The transition.
-        reward: Rewards the steps; by default the exact match of the answer.
+    The `n` states belong to the questions of the `n` tasks, which may repeat. States that have ended stay as they are.
 
     Returns:
         `n` episodes, in the order of the states. Their steps are those taken here, not those before the states.
 
     Raises:
-        LLMError: The policy's or the reward's language model cannot be used at all.
+        LLMError: As for `rollout`.
     """
     episodes = [_Running(task, state) for task, state in zip(tasks, states, strict=True)]
     starting = iter([episode for episode in episodes if not episode.over])
@@ -158,7 +153,7 @@ def _apply(choices: Sequence[_Choice], dynamics: Dynamics, reward: StepReward) -
         after = dynamics.transition(states, actions)
         rewards = reward.score([choice.episode.task for choice in choices], states, actions, after)
     except LLMError:
-        raise
+        raise  # as in `_choose`
     except RAGGymError as error:
         if len(choices) == 1:
             choices[0].episode.fail(error)
@@ -167,18 +162,9 @@ def _apply(choices: Sequence[_Choice], dynamics: Dynamics, reward: StepReward) -
             _apply([choice], dynamics, reward)
         return
     # From here on nothing can fail, so no episode is left half-stepped.
-    for (episode, proposal, action), state, parts in zip(choices, after, rewards, strict=True):
-        step = Step.of(
-            episode.state,
-            action,
-            state,
-            parts.outcome,
-            parts.process_reward,
-            text=proposal.text,
-            score=proposal.score,
-            candidates=tuple(Candidate(c.action, c.score, c.text) for c in proposal.candidates),
-            messages=proposal.messages,
-            usage=proposal.usage,
-        )
+    for (episode, proposal, action), state, (_, outcome, process_reward) in zip(choices, after, rewards, strict=True):
+        candidates = tuple(Candidate(option.action, option.score, option.text) for option in proposal.candidates)
+        about = {"text": proposal.text, "score": proposal.score, "messages": proposal.messages, "usage": proposal.usage}
+        step = Step.of(episode.state, action, state, outcome, process_reward, candidates=candidates, **about)
         episode.steps.append(step)
         episode.state = state

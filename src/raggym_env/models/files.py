@@ -13,14 +13,13 @@ from pathlib import Path
 
 from raggym_env.errors import MissingExtra, RetrievalError, UnknownName
 from raggym_env.models import catalogue
-from raggym_env.network import HubUnreachable, hub_errors, hub_model_commit, hub_offline
+from raggym_env.network import HubUnreachable, hub_offline, hub_snapshot
 
 __all__ = ["Source", "find"]
 
-_HUB_FILES = ["*.json", "*.txt", "*.model", "*.safetensors"]
 _HUB_IGNORED = ["onnx/*", "openvino/*"]  # copies of the weights for other runtimes
 # Files that determine what a model computes: weights, configuration, tokenizer. READMEs and pictures do not.
-_HASHED = frozenset({".json", ".txt", ".model", ".safetensors"})
+_SUFFIXES = (".json", ".txt", ".model", ".safetensors")
 _log = logging.getLogger(__name__)
 
 
@@ -42,7 +41,7 @@ def find(name: str, *, hub: str, suggestions: Iterable[str]) -> Source:
         suggestions: Valid names, from which the error for a misspelt one suggests the closest.
 
     Raises:
-        UnknownName: It is neither a name in the catalogue nor a folder, and cannot be a name on the hub.
+        UnknownName: The name is neither in the catalogue, nor a folder, nor a valid name on the hub.
         RetrievalError: The hub does not provide it; the message says how to get it.
         MissingExtra: The hub's client is not installed.
     """
@@ -54,15 +53,7 @@ def find(name: str, *, hub: str, suggestions: Iterable[str]) -> Source:
     # A name on the hub is OWNER/NAME: anything else is a misspelt name, and not worth a request.
     if hub.count("/") != 1:
         raise UnknownName("model, folder or model of the hub (OWNER/NAME)", name, suggestions)
-    try:
-        folder = _downloaded(hub) or _download(hub)
-    except ImportError as error:
-        raise MissingExtra("The 'dense' retriever", "dense") from error
-    except HubUnreachable as error:
-        command = f"raggym models get {name}" if name in catalogue.ENCODERS else f"hf download {hub}"
-        cure = f"With a network connection, run `{command}`; or pass a folder."
-        raise RetrievalError(f"The model {hub!r} is not available: {error}. {cure}") from error
-    # The hub's client names a folder after the commit.
+    folder = _hub_folder(hub, f"raggym models get {name}" if name in catalogue.ENCODERS else f"hf download {hub}")
     return Source(folder, {"hub": hub, "commit": folder.name})
 
 
@@ -71,11 +62,25 @@ def _content_hash(folder: Path) -> str:
     digest = hashlib.blake2b(digest_size=16)
     for path in sorted(folder.rglob("*")):
         # The catalogue's manifest records where a model came from, so two equal models may have different ones.
-        if path.suffix in _HASHED and path.name != catalogue.MANIFEST and path.is_file():
-            with path.open("rb") as file:
-                content = hashlib.file_digest(file, "sha256").hexdigest()
-            digest.update(f"{path.relative_to(folder).as_posix()}\0{content}\n".encode())
+        if path.suffix in _SUFFIXES and path.name != catalogue.MANIFEST and path.is_file():
+            digest.update(f"{path.relative_to(folder).as_posix()}\0{catalogue.sha256(path)}\n".encode())
     return digest.hexdigest()
+
+
+def _hub_folder(name: str, command: str) -> Path:
+    """Return the folder of the hub's client for a model, named by its commit. Downloads it if it is missing."""
+    try:
+        if folder := _downloaded(name):
+            return folder
+        _log.info("Downloading the model %s", name)
+        return hub_snapshot(name, allow_patterns=[f"*{suffix}" for suffix in _SUFFIXES], ignore_patterns=_HUB_IGNORED)
+    except ImportError as error:
+        raise MissingExtra("The 'dense' retriever", "dense") from error
+    except HubUnreachable as error:
+        raise RetrievalError(
+            f"The model {name!r} is not available: {error}. With a network connection, run `{command}`; or pass a "
+            "folder."
+        ) from error
 
 
 def _downloaded(name: str) -> Path | None:
@@ -88,17 +93,3 @@ def _downloaded(name: str) -> Path | None:
     # Another program may have downloaded only a part of the model, such as its tokenizer. Offline, the caller reports
     # which files are missing.
     return folder if hub_offline() or any(folder.glob("*.safetensors")) else None
-
-
-def _download(name: str) -> Path:
-    from huggingface_hub import snapshot_download
-
-    try:
-        # The hub's client retries for minutes where there is no network; asking for the commit fails within 10 s.
-        commit = hub_model_commit(name)
-        _log.info("Downloading the model %s", name)
-        return Path(snapshot_download(name, revision=commit, allow_patterns=_HUB_FILES, ignore_patterns=_HUB_IGNORED))
-    except HubUnreachable:  # an OSError, too
-        raise
-    except hub_errors() as error:
-        raise HubUnreachable(f"{type(error).__name__}: {str(error).strip().partition(chr(10))[0]}") from error

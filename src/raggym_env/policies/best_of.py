@@ -9,7 +9,7 @@ from raggym_env.core import State, Usage
 from raggym_env.errors import RAGGymError, check_option
 from raggym_env.protocols import BasePolicy, Policy, ProcessReward, Proposal, distinct, propose, score, total_usage
 
-__all__ = ["BestOf", "score_all"]
+__all__ = ["BestOf", "ranked", "score_all"]
 
 
 class BestOf(BasePolicy):
@@ -33,7 +33,7 @@ class BestOf(BasePolicy):
         """Return the `n` best candidates of each state, best first; an outage where the critic failed."""
         samples = propose(self.policy, states, max(n, self.n)) if states else []
         scored = score_all(self.critic, states, [distinct(row) for row in samples])
-        return [_best(candidates, row, n) for candidates, row in zip(scored, samples, strict=True)]
+        return [ranked(best, row, total_usage(row), n) for best, row in zip(scored, samples, strict=True)]
 
 
 def score_all(
@@ -52,20 +52,24 @@ def score_all(
         if len(states) == 1:
             return [[Proposal(None, failure=f"{type(error).__name__}: {error}", outage=True)]]
         pairs = zip(states, candidates, strict=True)
-        return [scored for state, row in pairs for scored in score_all(critic, [state], [row])]
-    scored_rows = [
-        [replace(candidate, score=float(value)) for candidate, value in zip(row, values, strict=True)]
-        for row, values in zip(candidates, scores, strict=True)
-    ]
-    # Stable: among equals the policy's order decides.
-    return [sorted(row, key=lambda candidate: -(candidate.score or 0.0)) for row in scored_rows]
+        return [best for state, row in pairs for best in score_all(critic, [state], [row])]
+    rows = []
+    for row, values in zip(candidates, scores, strict=True):
+        scored = [replace(candidate, score=float(value)) for candidate, value in zip(row, values, strict=True)]
+        # Stable: among equals the policy's order decides.
+        rows.append(sorted(scored, key=lambda candidate: -(candidate.score or 0.0)))
+    return rows
 
 
-def _best(candidates: list[Proposal], samples: Sequence[Proposal], n: int) -> list[Proposal]:
-    usage = total_usage(samples)
+def ranked(candidates: Sequence[Proposal], samples: Sequence[Proposal], usage: Usage, n: int) -> list[Proposal]:
+    """Return a state's `n` best candidates, given best first. The first one carries them all and the `usage`.
+
+    Without candidates, or if the first is an outage of the critic, there is one proposal: that failure, or else the
+    first of the policy's `samples`, whose failure stands for all.
+    """
     if not candidates or candidates[0].action is None:
-        # Either no sample was an action, and the first one's failure stands for all, or the critic failed.
-        return [replace(candidates[0] if candidates else samples[0], usage=usage)]
-    # The first proposal carries the whole cost; what the others cost is part of it.
+        nothing = Proposal(None, failure="the policy proposed nothing")
+        return [replace([*candidates, *samples, nothing][0], usage=usage)]
     best = replace(candidates[0], candidates=tuple(candidates), usage=usage)
-    return [best, *(replace(proposal, usage=Usage()) for proposal in candidates[1:n])]
+    # The cost of the others is part of the first one's, and must not count twice.
+    return [best, *(replace(candidate, usage=Usage()) for candidate in candidates[1:n])]

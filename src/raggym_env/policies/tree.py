@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 from raggym_env.core import State, Usage
 from raggym_env.errors import check_option
 from raggym_env.mdp.dynamics import Dynamics
-from raggym_env.policies.best_of import score_all
+from raggym_env.policies.best_of import ranked, score_all
 from raggym_env.protocols import BasePolicy, Policy, ProcessReward, Proposal, distinct, propose, total_usage
 
 __all__ = ["Tree"]
@@ -76,7 +76,7 @@ class Tree(BasePolicy):
                 usage[path.root] += total_usage(row)
                 if level == 0:
                     # Stands for the state if no sample turns out to be an action.
-                    failures[path.root] = row[0]
+                    failures[path.root] = next(iter(row), None)
             # Paths that cannot be extended compete with the extended ones.
             paths = [path for beam in beams for path in beam if path.state.stop is not None]
             paths += [path for path, row in zip(running, rows, strict=True) if path.first and not distinct(row)]
@@ -103,7 +103,8 @@ class Tree(BasePolicy):
             for candidate in candidates[: self.width]
             if candidate.action is not None
         ]
-        after = self.dynamics.transition([path.state for path, _ in pairs], [c.chosen() for _, c in pairs])
+        actions = [candidate.chosen() for _, candidate in pairs]
+        after = self.dynamics.transition([path.state for path, _ in pairs], actions)
         return [
             _Path(path.root, state, path.value + (candidate.score or 0.0), path.first or candidate)
             for (path, candidate), state in zip(pairs, after, strict=True)
@@ -114,10 +115,7 @@ def _first_actions(beam: Sequence[_Path], failure: Proposal | None, usage: Usage
     """Return the distinct first proposals of a state's paths, each with its best path's value as its score."""
     best: dict[object, Proposal] = {}
     for path in beam:
-        if path.first is not None:
+        # After an outage of the critic the beam lacks some paths: acting on the others would be a silent bias.
+        if path.first is not None and not (failure and failure.outage):
             best.setdefault(path.first.action, replace(path.first, score=path.value, usage=Usage()))
-    # After an outage of the critic the beam lacks some paths: acting on the others would be a silent bias.
-    if not best or (failure is not None and failure.outage):
-        return [replace(failure or Proposal(None, failure="the policy proposed nothing"), usage=usage)]
-    ranked = list(best.values())
-    return [replace(ranked[0], candidates=tuple(ranked), usage=usage), *ranked[1:n]]
+    return ranked(list(best.values()), [failure] if failure else [], usage, n)

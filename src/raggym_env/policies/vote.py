@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 
-from raggym_env.core import Answer, Search, State
+from raggym_env.core import Answer, State
 from raggym_env.errors import check_option
 from raggym_env.mdp.metrics import normalize
+from raggym_env.policies.best_of import ranked
 from raggym_env.protocols import BasePolicy, Policy, Proposal, propose, total_usage
 
 __all__ = ["Vote"]
@@ -33,25 +34,17 @@ class Vote(BasePolicy):
     def propose(self, states: Sequence[State], n: int = 1) -> list[list[Proposal]]:
         """Return one proposal per group, the largest first, at most `n` per state."""
         samples = propose(self.policy, states, max(n, self.n)) if states else []
-        return [_elected(row)[:n] for row in samples]
+        return [ranked(_elected(row), row, total_usage(row), n) for row in samples]
 
 
 def _elected(samples: Sequence[Proposal]) -> list[Proposal]:
-    groups: dict[Hashable, list[Proposal]] = {}
+    """Return the first sample of each group, the largest group first; empty if no sample is an action."""
+    groups: dict[str | None, list[Proposal]] = {}
     for sample in samples:
         if sample.action is not None:
-            groups.setdefault(_draft_answer(sample.action), []).append(sample)
-    if not groups:
-        # No sample was an action: the first one's failure stands for all.
-        return [replace(samples[0], usage=total_usage(samples))]
+            answer = sample.action.text if isinstance(sample.action, Answer) else sample.action.draft
+            groups.setdefault(None if answer is None else normalize(answer), []).append(sample)
     votes = sum(len(group) for group in groups.values())
     # Stable, and a dictionary keeps insertion order: between groups of equal size, the earlier wins.
-    ranked = sorted(groups.values(), key=lambda group: -len(group))
-    elected = [replace(group[0], score=len(group) / votes) for group in ranked]
-    return [replace(elected[0], candidates=tuple(elected), usage=total_usage(samples)), *elected[1:]]
-
-
-def _draft_answer(action: Search | Answer) -> str | None:
-    """Return the normalised answer that the action gives or, for a search, has as its draft."""
-    answer = action.text if isinstance(action, Answer) else action.draft
-    return None if answer is None else normalize(answer)
+    largest_first = sorted(groups.values(), key=lambda group: -len(group))
+    return [replace(group[0], score=len(group) / votes) for group in largest_first]

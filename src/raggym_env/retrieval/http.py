@@ -16,7 +16,6 @@ from __future__ import annotations
 
 import functools
 import hashlib
-import ipaddress
 import json
 import os
 import random
@@ -32,18 +31,17 @@ import httpx
 
 from raggym_env.core import Passage
 from raggym_env.errors import IndexMismatch, OptionError, RetrievalError, check_option
-from raggym_env.network import retry_after
+from raggym_env.network import client_options, is_plain_url, retry_after
 from raggym_env.protocols import Hit
 from raggym_env.retrieval.requests import check_request
 from raggym_env.retrieval.wire import FINGERPRINT_HEADER, TOKEN_ENV, read_results
 
 __all__ = ["HTTPRetriever"]
 
-_CONNECT_SECONDS = 10.0
 _MAX_BACKOFF = 10.0  # seconds
 _MAX_RETRY_AFTER = 60.0  # seconds; a server that asks for more is reported as unavailable
-_KEEP_ALIVE_SECONDS = 15.0  # less than servers', so that no request is sent on a connection that the server closes
 _RETRIED = (429, 502, 503, 504)
+_random = random.Random()  # not the module's functions, whose draws belong to the caller
 
 
 @dataclass(eq=False, repr=False)
@@ -58,8 +56,7 @@ class HTTPRetriever:
     result. If the fingerprint changes, searches fail, since results of two indexes must not be mixed. Other servers
     report none; then the URL stands for it.
 
-    Proxies of the environment (`HTTPS_PROXY` ...) are used, except for this machine itself. Redirects are not
-    followed.
+    Proxies of the environment (`HTTPS_PROXY` ...) are used, except for this machine. Redirects are not followed.
 
     Raises:
         OptionError: An option is out of range, or the token is malformed.
@@ -88,7 +85,14 @@ class HTTPRetriever:
     """Maximum length of an answer; a longer one is a failure."""
 
     def __post_init__(self, corpus: Sequence[Passage] | None) -> None:
-        self.url = _complete(self.url)
+        # URLs are logged and written to records, so they must hold no secret. The message repeats none either.
+        if not is_plain_url(self.url):
+            raise OptionError(
+                "url of the 'http' retriever must be like http://host:8000/retrieve, without user, password, query or "
+                "fragment."
+            )
+        if not urlsplit(self.url).path.strip("/"):
+            self.url = f"{self.url.rstrip('/')}/retrieve"
         for name, valid, expected in (
             ("timeout", self.timeout > 0, "above 0"),
             ("retries", self.retries >= 0, "0 or more"),
@@ -118,10 +122,8 @@ class HTTPRetriever:
             IndexMismatch: The server's index has changed since this object was made.
         """
         check_request(queries, k)
-        results: list[list[Hit]] = []
-        for start in range(0, len(queries), self.max_queries):
-            results += self._request(queries[start : start + self.max_queries], k)
-        return results
+        starts = range(0, len(queries), self.max_queries)
+        return [hits for start in starts for hits in self._request(queries[start : start + self.max_queries], k)]
 
     def close(self) -> None:
         """Close the connections. The next search opens new ones."""
@@ -156,16 +158,12 @@ class HTTPRetriever:
         return fingerprint if isinstance(fingerprint, str) else None
 
     def _send(self, method: str, url: str, body: bytes | None = None) -> _Reply:
-        """Return the first reply whose status is not one of those that are retried.
-
-        Raises:
-            RetrievalError: There was none within all attempts, or a failure that is not retried.
-        """
+        """Return the first reply whose status is not one of those that are retried."""
         failure, after = "", 0.0
         for attempt in range(self.retries + 1):
             if attempt:
                 # Random, so that clients that failed at the same time do not retry at the same time.
-                pause = min(_MAX_BACKOFF, self.backoff * 2 ** (attempt - 1)) * random.uniform(0.5, 1.0)
+                pause = min(_MAX_BACKOFF, self.backoff * 2 ** (attempt - 1)) * _random.uniform(0.5, 1.0)
                 time.sleep(max(after, pause))
             try:
                 reply = self._attempt(method, url, body)
@@ -188,7 +186,8 @@ class HTTPRetriever:
             self._open()
         deadline = time.monotonic() + self.timeout
         content = bytearray()
-        with self._client.stream(method, url, content=body) as response:
+        headers = {"content-type": "application/json"}
+        with self._client.stream(method, url, content=body, headers=headers) as response:
             for chunk in response.iter_bytes():
                 content += chunk
                 if len(content) > self.max_bytes:
@@ -199,21 +198,9 @@ class HTTPRetriever:
         return _Reply(response.status_code, response.headers, bytes(content))
 
     def _open(self) -> None:
-        token = os.environ.get(self.token_env)
-        if token and not (token.isascii() and token.isprintable()):  # the token is a secret, so it is not repeated
-            raise OptionError(f"{self.token_env} has characters that no token has. Is there a line break in it?")
+        options = client_options(self.url, self.token_env, timeout=self.timeout, connections=self.connections)
         try:
-            self._client = httpx.Client(
-                headers={"content-type": "application/json", **({"authorization": f"Bearer {token}"} if token else {})},
-                # pool=None: a thread may wait for a free connection as long as it takes.
-                timeout=httpx.Timeout(self.timeout, connect=min(self.timeout, _CONNECT_SECONDS), pool=None),
-                limits=httpx.Limits(
-                    max_connections=self.connections,
-                    max_keepalive_connections=self.connections,
-                    keepalive_expiry=_KEEP_ALIVE_SECONDS,
-                ),
-                trust_env=not _is_loopback(urlsplit(self.url).hostname or ""),
-            )
+            self._client = httpx.Client(**options)
         except (ImportError, ValueError) as error:  # proxies of the environment that httpx cannot use
             raise RetrievalError(f"The HTTP client for {self.url} cannot be created: {error}") from error
         self._owner = os.getpid()
@@ -233,27 +220,3 @@ class _Reply(NamedTuple):
         except (ValueError, AttributeError, RecursionError):
             reason = self.body[:200].decode("utf-8", "replace")
         return f"{self.status}: {reason!s:.500}"
-
-
-def _complete(url: str) -> str:
-    """Check a URL and return it with the path `/retrieve` if it has none."""
-    try:
-        parts = urlsplit(url)
-        valid = parts.scheme in ("http", "https") and bool(parts.hostname) and parts.port != 0
-        # Also query and fragment: URLs are logged and written to records, where a key must not appear.
-        secret = parts.username or parts.password or parts.query or parts.fragment
-    except (ValueError, TypeError, AttributeError):  # not a string, or a port that is no number
-        valid, secret = False, None
-    if not valid or secret:
-        raise OptionError(  # it may contain a password, so it is not repeated
-            "url of the 'http' retriever must be like http://host:8000/retrieve, without user, password, query or "
-            "fragment."
-        )
-    return url if parts.path.strip("/") else f"{url.rstrip('/')}/retrieve"
-
-
-def _is_loopback(host: str) -> bool:
-    try:
-        return ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        return host == "localhost"

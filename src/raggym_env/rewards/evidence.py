@@ -1,4 +1,4 @@
-"""Process reward from gold supporting facts."""
+"""Process rewards from gold supporting facts."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from raggym_env.core import Action, Search, State, Task
-from raggym_env.errors import OptionError, RewardError
+from raggym_env.errors import RewardError, check_option
 from raggym_env.mdp.dynamics import Dynamics
 from raggym_env.mdp.metrics import score
 
@@ -20,51 +20,55 @@ _SPACE = re.compile(r"\s+")
 
 
 def title_key(title: str) -> str:
-    """What two spellings of one title share. Data sets and their corpora differ in case, escapes and spaces."""
+    """Return a title in a form that is the same for a data set and its corpus, which differ in case and escapes."""
     return _SPACE.sub(" ", html.unescape(title)).strip().casefold()
 
 
 def evidence_recall(task: Task, titles: Iterable[str]) -> float | None:
-    """Share in [0, 1] of the task's supporting passages among `titles`; None if the task names none."""
+    """Return the share in [0, 1] of the task's supporting passages among `titles`; None if the task names none."""
     gold = {title_key(title) for title in task.gold_titles}
     return len(gold & {title_key(title) for title in titles}) / len(gold) if gold else None
 
 
 class EvidenceReward:
-    """Rewards a search for the gold passages it newly finds, and an answer for not being premature.
+    """Rewards a search for the gold passages it adds, and penalizes an answer for those still missing.
 
-    With `found(s)` the share in [0, 1] of the supporting passages in the history of `s`:
+    With `recall(s)` the share in [0, 1] of the supporting passages in the history of `s`:
 
-    - a search scores `found(s') - found(s) - search_cost`, where `s'` is the state it leads to;
-    - an answer scores `found(s) - 1`: 0 with all the evidence at hand, -1 with none;
+    - a search scores `recall(s') - recall(s) - search_cost`, where `s'` is the state it leads to;
+    - an answer scores `recall(s) - 1`: 0 with all the evidence, -1 with none;
     - a search beyond the budget, which ends the episode, scores as an answer less the cost of a search.
 
-    So a search that finds something beats answering, answering with everything found beats searching on, and
-    searches that find nothing new only cost. Scores compare across states. It reads gold facts and runs the
-    candidate searches: for training sets only.
+    So a search that adds evidence beats answering, answering with all the evidence beats searching, and searches that
+    add nothing only cost. Scores compare across states. It reads gold facts and runs the candidate searches, so it is
+    for training sets only.
+
+    Args:
+        tasks: The tasks whose states it scores.
+        dynamics: The dynamics that the states belong to.
+        search_cost: Subtracted for every search.
     """
 
     def __init__(self, tasks: Iterable[Task], dynamics: Dynamics, *, search_cost: float = 0.05) -> None:
         self._by_id: dict[str, frozenset[str]] = {}
-        # For states that were read from an observation, which names no question id.
+        # For states read from an observation, which has no question id.
         self._by_text: dict[str, frozenset[str]] = {}
         for task in tasks:
             gold = frozenset(title_key(title) for title in task.gold_titles)
             self._by_id[task.id] = gold
-            known = self._by_text.setdefault(task.question.text, gold)
-            if known != gold:
-                self._by_text[task.question.text] = frozenset()  # the text alone does not say which is meant
+            if self._by_text.setdefault(task.question.text, gold) != gold:
+                self._by_text[task.question.text] = frozenset()  # ambiguous: two tasks share the text
         self._dynamics = dynamics
         self.search_cost = search_cost
 
     def score(self, states: Sequence[State], actions: Sequence[Sequence[Action]]) -> list[NDArray[np.float32]]:
-        """One score in [-1 - search_cost, 1] per candidate; see `ProcessReward.score`.
+        """Return one score in [-1 - search_cost, 1] per candidate; see `ProcessReward.score`.
 
         Raises:
             RewardError: A question has no supporting facts, or is not one of the tasks.
             RetrievalError: A candidate search failed.
         """
-        known = [self.found(state) for state in states]
+        recalls = [self.recall(state) for state in states]
         searches = [
             (row, column, state, action)
             for row, (state, candidates) in enumerate(zip(states, actions, strict=True))
@@ -72,24 +76,28 @@ class EvidenceReward:
             if isinstance(action, Search)
         ]
         scores = [
-            np.full(len(candidates), found - 1, np.float32) for candidates, found in zip(actions, known, strict=True)
+            np.full(len(candidates), recall - 1, np.float32)
+            for candidates, recall in zip(actions, recalls, strict=True)
         ]
-        after = self._dynamics.transition([state for _, _, state, _ in searches], [action for *_, action in searches])
-        for (row, column, _, _), state in zip(searches, after, strict=True):
-            gained = self.found(state) - known[row] if state.stop is None else known[row] - 1
-            scores[row][column] = gained - self.search_cost
+        # All candidate searches of all states in one call of the retriever.
+        next_states = self._dynamics.transition(
+            [state for _, _, state, _ in searches], [action for *_, action in searches]
+        )
+        for (row, column, _, _), state in zip(searches, next_states, strict=True):
+            gain = self.recall(state) - recalls[row] if state.stop is None else recalls[row] - 1
+            scores[row][column] = gain - self.search_cost
         return scores
 
     @staticmethod
     def check_tasks(tasks: Sequence[Task]) -> None:
-        """Raise `RewardError` where a task names no supporting facts, so that its states could not be scored."""
-        if lacking := sum(not task.supporting for task in tasks):
+        """Raise `RewardError` if a task names no supporting facts, since its states cannot be scored."""
+        if missing := sum(not task.supporting for task in tasks):
             raise RewardError(
-                f"This process reward needs supporting facts, and {lacking} of {len(tasks)} questions name none."
+                f"This process reward needs supporting facts, and {missing} of {len(tasks)} questions name none."
             )
 
-    def found(self, state: State) -> float:
-        """Share in [0, 1] of the supporting passages that a state's history holds.
+    def recall(self, state: State) -> float:
+        """Return the share in [0, 1] of the supporting passages that are in a state's history.
 
         Raises:
             RewardError: Its question has no supporting facts, or is not one of the tasks.
@@ -97,26 +105,26 @@ class EvidenceReward:
         gold = self._by_id.get(state.question.id) or self._by_text.get(state.question.text)
         if not gold:
             raise RewardError(
-                "The evidence reward knows no supporting facts for "
-                f"{state.question.text!r:.100}. Use it on a data set that has them, or another process reward."
+                f"The evidence reward has no supporting facts for {state.question.text!r:.100}. Use it on a data set "
+                "that has them, or use another process reward."
             )
         titles = {passage.title for turn in state.history for passage in turn.passages}
         return len(gold & set(map(title_key, titles))) / len(gold)
 
 
 class EvidenceValue:
-    """What an action is worth in [0, 1], by how much evidence is at hand then and how right the answer is.
+    """The value of an action in [0, 1]: the evidence retrieved by then, and the score of the answer.
 
-    With `found(s)` the share of the supporting passages in the history of `s`, `w` the weight of the evidence and
-    `right(a)` the score of an answer by the metric:
+    With `recall(s)` the share of the supporting passages in the history of `s`, `w` the weight of the evidence and
+    `answer_score(a)` the score of an answer by the metric:
 
-    - an answer is worth `w * found(s) + (1 - w) * right(a)`;
-    - a search is worth `w * found(s') + (1 - w) * hope(found(s'))`, where `s'` is the state it leads to and `hope`
-      is how right an answer may yet become, linear between what it is with no evidence and with all of it;
-    - a search beyond the budget is worth what its draft is as an answer, and without one `w * found(s)`.
+    - an answer has the value `w * recall(s) + (1 - w) * answer_score(a)`;
+    - a search has the value `w * recall(s') + (1 - w) * expected_score(recall(s'))`, where `s'` is the state it leads
+      to and `expected_score` is the score that a later answer is expected to have, linear in the recall;
+    - a search beyond the budget has the value of its draft as an answer, and without one `w * recall(s)`.
 
-    A search is thus worth more than an answer until an answer at hand is as right as can be hoped for. This is what
-    the `mini` reward is trained to foresee. It reads gold facts and answers and runs the candidate searches: for
+    A search is thus worth more than an answer until an answer scores as high as can be expected. The `mini` reward is
+    trained to predict this value. It reads gold facts and answers and runs the candidate searches, so it is for
     training sets only.
 
     Args:
@@ -124,7 +132,10 @@ class EvidenceValue:
         dynamics: The dynamics that the states belong to.
         metric: Scores answers; by default F1, or accuracy for questions with options.
         weight: `w`, in [0, 1].
-        hope: `hope` with no evidence and with all of it, each in [0, 1].
+        expected_score: The expected score of a later answer with no evidence and with all of it, each in [0, 1].
+
+    Raises:
+        OptionError: `weight` or `expected_score` is out of range.
     """
 
     def __init__(
@@ -134,39 +145,38 @@ class EvidenceValue:
         *,
         metric: str | None = None,
         weight: float = 0.5,
-        hope: tuple[float, float] = (0.2, 1.0),
+        expected_score: tuple[float, float] = (0.2, 1.0),
     ) -> None:
+        check_option("weight", weight, 0 <= weight <= 1, "in [0, 1]")
+        in_range = len(expected_score) == 2 and all(0 <= value <= 1 for value in expected_score)
+        check_option("expected_score", expected_score, in_range, "two numbers in [0, 1]")
         tasks = list(tasks)
-        if not all(0 <= value <= 1 for value in (weight, *hope)):
-            raise OptionError(f"weight and hope must be in [0, 1], got {weight} and {hope}.")
         self._gains = EvidenceReward(tasks, dynamics, search_cost=0.0)
         self._tasks = {task.id: task for task in tasks}
         self.metric = metric
         self.weight = weight
-        self.hope = hope
+        self.expected_score = expected_score
 
     def score(self, states: Sequence[State], actions: Sequence[Sequence[Action]]) -> list[NDArray[np.float32]]:
-        """One value in [0, 1] per candidate; see `ProcessReward.score`. Raises as `EvidenceReward.score` does."""
+        """Return one value in [0, 1] per candidate; see `ProcessReward.score`. Raises as `EvidenceReward.score`."""
         gains = self._gains.score(states, actions)
         return [
-            np.array([self._value(state, action, gain) for action, gain in zip(row, mine, strict=True)], np.float32)
-            for state, row, mine in zip(states, actions, gains, strict=True)
+            np.array([self._value(state, action, gain) for action, gain in zip(row, gain_row, strict=True)], np.float32)
+            for state, row, gain_row in zip(states, actions, gains, strict=True)
         ]
 
     check_tasks = staticmethod(EvidenceReward.check_tasks)
 
     def _value(self, state: State, action: Action, gain: float) -> float:
-        low, high = self.hope
+        """Return the value of an action that `EvidenceReward` scores with `gain`."""
         if isinstance(action, Search) and state.searches_left > 0:
-            found = self._gains.found(state) + gain
-            return float(self.weight * found + (1 - self.weight) * (low + (high - low) * found))
-        answer = action.draft if isinstance(action, Search) else action.text
-        return float(self.weight * (1 + gain) + (1 - self.weight) * self._right(state, answer))
-
-    def _right(self, state: State, answer: str | None) -> float:
+            recall = self._gains.recall(state) + gain
+            low, high = self.expected_score
+            return float(self.weight * recall + (1 - self.weight) * (low + (high - low) * recall))
         task = self._tasks.get(state.question.id)
         if task is None:
-            raise RewardError(
-                f"The evidence value knows no answer to {state.question.text!r:.100}: not one of its tasks."
-            )
-        return score(self.metric or ("accuracy" if task.question.options else "f1"), answer, task)
+            raise RewardError(f"The evidence value has no task, and so no answer, for {state.question.text!r:.100}.")
+        answer = action.draft if isinstance(action, Search) else action.text
+        answer_score = score(self.metric or ("accuracy" if task.question.options else "f1"), answer, task)
+        # The gain of what ends an episode is its recall less 1.
+        return float(self.weight * (1 + gain) + (1 - self.weight) * answer_score)

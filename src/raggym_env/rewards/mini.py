@@ -1,10 +1,9 @@
-"""The small trained process reward that comes with the package and runs on NumPy alone."""
+"""A small trained process reward that ships with the package and needs NumPy alone."""
 
 from __future__ import annotations
 
 import json
 import math
-from collections import OrderedDict
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -14,121 +13,129 @@ import numpy as np
 from numpy.typing import NDArray
 
 from raggym_env.core import Action, Answer, Passage, Search, State, Turn
-from raggym_env.errors import OptionError, RewardError
+from raggym_env.errors import RewardError, check_option
 from raggym_env.rewards.features import FEATURES, features
+from raggym_env.storage.lru import LRU
 
 __all__ = ["WEIGHTS", "MiniReward", "inputs", "load_weights", "logits"]
 
 WEIGHTS = Path(__file__).parent / "weights" / "mini.safetensors"
 """The weights that ship with the package."""
 
-_KNOWN = 4_096
+# States whose search values are cached; environments in a vector share one reward, and each needs its last state.
+_CACHED_STATES = 4_096
 Weights = dict[str, NDArray[np.float32]]
-_Seen = tuple[str, tuple[str, ...], tuple[Turn, ...], int]
+_StateKey = tuple[str, tuple[str, ...], tuple[Turn, ...], int]
 
 
 class MiniReward:
-    """Rewards a step by how much it raises what the episode is expected to be worth.
+    """Rewards a step by how much it raises the expected value of the episode.
 
-    A network with one hidden layer estimates the value `q(s, a)` in [0, 1] of taking an action: how much of the
-    evidence will then be at hand, and how right the answer will be. It sees the `features` of state and action,
-    never a gold answer or a supporting fact, and was trained on process data of training splits by
+    A network with one hidden layer estimates the value `q(s, a)` in [0, 1] of taking an action: the evidence that will
+    then be retrieved and the correctness of the answer, see `EvidenceValue`. It sees the `features` of state and
+    action, never a gold answer or a supporting fact, and was trained on process data of training splits by
     `raggym train mini`. The reward of action `a_t` in state `s_t` is potential-based (Ng et al., 1999):
 
         r_t = q(s_t, a_t) - q(s_{t-1}, a_{t-1}) - search_cost * [a_t is a search]
 
-    with `start`, a constant, in the place of the past value at the first step. So the rewards of an episode add up
-    to `q` of its last action, less `start` and the costs, whatever the network believes on the way. Two rules keep
-    that last value from rising by padding:
+    At the first step `start`, a constant, replaces the previous value. So the rewards of an episode add up to `q` of
+    its last action, less `start` and the costs, whatever the network predicts on the way. Two rules keep an episode
+    from raising that last value by padding:
 
-    - an answer is valued in the state without its idle searches, those that found nothing new, as if they had not
-      been made. So making a query again, or any other that finds what was found before, costs and gains nothing;
-    - a search beyond the budget, which is not run and ends the episode, is valued as its draft is as an answer, or 0
+    - An answer is valued in the state without its idle searches, those that retrieved nothing new, as if they had not
+      been made. So a repeated query, or any other that retrieves nothing new, costs and gains nothing.
+    - A search beyond the budget, which is not run and ends the episode, is valued as its draft is as an answer, or 0
       without a draft.
 
-    Centring the scores of a state's candidates would not do: an environment scores the one action that was taken.
+    Centering the scores of a state's candidates would not have this effect, since an environment scores only the
+    action taken.
 
     Within a state the scores rank candidates as `q` does, less the cost of a search. They compare across states.
 
     Args:
         weights: A safetensors file made by `raggym train mini`; by default the one that ships.
-        search_cost: What a search costs, 0 or more.
+        search_cost: Cost of a search, at least 0.
 
     Raises:
+        OptionError: `search_cost` is out of range.
         RewardError: The file cannot be used.
     """
 
     def __init__(self, weights: str | Path | None = None, *, search_cost: float = 0.02) -> None:
-        if not 0 <= search_cost < math.inf:
-            raise OptionError(f"search_cost must be 0 or more, got {search_cost}.")
+        check_option("search_cost", search_cost, 0 <= search_cost < math.inf, "at least 0 and finite")
         self.search_cost = search_cost
         loaded, self.start = load_weights(Path(weights) if weights is not None else WEIGHTS)
         self._weights = {name: tensor.astype(np.float64) for name, tensor in loaded.items()}
-        # Values of the searches in the states scored last, so that an episode computes each once.
-        self._known: OrderedDict[_Seen, dict[str, float]] = OrderedDict()
+        # Query -> value of the searches in the states scored last. An episode's next step needs the value of its last
+        # search in the state before, which this saves computing twice.
+        self._search_values = LRU[_StateKey, dict[str, float]](_CACHED_STATES)
 
     def values(self, states: Sequence[State], actions: Sequence[Sequence[Action]]) -> list[NDArray[np.float32]]:
-        """`q` in [0, 1] of every candidate of every state, with shapes as for `score`."""
+        """Return `q` in [0, 1] of every candidate of every state, with shapes as for `score`."""
         rows = [inputs(state, candidates) for state, candidates in zip(states, actions, strict=True)]
         if not rows:
             return []
-        # In float64 and rounded: a product of matrices depends in its last bits on how many rows it has.
+        # In float64 and rounded: the last bits of a matrix product depend on the number of rows.
         values = 1 / (1 + np.exp(-logits(self._weights, np.concatenate(rows))))
         values = values.round(6).astype(np.float32)
         parts, end = [], 0
         for state, candidates in zip(states, actions, strict=True):
             start, end = end, end + len(candidates)
-            # A copy, as the parts are their receivers' own.
+            # A copy, so that callers may change their part.
             part = values[start:end].copy()
             if not state.searches_left:
-                part[[_ends_without_answer(action) for action in candidates]] = 0.0
+                # Such a search ends the episode without an answer.
+                part[[isinstance(action, Search) and action.draft is None for action in candidates]] = 0.0
             parts.append(part)
         return parts
 
     def score(self, states: Sequence[State], actions: Sequence[Sequence[Action]]) -> list[NDArray[np.float32]]:
-        """One score in [-1 - search_cost, 1] per candidate; see `ProcessReward.score`."""
+        """Return one score in [-1 - search_cost, 1] per candidate; see `ProcessReward.score`."""
         values = self.values(states, actions)
         scores = []
         for state, candidates, value in zip(states, actions, values, strict=True):
             costs = [self.search_cost if isinstance(action, Search) else 0.0 for action in candidates]
-            scores.append((value - self._before(state) - np.array(costs, np.float32)).astype(np.float32, copy=False))
-            self._remember(_seen(state), candidates, value)
+            previous = self._previous_value(state)
+            scores.append((value - previous - np.array(costs, np.float32)).astype(np.float32, copy=False))
+            self._cache(state, candidates, value)
         return scores
 
-    def _before(self, state: State) -> float:
-        """The value of the search that led to a state, as it was in the state before."""
+    def _previous_value(self, state: State) -> float:
+        """Return `q(s_{t-1}, a_{t-1})`, the value of the last search in the state before it; `start` at t = 0."""
         if not state.history:
             return self.start
         query = state.history[-1].query
-        before = replace(state, history=state.history[:-1], searches_left=state.searches_left + 1)
-        known = self._known.get(_seen(before), {})
-        if query not in known:
+        previous = replace(state, history=state.history[:-1], searches_left=state.searches_left + 1)
+        values = self._search_values.use(_state_key(previous)) or {}
+        if query not in values:
             search = [Search(query)]
-            known = self._remember(_seen(before), search, self.values([before], [search])[0])
-        return known[query]
+            values = self._cache(previous, search, self.values([previous], [search])[0])
+        return values[query]
 
-    def _remember(self, seen: _Seen, actions: Sequence[Action], values: NDArray[np.float32]) -> dict[str, float]:
-        known = self._known.setdefault(seen, {})
-        known.update({a.query: q for a, q in zip(actions, values.tolist(), strict=True) if isinstance(a, Search)})
-        if len(self._known) > _KNOWN:
-            self._known.popitem(last=False)
-        return known
+    def _cache(self, state: State, actions: Sequence[Action], values: NDArray[np.float32]) -> dict[str, float]:
+        """Add the values of the searches to those cached for the state, and return these."""
+        state_key = _state_key(state)
+        cached = self._search_values.use(state_key)
+        if cached is None:
+            cached = self._search_values[state_key] = {}
+        cached.update({a.query: q for a, q in zip(actions, values.tolist(), strict=True) if isinstance(a, Search)})
+        return cached
 
 
-def _seen(state: State) -> _Seen:
-    """All that a value depends on: not the question's id, which a state read from an observation lacks."""
+def _state_key(state: State) -> _StateKey:
+    # All that a value depends on. Not the question's id, which a state read from an observation lacks.
     return state.question.text, state.question.options, state.history, state.searches_left
 
 
 def logits(weights: Mapping[str, NDArray[Any]], rows: NDArray[np.float32]) -> NDArray[Any]:
-    """The network's output before the logistic function, for each row of features."""
+    """Return the network's output before the logistic function, for each row of features."""
     hidden = np.tanh(rows @ weights["hidden.weight"].T + weights["hidden.bias"])
     output: NDArray[Any] = hidden @ weights["output.weight"] + weights["output.bias"]
     return output
 
 
 def inputs(state: State, actions: Sequence[Action]) -> NDArray[np.float32]:
-    """The features of each action in the state that it is valued in, as the network is trained on them and used.
+    """Return the features of each action in the state in which it is valued, for training and for use.
 
     Args:
         state: A running state.
@@ -148,28 +155,27 @@ def inputs(state: State, actions: Sequence[Action]) -> NDArray[np.float32]:
     return rows
 
 
-def _ends_without_answer(action: Action) -> bool:
-    """Whether an action ends the episode without one, in a state with no search left."""
-    return isinstance(action, Search) and action.draft is None
-
-
 def _without_idle(state: State) -> State:
-    """The state as it would be without the searches that found nothing new, which are given back to the budget."""
-    found: set[Passage] = set()
+    """Return the state without the searches that retrieved nothing new, which are given back to the budget."""
+    retrieved: set[Passage] = set()
     active = []
     for turn in state.history:
-        if not found.issuperset(turn.passages):
+        if not retrieved.issuperset(turn.passages):
             active.append(turn)
-            found.update(turn.passages)
+            retrieved.update(turn.passages)
     idle = len(state.history) - len(active)
     return replace(state, history=tuple(active), searches_left=state.searches_left + idle) if idle else state
 
 
 def load_weights(path: Path) -> tuple[Weights, float]:
-    """The tensors of a weights file, and the value at which an episode starts.
+    """Read a weights file.
+
+    Returns:
+        weights: The network's tensors by name.
+        start: The value in [0, 1] at which an episode starts.
 
     Raises:
-        RewardError: There is no such file, or it is none of this kind, or was trained on other features.
+        RewardError: The file does not exist, is not a weights file, or was trained on other features.
     """
     from safetensors import SafetensorError, safe_open
 
@@ -177,12 +183,13 @@ def load_weights(path: Path) -> tuple[Weights, float]:
         raise RewardError(f"No weights at {path}. `raggym train mini` makes such a file.")
     try:
         with safe_open(path, framework="numpy") as file:
-            about: Any = json.loads((file.metadata() or {}).get("mini", "{}"))
+            metadata: Any = json.loads((file.metadata() or {}).get("mini", "{}"))
             weights = {name: np.asarray(file.get_tensor(name), np.float32) for name in file.keys()}  # noqa: SIM118
     # TypeError: NumPy lacks one of the types that a safetensors file can have.
     except (SafetensorError, OSError, ValueError, TypeError) as error:
-        raise RewardError(f"{path} is no safetensors file of a mini reward: {error}") from error
-    if not isinstance(about, dict) or about.get("features") != list(FEATURES):
+        raise RewardError(f"{path} is not a safetensors file of a mini reward: {error}") from error
+    # The names, not only their number: columns in another order would give wrong scores and no error.
+    if not isinstance(metadata, dict) or metadata.get("features") != list(FEATURES):
         raise RewardError(
             f"{path} was not trained on the {len(FEATURES)} features that this version computes. Train it again "
             "with `raggym train mini`, or use the weights that ship with the package."
@@ -194,11 +201,8 @@ def load_weights(path: Path) -> tuple[Weights, float]:
     }  # fmt: skip
     if {name: tensor.shape for name, tensor in weights.items()} != shapes:
         raise RewardError(f"{path} holds tensors of other shapes than a mini reward's: {sorted(weights)}.")
-    start = about.get("start")
-    if not isinstance(start, float) or not 0 <= start <= 1 or not all(map(_finite, weights.values())):
-        raise RewardError(f"{path} holds values that are no finite numbers, or starts at {start!r}, not in [0, 1].")
+    start = metadata.get("start")
+    finite = all(np.isfinite(tensor).all() for tensor in weights.values())
+    if not isinstance(start, float) or not 0 <= start <= 1 or not finite:
+        raise RewardError(f"{path} holds values that are not finite, or a start that is not in [0, 1]: {start!r}.")
     return weights, start
-
-
-def _finite(tensor: NDArray[np.float32]) -> bool:
-    return bool(np.isfinite(tensor).all())

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import inspect
 import json
 import logging
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -14,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from raggym_env.core import Action, State
-from raggym_env.errors import MissingExtra, OptionError, RAGGymError, RewardError
+from raggym_env.errors import MissingExtra, RAGGymError, RewardError, check_option
 from raggym_env.llm.hf.batching import MIN_PREFIX, Tokens, common_prefix, runs
 from raggym_env.text.state_chat import ACTION_TOKENS, encode, fitted, render
 
@@ -22,11 +21,11 @@ try:
     import torch
     from safetensors import SafetensorError, safe_open
     from transformers import AutoConfig, AutoModelForSequenceClassification, AutoTokenizer
-    from transformers.utils import logging as messages
+    from transformers.utils import logging as transformers_logging
 
-    from raggym_env.llm.hf import loading as _loading
     from raggym_env.llm.hf.adapters import split_name
-    from raggym_env.llm.hf.kv_cache import new_cache
+    from raggym_env.llm.hf.engine import Engine, unsupported
+    from raggym_env.llm.hf.loading import Dtype, context_length, find_model, resolve_device, resolve_dtype
 except ImportError as error:
     raise MissingExtra("The 'model' process reward", "llm") from error
 
@@ -35,37 +34,37 @@ __all__ = ["ModelReward", "load"]
 _BUDGET = {"cuda": 65_536, "cpu": 8_192}
 _ADAPTER = "adapter_config.json"
 _WEIGHTS = "adapter_model.safetensors"
+# What transformers calls the last layer of a sequence classifier.
 _HEADS = ("score", "classifier")
-"""What transformers calls the last layer of a sequence classifier."""
 
 
 class ModelReward:
-    """Scores a state and an action by a model's one output: a logit, higher is better.
+    """Scores a state and an action by a model's one output, a logit; higher is better.
 
-    State and action are rendered by `rewards.text.render` and tokenised by the model's chat template, the same as in
-    training. The state is computed once for all its candidates where the model is a decoder; an encoder reads
-    state and action whole. Of a state that is too long for the context the oldest passages are left out, never the
-    question, the queries or the action. Drafts of searches are not seen.
+    State and action are rendered by `text.state_chat.render` and tokenized with the model's chat template, as in
+    training. For a decoder a state is computed once for all its candidates; an encoder reads state and action together.
+    If a state is too long for the context, its oldest passages are left out, never the question, the queries or the
+    action. Drafts of searches are not part of the input.
 
-    A logit's level means what training made it mean; pairwise training leaves it open. `offset` is subtracted from
-    it. Set it so that a step that is no help scores below 0, e.g. to the mean over a training set's candidates, and
-    an episode cannot be padded for gain. Scores compare across states as far as the training made them.
+    The zero of a logit depends on the training; pairwise training leaves it open. `offset` is subtracted from it. Set
+    it so that a useless step scores below 0, e.g. to the mean over a training set's candidates, and an episode gains
+    nothing by padding. Scores compare across states as far as the training made them.
 
     Args:
         path: A folder or the name of a model on the hub, with safetensors weights; or the folder of a PEFT adapter
-            that was trained for sequence classification, alone or as BASE+FOLDER where the base model is not where
-            the adapter says. No code that comes with a model is ever run.
+            trained for sequence classification, alone or as BASE+FOLDER if the base model is not where the adapter
+            says. No code that comes with a model is ever run.
         device: "auto" is the GPU if there is one. Otherwise a torch device, e.g. "cpu" or "cuda:1".
-        dtype: "auto" is bfloat16 where the device computes in it, else float32.
+        dtype: "auto" is bfloat16 if the device computes in it, else float32.
         max_tokens: Tokens of state and action together; None is the model's context.
-        action_tokens: How many of them are kept for the action, at least 1.
-        token_budget: Tokens that are computed at once, padding included. None is 65,536 on a GPU and 8,192 on a CPU.
+        action_tokens: Number of these reserved for the action, at least 1.
+        token_budget: Tokens computed at once, padding included. None is 65,536 on a GPU and 8,192 on a CPU.
         offset: Subtracted from every output.
 
     Raises:
-        RewardError: It is no classifier with one trained output, or cannot be loaded.
-        LLMError: There is no such model; the message says what was tried.
-        ValueError: An option is out of range.
+        RewardError: The model is not a classifier with one trained output, or cannot be loaded.
+        LLMError: The model was not found; the message says where it was looked for.
+        OptionError: An option is out of range.
     """
 
     def __init__(
@@ -73,35 +72,40 @@ class ModelReward:
         path: str | Path,
         *,
         device: str = "auto",
-        dtype: _loading.Dtype = "auto",
+        dtype: Dtype = "auto",
         max_tokens: int | None = None,
         action_tokens: int = ACTION_TOKENS,
         token_budget: int | None = None,
         offset: float = 0.0,
     ) -> None:
-        for name, value in (("action_tokens", action_tokens), ("token_budget", token_budget)):
-            if value is not None and value < 1:
-                raise OptionError(f"{name} must be at least 1, got {value}.")
+        check_option("action_tokens", action_tokens, action_tokens >= 1, "at least 1")
+        check_option("token_budget", token_budget, token_budget is None or token_budget >= 1, "at least 1")
         self.name = str(path)
         self.model, self.tokenizer = load(str(path), device=device, dtype=dtype)
-        context = _context(self.model.config, self.tokenizer)
-        if max_tokens is not None and not action_tokens < max_tokens <= context:
-            raise OptionError(
-                f"max_tokens must be more than action_tokens={action_tokens} and at most {context}, got {max_tokens}."
-            )
+        config = self.model.config
+        # Beyond a sliding window, a decoder's shared prefix is not what the model would see.
+        context = context_length(config, sliding=_is_decoder(config))
+        context = min(context, int(self.tokenizer.model_max_length or context))
+        fits = max_tokens is None or action_tokens < max_tokens <= context
+        check_option("max_tokens", max_tokens, fits, f"more than action_tokens={action_tokens} and at most {context}")
         self.max_tokens = max_tokens or context
         self.action_tokens = action_tokens
         self.token_budget = token_budget or _BUDGET["cpu" if self.model.device.type == "cpu" else "cuda"]
         self.offset = offset
         self.computed = 0
         """Tokens computed so far, without padding."""
-        self._shares = _shares_prefixes(self.model)
+        self._padding: int | None = config.get_text_config().pad_token_id
+        self._engine: Engine | None = None
+        # The engine needs plain attention, and a head that is applied to the last hidden state alone.
+        linear = isinstance(getattr(self.model, "score", None), torch.nn.Linear)
+        if linear and _is_decoder(config) and not unsupported(self.model.base_model, headless=True):
+            self._engine = Engine(self.model.base_model, self.token_budget, headless=True)
 
     def score(self, states: Sequence[State], actions: Sequence[Sequence[Action]]) -> list[NDArray[np.float32]]:
-        """One logit per candidate; see `ProcessReward.score`.
+        """Return one logit per candidate; see `ProcessReward.score`.
 
         Raises:
-            RewardError: A state or an action does not fit into the context, an output is no number, or the memory
+            RewardError: A state or an action does not fit into the context, an output is not finite, or the memory
                 does not suffice.
         """
         rows = [self._encoded(state, candidates) for state, candidates in zip(states, actions, strict=True)]
@@ -112,14 +116,14 @@ class ModelReward:
                 f"Out of memory with token_budget={self.token_budget}: lower it, or max_tokens. ({error})"
             ) from error
         if not all(np.isfinite(list(scores.values()))):
-            raise RewardError(f"{self.name} gave outputs that are no numbers. Try dtype='float32'.")
+            raise RewardError(f"{self.name} gave outputs that are not finite. Try dtype='float32'.")
         return [np.array([scores[tokens] for tokens in row], np.float32) for row in rows]
 
     def _encoded(self, state: State, candidates: Sequence[Action]) -> list[Tokens]:
         if not candidates:
             return []
-        shown = fitted(self.tokenizer, state, self.max_tokens, self.action_tokens)
-        row = [encode(self.tokenizer, render(shown, action)) for action in candidates]
+        shortened = fitted(self.tokenizer, state, self.max_tokens, self.action_tokens)
+        row = [encode(self.tokenizer, render(shortened, action)) for action in candidates]
         for action, tokens in zip(candidates, row, strict=True):
             if len(tokens) > self.max_tokens:
                 raise RewardError(
@@ -133,108 +137,83 @@ class ModelReward:
         shared: list[tuple[int, Sequence[Tokens]]] = []
         alone: list[Tokens] = []
         for row in rows:
-            prefix = self._prefix(row)
-            if prefix:
+            prefix = 0
+            if self._engine and len(row) > 1:
+                # The token that the output is read at must come after the prefix.
+                prefix = min(common_prefix(row), *(self._last(tokens) for tokens in row))
+            if prefix >= MIN_PREFIX:
                 shared.append((prefix, row))
             else:
                 alone += row
-        found: dict[Tokens, float] = {}
-        shared.sort(key=lambda each: -each[0])
-        for cut in runs([len(row) * max(map(len, row)) for _, row in shared], self.token_budget):
-            found |= self._after_prefixes(shared[cut])
+        scores: dict[Tokens, float] = {}
+        # Longest first, so that rows of similar length are batched and little is padding.
+        shared.sort(key=lambda pair: -pair[0])
+        sizes = [prefix + sum(len(tokens) - prefix for tokens in row) for prefix, row in shared]
+        for cut in runs(sizes, self.token_budget) if self._engine else ():
+            scores |= self._scores_by_prefix(self._engine, shared[cut])
         alone.sort(key=len, reverse=True)
-        for cut in runs([len(tokens) for tokens in alone], self.token_budget if self._padding else 1):
-            found |= self._whole(alone[cut])
-        return {tokens: value - self.offset for tokens, value in found.items()}
+        # Without a padding token the model cannot tell where the shorter texts of a batch end.
+        budget = 1 if self._padding is None else self.token_budget
+        for cut in runs([len(tokens) for tokens in alone], budget):
+            ids, mask = self._padded(alone[cut])
+            outputs = self.model(input_ids=ids, attention_mask=mask).logits[:, 0].float().tolist()
+            scores.update(zip(alone[cut], outputs, strict=True))
+            self.computed += sum(map(len, alone[cut]))
+        return {tokens: value - self.offset for tokens, value in scores.items()}
 
-    def _prefix(self, row: Sequence[Tokens]) -> int:
-        """How many tokens of a state's candidates are computed once; 0 if that is not worth while."""
-        if len(row) < 2 or not self._shares:
-            return 0
-        # What is read off must come after the prefix.
-        prefix = min(common_prefix(row), *(self._last(tokens) for tokens in row))
-        return prefix if prefix >= MIN_PREFIX else 0
-
-    def _after_prefixes(self, shared: Sequence[tuple[int, Sequence[Tokens]]]) -> dict[Tokens, float]:
-        """Scores of the candidates of some states, each state's prefix computed once."""
-        cache = new_cache()
-        prefixes, seen, lengths = self._padded([row[0][:prefix] for prefix, row in shared])
-        base = self.model.base_model
-        positions = torch.arange(prefixes.shape[1], device=prefixes.device).expand_as(prefixes)
-        base(input_ids=prefixes, attention_mask=seen, position_ids=positions, past_key_values=cache, use_cache=True)
-
-        owners = [owner for owner, (_, row) in enumerate(shared) for _ in row]
-        index = torch.tensor(owners, device=prefixes.device)
-        cache.batch_select_indices(index)
-        candidates = [(prefix, tokens) for prefix, row in shared for tokens in row]
-        ids, own, _ = self._padded([tokens[prefix:] for prefix, tokens in candidates])
-        hidden = base(
-            input_ids=ids,
-            attention_mask=torch.cat([seen[index], own], dim=1),
-            position_ids=lengths[index, None] + torch.arange(ids.shape[1], device=ids.device),
-            past_key_values=cache,
-            use_cache=True,
-        ).last_hidden_state
-        last = [self._last(tokens) - prefix for prefix, tokens in candidates]
-        outputs = self.model.score(hidden[range(len(last)), last])[:, 0].float().tolist()
-        return dict(zip([tokens for _, tokens in candidates], outputs, strict=True))
-
-    def _whole(self, sequences: Sequence[Tokens]) -> dict[Tokens, float]:
-        ids, seen, _ = self._padded(sequences)
-        outputs = self.model(input_ids=ids, attention_mask=seen).logits[:, 0].float().tolist()
-        return dict(zip(sequences, outputs, strict=True))
-
-    @property
-    def _padding(self) -> int | None:
-        padding: int | None = self.model.config.get_text_config().pad_token_id
-        return padding
+    def _scores_by_prefix(self, engine: Engine, shared: Sequence[tuple[int, Sequence[Tokens]]]) -> dict[Tokens, float]:
+        """Return the outputs for the candidates of some states, given with the length of each state's prefix."""
+        branches = [[tokens[prefix : self._last(tokens) + 1] for tokens in row] for prefix, row in shared]
+        prompts = engine.prefill([row[0][:prefix] for prefix, row in shared])
+        ends = torch.cat(engine.branch_ends(prompts, branches))
+        outputs = self.model.score(ends)[:, 0].float().tolist()
+        self.computed += sum(prefix for prefix, _ in shared) + sum(len(tokens) for row in branches for tokens in row)
+        return dict(zip([tokens for _, row in shared for tokens in row], outputs, strict=True))
 
     def _last(self, tokens: Tokens) -> int:
-        """Where transformers reads a decoder's output off: at the last token that is not the padding token."""
+        """Return where transformers reads a decoder's output: at the last token that is not the padding token."""
         return next((at for at in reversed(range(len(tokens))) if tokens[at] != self._padding), 0)
 
-    def _padded(self, sequences: Sequence[Tokens]) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-        """Tokens padded behind, a mask of what is no padding, and the lengths."""
-        width = max(map(len, sequences))
+    def _padded(self, sequences: Sequence[Tokens]) -> tuple[torch.Tensor, torch.Tensor]:
+        """Return tokens padded on the right, and a mask that is 1 where a token is not padding."""
+        width, device = max(map(len, sequences)), self.model.device
         fill = self._padding or 0
-        self.computed += sum(map(len, sequences))
-        device = self.model.device
         ids = torch.tensor([[*tokens, *[fill] * (width - len(tokens))] for tokens in sequences], device=device)
         lengths = torch.tensor([len(tokens) for tokens in sequences], device=device)
-        return ids, (torch.arange(width, device=device) < lengths[:, None]).long(), lengths
+        return ids, (torch.arange(width, device=device) < lengths[:, None]).long()
 
 
-def load(path: str, *, device: str = "auto", dtype: _loading.Dtype = "auto") -> tuple[Any, Any]:
-    """The classifier, on its device, and its tokenizer. Arguments and errors as for `ModelReward`."""
-    where = _loading.resolve_device(device)
-    precision = _loading.resolve_dtype(dtype, where)
+def load(path: str, *, device: str = "auto", dtype: Dtype = "auto") -> tuple[Any, Any]:
+    """Return the classifier, on its device, and its tokenizer. Arguments and errors as for `ModelReward`."""
+    target = resolve_device(device)
+    precision = resolve_dtype(dtype, target)
     base, adapter = split_name(path)
     if adapter is None and (Path(path).expanduser() / _ADAPTER).is_file():
         base, adapter = "", path
     try:
         model, tokenizer = _read(base, precision) if adapter is None else _read_adapter(adapter, base, precision)
-        if model.config.get_text_config().pad_token_id is None:
-            padding = tokenizer.eos_token_id if tokenizer.pad_token_id is None else tokenizer.pad_token_id
-            model.config.get_text_config().pad_token_id = padding
-        return model.to(where).eval(), tokenizer
+        config = model.config.get_text_config()
+        if config.pad_token_id is None:
+            config.pad_token_id = tokenizer.eos_token_id if tokenizer.pad_token_id is None else tokenizer.pad_token_id
+        return model.to(target).eval(), tokenizer
     except RAGGymError:
         raise
     except (OSError, ValueError, KeyError, RuntimeError, SafetensorError) as error:
         raise RewardError(f"The reward model {path!r} cannot be loaded: {error}") from error
 
 
-def _read(path: str, dtype: torch.dtype) -> tuple[Any, Any]:
-    found, gguf = _loading.find_model(path)
+def _read(name: str, dtype: torch.dtype) -> tuple[Any, Any]:
+    source, gguf = find_model(name)
     if gguf:
-        raise RewardError(f"{path} is a GGUF file, which holds no classifier. Pass a folder with safetensors.")
-    outputs = AutoConfig.from_pretrained(found, trust_remote_code=False).num_labels
-    _require_one(path, outputs)
-    model, missing = _classifier(found, dtype)
-    if lacking := _heads(missing):
+        raise RewardError(f"{name} is a GGUF file, which holds no classifier. Pass a folder with safetensors.")
+    _require_one_output(name, AutoConfig.from_pretrained(source, trust_remote_code=False).num_labels)
+    model, missing = _classifier(source, dtype)
+    # transformers initializes a missing head at random and only warns.
+    if untrained := _heads(missing):
         raise RewardError(
-            f"{path} is no reward model: its weights lack {', '.join(sorted(lacking))}. Train one on it first."
+            f"{name} is not a reward model: its weights lack {', '.join(sorted(untrained))}. Train one on it first."
         )
-    return model, AutoTokenizer.from_pretrained(found, trust_remote_code=False)
+    return model, AutoTokenizer.from_pretrained(source, trust_remote_code=False)
 
 
 def _read_adapter(path: str, base: str, dtype: torch.dtype) -> tuple[Any, Any]:
@@ -244,78 +223,59 @@ def _read_adapter(path: str, base: str, dtype: torch.dtype) -> tuple[Any, Any]:
         raise MissingExtra("A PEFT adapter as reward model", "train") from error
 
     folder = Path(path).expanduser()
-    if lacking := [name for name in (_ADAPTER, _WEIGHTS) if not (folder / name).is_file()]:
-        raise RewardError(f"{path} is no adapter that can be read: it has no {lacking[0]}.")
+    if missing := [name for name in (_ADAPTER, _WEIGHTS) if not (folder / name).is_file()]:
+        raise RewardError(f"{path} is not an adapter that can be read: it has no {missing[0]}.")
     with safe_open(folder / _WEIGHTS, framework="pt") as weights:
-        heads = [weights.get_slice(name).get_shape()[0] for name in _heads(weights.keys())]
-    if not heads:
+        outputs = [weights.get_slice(name).get_shape()[0] for name in _heads(weights.keys())]
+    if not outputs:
         raise RewardError(
-            f"{path} is no reward model: the adapter brings no {' or '.join(_HEADS)} layer. Train it with PEFT's "
+            f"{path} is not a reward model: the adapter brings no {' or '.join(_HEADS)} layer. Train it with PEFT's "
             "task_type SEQ_CLS."
         )
-    _require_one(path, heads[0])
-    named = base or json.loads((folder / _ADAPTER).read_bytes())["base_model_name_or_path"]
-    found, _ = _loading.find_model(named)
-    with _quiet():  # the base has no trained head, and need not: the adapter brings it
-        model, _ = _classifier(found, dtype)
-    own = (folder / "tokenizer_config.json").is_file()
-    tokenizer = AutoTokenizer.from_pretrained(str(folder) if own else found, trust_remote_code=False)
+    _require_one_output(path, outputs[0])
+    base = base or json.loads((folder / _ADAPTER).read_bytes())["base_model_name_or_path"]
+    source, _ = find_model(base)
+    # The base has no trained head, of which transformers warns: the adapter brings it.
+    with _errors_only():
+        model, _ = _classifier(source, dtype)
+    has_tokenizer = (folder / "tokenizer_config.json").is_file()
+    tokenizer = AutoTokenizer.from_pretrained(str(folder) if has_tokenizer else source, trust_remote_code=False)
+    # Before the merge, as the trained adapter's outputs were read with its tokenizer's padding token.
     if tokenizer.pad_token_id is not None:
         model.config.get_text_config().pad_token_id = tokenizer.pad_token_id
     return PeftModel.from_pretrained(model, str(folder)).merge_and_unload(), tokenizer
 
 
 @contextmanager
-def _quiet() -> Iterator[None]:
-    """Without the warnings of transformers."""
-    before = messages.get_verbosity()
-    messages.set_verbosity(logging.ERROR)
+def _errors_only() -> Iterator[None]:
+    """Suppress the warnings of transformers."""
+    verbosity = transformers_logging.get_verbosity()
+    transformers_logging.set_verbosity(logging.ERROR)
     try:
         yield
     finally:
-        messages.set_verbosity(before)
+        transformers_logging.set_verbosity(verbosity)
 
 
-def _classifier(path: str, dtype: torch.dtype) -> tuple[Any, Iterable[str]]:
-    """The model, and the names of what its weights did not hold."""
-    model, about = AutoModelForSequenceClassification.from_pretrained(
-        path, num_labels=1, dtype=dtype, use_safetensors=True, trust_remote_code=False, output_loading_info=True
+def _classifier(source: str, dtype: torch.dtype) -> tuple[Any, Iterable[str]]:
+    """Return the model, and the names of the tensors that its weights file lacks."""
+    model, report = AutoModelForSequenceClassification.from_pretrained(
+        source, num_labels=1, dtype=dtype, use_safetensors=True, trust_remote_code=False, output_loading_info=True
     )
-    return model, about["missing_keys"]
+    return model, report["missing_keys"]
 
 
 def _heads(names: Iterable[str]) -> list[str]:
     return [name for name in names if name.endswith("weight") and set(name.split(".")) & set(_HEADS)]
 
 
-def _require_one(path: str, outputs: int) -> None:
+def _require_one_output(name: str, outputs: int) -> None:
     if outputs != 1:
         raise RewardError(
-            f"{path} has {outputs} outputs, and a reward model has one (num_labels = 1). A causal language model "
+            f"{name} has {outputs} outputs, and a reward model has one (num_labels = 1). A causal language model "
             "counts as one of two: train a reward model on it first."
         )
 
 
-def _context(config: Any, tokenizer: Any) -> int:
-    text = config.get_text_config()
-    names = ["max_position_embeddings", "n_positions"]
-    if getattr(text, "use_sliding_window", True) and _is_decoder(config):
-        names.append("sliding_window")  # beyond it, what was computed once is not what the model would see
-    limits = [getattr(text, name, None) for name in names]
-    return min(int(limit) for limit in (*limits, tokenizer.model_max_length, 1 << 31) if limit)
-
-
 def _is_decoder(config: Any) -> bool:
     return not config.is_encoder_decoder and not getattr(config, "use_bidirectional_attention", False)
-
-
-def _shares_prefixes(model: Any) -> bool:
-    """Whether it is a decoder with plain attention and a linear head: `score` over the last hidden state."""
-    forward: Callable[..., Any] = model.base_model.forward
-    layers = set(getattr(model.config.get_text_config(), "layer_types", None) or [])
-    return (
-        _is_decoder(model.config)
-        and isinstance(getattr(model, "score", None), torch.nn.Linear)
-        and {"position_ids", "past_key_values"} <= inspect.signature(forward).parameters.keys()
-        and layers <= {"full_attention", "sliding_attention"}
-    )

@@ -42,7 +42,7 @@ class RunSpec:
     def of(
         cls, card: str | Path | EnvCard, policy: str | Path | PolicyCard | Policy, *, trust: bool = False, **rest: Any
     ) -> RunSpec:
-        """The spec with the cards loaded. `trust` says whether cards at paths may name code of their own.
+        """Return the spec with its cards loaded. `trust` says whether cards at paths may name code.
 
         Raises:
             TypeError: The policy is neither a card nor an object with `propose`.
@@ -122,18 +122,18 @@ class Plan:
             yield self.record(episode, by_id[episode.id])
 
     def record(self, episode: Episode, task: Task) -> Json:
-        """The record of an ended episode. Collections of process data write more."""
+        """Return the record of an ended episode. Process data overrides it to record more."""
         return episode.to_json()
 
 
 def card_identity(card: EnvCard | PolicyCard) -> Json:
-    """The card without its path, which differs between machines, and its price, which may be set later."""
+    """Return the card without its path, which differs between machines, and its price, which may be set later."""
     content: Json = card.model_dump(mode="json", exclude={"path", "price"})
     return content
 
 
 def first_tasks(tasks: Sequence[Task], limit: int | None) -> Sequence[Task]:
-    """The first `limit` tasks, or all.
+    """Return the first `limit` tasks, or all.
 
     Raises:
         OptionError: The limit is below 1.

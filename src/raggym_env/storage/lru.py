@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import OrderedDict
-from typing import TypeVar
+from typing import Any, TypeVar
 
 __all__ = ["LRU"]
 
@@ -33,6 +33,10 @@ class LRU(OrderedDict[K, V]):
             return None
         self.move_to_end(key)
         return self[key]
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        # The inherited method would copy and unpickle by a call without the size.
+        return type(self), (self.size,), None, None, iter(self.items())
 
     def __setitem__(self, key: K, value: V) -> None:
         super().__setitem__(key, value)

@@ -66,9 +66,7 @@ def history_sections(
 
 
 def shown_again(reply: str) -> str:
-    """Return a model's reply, made safe to be shown to the model again.
-
-    A reply is untrusted too: it may repeat a passage, control tokens of the chat included.
-    """
-    # Line by line: the line breaks of its reasoning are worth keeping, and at most 2,000 characters are.
+    """Return a model's reply made safe to be shown to the model again, at most 2,000 characters of it."""
+    # A reply is untrusted too: it may repeat a passage, with control tokens of the chat. It is escaped line by line,
+    # since the line breaks of its reasoning are worth keeping.
     return "\n".join(as_data(line) for line in clipped(reply, 2_000).splitlines())

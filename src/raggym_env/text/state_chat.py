@@ -32,17 +32,14 @@ def render(state: State, action: Action) -> Chat:
 
 
 def encode(tokenizer: Any, chat: Chat) -> tuple[int, ...]:
-    """Return the token ids of a rendered chat.
+    """Return the token ids of a rendered chat, by a transformers tokenizer.
 
-    Args:
-        tokenizer: A transformers tokenizer. Its chat template is used; without one, the messages are encoded line
-            by line.
-        chat: From `render`.
+    Its chat template is used; without one, the messages are encoded line by line.
     """
     if tokenizer.chat_template:
         return tuple(tokenizer.apply_chat_template(chat, return_dict=True)["input_ids"])
     text = "\n".join(message["content"] for message in chat)
-    # Too long a text is refused by the caller, with a better message; truncation would cut off the action.
+    # The caller refuses a text that is too long, with a better message; truncation would cut off the action.
     return tuple(tokenizer(text, truncation=False, verbose=False)["input_ids"])
 
 
@@ -53,7 +50,7 @@ def fitted(tokenizer: Any, state: State, max_tokens: int, action_tokens: int = A
     candidates of a state are scored on the same text.
 
     Raises:
-        RewardError: It does not fit without any passage either.
+        RewardError: Even without any passage it does not fit.
     """
     room = max_tokens - action_tokens
     passages = sum(len(turn.passages) for turn in state.history)

@@ -17,12 +17,13 @@ from __future__ import annotations
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
+from raggym_env.training.process_data.collect import collect
+from raggym_env.training.process_data.prompts import Renderer
+from raggym_env.training.process_data.rows import export
+from raggym_env.training.process_data.trajectories import Collection
+
 if TYPE_CHECKING:
     from raggym_env.training.mini import MiniConfig, train_mini
-    from raggym_env.training.process_data.collect import collect
-    from raggym_env.training.process_data.prompts import Renderer
-    from raggym_env.training.process_data.rows import export
-    from raggym_env.training.process_data.trajectories import Collection
     from raggym_env.training.trl.config import EvalSpec, PairConfig, TrainingConfig
     from raggym_env.training.trl.dpo import train_dpo
     from raggym_env.training.trl.grpo import ReplyConfig, StepRewardConfig, train_grpo
@@ -30,32 +31,13 @@ if TYPE_CHECKING:
     from raggym_env.training.trl.recipe import Recipe
     from raggym_env.training.trl.sft import train_sft
 
-__all__ = [
-    "Collection",
-    "EvalSpec",
-    "MiniConfig",
-    "PairConfig",
-    "Recipe",
-    "Renderer",
-    "ReplyConfig",
-    "StepRewardConfig",
-    "TrainingConfig",
-    "collect",
-    "export",
-    "train_dpo",
-    "train_grpo",
-    "train_mini",
-    "train_prm",
-    "train_sft",
-]
+__all__ = ["Collection", "EvalSpec", "MiniConfig", "PairConfig", "Recipe", "Renderer", "ReplyConfig"]
+__all__ += ["StepRewardConfig", "TrainingConfig"]
+__all__ += ["collect", "export", "train_dpo", "train_grpo", "train_mini", "train_prm", "train_sft"]
 
 # Loaded on first use (PEP 562): collecting and exporting must not wait for PyTorch, which the trainers import.
 _MODULES = {
     "mini": ("MiniConfig", "train_mini"),
-    "process_data.collect": ("collect",),
-    "process_data.prompts": ("Renderer",),
-    "process_data.rows": ("export",),
-    "process_data.trajectories": ("Collection",),
     "trl.config": ("EvalSpec", "PairConfig", "TrainingConfig"),
     "trl.dpo": ("train_dpo",),
     "trl.grpo": ("ReplyConfig", "StepRewardConfig", "train_grpo"),

@@ -4,15 +4,16 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict, dataclass
+from itertools import count
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
-from raggym_env.core import Action, Answer, Search
+from raggym_env.core import Answer, Search
 from raggym_env.errors import MissingExtra, RunError
 from raggym_env.mdp.records import Candidate
 from raggym_env.rewards.features import FEATURES
@@ -25,6 +26,8 @@ __all__ = ["Example", "Labels", "MiniConfig", "agreement", "examples", "train_mi
 Labels = Literal["score", "outcome"]
 Progress = Callable[[str, int, int, dict[str, Any]], None]
 Weights = dict[str, NDArray[np.float32]]
+
+_REPEATS = 2  # past searches that each state gets as additional candidates
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,15 +65,11 @@ class Example(NamedTuple):
     """Id of the question."""
 
 
-def examples(collection: Collection, *, labels: Labels = "score", repeats: int = 2) -> list[Example]:
-    """Return the states of a collection as examples.
+def examples(collection: Collection, *, labels: Labels = "score") -> list[Example]:
+    """Return the states of a collection, whose scores must be in [0, 1], as examples.
 
-    Args:
-        collection: Process data whose scores are in [0, 1].
-        labels: "score" uses the scores of all candidates: process supervision. "outcome" uses the outcome of the
-            trajectory as the value of each executed action: outcome supervision.
-        repeats: Number of past searches that each state gets as additional candidates. A repeated search retrieves
-            only passages that the state already has, so its value is that of the search that led to the state.
+    With the labels "score" the values are the scores of all candidates: process supervision. With "outcome" they are
+    the outcome of the trajectory for each executed action: outcome supervision.
 
     Raises:
         RunError: A score is not in [0, 1], or no state has a candidate.
@@ -81,7 +80,7 @@ def examples(collection: Collection, *, labels: Labels = "score", repeats: int =
         for step in trajectory.steps:
             if labels == "outcome":
                 step = step._replace(candidates=(Candidate(step.action, trajectory.outcome),))
-            converted.append(_example(collection, step, previous if labels == "score" else None, repeats))
+            converted.append(_example(collection, step, previous if labels == "score" else None))
             previous = next((option.score for option in step.candidates if option.action == step.action), None)
     converted = [example for example in converted if len(example.values)]
     if not converted:
@@ -89,25 +88,22 @@ def examples(collection: Collection, *, labels: Labels = "score", repeats: int =
     return converted
 
 
-def _example(collection: Collection, step: TrajectoryStep, previous: float | None, repeats: int) -> Example:
+def _example(collection: Collection, step: TrajectoryStep, previous: float | None) -> Example:
     # A search beyond the budget is not run and `MiniReward` values it by rule, so it has nothing to teach.
     can_search = step.state.searches_left > 0
-    actions: list[Action] = []
-    values: list[float] = []
-    for option in step.candidates:
-        if option.action is not None and option.score is not None and (can_search or isinstance(option.action, Answer)):
-            actions.append(option.action)
-            values.append(option.score)
-    if previous is not None and repeats and can_search:
-        past = [Search(turn.query) for turn in step.state.history[-repeats:]]
-        actions += past
-        values += [previous] * len(past)
+    scores = [(option.action, option.score) for option in step.candidates if option.action and option.score is not None]
+    scores = [(action, score) for action, score in scores if can_search or isinstance(action, Answer)]
+    if previous is not None and can_search:
+        # A repeated search retrieves only passages that the state has, so it has the value of the search before.
+        scores += [(Search(turn.query), previous) for turn in step.state.history[-_REPEATS:]]
+    values = [score for _, score in scores]
     if not all(0 <= value <= 1 for value in values):
         raise RunError(
             f"{collection.run.path}: the scores of {collection.settings['critic']!r} are no values in [0, 1] "
             f"(they range from {min(values):.3g} to {max(values):.3g}). Collect with --critic evidence_value, or with "
             "--critic rollout and advantage = false."
         )
+    actions = [action for action, _ in scores]
     searches = np.array([isinstance(action, Search) for action in actions], np.bool_)
     return Example(inputs(step.state, actions), np.array(values, np.float32), searches, step.state.question.id)
 
@@ -163,11 +159,12 @@ def train_mini(
         "candidates": sum(len(example.values) for example in training),
         "held_out": {"states": len(test), "agreement": agreement(test, weights) if test else None},
     }
-    # The mean value of a state is the potential of an episode's start; see `MiniReward`.
+    # An episode's potential before its first search: the mean value of all states; see `MiniReward`.
     start = float(np.mean([example.values.mean() for example in training]))
     metadata = {"mini": json.dumps({"features": list(FEATURES), "start": start})}
     out = Path(out)
     out.parent.mkdir(parents=True, exist_ok=True)
+    # Not safetensors' own save_file, whose files only their owner can read.
     with atomic_file(out) as file:
         file.write(save(weights, metadata))
     write_atomic(out.with_suffix(".json"), json.dumps(recipe, indent=2) + "\n")
@@ -177,13 +174,8 @@ def train_mini(
 def agreement(data: Sequence[Example], weights: Weights, margin: float = 0.02) -> float:
     """Return the share of pairs of a state's candidates, with different values, that the network ranks correctly.
 
-    Args:
-        data: Examples.
-        weights: Tensors as `rewards.mini.load_weights` returns them.
-        margin: Pairs whose values differ by this or less do not count.
-
-    Returns:
-        A share in [0, 1]; NaN if there is no pair.
+    Pairs whose values differ by `margin` or less do not count; without any pair the result is NaN. `weights` are
+    tensors as `rewards.mini.load_weights` returns them.
     """
     correct = pairs = 0
     for example in data:
@@ -216,14 +208,15 @@ def _fit(data: Sequence[Example], config: MiniConfig, progress: Progress | None)
     except ImportError as error:
         raise MissingExtra("Training the mini reward", "train") from error
 
-    tensors = _padded(data)
+    tensors = _padded(data)  # once for all networks
+    epochs = count(1)  # over all networks
+
+    def report(loss: float) -> None:
+        if progress is not None:
+            progress("train", next(epochs), config.networks * config.epochs, {"loss": loss})
+
     parts = []
     for number in range(config.networks):
-
-        def report(epoch: int, loss: float, before: int = number * config.epochs) -> None:
-            if progress is not None:
-                progress("train", before + epoch, config.networks * config.epochs, {"loss": loss})
-
         with torch.random.fork_rng(devices=[]):  # leaves the caller's random state as it was
             parts.append(_train_network(tensors, config, config.seed + number, report))
     return {
@@ -235,7 +228,7 @@ def _fit(data: Sequence[Example], config: MiniConfig, progress: Progress | None)
 
 
 def _train_network(
-    tensors: tuple[Any, Any, Any, Any], config: MiniConfig, seed: int, report: Callable[[int, float], None]
+    tensors: tuple[Any, Any, Any, Any], config: MiniConfig, seed: int, report: Callable[[float], None]
 ) -> Weights:
     import torch
 
@@ -245,8 +238,9 @@ def _train_network(
     network = torch.nn.Sequential(hidden, torch.nn.Tanh(), torch.nn.Dropout(config.dropout), output)
     steps = config.epochs * -(-len(inputs) // config.batch_size)
     optimizer = torch.optim.AdamW(network.parameters(), config.learning_rate, weight_decay=config.weight_decay)
+    # One cycle: such a small network trains in few epochs at a high peak rate.
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, config.learning_rate, total_steps=steps)
-    for epoch in range(1, config.epochs + 1):
+    for _ in range(config.epochs):
         losses = []
         order: Any = torch.randperm(len(inputs))
         for batch in order.split(config.batch_size):
@@ -260,7 +254,7 @@ def _train_network(
             optimizer.step()
             schedule.step()
             losses.append(float(loss.detach()))
-        report(epoch, float(np.mean(losses)))
+        report(float(np.mean(losses)))
     weights = {
         "hidden.weight": hidden.weight, "hidden.bias": hidden.bias,
         "output.weight": output.weight[0], "output.bias": output.bias[0],
@@ -272,25 +266,17 @@ def _padded(data: Sequence[Example]) -> tuple[Any, Any, Any, Any]:
     """Return features, values and searches as tensors `(states, most candidates, ...)`, and the mask of candidates."""
     import torch
 
-    shape = (len(data), max(len(example.values) for example in data))
-    inputs, values = torch.zeros(*shape, len(FEATURES)), torch.zeros(shape)
-    searches, mask = torch.zeros(shape, dtype=torch.bool), torch.zeros(shape, dtype=torch.bool)
-    for row, example in enumerate(data):
-        size = len(example.values)
-        inputs[row, :size] = torch.from_numpy(example.features)
-        values[row, :size] = torch.from_numpy(example.values)
-        searches[row, :size] = torch.from_numpy(example.searches)
-        mask[row, :size] = True
-    return inputs, values, searches, mask
+    def pad(rows: Iterable[NDArray[Any]]) -> Any:
+        return torch.nn.utils.rnn.pad_sequence([torch.from_numpy(row) for row in rows], batch_first=True)
+
+    features, values, searches, _ = zip(*data, strict=True)
+    return pad(features), pad(values), pad(searches), pad(np.ones(len(row), np.bool_) for row in values)
 
 
 def _ranking_loss(logits: Any, values: Any, mask: Any) -> Any:
     """Return the cross-entropy of the softmax over the masked candidates with their values above the lowest.
 
-    Args:
-        logits: Shape `(states, candidates)`.
-        values: Shape `(states, candidates)`, in [0, 1].
-        mask: Shape `(states, candidates)`: the candidates that are ranked.
+    All arguments have the shape `(states, candidates)`; `values` are in [0, 1].
     """
     import torch
 

@@ -139,7 +139,18 @@ class _ActorCritic(nn.Module):
         return pooled
 
 
-class CandidatePolicy(policies.ActorCriticPolicy):
+class _PriorPolicy(policies.BasePolicy):
+    """A policy with the argument `prior`, which is saved with the others."""
+
+    def __init__(self, *args: Any, prior: Prior | None = None, **kwargs: Any) -> None:
+        self.prior = dict(prior or {})
+        super().__init__(*args, **{**_DEFAULTS, **kwargs})
+
+    def _get_constructor_parameters(self) -> dict[str, Any]:
+        return {**super()._get_constructor_parameters(), "prior": self.prior}
+
+
+class CandidatePolicy(_PriorPolicy, policies.ActorCriticPolicy):
     """Actor and critic over `CandidateActions` observations, for PPO and A2C.
 
     Slots that repeat a candidate have probability 0. `net_arch` (default `[64, 64]`) are the widths of the layers
@@ -149,13 +160,6 @@ class CandidatePolicy(policies.ActorCriticPolicy):
         prior: Weights by which some of `RANK_FEATURES` are added to a candidate's logit (or Q-value), in training and
             after it: `{"answer_rank": -4.0}` starts from the proposer's ranking of the answers.
     """
-
-    def __init__(self, *args: Any, prior: Prior | None = None, **kwargs: Any) -> None:
-        self.prior = dict(prior or {})
-        super().__init__(*args, **{**_DEFAULTS, **kwargs})
-
-    def _get_constructor_parameters(self) -> dict[str, Any]:
-        return {**super()._get_constructor_parameters(), "prior": self.prior}
 
     def _build(self, lr_schedule: Any) -> None:
         nets = _ActorCritic(self.observation_space, self.net_arch, self.activation_fn, self.prior)  # type: ignore[arg-type]
@@ -183,15 +187,8 @@ class _QNetwork(QNetwork):
         self.q_net = _Scorer(self.observation_space, self.net_arch, self.activation_fn, prior)  # type: ignore[assignment, arg-type]
 
 
-class CandidateDQNPolicy(DQNPolicy):
+class CandidateDQNPolicy(_PriorPolicy, DQNPolicy):
     """Q-values over `CandidateActions` observations, for DQN. Arguments as for `CandidatePolicy`."""
-
-    def __init__(self, *args: Any, prior: Prior | None = None, **kwargs: Any) -> None:
-        self.prior = dict(prior or {})
-        super().__init__(*args, **{**_DEFAULTS, **kwargs})
-
-    def _get_constructor_parameters(self) -> dict[str, Any]:
-        return {**super()._get_constructor_parameters(), "prior": self.prior}
 
     def make_q_net(self) -> QNetwork:
         settings = self._update_features_extractor(self.net_args, features_extractor=None)

@@ -2,7 +2,7 @@ import numpy as np
 from hypothesis import given
 from hypothesis import strategies as st
 
-from raggym_env.llm.hf.batching import MIN_PREFIX, chunks, common_prefix, groups, runs, uniforms
+from raggym_env.llm.hf.batching import MIN_PREFIX, common_prefix, groups, runs, uniforms
 
 HEAD = tuple(range(MIN_PREFIX))
 
@@ -26,13 +26,13 @@ def test_a_short_common_start_is_not_computed_separately():
 @given(st.lists(st.integers(1, 300), max_size=30), st.integers(1, 500))
 def test_batches_cover_all_rows_in_order_and_exceed_the_budget_only_with_one_row(sizes, budget):
     sizes = sorted(sizes, reverse=True)
-    for cuts in (list(runs(sizes, budget)), list(chunks(sizes, budget))):
+    for cuts in (list(runs(sizes, budget)), list(runs(sizes, budget, max_padding=1 / 8))):
         assert [size for cut in cuts for size in sizes[cut]] == sizes
         assert all(len(sizes[cut]) == 1 or len(sizes[cut]) * max(sizes[cut]) <= budget for cut in cuts)
 
 
 def test_prompts_of_very_different_lengths_are_not_padded_to_each_other():
-    assert [cut.stop - cut.start for cut in chunks([1000, 990, 100], 10**6)] == [2, 1]
+    assert [cut.stop - cut.start for cut in runs([1000, 990, 100], 10**6, max_padding=1 / 8)] == [2, 1]
 
 
 def test_draws_depend_on_seed_prompt_and_number_only():

@@ -11,6 +11,8 @@ from raggym_env.training import train_dpo, train_grpo, train_prm, train_sft  # n
 from raggym_env.training.trl.config import TrainingConfig, lora_config, trl_config  # noqa: E402
 from trained import write_workshop  # noqa: E402
 
+pytestmark = pytest.mark.slow
+
 
 def cpu(**options):
     return TrainingConfig(device="cpu", **options)
@@ -23,12 +25,16 @@ def with_defaults(**options):
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"max_steps": 0}, "max_steps must be at least 1, got 0"),
-        ({"max_length": 0}, "max_length must be at least 1"),
-        ({"learning_rate": 0.0}, "learning_rate must be above 0"),
-        ({"num_train_epochs": float("nan")}, "num_train_epochs must be above 0"),
-        ({"lora_rank": -1}, "lora_rank must be 0 or more"),
+        ({"max_steps": 0}, "max_steps must be a whole number of at least 1, got 0"),
+        ({"max_length": 0}, "max_length must be a whole number of at least 1"),
+        ({"learning_rate": 0.0}, "learning_rate must be a number above 0"),
+        ({"num_train_epochs": float("nan")}, "num_train_epochs must be a number above 0"),
+        ({"lora_rank": -1}, "lora_rank must be a whole number of at least 0"),
         ({"max_steps": 1, "num_train_epochs": 2.0}, "max_steps or num_train_epochs, not both: got 1 and 2.0"),
+        ({"max_steps": 2.5}, "max_steps must be a whole number of at least 1, got 2.5"),
+        ({"learning_rate": "fast"}, "learning_rate must be a number above 0, got 'fast'"),
+        ({"seed": "x"}, "seed must be a whole number of at least 0"),
+        ({"trl": 5}, "trl must be a dictionary of JSON values"),
         ({"device": "tpu"}, "device must be auto or cpu, got 'tpu'"),
         ({"dtype": "int8"}, "dtype must be"),
         ({"trl": {"optim_target_modules": {1, 2}}}, "trl must be a dictionary of JSON values"),
@@ -38,6 +44,14 @@ def with_defaults(**options):
 def test_invalid_options_are_refused_by_name(options, message):
     with pytest.raises(OptionError, match=message):
         TrainingConfig(**options)
+
+
+def test_settings_set_fields_and_single_arguments_of_trl_and_peft():
+    settings = {"lora_rank": 8, "trl.weight_decay": 0.1, "trl.optim": "sgd", "lora.lora_dropout": 0.2}
+    options = {"lora_rank": 8, "trl": {"weight_decay": 0.1, "optim": "sgd"}, "lora": {"lora_dropout": 0.2}}
+    assert TrainingConfig.from_settings(settings) == TrainingConfig(**options)
+    with pytest.raises(OptionError, match=r"TrainingConfig has no option 'dtyp'\. Did you mean 'dtype'\?"):
+        TrainingConfig.from_settings({"dtyp": "bfloat16"})
 
 
 def test_an_update_uses_sixteen_rows_by_default():
@@ -92,10 +106,10 @@ def test_arguments_that_trl_or_we_refuse_are_named(tmp_path, options, message):
 
 
 @pytest.mark.parametrize(
-    "name", ["output_dir", "save_strategy", "save_only_model", "ignore_data_skip", "auto_find_batch_size"]
+    "name", ["output_dir", "save_strategy", "save_only_model", "ignore_data_skip", "sync_ref_model"]
 )
 def test_arguments_that_would_break_resuming_are_refused(tmp_path, name):
-    with pytest.raises(OptionError, match=f"{name} cannot be passed through: .* can be resumed"):
+    with pytest.raises(OptionError, match=f"{name} cannot be passed .* could not be resumed"):
         trl_config("GRPOConfig", with_defaults(trl={name: True}), tmp_path)
 
 

@@ -12,6 +12,8 @@ from raggym_env.training import train_dpo, train_sft  # noqa: E402
 from raggym_env.training.trl.config import PairConfig  # noqa: E402
 from trained import losses, same, weights, write_workshop  # noqa: E402
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture(scope="module")
 def shop(tmp_path_factory):

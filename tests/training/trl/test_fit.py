@@ -11,6 +11,8 @@ from raggym_env.training.trl.recipe import Recipe
 from towns import write_towns
 from trained import losses, same, weights, write_workshop
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture(scope="module")
 def shop(tmp_path_factory):

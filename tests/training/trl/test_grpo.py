@@ -13,6 +13,8 @@ from raggym_env.training.trl.grpo import ReplyConfig, StepRewardConfig, StepRewa
 from raggym_env.training.trl.recipe import Recipe  # noqa: E402
 from trained import same, weights, write_workshop  # noqa: E402
 
+pytestmark = pytest.mark.slow
+
 STATES = [
     State(Question("a", "On which river does Town0 lie?"), (), 1),
     State(Question("b", "On which river does Town1 lie?"), (Turn("Town1", (Passage("1", "Town1", "..."),)),), 0),

@@ -14,6 +14,8 @@ from raggym_env.training.trl.lm import Base, load, quiet, save, trainable  # noq
 from tiny_llm import TEMPLATE, tiny_model, tiny_tokenizer  # noqa: E402
 from trained import same, write_model  # noqa: E402
 
+pytestmark = pytest.mark.slow
+
 NO_SYSTEM = "{% if messages[0]['role'] == 'system' %}{{ raise_exception('no system') }}{% endif %}" + TEMPLATE
 MESSAGES = [
     {"role": "system", "content": "Search or answer."},

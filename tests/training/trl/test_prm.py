@@ -13,6 +13,8 @@ from raggym_env.training.trl.fit import ProcessData  # noqa: E402
 from raggym_env.training.trl.lm import load  # noqa: E402
 from trained import losses, write_workshop  # noqa: E402
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture(scope="module")
 def shop(tmp_path_factory):

@@ -3,6 +3,7 @@ import pytest
 pytest.importorskip("filelock")
 
 from raggym_env.errors import RunError
+from raggym_env.storage.work_folder import locked
 from raggym_env.training.trl.recipe import Recipe
 
 CONFIG = {"kind": "sft", "options": {"learning_rate": 0.1, "limit": None}, "best": ("executed",)}
@@ -29,7 +30,7 @@ def test_another_recipe_in_the_folder_is_refused_with_what_differs(tmp_path):
 
 def test_a_folder_of_something_else_is_left_alone(tmp_path):
     (tmp_path / "thesis.tex").touch()
-    with pytest.raises(RunError, match="holds nothing trained"):
+    with pytest.raises(RunError, match="is not a training folder"):
         Recipe.open(tmp_path, CONFIG)
     with pytest.raises(RunError, match=r"it has no recipe.json"):
         Recipe.read(tmp_path)
@@ -44,5 +45,5 @@ def test_an_invalid_recipe_file_is_refused(tmp_path, content):
 
 def test_two_processes_do_not_train_in_one_folder(tmp_path):
     recipe = write_recipe(tmp_path)
-    with recipe.lock(), pytest.raises(RunError, match="Another process is writing"):
-        Recipe.open(tmp_path, CONFIG).lock()
+    with locked(recipe.path), pytest.raises(RunError, match="Another process is writing"):
+        locked(Recipe.open(tmp_path, CONFIG).path)

@@ -5,12 +5,15 @@ pytest.importorskip("trl")
 
 from raggym_env.errors import CardError  # noqa: E402
 from raggym_env.llm.hf.chat import Chat  # noqa: E402
-from raggym_env.training.process_data.rows import Renderer, sft_rows  # noqa: E402
+from raggym_env.training.process_data.prompts import Renderer  # noqa: E402
+from raggym_env.training.process_data.rows import sft_rows  # noqa: E402
 from raggym_env.training.trl import sft  # noqa: E402
-from raggym_env.training.trl.config import lora_config  # noqa: E402
-from raggym_env.training.trl.fit import ProcessData  # noqa: E402
+from raggym_env.training.trl.config import lora_config, trl_config  # noqa: E402
+from raggym_env.training.trl.fit import ProcessData, make_trainer  # noqa: E402
 from raggym_env.training.trl.lm import load, quiet  # noqa: E402
 from trained import losses, same, weights, write_workshop  # noqa: E402
+
+pytestmark = pytest.mark.slow
 
 
 @pytest.fixture(scope="module")
@@ -23,8 +26,8 @@ def test_the_loss_is_over_the_replies_alone(shop, tmp_path):
     rows = list(sft_rows(ProcessData.read(shop.data).trajectories, Renderer(shop.agent)))
     with quiet():
         config = shop.config().with_defaults(learning_rate=1.0, batch_size=1)
-        args = sft._arguments(config, tmp_path)
-        trainer = sft._trainer(base, lora_config(config), args, [base.row(row) for row in rows])
+        args = trl_config("SFTConfig", config, tmp_path, max_length=None, completion_only_loss=True)
+        trainer = make_trainer("SFTTrainer", base, lora_config(config), args, [base.row(row) for row in rows])
         batches = [trainer.data_collator([row]) for row in trainer.train_dataset]
     examples = set()
     for batch in batches:

@@ -17,6 +17,8 @@ from raggym_env.storage.paths import cache_dir
 
 __all__ = ["cached_tasks"]
 
+_SAVED = ("id", "answers", "supporting", "evidences", "type", "metadata")
+
 
 def cached_tasks(world: SynthWorld, stream: str, count: int) -> Sequence[Task]:
     """Return the first `count` tasks of a stream of the world.
@@ -28,7 +30,8 @@ def cached_tasks(world: SynthWorld, stream: str, count: int) -> Sequence[Task]:
     def generate(path: Path) -> None:
         with atomic_file(path, "w") as file:
             for task in itertools.islice(generate_tasks(world, stream), count):
-                file.write(json.dumps(_to_json(task)) + "\n")
+                row = {"question": task.question.text, **{name: getattr(task, name) for name in _SAVED}}
+                file.write(json.dumps(row) + "\n")
 
     # The fingerprint covers the generator's version, so a new version never reads questions of an old one.
     name = f"{world.fingerprint}-{stream}-{count}.jsonl"
@@ -37,19 +40,7 @@ def cached_tasks(world: SynthWorld, stream: str, count: int) -> Sequence[Task]:
         with path.open(encoding="utf-8") as file:
             return tuple(_from_json(json.loads(line)) for line in file)
     except (OSError, ValueError, KeyError, TypeError) as error:
-        raise DataError(f"{path} cannot be read ({error!r}). Delete it; it is then generated again.") from error
-
-
-def _to_json(task: Task) -> dict[str, Any]:
-    return {
-        "id": task.id,
-        "question": task.question.text,
-        "answers": task.answers,
-        "supporting": task.supporting,
-        "evidences": task.evidences,
-        "type": task.type,
-        "metadata": task.metadata,
-    }
+        raise DataError(f"{path} cannot be read ({error!r}). Delete it to have it generated again.") from error
 
 
 def _from_json(row: dict[str, Any]) -> Task:

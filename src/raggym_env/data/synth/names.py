@@ -24,111 +24,67 @@ _ENDINGS = (_words("an ek or ald imir ost ern ul"), _words("a ela ia ira ine ave
 
 # For each kind, the forms of a name, made of a stem, and the common noun for each. No ending that is joined to the stem
 # ends with another, so that stem and form can be read back from a title and no two pairs of them give the same title.
-FORMS: dict[str, tuple[tuple[str, str], ...]] = {
-    "place": (
-        ("{}ford", "river port"),
-        ("{}bridge", "town"),
-        ("{}holm", "town"),
-        ("{}wick", "market town"),
-        ("{}stead", "market town"),
-        ("{}haven", "seaport"),
-        ("{}minster", "city"),
-        ("{}gate", "town"),
-        ("Port {}", "seaport"),
-        ("{} Bay", "seaport"),
-        ("Upper {}", "hill town"),
-        ("Lower {}", "river port"),
-        ("{} Cross", "town"),
-        ("{} Falls", "town"),
-        ("New {}", "city"),
-        ("Castle {}", "town"),
-    ),
-    "nature": (
-        ("Lake {}", "lake"),
-        ("Mount {}", "mountain"),
-        ("{} Glacier", "glacier"),
-        ("{} Pass", "mountain pass"),
-        ("{} Tarn", "lake"),
-        ("{} Plateau", "plateau"),
-    ),
-    "region": (
-        ("Duchy of {}", "duchy"),
-        ("{} County", "county"),
-        ("Principality of {}", "principality"),
-        ("{} Province", "province"),
-        ("Margraviate of {}", "margraviate"),
-        ("{} Territory", "territory"),
-    ),
-    "company": (
-        ("{} Brewery", "brewery"),
-        ("{} Shipyard", "shipyard"),
-        ("{} Railway", "railway company"),
-        ("{} Bank", "bank"),
-        ("{} Mills", "textile firm"),
-        ("{} Foundry", "foundry"),
-        ("{} Glassworks", "glassworks"),
-        ("{} Trading Company", "trading firm"),
-        ("{} Mining Company", "mining firm"),
-        ("{} Telegraph", "telegraph company"),
-    ),
-    "house": (
-        ("House of {}", "production house"),
-        ("{} Brothers", "production house"),
-        ("{} Arts", "production house"),
-        ("{} and Daughters", "production house"),
-        ("{} Repertory", "production house"),
-        ("{} Media", "production house"),
-        ("{} Guild", "production house"),
-        ("Studio {}", "production house"),
-    ),
-    "school": (
-        ("{} Academy", "academy"),
-        ("{} College", "college"),
-        ("{} Polytechnic", "polytechnic"),
-        ("{} Conservatory", "conservatory"),
-        ("University of {}", "university"),
-        ("{} Seminary", "seminary"),
-    ),
-    "event": (
-        ("{} Uprising", "uprising"),
-        ("{} Expedition", "expedition"),
-        ("{} Regatta", "regatta"),
-        ("{} Strike", "strike"),
-        ("Congress of {}", "congress"),
-        ("{} Exhibition", "exhibition"),
-        ("March of {}", "protest march"),
-        ("{} Air Race", "air race"),
-    ),
+_FORMS = {
+    "place": """
+        {}ford: river port, {}bridge: town, {}holm: town, {}wick: market town, {}stead: market town, {}haven: seaport,
+        {}minster: city, {}gate: town, Port {}: seaport, {} Bay: seaport, Upper {}: hill town, Lower {}: river port,
+        {} Cross: town, {} Falls: town, New {}: city, Castle {}: town
+    """,
+    "nature": """
+        Lake {}: lake, Mount {}: mountain, {} Glacier: glacier, {} Pass: mountain pass, {} Tarn: lake,
+        {} Plateau: plateau
+    """,
+    "region": """
+        Duchy of {}: duchy, {} County: county, Principality of {}: principality, {} Province: province,
+        Margraviate of {}: margraviate, {} Territory: territory
+    """,
+    "company": """
+        {} Brewery: brewery, {} Shipyard: shipyard, {} Railway: railway company, {} Bank: bank, {} Mills: textile firm,
+        {} Foundry: foundry, {} Glassworks: glassworks, {} Trading Company: trading firm,
+        {} Mining Company: mining firm, {} Telegraph: telegraph company
+    """,
+    "house": """
+        House of {}: production house, {} Brothers: production house, {} Arts: production house,
+        {} and Daughters: production house, {} Repertory: production house, {} Media: production house,
+        {} Guild: production house, Studio {}: production house
+    """,
+    "school": """
+        {} Academy: academy, {} College: college, {} Polytechnic: polytechnic, {} Conservatory: conservatory,
+        University of {}: university, {} Seminary: seminary
+    """,
+    "event": """
+        {} Uprising: uprising, {} Expedition: expedition, {} Regatta: regatta, {} Strike: strike,
+        Congress of {}: congress, {} Exhibition: exhibition, March of {}: protest march, {} Air Race: air race
+    """,
+}
+FORMS = {
+    kind: tuple((form, noun) for form, _, noun in (row.strip().partition(": ") for row in text.split(",")))
+    for kind, text in _FORMS.items()
 }
 
-_ADJECTIVES = _words(
-    """
-    Silver Crimson Hollow Quiet Burning Frozen Golden Broken Hidden Drifting Scarlet Wandering Bitter Gilded
-    Sunken Pale Restless Velvet Iron Amber Crooked Distant Faithful Hungry Ivory Jagged Last Mournful Nameless
-    Obedient Painted Ragged Salted Tender Unwritten Vanished Weary Winter Ashen Barefoot Copper Double Emerald
-    Feathered Glass Humble Idle Jealous Lonely Marble Narrow Ochre Patient Rusted Secret Thirteenth Upright
-    Violet Wooden Yellow Blind Clever Dusty Eager Forgotten Gentle Honest Invisible Stolen Tangled Silent Second
-    Stubborn Paper
-    """
-)
-_NOUNS = _words(
-    """
-    Orchard Lantern Harbour Compass Mirror Sparrow Staircase Garden Kingdom Letter Clock Ferry Widow Crown
-    Winter Bell Key Shadow Violin Wolf Tailor Bridge Candle Daughter Emperor Falcon Ghost Hunter Island Jury
-    Kite Lighthouse Mask Needle Oath Pilgrim Quarry River Ship Tower Umbrella Valley Window Anchor Banquet
-    Carousel Desert Engine Feast Gallery Horizon Inn Jewel Knot Labyrinth Meadow Notebook Oracle Parade Quilt
-    Raven Sailor Throne Uncle Voyage Wedding Acrobat Beekeeper Cathedral Duel Envoy Fiddler Glove Hourglass
-    Infant Juggler Locket Magpie Nightwatch Organist Puppet Ransom Sermon Teacher Usurper Vineyard Weaver
-    Almanac Baker Cellar
-    """
-)
+_ADJECTIVES = _words("""
+    Silver Crimson Hollow Quiet Burning Frozen Golden Broken Hidden Drifting Scarlet Wandering Bitter Gilded Sunken
+    Pale Restless Velvet Iron Amber Crooked Distant Faithful Hungry Ivory Jagged Last Mournful Nameless Obedient
+    Painted Ragged Salted Tender Unwritten Vanished Weary Winter Ashen Barefoot Copper Double Emerald Feathered
+    Glass Humble Idle Jealous Lonely Marble Narrow Ochre Patient Rusted Secret Thirteenth Upright Violet Wooden
+    Yellow Blind Clever Dusty Eager Forgotten Gentle Honest Invisible Stolen Tangled Silent Second Stubborn Paper
+""")
+_NOUNS = _words("""
+    Orchard Lantern Harbour Compass Mirror Sparrow Staircase Garden Kingdom Letter Clock Ferry Widow Crown Winter
+    Bell Key Shadow Violin Wolf Tailor Bridge Candle Daughter Emperor Falcon Ghost Hunter Island Jury Kite
+    Lighthouse Mask Needle Oath Pilgrim Quarry River Ship Tower Umbrella Valley Window Anchor Banquet Carousel
+    Desert Engine Feast Gallery Horizon Inn Jewel Knot Labyrinth Meadow Notebook Oracle Parade Quilt Raven Sailor
+    Throne Uncle Voyage Wedding Acrobat Beekeeper Cathedral Duel Envoy Fiddler Glove Hourglass Infant Juggler Locket
+    Magpie Nightwatch Organist Puppet Ransom Sermon Teacher Usurper Vineyard Weaver Almanac Baker Cellar
+""")
+
 # Titles end in one of the first few of these, in a larger world in one of more of them.
 _ENDS = """
-    at Dusk, of Winter, in Exile, Revisited, by Moonlight, and After, for Two, Below, Without End,
-    from the North, in Five Parts, of Ashes, at Sea, Returns, and the Sea, under Snow, of Thorns, in Spring,
-    Remembered, on Sunday, of Smoke, beyond the Hills, in Disguise, at Midnight, of the Plains, without a Name,
-    in Blue, of Salt, at the Gate, in the Attic, of Brass, by the Wall, at Noon, of Clay, against Time,
-    on Trial, in Harvest, of Wax, of Straw, in Ruins, Unmasked
+    at Dusk, of Winter, in Exile, Revisited, by Moonlight, and After, for Two, Below, Without End, from the North,
+    in Five Parts, of Ashes, at Sea, Returns, and the Sea, under Snow, of Thorns, in Spring, Remembered, on Sunday,
+    of Smoke, beyond the Hills, in Disguise, at Midnight, of the Plains, without a Name, in Blue, of Salt,
+    at the Gate, in the Attic, of Brass, by the Wall, at Noon, of Clay, against Time, on Trial, in Harvest, of Wax,
+    of Straw, in Ruins, Unmasked
 """
 _TAILS = ("", *(f" {tail.strip()}" for tail in _ENDS.split(",")))
 

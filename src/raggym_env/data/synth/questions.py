@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 from raggym_env.core import Evidence, Fact, Question, Task
-from raggym_env.data.synth.comparisons import ALIKE, FIRST, KIN, VIA, Alike, First
+from raggym_env.data.synth.comparisons import ALIKE, FIRST, KIN, VIA, Compare
 from raggym_env.data.synth.relations import NOUNS, RELATIONS, Relation
 from raggym_env.data.synth.values import Literal, Ref, Value, date_text, with_article
 from raggym_env.data.synth.world import SynthWorld
@@ -32,18 +32,9 @@ MIX = (
 )
 """The types of twenty successive questions. Every stream repeats them in this order."""
 
-# How often a chain starts from an entity of each kind: mostly from works and people, as in HotpotQA.
-_ANCHORS = {
-    "work": 6,
-    "person": 3,
-    "place": 2,
-    "event": 2,
-    "company": 1,
-    "house": 1,
-    "school": 1,
-    "nature": 1,
-    "region": 1,
-}
+# The kinds that a chain starts from, and how often: mostly works and people, as in HotpotQA.
+_ANCHORS = ("work", "person", "place", "event", "company", "house", "school", "nature", "region")
+_ANCHOR_WEIGHTS = (6, 3, 2, 2, 1, 1, 1, 1, 1)
 # A question's hash modulo 10 decides which streams may have it: 60 % train, 10 % dev, 20 % test, 10 % all others.
 _BUCKETS = {"train": range(6), "dev": range(6, 7), "test": range(7, 9)}
 _OTHERS = range(9, 10)
@@ -92,21 +83,18 @@ def generate_tasks(world: SynthWorld, stream: str = "train") -> Iterator[Task]:
     for number in itertools.count():
         question_type = MIX[number % len(MIX)]
         draft = _new_draft(world, rng, question_type, _BUCKETS.get(stream, _OTHERS), recent)
-        pages = [world.page(step.subject) for step in draft.steps]
+        supporting, evidences = [], []
+        for step in draft.steps:
+            page = world.page(step.subject)
+            supporting.append(Fact(page.title, page.stated[step.relation]))
+            label = _relation(step).label.format_map(world.words(step.subject))
+            value = step.value.text if isinstance(step.value, Literal) else world.title(step.value)
+            evidences.append(Evidence(page.title, label, value))
         yield Task(
             Question(f"synth-{stream}-{number:06d}", draft.text),
             draft.answers,
-            supporting=tuple(
-                Fact(page.title, page.stated[step.relation]) for page, step in zip(pages, draft.steps, strict=True)
-            ),
-            evidences=tuple(
-                Evidence(
-                    page.title,
-                    _relation(step).label.format_map(world.words(step.subject)),
-                    step.value.text if isinstance(step.value, Literal) else world.title(step.value),
-                )
-                for page, step in zip(pages, draft.steps, strict=True)
-            ),
+            supporting=tuple(supporting),
+            evidences=tuple(evidences),
             type=question_type,
             metadata={"hops": len(draft.steps), "source": draft.source},
         )
@@ -187,23 +175,19 @@ def _nested_question(world: SynthWorld, rng: random.Random, steps: Sequence[Step
 
 def _chain_draft(world: SynthWorld, steps: Sequence[Step], text: str, form: str, source: str) -> Draft:
     answers = answers_for(world, steps[-1].value, form)
-    return Draft(_capitalised(text), answers, tuple(steps), (steps[0].subject,), source)
+    return Draft(text[0].upper() + text[1:], answers, tuple(steps), (steps[0].subject,), source)
 
 
 def _walk(world: SynthWorld, rng: random.Random, hops: int) -> list[Step] | None:
     """Draw a chain of `hops` relations from a random entity that no later passage of the chain mentions."""
-    anchor = _random_ref(world, rng, rng.choices(list(_ANCHORS), list(_ANCHORS.values()))[0])
-    subject: Value = anchor
+    anchor = _random_ref(world, rng, rng.choices(_ANCHORS, _ANCHOR_WEIGHTS)[0])
     steps: list[Step] = []
-    visited = {anchor}
     for hop in range(hops):
-        step = _any_step(world, rng, subject, last=hop == hops - 1)
-        if step is None or step.value in visited:
+        path = [anchor, *(step.value for step in steps)]
+        step = _any_step(world, rng, path[-1], last=hop == hops - 1)
+        if step is None or step.value in path:
             return None
         steps.append(step)
-        subject = step.value
-        if isinstance(subject, Ref):
-            visited.add(subject)
     # Otherwise one search for the named entity would find the later passages, too, and the chain would be no chain.
     name = world.name(anchor)
     later = (text for step in steps[1:] for text in world.page(step.subject).sentences)
@@ -242,7 +226,7 @@ def _comparison(world: SynthWorld, rng: random.Random) -> Draft | None:
 
 def _bridge_comparison(world: SynthWorld, rng: random.Random) -> Draft | None:
     """Draw a comparison of two entities by values of entities in between, such as their founders."""
-    kind = rng.choices(list(_ANCHORS), list(_ANCHORS.values()))[0]
+    kind = rng.choices(_ANCHORS, _ANCHOR_WEIGHTS)[0]
     relations = [relation for relation in RELATIONS[kind] if relation in VIA]
     via = rng.choice(relations) if relations else ""
     probe = _step(world, _random_ref(world, rng, kind), via)
@@ -273,27 +257,23 @@ def _pair(world: SynthWorld, rng: random.Random, kind: str, relations: Sequence[
         second = _random_ref(world, rng, kind)
     else:
         second = Ref(kind, (first.number + rng.choice((-1, 1)) * rng.randint(1, 12)) % world.counts[kind])
-    chains = _follow(world, first, relations), _follow(world, second, relations)
-    if not chains[0] or not chains[1] or world.name(first) == world.name(second):
+    a, b = _follow(world, first, relations), _follow(world, second, relations)
+    if not a or not b or world.name(first) == world.name(second) or a[-1].subject == b[-1].subject:
         return None
-    if chains[0][-1].subject == chains[1][-1].subject:
-        return None
-    return chains[0], chains[1]
+    return a, b
 
 
 def _follow(world: SynthWorld, start: Ref, relations: Sequence[str]) -> list[Step] | None:
     steps: list[Step] = []
-    subject: Value = start
     for relation in relations:
-        step = _step(world, subject, relation)
+        step = _step(world, steps[-1].value if steps else start, relation)
         if step is None:
             return None
         steps.append(step)
-        subject = step.value
     return steps
 
 
-def _winner(world: SynthWorld, pair: _Pair, compare: First, text: str, source: str) -> Draft | None:
+def _winner(world: SynthWorld, pair: _Pair, compare: Compare, text: str, source: str) -> Draft | None:
     first, second = (chain[-1].value for chain in pair)
     if not isinstance(first, Literal) or not isinstance(second, Literal) or _rank(first) == _rank(second):
         return None
@@ -308,7 +288,7 @@ def _rank(value: Literal) -> int:
     return value.order if isinstance(value.order, int) else value.order[0]
 
 
-def _yes_or_no(world: SynthWorld, rng: random.Random, kind: str, via: tuple[str, ...], alike: Alike) -> Draft | None:
+def _yes_or_no(world: SynthWorld, rng: random.Random, kind: str, via: tuple[str, ...], alike: Compare) -> Draft | None:
     # The answer is drawn first: of random pairs nearly all would differ, and "no" would always be a good guess.
     same = rng.random() < 0.5
     pairs = (_pair(world, rng, kind, (*via, alike.relation)) for _ in range(_TRIES))
@@ -320,7 +300,8 @@ def _yes_or_no(world: SynthWorld, rng: random.Random, kind: str, via: tuple[str,
         a, b = (
             _fill(world, chain[0], _relation(chain[0]).nouns[0], name) for chain, name in zip(pair, (a, b), strict=True)
         )
-    text = _capitalised(rng.choice(alike.asks).format(a=a, b=b))
+    text = rng.choice(alike.asks).format(a=a, b=b)
+    text = text[0].upper() + text[1:]
     if any(isinstance(chain[-1].value, Literal) and chain[-1].value.text in text for chain in pair):
         return None  # "Did the poet A and the poet B have the same profession?"
     entities = (pair[0][0].subject, pair[1][0].subject)
@@ -341,10 +322,7 @@ def mention(world: SynthWorld, ref: Ref) -> str:
 def answers_for(world: SynthWorld, value: Value, form: str = "") -> tuple[str, ...]:
     """Return the answer as its passage states it, then other spellings that count as correct.
 
-    Args:
-        world: The world of the value.
-        value: The answer.
-        form: "year" if a date's year was asked for.
+    With `form` "year", the answer to a question about a date is its year.
     """
     if isinstance(value, Ref):
         name = world.name(value)
@@ -371,14 +349,10 @@ def _fill(world: SynthWorld, step: Step, wording: str, x: str = "") -> str:
     """Fill the fields of a wording of `Relation`; `x` is the subject."""
     words = {**world.words(step.subject), "x": x}
     if isinstance(step.value, Ref):
-        words["t"] = NOUNS[step.value.kind]
+        words["t"] = NOUNS.get(step.value.kind, step.value.kind)
     if "role" in words:
         words["a_role"] = with_article(words["role"])
     return wording.format_map(words)
-
-
-def _capitalised(text: str) -> str:
-    return text[0].upper() + text[1:]
 
 
 def _random_ref(world: SynthWorld, rng: random.Random, kind: str) -> Ref:

@@ -10,19 +10,10 @@ from dataclasses import dataclass
 __all__ = ["NOUNS", "RELATIONS", "Relation"]
 
 
-NOUNS = {
-    "person": "person",
-    "work": "work",
-    "place": "place",
-    "company": "business",
-    "house": "company",
-    "school": "school",
-    "event": "event",
-    "nature": "landmark",
-    "region": "region",
-}
-"""The noun in questions for an entity that they do not name. Passages say "seaport", "bank" or "glacier", which are
-rare words in a small world: a question that contained one would find the passage by that word alone."""
+NOUNS = {"company": "business", "house": "company", "nature": "landmark"}
+"""The noun in questions for an entity that they do not name; for other kinds it is the kind itself. Passages say
+"seaport", "bank" or "glacier", which are rare words in a small world: a question that contained one would find the
+passage by that word alone."""
 
 
 @dataclass(frozen=True)
@@ -48,25 +39,6 @@ class Relation:
     """Predicates that end a question by asking for the value."""
 
 
-# Rows that companies, houses and schools share.
-_FOUNDER = Relation(
-    "founded by",
-    ("Who founded {x}?", "Who was the founder of {x}?"),
-    ("the founder of {x}",),
-    ("the person who set up {x}", "the person behind the creation of {x}"),
-    ("was founded by somebody who", "was set up by somebody who"),
-    ("was founded by whom", "was set up by which person"),
-)
-_SEAT = Relation(
-    "headquarters location",
-    ("Where is {x} headquartered?", "In which {t} is {x} located?"),
-    ("the seat of {x}",),
-    ("the {t} where {x} has its headquarters", "the {t} in which {x} is located"),
-    ("has its headquarters in a {t} that", "is located in a {t} that"),
-    ("has its headquarters in which {t}", "is located in which {t}"),
-)
-
-
 # A year is not an entity: a chain can end in it but not continue from it, so these rows have neither nouns nor links.
 def _inception(label: str, verb: str) -> Relation:
     return Relation(
@@ -75,6 +47,27 @@ def _inception(label: str, verb: str) -> Relation:
         ends=(f"was {verb} in which year", "dates back to which year"),
     )
 
+
+# Shared by companies, houses and schools.
+_ORGANISATION = {
+    "founder": Relation(
+        "founded by",
+        ("Who founded {x}?", "Who was the founder of {x}?"),
+        ("the founder of {x}",),
+        ("the person who set up {x}", "the person behind the creation of {x}"),
+        ("was founded by somebody who", "was set up by somebody who"),
+        ("was founded by whom", "was set up by which person"),
+    ),
+    "founded": _inception("inception", "founded"),
+    "seat": Relation(
+        "headquarters location",
+        ("Where is {x} headquartered?", "In which {t} is {x} located?"),
+        ("the seat of {x}",),
+        ("the {t} where {x} has its headquarters", "the {t} in which {x} is located"),
+        ("has its headquarters in a {t} that", "is located in a {t} that"),
+        ("has its headquarters in which {t}", "is located in which {t}"),
+    ),
+}
 
 RELATIONS: dict[str, dict[str, Relation]] = {
     "person": {
@@ -230,20 +223,16 @@ RELATIONS: dict[str, dict[str, Relation]] = {
         ),
     },
     "company": {
-        "founder": _FOUNDER,
-        "founded": _inception("inception", "founded"),
-        "seat": _SEAT,
+        **_ORGANISATION,
         "staff": Relation(
             "employees",
             ("How many people work for {x}?", "How many employees does {x} have?"),
             ends=("has how many employees",),
         ),
     },
-    "house": {"founder": _FOUNDER, "founded": _inception("inception", "founded"), "seat": _SEAT},
+    "house": _ORGANISATION,
     "school": {
-        "founder": _FOUNDER,
-        "founded": _inception("inception", "founded"),
-        "seat": _SEAT,
+        **_ORGANISATION,
         "students": Relation(
             "students count",
             ("How many students does {x} have?", "How many people study at {x}?"),

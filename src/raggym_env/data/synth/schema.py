@@ -13,19 +13,9 @@ from dataclasses import dataclass
 
 __all__ = ["PATTERN", "RULES", "TRADES", "Rule"]
 
-# Forty consecutive numbers hold this many entities of each kind.
-_SHARES = {
-    "person": 16,
-    "work": 9,
-    "place": 5,
-    "company": 2,
-    "house": 2,
-    "event": 2,
-    "nature": 2,
-    "school": 1,
-    "region": 1,
-}
-PATTERN = tuple(kind for kind, share in _SHARES.items() for _ in range(share))
+# The kinds of forty successive entities, which repeat. Mostly people and works: most questions start from them.
+_KINDS = ("person", "work", "place", "company", "house", "event", "nature", "school", "region")
+PATTERN = tuple(kind for kind, share in zip(_KINDS, (16, 9, 5, 2, 2, 2, 2, 1, 1), strict=True) for _ in range(share))
 
 # A person's number modulo 5 is the trade: letters, film, music, science, public life. Makers are drawn from the trade
 # that fits: novels are written by people of letters, companies founded by people of public life.

@@ -56,7 +56,7 @@ class SynthWorld:
         key = f"raggym-synth:{GENERATOR}:{passages}:{seed}"
         self.fingerprint = hashlib.blake2b(key.encode(), digest_size=16).hexdigest()
         """Hash that depends on the size, the seed and the version of the generator, and on nothing else."""
-        # Of every 40 passages as many are of a kind as `PATTERN` says; the last 40 may be incomplete.
+        # Every 40 passages have the kinds of `PATTERN`; the last block may be incomplete.
         kinds = Counter(PATTERN[number % len(PATTERN)] for number in range(passages % len(PATTERN)))
         self.counts = {kind: passages // len(PATTERN) * PATTERN.count(kind) + kinds[kind] for kind in RULES}
         """Number of entities of each kind."""
@@ -97,8 +97,7 @@ class SynthWorld:
         """Return the entity at a number below `len(self)`."""
         block, slot = divmod(number, len(PATTERN))
         kind = PATTERN[slot]
-        first = PATTERN.index(kind)
-        return Ref(kind, block * PATTERN.count(kind) + slot - first)
+        return Ref(kind, block * PATTERN.count(kind) + slot - PATTERN.index(kind))
 
     def name(self, ref: Ref) -> str:
         """Return the entity's name. Namesakes have the same name."""
@@ -213,8 +212,7 @@ class SynthWorld:
 
     def born(self, person: int) -> int:
         """Return a person's year of birth: later for higher numbers, the same for both of a pair."""
-        pairs = (self.counts["person"] + 1) // 2
-        return _FIRST_BIRTH + _BIRTH_YEARS * (person >> 1) // pairs
+        return _FIRST_BIRTH + _BIRTH_YEARS * (person >> 1) // ((self.counts["person"] + 1) // 2)
 
     def _life(self, ref: Ref, dice: Dice) -> dict[str, Value]:
         """Draw a person's occupation, dates and relatives, which must agree with one another."""

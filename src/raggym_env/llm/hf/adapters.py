@@ -52,13 +52,12 @@ def adapter_folder(name: str) -> Path:
     folder = Path(name).expanduser()
     if not folder.is_dir():
         adapters = catalogue.adapters()
-        if name in adapters:
-            folder = adapters[name]
-        elif name in catalogue.ADAPTERS:
+        if name in catalogue.ADAPTERS.keys() - adapters.keys():
             raise LLMError(f"The adapter {name!r} is not installed. To install it: {catalogue.INSTALL_ADAPTERS}.")
-        else:
+        if name not in adapters:
             names = ", ".join(sorted({*adapters, *catalogue.ADAPTERS}))
             raise LLMError(f"No adapter {name!r}: it is neither a folder nor an adapter of the catalogue ({names}).")
+        folder = adapters[name]
     try:
         config = json.loads((folder / _CONFIG).read_text(encoding="utf-8"))
     except FileNotFoundError as error:
@@ -68,28 +67,20 @@ def adapter_folder(name: str) -> Path:
     kind = config.get("peft_type") if isinstance(config, dict) else None
     if kind != "LORA":
         raise LLMError(f"Only LoRA adapters can be merged; {folder / _CONFIG} has peft_type {kind!r}.")
-    _require_safetensors(folder)
+    if not (folder / _WEIGHTS).is_file():
+        hint = (
+            f" Its {_PICKLED} is a pickle and could run any code when opened, so it is not opened. If you trust it, "
+            f"save it again with PEFT, which writes {_WEIGHTS}."
+        )
+        raise LLMError(f"The adapter {folder} has no {_WEIGHTS}.{hint if (folder / _PICKLED).is_file() else ''}")
     return folder
 
 
-def _require_safetensors(folder: Path) -> None:
-    if (folder / _WEIGHTS).is_file():
-        return
-    if (folder / _PICKLED).is_file():
-        raise LLMError(
-            f"The adapter {folder} has its weights in {_PICKLED}, which is a pickle and could run any code when "
-            f"opened, so it is not opened. If you trust it, save it again with PEFT, which writes {_WEIGHTS}."
-        )
-    raise LLMError(f"The adapter {folder} has no {_WEIGHTS}.")
-
-
 def merged(model: Any, folder: Path, name: str) -> Any:
-    """Return the model with the adapter's weights added to its own: a plain model again.
+    """Return a plain model: the base with an adapter's weights added to its own. Do not use the base afterwards.
 
-    Args:
-        model: The base, in float32: in 16 bits, small updates would be rounded away. It is used up.
-        folder: An adapter that `adapter_folder` has checked.
-        name: The model's name in error messages.
+    The base must be in float32: in 16 bits, small updates would be rounded away. `folder` is an adapter that
+    `adapter_folder` has checked; `name` is the base model's name in error messages.
 
     Raises:
         LLMError: The adapter belongs to another model, or is damaged.
@@ -106,20 +97,15 @@ def merged(model: Any, folder: Path, name: str) -> Any:
             # PEFT reads an attribute of transformers by a name that its newest version deprecates.
             warnings.filterwarnings("ignore", ".*is_gradient_checkpointing", FutureWarning)
             wrapped = PeftModelForCausalLM(model, PeftConfig.from_pretrained(str(folder)))
-        _require_fit(set_peft_model_state_dict(wrapped, weights), len(weights))
+        loaded: Any = set_peft_model_state_dict(wrapped, weights)
+        # The base model that the adapter names is ignored, since the same model has many names. What counts is that
+        # each tensor has a place in the model, and each place a tensor.
+        surplus, missing = loaded.unexpected_keys, [key for key in loaded.missing_keys if "lora_" in key]
+        if surplus or missing:
+            raise ValueError(
+                f"of its {len(weights)} tensors {len(surplus)} have no place in the model, and {len(missing)} that the "
+                f"model needs are not in it (e.g. {[*surplus, *missing][0]})"
+            )
         return wrapped.merge_and_unload(safe_merge=True)
     except (OSError, ValueError, TypeError, KeyError, RuntimeError, SafetensorError) as error:
         raise LLMError(f"The adapter {folder} does not fit the model of {name!r}, or is damaged: {error}") from error
-
-
-def _require_fit(loaded: Any, tensors: int) -> None:
-    """Raise `ValueError` if the adapter's tensors are not those that the model needs."""
-    # The base model that the adapter names is ignored, since the same model has many names. What counts is that each
-    # tensor has a place in the model, and each place a tensor.
-    missing = [key for key in loaded.missing_keys if "lora_" in key]
-    if loaded.unexpected_keys or missing:
-        example = (list(loaded.unexpected_keys) + missing)[0]
-        raise ValueError(
-            f"of its {tensors} tensors {len(loaded.unexpected_keys)} have no place in the model, and {len(missing)} "
-            f"that the model needs are not in it (e.g. {example})"
-        )

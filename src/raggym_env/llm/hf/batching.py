@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-__all__ = ["MIN_PREFIX", "Group", "Tokens", "chunks", "common_prefix", "groups", "runs", "uniforms"]
+__all__ = ["MIN_PREFIX", "Group", "Tokens", "common_prefix", "groups", "runs", "uniforms"]
 
 Tokens = tuple[int, ...]
 """The token ids of a prompt, or of a part of one."""
@@ -17,16 +17,13 @@ Tokens = tuple[int, ...]
 MIN_PREFIX = 32
 """The shortest common prefix, in tokens, that is computed separately: below it, the extra call costs more."""
 
-# At most one token in this many is padding when prompts are prefilled together.
-_PADDING = 8
-
 
 @dataclass(frozen=True, slots=True)
 class Group:
     """Prompts that start with the same tokens, the longest first."""
 
     prefix: int
-    """Number of first tokens that all of them share and that are computed once; less than the shortest prompt."""
+    """Number of leading tokens that all of them share; less than the length of the shortest."""
     members: tuple[int, ...]
     """Indices of the prompts."""
 
@@ -65,35 +62,23 @@ def _longest_first(prompts: Sequence[Tokens], members: Sequence[int]) -> tuple[i
     return tuple(sorted(members, key=lambda member: -len(prompts[member])))
 
 
-def runs(sizes: Sequence[int], budget: int) -> Iterator[slice]:
+def runs(sizes: Sequence[int], budget: int, *, max_padding: float = 1.0) -> Iterator[slice]:
     """Yield slices of rows whose padded size (rows times the largest) is within the budget; a single row always is.
+
+    `max_padding` is the largest share of padding in that size, in [0, 1].
 
     >>> [(cut.start, cut.stop) for cut in runs([5, 4, 4, 9], 10)]
     [(0, 2), (2, 3), (3, 4)]
-    """
-    start = 0
-    for stop in range(1, len(sizes) + 1):
-        full = stop == len(sizes) or (stop + 1 - start) * max(sizes[start : stop + 1]) > budget
-        if full:
-            yield slice(start, stop)
-            start = stop
-
-
-def chunks(lengths: Sequence[int], budget: int) -> Iterator[slice]:
-    """Yield slices of rows, given longest first, to prefill together: within the budget and of similar length.
-
-    >>> [(cut.start, cut.stop) for cut in chunks([100, 95, 40, 39], 1000)]
+    >>> [(cut.start, cut.stop) for cut in runs([100, 95, 40, 39], 1000, max_padding=1 / 8)]
     [(0, 2), (2, 4)]
     """
     start = 0
-    for stop in range(1, len(lengths) + 1):
-        if stop < len(lengths):
-            longest, rows = lengths[start], stop + 1 - start
-            padding = rows * longest - sum(lengths[start : stop + 1])
-            if rows * longest <= budget and padding * _PADDING <= rows * longest:
-                continue
-        yield slice(start, stop)
-        start = stop
+    for stop in range(1, len(sizes) + 1):
+        extended = sizes[start : stop + 1]
+        padded = len(extended) * max(extended)
+        if stop == len(sizes) or padded > budget or padded - sum(extended) > max_padding * padded:
+            yield slice(start, stop)
+            start = stop
 
 
 def uniforms(seed: int, prompt: Tokens, sample: int, count: int) -> NDArray[np.float64]:

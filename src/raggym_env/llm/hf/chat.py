@@ -22,14 +22,11 @@ class PromptError(ValueError):
 
 
 class Chat:
-    """Turns chats into tokens and tokens into text, with one tokenizer.
+    """Turns chats into tokens and tokens into text, with one transformers tokenizer.
 
     Without a chat template, a prompt is each message as `Role: text` and a blank line, then `Assistant:`. If a template
-    refuses system messages, their text goes to the start of the first other message.
-
-    Args:
-        tokenizer: A transformers tokenizer.
-        eos: Tokens that end a completion.
+    refuses system messages, their text goes to the start of the first other message. `eos` lists the tokens that end a
+    completion.
     """
 
     def __init__(self, tokenizer: Any, eos: Sequence[int]) -> None:
@@ -52,7 +49,7 @@ class Chat:
         try:
             return self._templated(clean)
         except TemplateError:
-            pass  # a template says why it refuses in words of its own, so the most frequent reason is tried
+            pass  # templates word their refusals differently, so the most frequent reason is tried
         try:
             return self._templated(without_system(clean))
         except TemplateError as error:
@@ -74,7 +71,7 @@ class Chat:
         if tokens and tokens[-1] in self.eos:
             tokens = tokens[:-1]
         text = self._decoded(tokens)
-        return text[: min((at for text_ in stop if (at := text.find(text_)) >= 0), default=len(text))]
+        return text[: min((text.index(end) for end in stop if end in text), default=len(text))]
 
     def ended(self, stop: Sequence[str]) -> Callable[[list[int]], bool]:
         """Return a test for complete completions: the last token ends it, or the text contains a stop text."""

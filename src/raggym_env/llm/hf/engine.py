@@ -24,10 +24,12 @@ import torch
 from numpy.typing import NDArray
 from transformers.cache_utils import Cache
 
-from raggym_env.llm.hf.batching import Tokens, chunks
+from raggym_env.llm.hf.batching import Tokens, runs
 from raggym_env.llm.hf.kv_cache import joined, new_cache, repeated
 
 __all__ = ["Engine", "Prefilled", "Sample", "unsupported"]
+
+_MAX_PADDING = 1 / 8  # share of padding among the tokens that are prefilled together
 
 
 @dataclass(slots=True)
@@ -103,20 +105,12 @@ class Engine:
     @torch.inference_mode()
     def prefix(self, tokens: Tokens) -> Cache:
         """Compute the tokens that many prompts start with, as a cache with one row."""
-        cache = new_cache()
-        self._forward(self._tensor([tokens]), self._arange(len(tokens))[None], None, cache, keep=1)
-        self.prefilled += len(tokens)
-        return cache
+        return self._prefill([tokens], None).cache
 
     @torch.inference_mode()
     def prefill(self, suffixes: Sequence[Tokens], prefix: Cache | None = None) -> Prefilled:
-        """Compute prompts.
-
-        Args:
-            suffixes: The prompts without the tokens of the prefix, the longest first.
-            prefix: What `prefix` computed of the tokens that all of them start with.
-        """
-        cuts = chunks([len(suffix) for suffix in suffixes], self.prefill_tokens)
+        """Compute prompts, the longest first, given as what follows the tokens that `prefix` holds for all of them."""
+        cuts = runs([len(suffix) for suffix in suffixes], self.prefill_tokens, max_padding=_MAX_PADDING)
         parts = [self._prefill(suffixes[cut], prefix) for cut in cuts]
         columns = max(part.seen.shape[1] for part in parts)
         pad = torch.nn.functional.pad
@@ -139,10 +133,9 @@ class Engine:
         positions = (past + self._arange(width) - start).clamp(min=0)
         allowed = None
         if past or any(pads):
-            causal = columns <= (past + self._arange(width))[:, None]
+            rows = (past + self._arange(width))[:, None]
             # A padding token sees itself, because a row of a softmax must not be empty. Nothing else sees it.
-            diagonal = columns == (past + self._arange(width))[:, None]
-            allowed = (causal & seen[:, None]) | diagonal
+            allowed = ((columns <= rows) & seen[:, None]) | (columns == rows)
         cache = new_cache() if prefix is None else repeated(prefix, len(suffixes))
         outputs = self._forward(ids, positions, allowed, cache, keep=1)[:, -1]
         self.prefilled += sum(len(suffix) for suffix in suffixes)
@@ -160,8 +153,8 @@ class Engine:
             self._accept(running, logits, temperature, top_p)
             slots = [[slot for slot, sample in enumerate(row) if sample.finish is None] for row in running]
             # Finished samples leave their slots, and prompts without samples their rows: later steps cost less.
-            if any(len(open_) < len(row) for open_, row in zip(slots, running, strict=True)):
-                active = [index for index, open_ in enumerate(slots) if open_]
+            if any(len(remaining) < len(row) for remaining, row in zip(slots, running, strict=True)):
+                active = [index for index, remaining in enumerate(slots) if remaining]
                 if not active:
                     return
                 running = [[running[index][slot] for slot in slots[index]] for index in active]
@@ -194,11 +187,7 @@ class Engine:
 
     @torch.inference_mode()
     def branch_ends(self, prompts: Prefilled, branches: Sequence[Sequence[Tokens]]) -> list[torch.Tensor]:
-        """Return the model's outputs at the last token of each branch; `branches[i]` follow prompt `i`.
-
-        Args:
-            prompts: What `prefill` returned.
-            branches: Continuations of one token or more.
+        """Return the model's outputs at the last token of each branch; `branches[i]` follow prompt `i`, none is empty.
 
         Returns:
             One tensor `[len(branches[i]), vocabulary or hidden size]` per prompt, for use in `torch.inference_mode`.
@@ -239,13 +228,12 @@ class Engine:
         if allowed is not None:
             zeros = torch.zeros((), dtype=self.model.dtype, device=ids.device)
             mask = torch.where(allowed, zeros, torch.finfo(self.model.dtype).min)[:, None]
-        arguments = {"input_ids": ids, "position_ids": positions, "attention_mask": mask, "past_key_values": cache}
-        outputs: torch.Tensor
-        if self.headless:
-            outputs = self.model(**arguments, use_cache=True).last_hidden_state[:, -keep:]
-        else:
-            outputs = self.model(**arguments, use_cache=True, logits_to_keep=keep).logits
-        return outputs
+        limit = {} if self.headless else {"logits_to_keep": keep}
+        outputs = self.model(
+            input_ids=ids, position_ids=positions, attention_mask=mask, past_key_values=cache, use_cache=True, **limit
+        )
+        last: torch.Tensor = outputs.last_hidden_state[:, -keep:] if self.headless else outputs.logits
+        return last
 
     def _tensor(self, values: Any) -> torch.Tensor:
         return torch.tensor(values, dtype=torch.int64, device=self.model.device)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
@@ -10,12 +10,12 @@ from transformers.cache_utils import Cache, DynamicLayer
 
 __all__ = ["joined", "new_cache", "repeated"]
 
-# Columns that a buffer has to spare at least when it is allocated: as many tokens are written without another copy.
+# Minimum number of spare columns in a new buffer: that many tokens are written before the next copy.
 _SLACK = 128
 
 # transformers types a layer's tensors as optional and leaves its constructors untyped.
 _Base: Any = DynamicLayer
-_NewCache: Any = Cache
+_NewCache: Callable[..., Cache] = Cache
 
 
 class _Layer(_Base):  # type: ignore[misc]
@@ -44,10 +44,11 @@ class _Layer(_Base):  # type: ignore[misc]
         self.keys, self.values = (buffer[:, :, :stop] for buffer in buffers)
         return self.keys, self.values
 
-    def hold(self, keys: torch.Tensor, values: torch.Tensor) -> None:
-        """Replace the keys and values."""
+    def hold(self, keys: torch.Tensor, values: torch.Tensor) -> _Layer:
+        """Replace the keys and values, and return the layer."""
         self.lazy_initialization(keys, values)
         self.keys, self.values, self._buffers = keys, values, None
+        return self
 
     def batch_select_indices(self, indices: torch.Tensor) -> None:
         """Replace the rows by those with these indices."""
@@ -63,29 +64,31 @@ def _enlarged(states: torch.Tensor, columns: int) -> torch.Tensor:
 
 def new_cache() -> Cache:
     """Return an empty cache."""
-    cache: Cache = _NewCache(layer_class_to_replicate=_Layer)
-    return cache
+    return _NewCache(layer_class_to_replicate=_Layer)
 
 
 def repeated(cache: Cache, rows: int) -> Cache:
-    """Return a cache with the one row of `cache` `rows` times. Nothing is copied until it grows."""
+    """Repeat a cache's single row `rows` times. Copies nothing until the new cache grows."""
     layers: Any = cache.layers
-    return _cache_of((layer.keys.expand(rows, -1, -1, -1), layer.values.expand(rows, -1, -1, -1)) for layer in layers)
+    shape = (rows, -1, -1, -1)
+    return _NewCache(layers=[_Layer().hold(layer.keys.expand(shape), layer.values.expand(shape)) for layer in layers])
 
 
 def joined(caches: Sequence[Cache]) -> Cache:
-    """Return one cache with the rows of several, padded on the right with zeros. The several are emptied."""
+    """Return one cache with the rows of several, padded on the right with zeros. Empties the given ones."""
     if len(caches) == 1:
         return caches[0]
     columns = max(cache.get_seq_length() for cache in caches)
     layers = []
     for parts in zip(*(cache.layers for cache in caches), strict=True):
-        layers.append(
-            (_stacked([part.keys for part in parts], columns), _stacked([part.values for part in parts], columns))
+        keys, values = (
+            _stacked([part.keys for part in parts], columns),
+            _stacked([part.values for part in parts], columns),
         )
+        layers.append(_Layer().hold(keys, values))
         for part in parts:  # freed layer by layer: the memory never holds all of it twice
             part.reset()
-    return _cache_of(layers)
+    return _NewCache(layers=layers)
 
 
 def _stacked(parts: Sequence[torch.Tensor], columns: int) -> torch.Tensor:
@@ -96,13 +99,3 @@ def _stacked(parts: Sequence[torch.Tensor], columns: int) -> torch.Tensor:
         stacked[start : start + part.shape[0], :, : part.shape[2]] = part
         start += part.shape[0]
     return stacked
-
-
-def _cache_of(tensors: Iterable[tuple[torch.Tensor, torch.Tensor]]) -> Cache:
-    layers = []
-    for keys, values in tensors:
-        layer = _Layer()
-        layer.hold(keys, values)
-        layers.append(layer)
-    cache: Cache = _NewCache(layers=layers)
-    return cache

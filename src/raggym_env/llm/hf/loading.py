@@ -15,20 +15,10 @@ from raggym_env.errors import LLMError, OptionError, check_option
 from raggym_env.llm.hf.adapters import adapter_folder, merged, split_name
 from raggym_env.models import catalogue
 from raggym_env.models.convert import read_model, require_on_hub, unquantised
+from raggym_env.network import HubUnreachable
 
-__all__ = [
-    "Device",
-    "Dtype",
-    "context_length",
-    "find_model",
-    "load_parts",
-    "plain_model",
-    "resolve_device",
-    "resolve_dtype",
-]
+__all__ = ["Dtype", "context_length", "find_model", "load_parts", "plain_model", "resolve_device", "resolve_dtype"]
 
-Device = str
-"""A torch device such as "cpu" or "cuda:1", or "auto"."""
 Dtype = Literal["auto", "float32", "bfloat16", "float16"]
 """A torch dtype by name, or "auto"."""
 _DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
@@ -41,7 +31,7 @@ _PLAIN_TEMPLATE = (
 )
 
 
-def load_parts(name: str, device: Device = "auto", dtype: Dtype = "auto") -> tuple[Any, Any]:
+def load_parts(name: str, device: str = "auto", dtype: Dtype = "auto") -> tuple[Any, Any]:
     """Return the model, on its device, and the tokenizer. Arguments and errors as for `hf.model.load`."""
     target = resolve_device(device)
     model, tokenizer = _load(name, resolve_dtype(dtype, target))
@@ -126,21 +116,17 @@ def find_model(name: str) -> tuple[str, str | None]:
         return str(path), None
     try:
         require_on_hub(name)
-    except LLMError as error:
+    except HubUnreachable as error:
         raise LLMError(
-            f"No model {name!r}. Looked in the cache: known are {', '.join(sorted(catalogue.MODELS))} (raggym models "
-            "get NAME); as a folder with a config.json or as a .gguf file: there is none; on the hub: "
-            f"{error} (hf download OWNER/NAME, where there is a network)."
+            f"No model {name!r}. It is not in the catalogue ({', '.join(sorted(catalogue.MODELS))}; raggym models get "
+            "NAME), not a folder with a config.json, not a .gguf file, and not available from the hub: "
+            f"{error} (with a network: hf download OWNER/NAME)."
         ) from error
     return name, None
 
 
-def resolve_device(device: Device) -> torch.device:
-    """Return the torch device that "auto", "cpu", "cuda:1", ... stands for; "auto" is the GPU if there is one.
-
-    Raises:
-        OptionError: It is no device, or a GPU and torch sees none.
-    """
+def resolve_device(device: str) -> torch.device:
+    """Return the torch device named "cpu", "cuda:1", ...; "auto" is the GPU if there is one. Raises `OptionError`."""
     if device == "auto":
         device = "cuda" if torch.cuda.is_available() else "cpu"
     try:
@@ -153,11 +139,7 @@ def resolve_device(device: Device) -> torch.device:
 
 
 def resolve_dtype(dtype: Dtype, device: torch.device) -> torch.dtype:
-    """Return the torch dtype that a name stands for; "auto" is the fastest one that the device computes in.
-
-    Raises:
-        OptionError: It is not a name of `Dtype`.
-    """
+    """Return the torch dtype of a name; "auto" is the fastest that the device computes in. Raises `OptionError`."""
     if dtype != "auto":
         check_option("dtype", dtype, dtype in _DTYPES, f"auto or one of {', '.join(_DTYPES)}")
         return _DTYPES[dtype]
@@ -170,12 +152,9 @@ def resolve_dtype(dtype: Dtype, device: torch.device) -> torch.dtype:
 
 
 def context_length(config: Any, *, sliding: bool = True) -> int:
-    """Return how many tokens a model can attend to: the smallest limit in its configuration.
-
-    With `sliding`, that includes a sliding attention window.
-    """
-    # It must be included where a prefix is shared: the masks for that know no window, and up to the window's length
-    # there is no difference.
+    """Return how many tokens a model can attend to: the smallest limit in its configuration."""
+    # `sliding` includes a sliding attention window. It must be included where a prefix is shared: the masks for that
+    # know no window, and up to the window's length there is no difference.
     config = config.get_text_config(decoder=True)
     names = ["max_position_embeddings", "n_positions"]
     if sliding and getattr(config, "use_sliding_window", True):

@@ -2,8 +2,7 @@
 
 These are computed once: a prompt for its `n` samples, a prompt that occurs several times in a call, the first tokens
 that many prompts of a call share (instructions, examples), and a state's prompt for all the candidates scored after it.
-`transformers.generate` does none of that and is 4 to 6 times slower at n=10; see `engine`. Prompts are batched by
-length; the rest of a batch does not change a sample.
+See `engine` for how, and how much faster that is.
 """
 
 from __future__ import annotations
@@ -28,7 +27,7 @@ try:
 
     from raggym_env.llm.hf.chat import Chat, PromptError
     from raggym_env.llm.hf.engine import Engine, Prefilled, Sample, unsupported
-    from raggym_env.llm.hf.loading import Device, Dtype, context_length, load_parts
+    from raggym_env.llm.hf.loading import Dtype, context_length, load_parts
 except ImportError as error:
     raise MissingExtra("The hf: back end", "llm") from error
 
@@ -42,7 +41,7 @@ _BUDGET = {"cuda": 131_072, "cpu": 32_768}
 _PREFILL = {"cuda": 16_384, "cpu": 1_024}
 
 
-def load(name: str, *, device: Device = "auto", dtype: Dtype = "auto", token_budget: int | None = None) -> HFModel:
+def load(name: str, *, device: str = "auto", dtype: Dtype = "auto", token_budget: int | None = None) -> HFModel:
     """Load a model. No code that comes with a model is run.
 
     Args:
@@ -68,18 +67,12 @@ class _Job:
     """One distinct prompt of a call, and what is computed for it."""
 
     tokens: Tokens
-    samples: list[Sample] = field(default_factory=list)
-    """The completions to draw."""
-    continuations: list[Tokens] = field(default_factory=list)
-    """The distinct continuations to score."""
-    scores: list[float] = field(default_factory=list)
-    """One per continuation, once computed."""
-    cached: int = 0
-    """Tokens of the prompt that were computed with another one."""
-    seconds: float = 0.0
-    """Its share of the computing time."""
-    failure: str | None = None
-    """Why it could not be computed."""
+    samples: list[Sample] = field(default_factory=list)  # completions to draw
+    continuations: list[Tokens] = field(default_factory=list)  # distinct ones to score
+    scores: list[float] = field(default_factory=list)  # one per continuation, once computed
+    cached: int = 0  # tokens of the prompt that were computed with another one
+    seconds: float = 0.0  # its share of the computing time
+    failure: str | None = None  # why it could not be computed
 
     @property
     def room(self) -> int:
@@ -88,13 +81,9 @@ class _Job:
 
 
 class HFModel:
-    """A transformers model as `LLM` and `Scorer`.
+    """A transformers causal language model, on its device and in its dtype, as `LLM` and `Scorer`.
 
-    Args:
-        model: A causal language model, on its device and in its dtype.
-        tokenizer: Its tokenizer.
-        name: Its name in error messages.
-        token_budget: As for `load`.
+    `name` is used in error messages. `token_budget` is that of `load`.
 
     Raises:
         LLMError: The engine cannot run this kind of model.
@@ -129,10 +118,13 @@ class HFModel:
         n = params.n if params.temperature > 0 else 1  # greedy completions are alike
         jobs: dict[Tokens, _Job] = {}
         job_of_prompt = [self._job(jobs, messages) for messages in prompts]
+        ended = self.chat.ended(params.stop)
         for job in jobs.values():
             self._check_fit(job, 1)
-            if job.failure is None:
-                job.samples = [self._sample(job.tokens, number, params) for number in range(n)]
+            max_tokens = min(params.max_tokens, self.context - len(job.tokens))
+            for number in range(n if job.failure is None else 0):
+                draws = uniforms(params.seed, job.tokens, number, max_tokens) if params.temperature > 0 else None
+                job.samples.append(Sample(draws, ended, max_tokens))
         self._run(jobs.values(), lambda batch, prefix: self._decode(batch, prefix, params))
         # A prompt that occurs again in the call cost nothing, so only its first occurrence carries the usage.
         uncharged = set(map(id, jobs.values()))
@@ -159,10 +151,9 @@ class HFModel:
             job.continuations = list(dict.fromkeys([*job.continuations, *row]))
         for job in job_of_prompt:
             self._check_fit(job, max(map(len, job.continuations), default=0))
-            _raise_failure(job)
+        _raise_failure(job_of_prompt)
         self._run([job for job in jobs.values() if job.room], self._score)
-        for job in job_of_prompt:
-            _raise_failure(job)
+        _raise_failure(job_of_prompt)
         scores = {id(job): dict(zip(job.continuations, job.scores, strict=False)) for job in job_of_prompt}
         return [
             np.array([scores[id(job)].get(text, 0.0) for text in row], dtype=np.float32)
@@ -184,11 +175,6 @@ class HFModel:
                 f"the prompt has {len(job.tokens):,} tokens and {room:,} must follow, but the context of "
                 f"{self.name} is {self.context:,}: give it fewer passages or a shorter history"
             )
-
-    def _sample(self, prompt: Tokens, number: int, params: Sampling) -> Sample:
-        max_tokens = min(params.max_tokens, self.context - len(prompt))
-        draws = uniforms(params.seed, prompt, number, max_tokens) if params.temperature > 0 else None
-        return Sample(draws, self.chat.ended(params.stop), max_tokens)
 
     def _run(self, jobs: Iterable[_Job], compute: Callable[[list[_Job], Cache | None], None]) -> None:
         """Compute all jobs that have not failed, in batches of those that start alike."""
@@ -217,14 +203,13 @@ class HFModel:
         started = time.perf_counter()
         try:
             compute(jobs, prefix)
+            for job in jobs:
+                job.seconds += (time.perf_counter() - started) / len(jobs)
+            return
         except torch.OutOfMemoryError as error:
             if len(jobs) == 1:
                 jobs[0].failure = f"out of memory with this prompt alone ({error}): lower n or max_tokens"
                 return
-        else:
-            for job in jobs:
-                job.seconds += (time.perf_counter() - started) / len(jobs)
-            return
         # Outside the handler, which would keep the failed batch's tensors alive.
         torch.cuda.empty_cache()
         # What did not fit now will not fit later, so the budget stays lower.
@@ -267,6 +252,7 @@ class HFModel:
         return completions + [Completion(completions[0].text, completions[0].finish)] * (params.n - len(completions))
 
 
-def _raise_failure(job: _Job) -> None:
-    if job.failure is not None:
-        raise LLMError(f"Cannot score continuations: {job.failure}.")
+def _raise_failure(jobs: Iterable[_Job]) -> None:
+    for job in jobs:
+        if job.failure is not None:
+            raise LLMError(f"Cannot score continuations: {job.failure}.")

@@ -23,7 +23,7 @@ import threading
 import time
 import warnings
 import weakref
-from collections.abc import Awaitable, Coroutine, Iterable, Mapping, Sequence
+from collections.abc import Coroutine, Iterable, Mapping, Sequence
 from concurrent.futures import CancelledError
 from dataclasses import replace
 from typing import Any, Literal, TypeVar
@@ -71,20 +71,19 @@ class OpenAIModel:
         a request for the i-th completion alone, and as `params.seed` in one for all. Fields at the API's own
         defaults (`top_p` 1, no `stop`, `n` 1) are not sent.
 
-        Returns:
-            One list per prompt of `params.n` completions. The usage of a whole request is that of its first
-            completion: `calls` counts attempts, `seconds` the time under way without pauses. If a server reports no
-            token usage, there is one warning, and its tokens count as 0.
+        The first completion of a request carries its usage: `calls` counts attempts, `seconds` the time under way
+        without pauses. If a server reports no token usage, there is one warning, and its tokens count as 0.
 
         Raises:
             LLMError: No prompt could work: see the module's table.
         """
         with self._lock:
-            if self._session is None or not self._session.alive:  # a fork copies the session, but not its thread
+            # After a fork, the session is there but its thread is not.
+            if self._session is None or not self._session.thread.is_alive():
                 self._session = _Session(self.server)
                 weakref.finalize(self, self._session.close)
             session = self._session
-        completions = session.run(session.complete(prompts, params))
+        completions = session.run(_gather(session.complete(prompt, params) for prompt in prompts))
         if session.usage_missing and not session.usage_warned:
             session.usage_warned = True
             warnings.warn(f"{self!r} reports no token usage: tokens are counted as 0.", stacklevel=2)
@@ -119,15 +118,14 @@ def connect(
         OptionError: The name or an option is out of range.
         LLMError: OpenAI's own endpoint is named, and there is no key.
     """
-    model, url = split_name(name)
-    extra = dict(extra_body or {})
+    extra, never_sent = dict(extra_body or {}), tuple(omit)
     return OpenAIModel(
-        Server(model, url, concurrency, timeout, retries, backoff, extra, tuple(omit), key_env, n_supported)
+        Server(*split_name(name), concurrency, timeout, retries, backoff, extra, never_sent, key_env, n_supported)
     )
 
 
 class _Session:
-    """An event loop in its own thread, one HTTP client on it, and what was learnt about the server."""
+    """An event loop in its own thread, one HTTP client on it, and what was learned about the server."""
 
     def __init__(self, server: Server) -> None:
         self.server = server
@@ -139,17 +137,14 @@ class _Session:
         self.key = server.key()
         try:
             # Not OpenAI's client library: its retries hold a slot while they wait and give up on malformed replies.
-            options = client_options(server.url, timeout=server.timeout, connections=server.concurrency, token=self.key)
-            self.client = httpx.AsyncClient(**options)
+            self.client = httpx.AsyncClient(
+                **client_options(server.url, server.key_env, timeout=server.timeout, connections=server.concurrency)
+            )
         except (ImportError, ValueError) as error:  # the key, or a proxy of the environment that httpx cannot use
             raise LLMError(f"Cannot connect to {server.url}: {error}") from error
         self.loop = asyncio.new_event_loop()
         self.thread = threading.Thread(target=self.loop.run_forever, name="raggym-openai", daemon=True)
         self.thread.start()
-
-    @property
-    def alive(self) -> bool:
-        return self.thread.is_alive()
 
     def run(self, work: Coroutine[Any, Any, _T]) -> _T:
         """Run a coroutine on the loop, from another thread, and return its result."""
@@ -162,7 +157,7 @@ class _Session:
             future.cancel()  # on Ctrl-C, no request stays under way unseen
 
     def close(self) -> None:
-        if self.alive:
+        if self.thread.is_alive():
             asyncio.run_coroutine_threadsafe(self._end(), self.loop).result(CONNECT_TIMEOUT_S)
             self.loop.call_soon_threadsafe(self.loop.stop)
             self.thread.join()
@@ -175,11 +170,8 @@ class _Session:
         await asyncio.gather(*others, return_exceptions=True)
         await self.client.aclose()
 
-    async def complete(self, prompts: Sequence[Messages], params: Sampling) -> list[list[Completion]]:
-        """Complete every prompt; see `OpenAIModel.generate`."""
-        return await _gather(self._complete_prompt(prompt, params) for prompt in prompts)
-
-    async def _complete_prompt(self, prompt: Messages, params: Sampling) -> list[Completion]:
+    async def complete(self, prompt: Messages, params: Sampling) -> list[Completion]:
+        """Complete one prompt; see `OpenAIModel.generate`."""
         if params.temperature == 0:
             # The n completions would be alike, so one is paid for.
             only = await self._sample(prompt, params, 0)
@@ -204,8 +196,9 @@ class _Session:
         reply, usage = await self._request(self._body(prompt, params), params)
         if isinstance(reply, Reply):
             completions = _charge(reply.completions[: params.n], usage)
-            if len(completions) < params.n:  # the server ignores `n`
-                self._learn_no_n()
+            if len(completions) < params.n:
+                # The server ignores `n`, so it gets no `n` again, unless the user declared that it supports it.
+                self.one_request = self.server.n_supported is True
                 completions += await self._samples(prompt, params, len(completions))
             return completions
         failures = _charge([Completion("", failure=reply.message, outage=reply.retry)] * params.n, usage)
@@ -215,12 +208,8 @@ class _Session:
         first = await self._sample(prompt, params, 0)
         if first.failure is not None:
             return failures
-        self._learn_no_n()
+        self.one_request = False
         return [replace(first, usage=first.usage + usage), *await self._samples(prompt, params, 1)]
-
-    def _learn_no_n(self) -> None:
-        if self.server.n_supported == "auto":
-            self.one_request = False
 
     def _body(self, prompt: Messages, params: Sampling) -> dict[str, Any]:
         # OpenAI's newer models refuse `max_tokens`, and most other servers do not know its successor.
@@ -297,7 +286,7 @@ class _Session:
         if status < 400:
             return f"{server.url} redirects ({message}). Name that URL instead, if the key may be sent there."
         if status in (401, 403):
-            problem = f"refuses the key in ${variable}" if server.key() else f"needs a key, and ${variable} is not set"
+            problem = f"refuses the key in ${variable}" if self.key else f"needs a key, and ${variable} is not set"
             return f"{server.url} {problem} ({message}). Set ${variable} to a key that may use {server.model!r}."
         if status == 404:
             models = await self._served_models()
@@ -316,12 +305,12 @@ class _Session:
 
 async def _gather(work: Iterable[Coroutine[Any, Any, _T]]) -> list[_T]:
     """Return the results in order. If one raises, the others are cancelled."""
-    tasks: list[Awaitable[_T]] = [asyncio.ensure_future(coroutine) for coroutine in work]
+    tasks = [asyncio.ensure_future(coroutine) for coroutine in work]
     try:
         return await asyncio.gather(*tasks)
     finally:
         for task in tasks:
-            task.cancel()  # type: ignore[attr-defined]
+            task.cancel()
 
 
 def _charge(completions: Sequence[Completion], usage: Usage) -> list[Completion]:

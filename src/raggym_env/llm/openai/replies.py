@@ -58,12 +58,12 @@ def _completion(choice: Mapping[str, Any], stop: Sequence[str]) -> Completion:
     if finish == "content_filter":
         return Completion("", failure="the server's content filter stopped it")
     if not isinstance(content, str):
-        refusal = message.get("refusal") or f"the reply has no text (finish_reason {finish!r})"
-        return Completion("", failure=str(refusal))
+        return Completion(
+            "", failure=str(message.get("refusal") or f"the reply has no text (finish_reason {finish!r})")
+        )
     content = clean(content)
     # The API leaves the stop text out, but not every server does.
-    ends = [at for at in (content.find(end) for end in stop) if at >= 0]
-    if ends:
+    if ends := [content.index(text) for text in stop if text in content]:
         return Completion(content[: min(ends)])
     # Servers have other reasons of their own, such as "eos", and all of them mean that the model ended.
     return Completion(content, finish="length" if finish == "length" else "stop")
@@ -81,14 +81,7 @@ def _usage(reported: Mapping[str, Any] | None) -> Usage | None:
 
 
 def read_error(status: int, headers: Mapping[str, str], text: str, *, answered: bool) -> Trouble:
-    """Return what a response with a status outside 200 to 299 means for its prompt and for the run.
-
-    Args:
-        status: The HTTP status.
-        headers: The response's headers.
-        text: Its body.
-        answered: True if this server has completed a prompt before.
-    """
+    """Interpret a response with a status outside 200 to 299. `answered`: this server has completed a prompt before."""
     if status < 400:
         return Trouble(f"{status}: a redirect to {headers.get('location')!r}", status=status, fatal=not answered)
     try:

@@ -8,9 +8,9 @@ import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
-from urllib.parse import urlsplit
 
 from raggym_env.errors import LLMError, OptionError, check_option
+from raggym_env.network import is_plain_url
 
 __all__ = ["Server", "Window", "split_name"]
 
@@ -19,20 +19,14 @@ _OFFICIAL = "https://api.openai.com/v1"
 
 @dataclass(frozen=True, slots=True)
 class Server:
-    """A model behind a URL, and how to send requests. Holds no key, so it may be stored and sent to other processes.
-
-    Raises:
-        OptionError: A setting is out of range.
-        LLMError: It is OpenAI's own endpoint, and there is no key.
-    """
+    """A model behind a URL, and how to send requests. Holds no key, so it may be stored and sent to other processes."""
 
     model: str
     """The server's name of the model."""
     url: str
     """The server's URL up to and including `/v1`, without user, password, query and fragment."""
     concurrency: int = 16
-    """Requests under way at most, over all threads that share the model; at least 1. Fewer after a time-out: see
-    `Window`."""
+    """Maximum number of requests in flight, over all threads; at least 1. Fewer after a time-out: see `Window`."""
     timeout: float = 300.0
     """Seconds for one attempt as a whole: connecting, waiting in the server's queue and reading the reply."""
     retries: int = 5
@@ -50,21 +44,22 @@ class Server:
 
     def __post_init__(self) -> None:
         number = int | float
-        check_option("model", self.model, bool(self.model), "a name")
-        check_option("concurrency", self.concurrency, _is_count(self.concurrency, 1), "a whole number from 1")
-        check_option("timeout", self.timeout, isinstance(self.timeout, number) and self.timeout > 0, "above 0")
-        check_option("retries", self.retries, _is_count(self.retries, 0), "a whole number from 0")
-        check_option("backoff", self.backoff, isinstance(self.backoff, number) and self.backoff >= 0, "0 or more")
-        check_option(
-            "n_supported", self.n_supported, self.n_supported in (True, False, "auto"), 'true, false or "auto"'
-        )
+        for name, valid, expected in (
+            ("model", bool(self.model), "a name"),
+            ("concurrency", isinstance(self.concurrency, int) and self.concurrency >= 1, "a whole number from 1"),
+            ("timeout", isinstance(self.timeout, number) and self.timeout > 0, "above 0"),
+            ("retries", isinstance(self.retries, int) and self.retries >= 0, "a whole number from 0"),
+            ("backoff", isinstance(self.backoff, number) and self.backoff >= 0, "0 or more"),
+            ("n_supported", self.n_supported in (True, False, "auto"), 'true, false or "auto"'),
+        ):
+            check_option(name, getattr(self, name), valid, expected)
         # The next two may hold a secret, so the messages do not repeat them.
-        if not _is_plain_url(self.url):
+        if not is_plain_url(self.url):
             raise OptionError("url must be like http://host:8000/v1, without user, password, query or fragment.")
         try:
             json.dumps(self.extra_body, allow_nan=False)
         except (TypeError, ValueError):
-            raise OptionError("extra_body must be made of what JSON can hold.") from None
+            raise OptionError("extra_body must contain JSON values only.") from None
         if self.official and not self.key():
             raise LLMError(f"{_OFFICIAL} needs a key: set {self.key_env or 'OPENAI_API_KEY'} in the environment.")
 
@@ -79,11 +74,11 @@ class Server:
 
 
 class Window:
-    """Limits the requests under way to `most`, or to fewer while the server does not keep up.
+    """Limits the requests in flight to `most`, or to fewer while the server does not keep up.
 
     Like TCP's congestion window in slow start (RFC 5681): one request at a time after an attempt that took all of
-    `timeout` seconds, and one more with every reply in less than a quarter of it. For one event loop only, as
-    `async with window:`.
+    `timeout` seconds, and one more with every reply in less than a quarter of it. Used as `async with window:`, on one
+    event loop only.
     """
 
     # Many servers work on one request after the other, and finish those that nobody waits for any more. Sending as many
@@ -119,11 +114,7 @@ class Window:
 
 
 def split_name(name: str) -> tuple[str, str]:
-    """Return model and URL of `MODEL@URL`. Without a URL it is `$OPENAI_BASE_URL`, or else OpenAI's.
-
-    Raises:
-        OptionError: There is a URL and no model.
-    """
+    """Split `MODEL@URL` into model and URL. The default URL is `$OPENAI_BASE_URL`, or else OpenAI's."""
     for scheme in ("@https://", "@http://"):  # the scheme is part of the separator: a model's name may contain an @
         model, at, rest = name.rpartition(scheme)
         if at:
@@ -131,16 +122,3 @@ def split_name(name: str) -> tuple[str, str]:
     if "://" in name:
         raise OptionError("A server's model is named like openai:MODEL@http://host:8000/v1: the model is missing.")
     return name, (os.environ.get("OPENAI_BASE_URL") or _OFFICIAL).rstrip("/")
-
-
-def _is_count(value: object, least: int) -> bool:
-    return isinstance(value, int) and value >= least
-
-
-def _is_plain_url(url: str) -> bool:
-    try:
-        parts = urlsplit(url)
-        secret = parts.username or parts.password or parts.query or parts.fragment
-        return parts.scheme in ("http", "https") and bool(parts.hostname) and not secret and parts.port != 0
-    except ValueError:  # a port that is not a number
-        return False

@@ -156,12 +156,6 @@ def _final_section(reply: str) -> str | Failure:
     return reply[start:]
 
 
-def _nothing(section: str) -> Failure:
-    if _TAG.search(section):
-        return Failure(Reason.BROKEN, "a tag does not stand on a line of its own, or is not closed")
-    return Failure(Reason.NO_ACTION, 'the reply has no JSON object and no tag that says "search" or "answer"')
-
-
 def _blocks(section: str) -> Iterator[_Block]:
     """Yield the blocks in order; one that cannot be parsed is a block with a failure."""
     at = broken = 0

@@ -167,7 +167,7 @@ class _Pool:
         """Wait for the next reply. Return the worker and its reply, None if that worker died.
 
         Raises:
-            RunError: Too many died, one after the other, or none can run.
+            RunError: Too many workers died in a row, or none can start.
         """
         from ray.exceptions import RayError, RayTaskError
 

@@ -32,12 +32,7 @@ class Behaviour(BasePolicy):
     A critic needs training data from the states that the actor visits, not only from those that a critic with access
     to gold answers leads to, and from some states that no policy prefers.
 
-    Args:
-        chooser: Proposes and scores the candidates.
-        execute: "best", the candidate with the best score (as in the paper), or "own", the action that the policy
-            takes without a critic.
-        explore: Share of the states, in [0, 1], in which a random candidate is executed instead.
-        seed: Seed of the exploration. It is drawn per state, so a state's draw does not depend on the batch.
+    `chooser` proposes and scores the candidates; the other arguments are those of `collect`.
     """
 
     def __init__(self, chooser: BestOf, execute: Execute = "best", explore: float = 0.0, seed: int = 0) -> None:
@@ -54,7 +49,8 @@ class Behaviour(BasePolicy):
         return [[self._choose(*row)] for row in zip(states, best, choices, strict=True)]
 
     def _choose(self, state: State, best: Proposal, policy_choice: Proposal) -> Proposal:
-        rng = state_rng(self.seed, state, "explore")
+        rng = state_rng(self.seed, state, "explore")  # drawn per state, so that it does not depend on the batch
+        # An outage fails the episode, and without candidates there is nothing to explore.
         if best.outage or not best.candidates:
             return best
         executed = rng.choice(best.candidates) if rng.random() < self.explore else policy_choice
@@ -89,28 +85,19 @@ def collect(
 ) -> Collection:
     """Collect process data, or resume a collection that was interrupted.
 
-    In each state `n` candidates are sampled from the policy and scored, and one is executed.
+    In each state `n` candidates are sampled from the policy and scored, and one is executed. Arguments are those of
+    `evaluate`, except:
 
-    Args:
-        card: Name, path or card of an environment.
-        policy: Name, path or card of a policy.
-        critic: Name of the process reward that scores the candidates. Its options are the setting
-            `policy.search.critic_options`.
-        n: Candidates sampled per state.
-        split: Split of the environment. Its name must start with "train", since training on data from another split
-            would spoil the evaluation on it.
-        keep: Which trajectories `Collection.trajectories` returns: "correct" those whose answer the metric scores 1,
-            or "all". All are written.
-        execute: Which action is executed: the "best" candidate by the critic, or the policy's "own" choice.
-        explore: Share of the states, in [0, 1], in which a random candidate is executed instead.
-        limit: Use the first `limit` questions only; None uses all.
-        seed: Seed of the policy and of the exploration.
-        out: Folder. By default one below `runs/`, named after what is collected, so that the same call resumes it.
-        settings: Changes to the cards by dotted key, as for `evaluate`.
-        in_flight: As for `evaluate`.
-        workers: As for `evaluate`.
-        trust: As for `evaluate`.
-        progress: As for `evaluate`.
+    * `critic`: Name of the process reward that scores the candidates. Its options are the setting
+      `policy.search.critic_options`.
+    * `split`: Its name must start with "train", since training on data from another split would spoil the evaluation
+      on it.
+    * `keep`: Which trajectories `Collection.trajectories` returns: "correct" those whose answer the metric scores 1,
+      or "all". All are written.
+    * `execute`: Which action is executed: the "best" candidate by the critic (as in the paper), or the "own" choice
+      of the policy without a critic.
+    * `explore`: Share of the states, in [0, 1], in which a random candidate is executed instead.
+    * `seed`: Seed of the policy and of the exploration.
 
     Raises:
         RunError: The split is not for training, a setting contradicts an argument, or `out` holds something else.
@@ -121,6 +108,7 @@ def collect(
     check_option("keep", keep, keep in get_args(Keep), f"one of {get_args(Keep)}")
     _check(execute, explore)
     settings = settings or {}
+    # One source for each value: a setting that contradicts an argument would silently win or lose.
     search = {"policy.search.best_of": n, "policy.search.critic": critic}
     if conflicts := sorted(key for key in settings if key == "policy.search" or key in search):
         raise RunError(f"n and critic set the candidates and the critic: remove {conflicts} from the settings.")
@@ -150,20 +138,17 @@ class CollectSpec(RunSpec):
     def load(self) -> CollectPlan:
         """See `RunSpec.load`."""
         plan = super().load()
-        collect = {
-            "n": self.settings["policy.search.best_of"],
-            "critic": self.settings["policy.search.critic"],
-            "keep": self.keep,
-            "execute": self.execute,
-            "explore": self.explore,
-            "metric": plan.mdp.reward.metric,
-        }
+        # Part of the run's config, so that collections with different settings never share a folder.
+        collect = {"n": self.settings["policy.search.best_of"], "critic": self.settings["policy.search.critic"]}
+        collect |= {"keep": self.keep, "execute": self.execute, "explore": self.explore}
+        collect["metric"] = plan.mdp.reward.metric
 
         def make_policy() -> Behaviour:
             chooser = plan.make_policy()
             assert isinstance(chooser, BestOf)  # noqa: S101  # the settings of `collect` name best_of and a critic
             return Behaviour(chooser, self.execute, self.explore, self.seed)
 
+        # The presence of "collect" also tells process data from the run of an evaluation.
         config = {**plan.config, "collect": collect}
         return CollectPlan(self, plan.mdp, make_policy, plan.tasks, config, plan.price)
 

@@ -43,6 +43,7 @@ class Renderer:
             )
         self.card = card
         self.name = card.name
+        # Prompts and components alone: the scripted model that the agent was made with is never called.
         self._parts, self._prompts = agent.components, agent.prompts
 
     def prompt(self, step: TrajectoryStep) -> Messages:

@@ -29,19 +29,8 @@ from raggym_env.text.untrusted import one_line
 from raggym_env.training.process_data.prompts import Renderer
 from raggym_env.training.process_data.trajectories import Collection, Trajectory, TrajectoryStep
 
-__all__ = [
-    "Best",
-    "Kind",
-    "Renderer",
-    "Row",
-    "comparable",
-    "export",
-    "graded",
-    "preference_rows",
-    "reward_rows",
-    "rows_of",
-    "sft_rows",
-]
+__all__ = ["Best", "Kind", "Row"]
+__all__ += ["comparable", "export", "graded", "preference_rows", "reward_rows", "rows_of", "sft_rows"]
 
 Best = Literal["executed", "top"]
 Kind = Literal["sft", "preference", "reward"]
@@ -55,19 +44,16 @@ _ROUNDING = 1e-6
 
 
 def sft_rows(trajectories: Iterable[Trajectory], renderer: Renderer, *, best: Best = "executed") -> Iterator[Row]:
-    """Yield one row per step: its prompt, and the reply that takes the good action.
+    """Yield one row per step: its prompt, and the reply of the agent to train that takes the good action.
 
-    Args:
-        trajectories: Trajectories to imitate, such as `Collection.trajectories()`.
-        renderer: The agent to train.
-        best: Which action is good. "executed": the executed one; steps in which another candidate scored higher
-            (because of `explore`) are left out. "top": the best-scored candidate, also in states that exploring led
-            to.
+    With `best` "executed" that is the executed action; steps in which another candidate scored higher (because of
+    `explore`) are left out. With "top" it is the best-scored candidate, also in states that exploring led to.
     """
     check_option("best", best, best in get_args(Best), f"one of {get_args(Best)}")
     for step in _steps(trajectories):
         good = _top(step)
         if best == "executed" and good is not None:
+            # Equal scores do not count as explored: the policy may have preferred another of the best.
             executed = next((option for option in step.candidates if option.action == step.action), None)
             good = None if executed is None or _score(executed) < _score(good) else executed
         if good is not None and (reply := renderer.reply(step, good)) is not None:
@@ -79,12 +65,7 @@ def preference_rows(
 ) -> Iterator[Row]:
     """Yield up to `pairs` rows per step: its prompt, the reply of the best-scored candidate and that of a worse one.
 
-    Args:
-        trajectories: Trajectories to learn from.
-        renderer: The agent to train.
-        margin: Least difference between the two scores, above 0.
-        pairs: Most rows per step, at least 1. The worse candidates are drawn without replacement.
-        seed: Seed of the draw. It is drawn per state, so it does not depend on the other states.
+    Their scores differ by `margin`, above 0, at least. The worse candidates are drawn without replacement.
     """
     _check(margin, pairs)
     for step in _steps(trajectories):
@@ -109,12 +90,8 @@ def reward_rows(
 ) -> Iterator[Row]:
     """Yield up to `pairs` rows per step: a better and a worse candidate in their state, rendered as for `ModelReward`.
 
-    Args:
-        trajectories: Trajectories to learn from.
-        margin: Least difference between the two scores, above 0.
-        pairs: Most rows per step, at least 1; drawn without replacement from all pairs of candidates.
-        seed: Seed of the draw, as for `preference_rows`.
-        fit: Shortens a state to the model's context; see `text.state_chat.fitted`.
+    They are drawn without replacement from all pairs whose scores differ by `margin`, above 0, at least. `fit` shortens
+    a state to the model's context; see `text.state_chat.fitted`.
     """
     _check(margin, pairs)
     for step in _steps(trajectories):
@@ -153,6 +130,7 @@ def graded(trajectories: Iterable[Trajectory], weight: float) -> Iterator[Trajec
 
 def comparable(step: TrajectoryStep, margin: float = 0.05) -> list[tuple[Action, Action]]:
     """Return all pairs of a state's actions, better first, that differ, and in score by at least `margin`."""
+    # Best first, so that the first of a pair is the better one, also in steps that were made by hand.
     ranked = sorted(step.candidates, key=_score, reverse=True)
     return [
         (good.action, bad.action)
@@ -192,7 +170,7 @@ def export(
         RunError: `out` exists, there are no rows, or the collection is being written to.
     """
     out = Path(out)
-    if out.exists():
+    if out.exists():  # checked first, since making the rows may take minutes
         raise RunError(f"{out} exists. Choose another folder to export to, or delete that one.")
     digest = collection.sha256
     trajectories = list(collection.trajectories(kept=kept))
@@ -206,7 +184,7 @@ def export(
         raise RunError(f"{collection.run.path} is being written to. Wait until `raggym collect` is done.")
     provenance = {
         "kind": kind,
-        "options": {name: value for name, value in options.items() if name != "fit"},
+        "options": {name: value for name, value in options.items() if name != "fit"},  # a function is no JSON
         "render": None if renderer is None else renderer.identity(),
         "kept": kept,
         "outcome_weight": outcome_weight,
@@ -248,11 +226,13 @@ def _key(action: Action | None, state: State) -> tuple[type, object]:
     if isinstance(action, Search):
         return Search, one_line(action.query).casefold()
     text = "" if action is None else action.text
+    # "B" and the text of option B are the same answer.
     option = read_option(text, state.question.options)
     return Answer, one_line(text).casefold() if option is None else option
 
 
 def _draw(items: list[T], state: State, count: int, seed: int) -> list[T]:
+    # The generator depends on the state alone, so more data changes no row of the states that were there before.
     return state_rng(seed, state, "pairs").sample(items, min(count, len(items)))
 
 

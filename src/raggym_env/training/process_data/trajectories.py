@@ -16,7 +16,7 @@ from typing import Any, NamedTuple
 from raggym_env.core import Action, Answer, Question, State, Task, Turn
 from raggym_env.errors import MalformedData, RunError
 from raggym_env.mdp.metrics import score as metric_score
-from raggym_env.mdp.records import Candidate, Episode, Step
+from raggym_env.mdp.records import Candidate, Episode
 from raggym_env.runs.run import Run
 
 __all__ = ["Collection", "Trajectory", "TrajectoryStep", "trajectory_to_json"]
@@ -58,6 +58,7 @@ class Trajectory:
         episode, max_searches = Episode.from_json(record), record["max_searches"]
         if type(max_searches) is not int:
             raise TypeError(f"max_searches must be a whole number, got {max_searches!r:.80}")
+        # States are replayed from the steps rather than stored: each repeats all passages before it.
         question = Question(episode.id, episode.question, tuple(record["options"]))
         state = State(question, (), max_searches)
         steps = []
@@ -73,30 +74,18 @@ class Trajectory:
 
 
 def trajectory_to_json(episode: Episode, task: Task, max_searches: int, metric: str) -> Json:
-    """Return the record of an episode with what training needs in addition.
+    """Return the record of an episode with its outcome and those of its candidates, by the name of a metric."""
 
-    Args:
-        episode: An episode whose steps have their candidates.
-        task: The episode's task, whose gold answers the answers among the candidates are scored by.
-        max_searches: The episode's search budget.
-        metric: Name of the metric.
-    """
-
-    def with_outcome(candidate: Candidate) -> Candidate:
+    # Here, and not when rows are made: only the environment's task has the gold answers.
+    def graded(candidate: Candidate) -> Candidate:
         if not isinstance(candidate.action, Answer):
             return candidate
         return candidate._replace(outcome=metric_score(metric, candidate.action.text, task))
 
-    def graded(step: Step) -> Step:
-        return replace(step, candidates=tuple(map(with_outcome, step.candidates)))
-
+    steps = tuple(replace(step, candidates=tuple(map(graded, step.candidates))) for step in episode.steps)
+    record = {**replace(episode, steps=steps).to_json(full=True), "options": list(task.question.options)}
     outcome = None if episode.error is not None else metric_score(metric, episode.answer, task)
-    return {
-        **replace(episode, steps=tuple(map(graded, episode.steps))).to_json(full=True),
-        "options": list(task.question.options),
-        "max_searches": max_searches,
-        "outcome": outcome,
-    }
+    return {**record, "max_searches": max_searches, "outcome": outcome}
 
 
 @dataclass(frozen=True, slots=True)
@@ -112,6 +101,7 @@ class Collection:
         Raises:
             RunError: The folder holds no process data.
         """
+        # Checked before `Run.read`, whose message would point to `raggym eval`.
         if not (Path(path) / "run.json").exists():
             raise RunError(f"{path} holds no process data: it has no run.json. `raggym collect` makes such folders.")
         run = Run.read(path)

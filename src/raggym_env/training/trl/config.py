@@ -1,7 +1,7 @@
-"""The configuration that all trainers share, and how it becomes TRL's and PEFT's.
+"""The configuration that all trainers share, and its conversion to TRL's and PEFT's.
 
-Options have the names that TRL and transformers give them. What has no option here is passed through: `trl={...}` to
-TRL's configuration of the trainer and `lora={...}` to PEFT's `LoraConfig`. Both are checked before any data is read.
+Options have the names that TRL and transformers give them. All others are passed through: `trl={...}` to TRL's
+configuration of the trainer and `lora={...}` to PEFT's `LoraConfig`. Both are checked before any data is read.
 """
 
 from __future__ import annotations
@@ -31,6 +31,10 @@ trl: Any = _trl  # resolves its names at run time, so a type checker sees none
 
 Json = dict[str, Any]
 Task = Literal["CAUSAL_LM", "SEQ_CLS"]
+
+# The least value of every option that is a whole number. NumPy refuses negative seeds.
+_LEAST = {"max_steps": 1, "per_device_train_batch_size": 1, "gradient_accumulation_steps": 1, "max_length": 1}
+_LEAST |= {"limit": 1, "save_steps": 1, "lora_rank": 0, "seed": 0}
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,14 +76,14 @@ class TrainingConfig:
     """Further arguments of `peft.LoraConfig` for a new adapter, e.g. `{"lora_dropout": 0.05}`."""
 
     def __post_init__(self) -> None:
-        counts = ("max_steps", "per_device_train_batch_size", "gradient_accumulation_steps", "limit")
-        for name in (*counts, "max_length", "save_steps"):
+        for name, least in _LEAST.items():
             value = getattr(self, name)
-            check_option(name, value, value is None or value >= 1, "at least 1")
+            valid = value is None or (isinstance(value, int) and value >= least)
+            check_option(name, value, valid, f"a whole number of at least {least}")
         for name in ("learning_rate", "num_train_epochs"):
             value = getattr(self, name)
-            check_option(name, value, value is None or value > 0, "above 0")
-        check_option("lora_rank", self.lora_rank, self.lora_rank >= 0, "0 or more")
+            valid = value is None or (isinstance(value, int | float) and value > 0)
+            check_option(name, value, valid, "a number above 0")
         check_option("device", self.device, self.device in ("auto", "cpu"), "auto or cpu")
         check_option("dtype", self.dtype, self.dtype in ("auto", "float32", "bfloat16"), "auto, float32 or bfloat16")
         if self.max_steps is not None and self.num_train_epochs is not None:
@@ -87,7 +91,27 @@ class TrainingConfig:
                 f"Give max_steps or num_train_epochs, not both: got {self.max_steps} and {self.num_train_epochs}."
             )
         for name in ("trl", "lora"):
-            _require_json(name, getattr(self, name))
+            options = getattr(self, name)
+            check_option(name, options, _is_json(options), "a dictionary of JSON values, because the recipe records it")
+
+    @classmethod
+    def from_settings(cls, settings: Mapping[str, Any]) -> TrainingConfig:
+        """Return the configuration with some fields set by name; "trl.NAME" and "lora.NAME" set single arguments.
+
+        Raises:
+            OptionError: No field has that name, or a value is out of range.
+        """
+        groups: Json = {"trl": {}, "lora": {}}
+        values: Json = {}
+        for key, value in settings.items():
+            group, dot, name = key.partition(".")
+            if dot and group in groups:
+                groups[group][name] = value
+            else:
+                values[key] = value
+        reserved = {group: f"set its arguments one by one, as {group}.NAME" for group in groups}
+        _check_names("TrainingConfig", values, [spec.name for spec in fields(cls)], reserved)
+        return cls(**values, **groups)
 
     @property
     def on_cpu(self) -> bool:
@@ -146,21 +170,22 @@ class EvalSpec:
     """Changes to the cards by dotted key, e.g. `{"retrieval.k": 3}`."""
 
 
-def _require_json(name: str, options: Mapping[str, Any]) -> None:
-    """Raise `OptionError` unless the recipe can record the options and compare them when training is resumed."""
+def _is_json(options: object) -> bool:
+    """True for a dictionary that compares equal to itself after JSON, as it must when a training is resumed."""
     try:
-        unchanged = json.loads(json.dumps(options, allow_nan=False)) == options
+        return isinstance(options, Mapping) and json.loads(json.dumps(options, allow_nan=False)) == options
     except (TypeError, ValueError):
-        unchanged = False
-    check_option(name, options, unchanged, "a dictionary of JSON values, because the recipe records it")
+        return False
 
 
-_RESUME = "raggym-env sets it so that an interrupted training can be resumed"
+_RESUME = "an interrupted training could not be resumed, or not with the same result"
 _RESERVED = {
     # Checkpoints: where they are, when they are written, what is in them and how a training starts from one.
     **dict.fromkeys(("output_dir", "save_strategy", "save_total_limit", "save_only_model"), _RESUME),
     **dict.fromkeys(("resume_from_checkpoint", "ignore_data_skip", "load_best_model_at_end"), _RESUME),
     **dict.fromkeys(("restore_callback_states_from_checkpoint", "enable_jit_checkpoint"), _RESUME),
+    # Checkpoints do not hold the moving reference model.
+    "sync_ref_model": _RESUME,
     # It lowers the batch size when memory runs out, so a resumed training would see the rows in another order.
     "auto_find_batch_size": _RESUME,
     **dict.fromkeys(("bf16", "fp16"), "use the option dtype"),
@@ -179,8 +204,7 @@ def trl_config(name: str, config: TrainingConfig, out: str | Path, **values: Any
         values: Arguments that this trainer sets itself and that `config.trl` must not contain.
 
     Raises:
-        OptionError: TRL's class does not have one of the options in `config.trl`, refuses its value, or the option
-            is reserved.
+        OptionError: An option in `config.trl` is reserved, or TRL's class does not have it or refuses its value.
     """
     kind = getattr(trl, name)
     ours = {spec.name: f"use the option {spec.name} outside of trl" for spec in fields(TrainingConfig)}
@@ -218,8 +242,7 @@ def lora_config(config: TrainingConfig, task: Task = "CAUSAL_LM") -> Any:
     """Return PEFT's configuration of a new adapter, or None if all weights are trained or an adapter is continued.
 
     Raises:
-        OptionError: `config.lora` has options that PEFT does not know or refuses, that are reserved, or that would
-            have no effect.
+        OptionError: An option in `config.lora` is unknown, refused by PEFT or reserved, or would have no effect.
     """
     if config.lora_rank == 0 or split_name(config.model)[1] is not None:
         if config.lora:

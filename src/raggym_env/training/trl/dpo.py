@@ -15,11 +15,12 @@ from typing import Any
 
 from raggym_env.cards import PolicyCard, policy_card
 from raggym_env.errors import check_option
-from raggym_env.training.process_data.rows import Renderer, preference_rows
+from raggym_env.training.process_data.prompts import Renderer
+from raggym_env.training.process_data.rows import preference_rows
 from raggym_env.training.process_data.trajectories import Collection
-from raggym_env.training.trl.config import EvalSpec, PairConfig, TrainingConfig, lora_config, trl, trl_config
-from raggym_env.training.trl.fit import ProcessData, Progress, agent_job, drop_long, run_job
-from raggym_env.training.trl.lm import Base, data_set, load, trainable
+from raggym_env.training.trl.config import EvalSpec, PairConfig, TrainingConfig, lora_config, trl_config
+from raggym_env.training.trl.fit import ProcessData, Progress, agent_job, drop_long, make_trainer, run_job
+from raggym_env.training.trl.lm import load
 from raggym_env.training.trl.recipe import Recipe
 
 __all__ = ["train_dpo"]
@@ -39,22 +40,11 @@ def train_dpo(
 ) -> Recipe:
     """Train an agent's model on pairs of candidates, or resume such a training.
 
-    Args:
-        data: Process data, or its folder.
-        out: Folder of the training; see `recipe`.
-        agent: Name, path or card of the prompt agent to train. It need not be the agent that collected the data.
-        config: Model and optimisation. The learning rate is by default 2e-5 (LoRA adapter) or 2e-6 (all weights).
-        pairs: Which pairs are learned from; by default one per state.
-        beta: Strength of the constraint to stay close to the reference model; above 0.
-        evaluation: As for `train_sft`.
-        trust: As for `train_sft`.
-        progress: As for `train_sft`.
+    Arguments, result and errors are those of `train_sft`, except:
 
-    Raises:
-        RunError: The data makes no pairs, or `out` holds something else.
-        OptionError: An option is unknown or out of range.
-        LLMError: The model cannot be loaded.
-        CardError: The card is not a prompt agent's.
+    * `config`: The learning rate is by default 2e-5 (LoRA adapter) or 2e-6 (all weights).
+    * `pairs`: Which pairs to learn from; by default one per state.
+    * `beta`: Strength of the constraint to stay close to the reference model; above 0.
     """
     check_option("beta", beta, beta > 0, "above 0")
     config = (config or TrainingConfig()).with_defaults(learning_rate=2e-5, batch_size=4)
@@ -69,19 +59,13 @@ def train_dpo(
     chats = (base.row(row) for row in preferences)
     rows, counts = drop_long(chats, base, config.max_length, "pairs of candidates")
     identity = {"kind": "dpo", "data": source.identity, "pairs": asdict(pairs), "beta": beta}
-    job = agent_job(card, base, config, identity, counts, lambda: _trainer(base, adapter, args, rows))
+
+    def trainer() -> Any:
+        # TRL makes the reference of an adapter itself. For a whole model it would load the files the model came from,
+        # which for a merged or converted model do not exist.
+        whole = adapter is None and base.adapter is None
+        reference = copy.deepcopy(base.model).requires_grad_(False) if whole else None
+        return make_trainer("DPOTrainer", base, adapter, args, rows, ref_model=reference)
+
+    job = agent_job(card, base, config, identity, counts, trainer)
     return run_job(job, out, evaluation, trust=trust, progress=progress)
-
-
-def _trainer(base: Base, adapter: Any, args: Any, rows: list[Any]) -> Any:
-    arguments = trainable(base, adapter)
-    # TRL makes the reference of an adapter itself. For a whole model it would load the files the model came from,
-    # which for a merged or converted model do not exist.
-    whole = adapter is None and base.adapter is None
-    return trl.DPOTrainer(
-        **arguments,
-        ref_model=copy.deepcopy(base.model).requires_grad_(False) if whole else None,
-        args=args,
-        train_dataset=data_set(rows),
-        processing_class=base.tokenizer,
-    )

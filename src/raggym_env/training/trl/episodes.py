@@ -73,9 +73,11 @@ def episode_prompts(env: gym.Env[Any, Any], n: int | None = None, *, seed: int =
     n = count if n is None else n
     check_option("n", n, 1 <= n <= count, f"in [1, {count}], the number of the environment's questions")
     rows = []
+    # int: NumPy's integers are neither JSON nor a column of plain numbers.
     for index in map(int, np.random.default_rng(seed).permutation(count)[:n]):
         question = episodes.tasks[index].question
         keys = {"index": index, "question_id": question.id}
+        # Chat templates ignore the extra keys; TRL passes the messages on with them.
         message = {"role": "user", "content": tagged_text(episodes.dynamics.start(question)), **keys}
         rows.append({"prompt": [{"role": "system", "content": system}, message], **keys})
     return Dataset.from_list(rows)
@@ -99,6 +101,7 @@ def episode_examples(
     """
     conversation: list[dict[str, str]] = [{"role": "system", "content": system}]
     rows = []
+    # A row per step, each with all turns before it, since SFTTrainer's loss is on the last reply alone.
     for state, action in steps:
         observation = information(state, passage_chars) if state.history else tagged_text(state)
         prompt = [*conversation, {"role": "user", "content": observation}]
@@ -128,6 +131,7 @@ def episode_return(
     Raises:
         RewardError: A rollout is not on its row's question.
     """
+    # TRL pairs rollouts and rows by position; a mismatch would reward the wrong question without any error.
     if index is not None and list(index) != list(episode_index):
         raise RewardError(f"The rollouts are on the questions {list(episode_index)}, the rows on {list(index)}.")
     if log_metric is not None:

@@ -1,4 +1,4 @@
-"""What all trainers share: reading process data, and running one of TRL's trainers in a folder that can be resumed."""
+"""Steps that all trainers share: reading process data, and running a TRL trainer in a folder that can be resumed."""
 
 from __future__ import annotations
 
@@ -14,20 +14,22 @@ from raggym_env.cards import PolicyCard
 from raggym_env.errors import MissingExtra, RunError
 from raggym_env.evaluation.evaluate import evaluate
 from raggym_env.runs.plan import card_identity
+from raggym_env.storage.work_folder import locked
 from raggym_env.training.process_data.rows import graded
 from raggym_env.training.process_data.trajectories import Collection, Trajectory
-from raggym_env.training.trl.config import EvalSpec, TrainingConfig
-from raggym_env.training.trl.lm import Base, Chats, quiet, save
+from raggym_env.training.trl.config import EvalSpec, TrainingConfig, trl
+from raggym_env.training.trl.lm import Base, Chats, quiet, save, trainable
 from raggym_env.training.trl.recipe import Recipe
 
 try:
+    import datasets
     import transformers.integrations as _integrations
     from torch.utils.tensorboard import SummaryWriter
     from transformers import PrinterCallback, TrainerCallback
 except ImportError as error:
     raise MissingExtra("Training a language model", "train") from error
 
-__all__ = ["Job", "ProcessData", "Progress", "agent_job", "drop_long", "held_out_split", "run_job"]
+__all__ = ["Job", "ProcessData", "Progress", "agent_job", "drop_long", "held_out_split", "make_trainer", "run_job"]
 
 integrations: Any = _integrations  # resolves its names at run time, so a type checker sees none
 
@@ -64,12 +66,9 @@ class ProcessData:
                 f"{len(collection.run.records())} episodes passes keep={collection.settings['keep']!r}. Collect more "
                 "questions, or collect with --keep all."
             )
-        identity = {
-            "episodes_sha256": collection.sha256,
-            "collect": collection.settings,
-            "outcome_weight": outcome_weight,
-        }
-        return cls(collection, list(graded(trajectories[:limit], outcome_weight)), identity)
+        identity = {"episodes_sha256": collection.sha256, "collect": collection.settings}
+        trajectories = list(graded(trajectories[:limit], outcome_weight))
+        return cls(collection, trajectories, {**identity, "outcome_weight": outcome_weight})
 
 
 @dataclass(slots=True)
@@ -96,14 +95,9 @@ def agent_job(
 ) -> Job:
     """Return the training of a prompt agent's model, evaluated as that agent before and after.
 
-    Args:
-        card: The agent.
-        base: Its model.
-        config: Shared options, with defaults filled in.
-        identity: What else identifies the training: its kind, data and the trainer's own options.
-        rows: As in `Job`.
-        make_trainer: As in `Job`.
+    `identity` is what identifies the training besides agent, model and config: its kind, data and own options.
     """
+    # Evaluated on the device of the training; other options of the card's model stay.
     llm_options = {**card.options.get("llm_options", {}), "device": config.device}
 
     def with_model(name: str) -> Json:
@@ -116,11 +110,7 @@ def agent_job(
 def drop_long(rows: Iterable[Chats], base: Base, max_length: int, unit: str) -> tuple[list[Any], Json]:
     """Return the rows of at most `max_length` tokens, and how many rows are used and dropped.
 
-    Args:
-        rows: Rows for TRL.
-        base: The model, for its tokenizer.
-        max_length: Most tokens of a row.
-        unit: What messages call rows, in the plural.
+    `unit` is the word for rows in messages, in the plural.
 
     Raises:
         RunError: There are no rows, or all are too long.
@@ -133,20 +123,39 @@ def drop_long(rows: Iterable[Chats], base: Base, max_length: int, unit: str) -> 
     if not short:
         raise RunError(
             f"All {len(rows)} {unit} are longer than max_length = {max_length}; the shortest has {min(lengths)} "
-            "tokens. Raise --max-length, or shorten the agent's prompts (passage_chars, examples)."
+            "tokens. Raise max_length, or shorten the agent's prompts (passage_chars, examples)."
         )
     mean = sum(length for _, length in short) / len(short)
     counts = {"used": len(short), "too_long": len(rows) - len(short), "mean_tokens": round(mean, 1)}
     return [row for row, _ in short], counts
 
 
+def make_trainer(
+    name: str, base: Base, adapter: Any, args: Any, rows: list[Any], test_rows: Sequence[Any] = (), **options: Any
+) -> Any:
+    """Return a trainer of TRL.
+
+    Args:
+        name: Class of the trainer, e.g. "SFTTrainer".
+        base: The model to train.
+        adapter: PEFT's configuration of a new adapter, or None; see `lora_config`.
+        args: TRL's configuration; see `trl_config`.
+        rows: Rows to train on.
+        test_rows: Rows to measure the loss on, before and after training.
+        options: Further arguments of the class.
+    """
+    return getattr(trl, name)(
+        **trainable(base, adapter),
+        args=args,
+        train_dataset=datasets.Dataset.from_list(rows),
+        eval_dataset=datasets.Dataset.from_list(list(test_rows)) if test_rows else None,
+        processing_class=base.tokenizer,
+        **options,
+    )
+
+
 def run_job(
-    job: Job,
-    out: str | Path,
-    evaluation: EvalSpec | None = None,
-    *,
-    trust: bool = False,
-    progress: Progress | None = None,
+    job: Job, out: str | Path, evaluation: EvalSpec | None = None, *, trust: bool, progress: Progress | None
 ) -> Recipe:
     """Run a training in a folder, or resume the one that is there; evaluate before and after.
 
@@ -154,7 +163,8 @@ def run_job(
         RunError: The folder holds something else, or another process is writing to it.
     """
     recipe = Recipe.open(out, job.config)
-    with recipe.lock(), quiet():
+    with locked(recipe.path), quiet():
+        # Written before anything that takes long, so that the folder is recognized when the training is resumed.
         recipe.report |= {"rows": job.rows}
         recipe.write()
         if evaluation is not None:
@@ -196,13 +206,13 @@ def _train(job: Job, recipe: Recipe, progress: Progress | None) -> None:
     complete = [state.parent for state in states if state.stat().st_size]
     checkpoint = max(complete, key=_step_of, default=None)
     start = 0 if checkpoint is None else _step_of(checkpoint)
-    trainer.remove_callback(PrinterCallback)
+    trainer.remove_callback(PrinterCallback)  # it prints every log entry as a dictionary
     # purge_step drops the curves of steps after the checkpoint, which are trained again.
     writer = SummaryWriter(str(recipe.path / "tensorboard"), purge_step=start + 1 if start else None)
     trainer.add_callback(integrations.TensorBoardCallback(writer))
     if progress is not None:
         trainer.add_callback(_ReportProgress(progress))
-    if trainer.eval_dataset is not None and checkpoint is None:
+    if trainer.eval_dataset is not None and checkpoint is None:  # a resumed training has measured it already
         recipe.report["heldout_before"] = _held_out_metrics(trainer)
         recipe.write()
     clock = time.perf_counter()
@@ -225,7 +235,7 @@ def _step_of(checkpoint: Path) -> int:
 def _report(trainer: Any, seconds: float, start: int) -> Json:
     log = [entry for entry in trainer.state.log_history if "loss" in entry]
     stride = max(1, -(-len(log) // _LOGGED))
-    steps = trainer.state.global_step - start
+    steps = trainer.state.global_step - start  # those of this process, which `seconds` is the time of
     weights = list(trainer.model.parameters())
     return {
         "steps": trainer.state.global_step,
@@ -252,6 +262,7 @@ class _ReportProgress(TrainerCallback):
         self.progress = progress
         self.metrics: Json = {}
 
+    # Both: a step's metrics arrive only after on_step_end, and not for every step if logging_steps was changed.
     def on_log(self, args: Any, state: Any, control: Any, logs: Json | None = None, **kwargs: Any) -> None:
         self.metrics = {**self.metrics, **(logs or {})}
         self.on_step_end(args, state, control)
@@ -264,9 +275,9 @@ def held_out_split(
     trajectories: Sequence[Trajectory], share: float, seed: int
 ) -> tuple[list[Trajectory], list[Trajectory]]:
     """Return the trajectories to train on, and those of a random `share` of the questions, to test on."""
-    count = round(share * len(trajectories))
-    test = set(random.Random(seed).sample(range(len(trajectories)), count))
-    return (
-        [trajectory for index, trajectory in enumerate(trajectories) if index not in test],
-        [trajectory for index, trajectory in enumerate(trajectories) if index in test],
-    )
+    # Trajectories are sorted by question id and there is one per question, so questions are split whole.
+    test = random.Random(seed).sample(range(len(trajectories)), round(share * len(trajectories)))
+    parts: tuple[list[Trajectory], list[Trajectory]] = ([], [])
+    for index, trajectory in enumerate(trajectories):
+        parts[index in test].append(trajectory)
+    return parts

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal, get_args
 
@@ -24,13 +25,13 @@ from raggym_env.errors import OptionError, RAGGymError, RewardError, check_optio
 from raggym_env.llm.scripted import ScriptedLLM
 from raggym_env.mdp.metrics import score as metric_score
 from raggym_env.policies import make
-from raggym_env.protocols import Policy, ProcessReward, score
+from raggym_env.protocols import ProcessReward, score
 from raggym_env.runs.plan import card_identity
-from raggym_env.training.process_data.rows import Renderer
+from raggym_env.training.process_data.prompts import Renderer
 from raggym_env.training.process_data.trajectories import Collection, TrajectoryStep
-from raggym_env.training.trl.config import EvalSpec, TrainingConfig, lora_config, trl, trl_config
-from raggym_env.training.trl.fit import ProcessData, Progress, agent_job, drop_long, run_job
-from raggym_env.training.trl.lm import Base, data_set, load, trainable
+from raggym_env.training.trl.config import EvalSpec, TrainingConfig, lora_config, trl_config
+from raggym_env.training.trl.fit import ProcessData, Progress, agent_job, drop_long, make_trainer, run_job
+from raggym_env.training.trl.lm import Base, load
 from raggym_env.training.trl.recipe import Recipe
 
 __all__ = ["Algorithm", "ReplyConfig", "StepRewardConfig", "StepRewards", "train_grpo"]
@@ -101,7 +102,8 @@ class StepRewards:
         penalty: float = 1.0,
         outcome: Callable[[int, Answer], float] = lambda index, answer: 0.0,
     ) -> None:
-        self.card = card
+        # The agent parses what it is given: no search at inference.
+        self.card = card.model_copy(update={"search": SearchCard(), "price": None})
         self.states = states
         self.process_reward = process_reward
         self.penalty = penalty
@@ -120,13 +122,16 @@ class StepRewards:
             RewardError, RetrievalError: The process reward failed for every state of the batch.
         """
         # The agent itself parses the replies, so training and evaluation cannot disagree on what an action is.
-        agent = _replaying_agent(self.card, [messages[-1]["content"] for messages in completions])
+        agent = make(self.card, llm=ScriptedLLM([row[-1]["content"] for row in completions]), on_failure="fail")
         actions = [row[0].action for row in agent.propose([self.states[number] for number in index])]
         places: dict[int, list[int]] = {}  # of each state's replies, which TRL may deliver in any order
-        for place, number in enumerate(index):
+        valid: dict[int, list[Action]] = {}
+        for place, (number, action) in enumerate(zip(index, actions, strict=True)):
             places.setdefault(number, []).append(place)
-        valid = {number: [action for place in row if (action := actions[place])] for number, row in places.items()}
-        scores = self._scores({number: row for number, row in valid.items() if row})
+            if action is not None:
+                valid.setdefault(number, []).append(action)
+        # One call for all states: a critic that is a model scores them in batches.
+        scores = self._scores(valid)
         rewards: list[float | None] = [None] * len(index)
         for number, row in places.items():
             values = self._rewards(number, [actions[place] for place in row], scores.get(number, []))
@@ -144,15 +149,12 @@ class StepRewards:
         """Return the rewards of the replies to one state. `scores` are of its valid actions, in order."""
         if scores is None:
             return [None] * len(actions)
-        remaining = iter(scores)
-        values = [
-            None
-            if action is None
-            else next(remaining) + (self.outcome(number, action) if isinstance(action, Answer) else 0.0)
-            for action in actions
-        ]
-        invalid = min((value for value in values if value is not None), default=0.0) - self.penalty
-        return [invalid if value is None else value for value in values]
+        valid = [action for action in actions if action is not None]
+        outcomes = [self.outcome(number, action) if isinstance(action, Answer) else 0.0 for action in valid]
+        values = [score + outcome for score, outcome in zip(scores, outcomes, strict=True)]
+        invalid = min(values, default=0.0) - self.penalty
+        remaining = iter(values)
+        return [invalid if action is None else next(remaining) for action in actions]
 
     def _scores(self, actions: Mapping[int, Sequence[Action]]) -> dict[int, list[float] | None]:
         """Score the states in one call or, if that fails, one by one; None for a state that fails by itself."""
@@ -163,6 +165,7 @@ class StepRewards:
         except RAGGymError:
             if len(actions) == 1:
                 raise
+        # The error does not say which state caused it; the others keep their scores.
         scores: dict[int, list[float] | None] = {}
         failure: RAGGymError | None = None
         for number, row in actions.items():
@@ -177,12 +180,6 @@ class StepRewards:
     def _score(self, actions: Mapping[int, Sequence[Action]]) -> dict[int, list[float] | None]:
         rows = score(self.process_reward, [self.states[number] for number in actions], list(actions.values()))
         return {number: row.tolist() for number, row in zip(actions, rows, strict=True)}
-
-
-def _replaying_agent(card: PolicyCard, replies: Sequence[str]) -> Policy:
-    """Return the agent with a language model that gives these replies, and without search at inference."""
-    card = card.model_copy(update={"search": SearchCard(), "price": None})
-    return make(card, llm=ScriptedLLM(list(replies)), on_failure="fail")
 
 
 def train_grpo(
@@ -201,34 +198,22 @@ def train_grpo(
 ) -> Recipe:
     """Train an agent's model on the process reward of its own actions, or resume such a training.
 
-    Args:
-        data: Process data or its folder, for the states of its trajectories; or the name or path of an
-            environment's card, for the first states of its training questions.
-        out: Folder of the training; see `recipe`.
-        agent: Name, path or card of the prompt agent to train.
-        config: Model and optimisation. The learning rate is by default 2e-5 (LoRA adapter) or 2e-6 (all weights), and
-            an update is over the replies to 4 states. `per_device_train_batch_size` counts replies.
-        reward: The reward of a reply.
-        replies: How replies are sampled.
-        algorithm: "grpo" or "rloo".
-        beta: Weight of the KL divergence from the model before training; by default TRL's: 0 for GRPO, 0.05 for
-            RLOO.
-        evaluation: As for `train_sft`.
-        trust: As for `train_sft`.
-        progress: As for `train_sft`.
+    Arguments, result and errors are those of `train_sft`, except:
 
-    Raises:
-        RunError: There are no states to train on, or `out` holds something else.
-        OptionError: An option is unknown or out of range.
-        LLMError: The model cannot be loaded.
-        CardError: The card is not a prompt agent's.
-        RewardError: The process reward cannot be used here.
+    * `data`: Process data or its folder, for the states of its trajectories; or the name or path of an environment's
+      card, for the first states of its training questions.
+    * `config`: The learning rate is by default 2e-5 (LoRA adapter) or 2e-6 (all weights), and an update is over the
+      replies to 4 states. `per_device_train_batch_size` counts replies.
+    * `reward`: The reward of a reply. One that gives no scores raises `RewardError`.
+    * `replies`: How replies are sampled.
+    * `algorithm`: "grpo" or "rloo".
+    * `beta`: Weight of the KL divergence from the model before training; by default TRL's: 0 for GRPO, 0.05 for RLOO.
     """
     check_option("algorithm", algorithm, algorithm in get_args(Algorithm), f"one of {get_args(Algorithm)}")
     reward, replies = reward or StepRewardConfig(), replies or ReplyConfig()
     config = _with_defaults(config or TrainingConfig(), replies.num_generations)
     sampling = {**asdict(replies), **({} if beta is None else {"beta": beta})}
-    args = trl_config(f"{algorithm.upper()}Config", config, out, **sampling)
+    args = trl_config(f"{algorithm.upper()}Config", config, out, **sampling)  # GRPOConfig or RLOOConfig
     adapter = lora_config(config)
     card = policy_card(agent, trust=trust)
     mdp, steps, source = _states(data, config.limit, reward, trust)
@@ -236,17 +221,9 @@ def train_grpo(
     rows, counts = _rows(steps, Renderer(card), base, config.max_length - replies.max_completion_length)
     rewards = _step_rewards(card, mdp, [step.state for step in steps], reward)
     identity = {"kind": algorithm, "data": source, "reward": asdict(reward), "replies": asdict(replies), "beta": beta}
-
-    def make_trainer() -> Any:
-        return getattr(trl, f"{algorithm.upper()}Trainer")(
-            **trainable(base, adapter),
-            reward_funcs=rewards,
-            args=args,
-            train_dataset=data_set(rows),
-            processing_class=base.tokenizer,
-        )
-
-    job = agent_job(card, base, config, identity, counts, make_trainer)
+    name = f"{algorithm.upper()}Trainer"  # GRPOTrainer or RLOOTrainer
+    trainer = partial(make_trainer, name, base, adapter, args, rows, reward_funcs=rewards)
+    job = agent_job(card, base, config, identity, counts, trainer)
     return run_job(job, out, evaluation, trust=trust, progress=progress)
 
 
@@ -268,9 +245,11 @@ def _states(
 ) -> tuple[MDP, list[TrajectoryStep], dict[str, Any]]:
     """Return the environment with the process reward, the states to train on, and the identity of the data."""
     changes = {"reward.process_reward": reward.process_reward, "reward.options": dict(reward.options)}
+    # An environment's name is no folder; a card's path is a file.
     if isinstance(data, Collection) or Path(data).is_dir():
         source = ProcessData.read(data, limit)
         run = source.collection.run
+        # The card as it was when the data was collected, and its split: "evidence" needs that split's gold facts.
         mdp = load_mdp(override(run.card, changes), run.config["split"])
         return mdp, [step for trajectory in source.trajectories for step in trajectory.steps], source.identity
     mdp = load_mdp(override(env_card(data, trust=trust), changes), "train")
@@ -295,6 +274,7 @@ def _rows(
     steps: Sequence[TrajectoryStep], renderer: Renderer, base: Base, max_length: int
 ) -> tuple[list[dict[str, Any]], dict[str, Any]]:
     """Return one row per state whose prompt has at most `max_length` tokens, and their numbers."""
+    # Long prompts are dropped, never cut: they would lose their instructions or their question.
     if max_length < 1:
         raise OptionError("max_length must be greater than max_completion_length, to leave room for a prompt.")
     rows = [{"prompt": base.chat(renderer.prompt(step)), "index": number} for number, step in enumerate(steps)]

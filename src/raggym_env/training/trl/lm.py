@@ -29,7 +29,7 @@ try:
 except ImportError as error:
     raise MissingExtra("Training a language model", "train") from error
 
-__all__ = ["Base", "data_set", "load", "quiet", "save", "trainable"]
+__all__ = ["Base", "load", "quiet", "save", "trainable"]
 
 transformers_logging: Any = _logging  # not typed
 
@@ -52,9 +52,11 @@ class Base:
 
     def identity(self) -> dict[str, Any]:
         """Return checksums of the weights and of the adapter, which tell the model from any other."""
+        # The weights and not the name: a folder or a hub name may come to hold another model.
         digest = hashlib.blake2b(digest_size=16)
         for name, weights in sorted(self.model.state_dict().items()):
             digest.update(name.encode())
+            # As bytes: NumPy has no bfloat16.
             digest.update(weights.contiguous().view(torch.uint8).numpy().data)
         adapter = None
         if self.adapter is not None:
@@ -69,6 +71,7 @@ class Base:
         the first message of the user.
         """
         clean = self._defuse(messages)
+        # TRL applies the template itself, so the messages must be in a form that it accepts.
         try:
             self.tokenizer.apply_chat_template(clean)
         except TemplateError:
@@ -107,6 +110,7 @@ def load(name: str, *, lora: bool = True) -> Base:
     if adapter is None or not lora:
         with quiet():
             return Base(name, *plain_model(name))
+    # The adapter is put on in `trainable`: until then the weights are those that `identity` describes.
     with quiet():
         model, tokenizer = plain_model(base)
     return Base(base, model, tokenizer, adapter_folder(adapter))
@@ -115,10 +119,8 @@ def load(name: str, *, lora: bool = True) -> Base:
 def trainable(base: Base, adapter_config: Any = None) -> dict[str, Any]:
     """Return the arguments `model` and, for a new adapter, `peft_config` of TRL's trainers.
 
-    Args:
-        base: The model.
-        adapter_config: PEFT's configuration of a new adapter; None to train all weights, or to continue the base's
-            adapter.
+    `adapter_config` is PEFT's configuration of a new adapter; None to train all weights, or to continue the base's
+    adapter.
 
     Raises:
         LLMError: The base's adapter does not fit it.
@@ -137,11 +139,7 @@ def trainable(base: Base, adapter_config: Any = None) -> dict[str, Any]:
 def save(model: Any, tokenizer: Any, base: str, folder: Path) -> str:
     """Write the trained weights as safetensors, with the tokenizer.
 
-    Args:
-        model: A PEFT model, of which only the adapter is written, or a plain model.
-        tokenizer: The model's tokenizer.
-        base: Name of the base model, recorded in an adapter.
-        folder: Folder to write to.
+    Of a PEFT model only the adapter is written, in which `base`, the name of the base model, is recorded.
 
     Returns:
         The name by which `hf:` loads the result.
@@ -156,11 +154,6 @@ def save(model: Any, tokenizer: Any, base: str, folder: Path) -> str:
     tokenizer.save_pretrained(folder)
     (folder / "README.md").unlink(missing_ok=True)  # PEFT's template of a model card, with every field empty
     return f"{base}+{folder}" if is_adapter else str(folder)
-
-
-def data_set(rows: Sequence[Mapping[str, Any]]) -> Any:
-    """Return the rows as a `datasets.Dataset` in memory."""
-    return datasets.Dataset.from_list(list(rows))
 
 
 @contextmanager

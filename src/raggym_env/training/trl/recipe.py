@@ -16,10 +16,11 @@ from pathlib import Path
 from typing import Any
 
 from raggym_env.errors import RunError
-from raggym_env.storage.work_folder import FolderKind, locked
+from raggym_env.storage.work_folder import FolderKind
 
 __all__ = ["Recipe"]
 
+# Versions on which the result of a training depends.
 _PACKAGES = ("raggym-env", "torch", "transformers", "trl", "peft", "datasets", "accelerate", "numpy")
 _TRAINING = FolderKind("recipe.json", "training", "raggym train", _PACKAGES)
 
@@ -71,14 +72,6 @@ class Recipe:
     def checkpoints(self) -> Path:
         """Folder of the checkpoints, removed once training has ended."""
         return self.path / "checkpoints"
-
-    def lock(self) -> Any:
-        """Return a context in which no other process writes to the folder.
-
-        Raises:
-            RunError: Another process is writing to it.
-        """
-        return locked(self.path)
 
     def write(self) -> None:
         """Write `recipe.json`, whole or not at all."""

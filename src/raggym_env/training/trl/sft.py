@@ -7,15 +7,16 @@ The loss is over the replies, never over the prompts.
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
-from typing import Any
 
 from raggym_env.cards import PolicyCard, policy_card
-from raggym_env.training.process_data.rows import Best, Renderer, sft_rows
+from raggym_env.training.process_data.prompts import Renderer
+from raggym_env.training.process_data.rows import Best, sft_rows
 from raggym_env.training.process_data.trajectories import Collection
-from raggym_env.training.trl.config import EvalSpec, TrainingConfig, lora_config, trl, trl_config
-from raggym_env.training.trl.fit import ProcessData, Progress, agent_job, drop_long, run_job
-from raggym_env.training.trl.lm import Base, data_set, load, trainable
+from raggym_env.training.trl.config import EvalSpec, TrainingConfig, lora_config, trl_config
+from raggym_env.training.trl.fit import ProcessData, Progress, agent_job, drop_long, make_trainer, run_job
+from raggym_env.training.trl.lm import load
 from raggym_env.training.trl.recipe import Recipe
 
 __all__ = ["train_sft"]
@@ -56,24 +57,15 @@ def train_sft(
         CardError: The card is not a prompt agent's.
     """
     config = (config or TrainingConfig()).with_defaults(learning_rate=2e-4, batch_size=8)
-    args = _arguments(config, out)
-    adapter = lora_config(config)
+    # max_length: rows that are too long were dropped, and none is cut.
+    args = trl_config("SFTConfig", config, out, max_length=None, completion_only_loss=True)
+    adapter = lora_config(config)  # like `args`, checked before data and model are loaded
     card = policy_card(agent, trust=trust)
     source = ProcessData.read(data, config.limit, outcome_weight)
     base = load(config.model, lora=config.lora_rank > 0)
     chats = (base.row(row) for row in sft_rows(source.trajectories, Renderer(card), best=best))
     rows, counts = drop_long(chats, base, config.max_length, "steps to imitate")
     identity = {"kind": "sft", "data": source.identity, "best": best}
-    job = agent_job(card, base, config, identity, counts, lambda: _trainer(base, adapter, args, rows))
+    trainer = partial(make_trainer, "SFTTrainer", base, adapter, args, rows)
+    job = agent_job(card, base, config, identity, counts, trainer)
     return run_job(job, out, evaluation, trust=trust, progress=progress)
-
-
-def _arguments(config: TrainingConfig, out: str | Path) -> Any:
-    # max_length: rows that are too long were dropped, and none is cut.
-    return trl_config("SFTConfig", config, out, max_length=None, completion_only_loss=True)
-
-
-def _trainer(base: Base, adapter: Any, args: Any, rows: list[Any]) -> Any:
-    return trl.SFTTrainer(
-        **trainable(base, adapter), args=args, train_dataset=data_set(rows), processing_class=base.tokenizer
-    )

@@ -70,6 +70,7 @@ class TokenPolicy(BasePolicy):
         # A multimodal model's processor holds the tokenizer.
         tokenizer = getattr(trainer.processing_class, "tokenizer", trainer.processing_class)
         self._chat = Chat(tokenizer, trainer.eos_token_ids)
+        # Models without a fixed context, such as state-space models, have no such number.
         self._context = getattr(trainer.model.config.get_text_config(), "max_position_embeddings", None) or 1 << 31
         self._has_logprobs = True
         try:
@@ -97,6 +98,7 @@ class TokenPolicy(BasePolicy):
     def _open_turn(self, rollout: RolloutTokens, state: State) -> None:
         """Append the passages of the last search if they and a whole reply fit; else end the rollout."""
         passages = self._bridge(rollout, information(state, self._passage_chars)) if rollout.completion else ()
+        # Passages that no reply can follow are not appended: they would only cost computation.
         length = len(rollout.completion) + len(passages) + self._reply_tokens
         if length <= min(self._max_tokens, self._context - len(rollout.prompt)):
             rollout.append(passages, by_model=False)
@@ -131,7 +133,7 @@ class TokenPolicy(BasePolicy):
         if not rollouts:
             return []
         replies, logprobs = self._generate(self._trainer, [rollout.prompt + rollout.completion for rollout in rollouts])
-        self._has_logprobs &= logprobs is not None
+        self._has_logprobs &= logprobs is not None  # TRL takes them for all rollouts or for none
         for number, (rollout, tokens) in enumerate(zip(rollouts, replies, strict=True)):
             rollout.append(tokens, None if logprobs is None else logprobs[number], by_model=True)
         return [self._chat.text(tokens, ()) for tokens in replies]
