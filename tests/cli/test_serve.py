@@ -77,7 +77,7 @@ def test_a_warning_says_that_a_server_without_a_token_is_open_to_the_network(tow
     with serving(towns, "--host", "0.0.0.0") as (url, _, process):  # noqa: S104
         assert url.startswith("http://0.0.0.0:")
         process.terminate()
-        assert "Warning: whoever can reach 0.0.0.0 may search" in process.stderr.read()
+        assert "Warning: anyone who can reach 0.0.0.0 can search" in process.stderr.read()
 
 
 @pytest.mark.parametrize(

@@ -60,7 +60,7 @@ def serve(
     token = _token(token_file)
     with server.bind(host, port) as listener:
         if token is None and not server.is_local(listener):
-            typer.echo(f"Warning: whoever can reach {host} may search. --token-file requires a token.", err=True)
+            typer.echo(f"Warning: anyone who can reach {host} can search. --token-file requires a token.", err=True)
         passages = load(card, split).corpus if corpus is None else prepare_corpus(corpus)
         options = server.ServerOptions(
             name=card.retrieval.name,

@@ -82,7 +82,7 @@ class RRFRetriever:
 
     Raises:
         OptionError: An option is out of its range, or a retriever does not have it.
-        UnknownName: There is no such retriever.
+        UnknownName: No retriever has that name.
         RetrievalError: The index of a retriever cannot be built or opened.
         MissingExtra: A retriever needs an optional dependency that is not installed.
     """
@@ -157,8 +157,8 @@ def make_member(spec: Spec, corpus: Sequence[Passage]) -> Member:
     """Return the retriever that a name, a table or an object stands for.
 
     Raises:
-        OptionError: It is none of these, the table has no name, or the retriever has no such option.
-        UnknownName: There is no such retriever.
+        OptionError: `spec` is none of these, the table has no name, or the retriever does not have the option.
+        UnknownName: No retriever has that name.
     """
     if isinstance(spec, str):
         spec = {"name": spec}
@@ -179,7 +179,7 @@ def check_depth(depth: int) -> int:
     """Return `depth` if it is a whole number, at least 1.
 
     Raises:
-        OptionError: It is not. True is no number here, although Python says that it equals 1.
+        OptionError: It is not. A bool is refused, although Python counts it as an int.
     """
     check_option("depth", depth, type(depth) is int and depth >= 1, "a whole number, at least 1")
     return depth

@@ -1,6 +1,6 @@
 """BM25 by the rank-bm25 package, which many papers used: the reference for small corpora, and to check `bm25` against.
 
-It scores every passage for every query, in Python: some 30 queries a second on 6 thousand passages. Its inverse
+It scores every passage for every query, in Python: about 30 queries a second on 6 thousand passages. Its inverse
 document frequency is Robertson's, which is not positive for a term in half the passages or more (the package then
 replaces it by `epsilon` times the mean). So scores differ from those of `bm25`, and on a handful of passages the hits
 may differ as well. Use it to reproduce results that were obtained with the package; for everything else `bm25` is

@@ -7,9 +7,8 @@
 
 There is one list per query, in the order of the queries; a single `query` is a list of one. The source of the format is
 `search_r1/search/retrieval_server.py` of Search-R1 (arXiv:2503.09516) and its corpus: `contents` is the title in
-double quotes on the first line, and then the text. Its clients take the first line for the title. Ours reads `title`,
-which may also hold what no single line can, and what follows the first line of `contents`, so that a passage arrives
-unchanged.
+double quotes on the first line, and then the text. Its clients take the first line for the title. Ours takes the title
+from `title`, which may contain line breaks, and the text from the rest of `contents`, so a passage arrives unchanged.
 """
 
 # This format and no other, because the trainers that people use (Search-R1, verl, SkyRL) speak it already. Parsed by
@@ -43,7 +42,7 @@ __all__ = [
 FINGERPRINT_HEADER = "x-raggym-fingerprint"
 """Header of every answer with the retriever's fingerprint, by which a client notices that the index has changed."""
 
-TOKEN_ENV = "RAGGYM_RETRIEVER_TOKEN"  # noqa: S105  # a name, and no token
+TOKEN_ENV = "RAGGYM_RETRIEVER_TOKEN"  # noqa: S105  # the name of a variable, not a token
 """Environment variable with the token, for the server and for the client."""
 
 
@@ -86,7 +85,7 @@ class SearchRequest:
 
 
 class BadRequest(RetrievalError):
-    """A body that cannot be answered. `status` is the HTTP status: 400 if the body is no JSON object, else 422."""
+    """A request body that is refused. `status` is the HTTP status: 400 if it is not a JSON object, else 422."""
 
     def __init__(self, message: str, status: int = 422) -> None:
         super().__init__(message)
@@ -190,7 +189,7 @@ def read_results(body: bytes, queries: int, k: int) -> list[list[Hit]]:
 
 def _hits(row: object, k: int) -> list[Hit]:
     if not isinstance(row, list):
-        raise ValueError(f"has a result that is no list: {row!r:.200}")
+        raise ValueError(f"has a result that is not a list: {row!r:.200}")
     if len(row) > k:
         raise ValueError(f"has {len(row)} passages instead of at most {k}")
     hits = [_hit(item, rank) for rank, item in enumerate(row, start=1)]
@@ -203,14 +202,14 @@ def _hits(row: object, k: int) -> list[Hit]:
 
 def _hit(item: object, rank: int) -> Hit:
     if not isinstance(item, dict):
-        raise ValueError(f"has a passage that is no object: {item!r:.200}")
+        raise ValueError(f"has a passage that is not an object: {item!r:.200}")
     document: Any = item.get("document", item)
     score: Any = item.get("score") if "document" in item else 1.0 / rank
     if not isinstance(document, dict):
-        raise ValueError(f"has a document that is no object: {document!r:.200}")
+        raise ValueError(f"has a document that is not an object: {document!r:.200}")
     # Compared, since math.isfinite raises for a whole number that is too large for a float. `type`: true is an int.
     if type(score) not in (int, float) or not abs(score) <= sys.float_info.max:
-        raise ValueError(f"has a score that is no finite number: {score!r:.80}")
+        raise ValueError(f"has a score that is not a finite number: {score!r:.80}")
     title, text = _title_and_text(document)
     identifier = document.get("id")
     if identifier is None:  # Search-R1's server sends none for passages that its Lucene index stores

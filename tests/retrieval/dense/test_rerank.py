@@ -120,7 +120,7 @@ def test_the_fingerprint_changes_with_the_retriever_the_model_and_the_depth():
     ("options", "message"),
     [
         ({"depth": 0}, "depth must be a whole number"),
-        ({"model": 7}, "model must be a name, a folder or have a score method, got 7"),
+        ({"model": 7}, "model must be a name, a folder or an object with a score method, got 7"),
         ({"retriever": 7}, "got 7"),
         ({"model": "m", "batch_size": 0}, "batch_size must be a whole number"),
     ],
@@ -228,7 +228,7 @@ def test_the_fingerprint_is_of_the_models_weights_wherever_they_are_stored(encod
 
 def test_a_model_without_a_trained_head_is_refused_and_so_is_one_with_several_outputs(tmp_path):
     for kind, labels, message in (
-        ("BertModel", 1, "no cross-encoder: it was saved as BertModel"),
+        ("BertModel", 1, "not a cross-encoder: it was saved as BertModel"),
         ("BertForSequenceClassification", 3, "has 3 outputs"),
     ):
         folder = tmp_path / kind

@@ -5,7 +5,7 @@ terms.bounds.npy    term `r` in that order is `terms.bin[bounds[r]:bounds[r + 1]
 terms.ids.npy       its number in the index; int32
 """
 
-# A million passages have some 780,000 terms. As a dict, which is how bm25s reads its vocabulary, they take 190 MB in
+# A million passages have about 780,000 terms. As a dict, which is how bm25s reads its vocabulary, they take 190 MB in
 # every process and half a second to read. A binary search in the mapped file takes 8 microseconds, and only the first
 # time that a process looks a term up.
 

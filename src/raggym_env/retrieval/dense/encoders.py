@@ -110,7 +110,7 @@ class Encoder:
     Raises:
         UnknownName: No model has that name.
         OptionError: This machine has no such device.
-        RetrievalError: The model is not available, or is none that can be used.
+        RetrievalError: The model is not available or cannot be used.
         MissingExtra: sentence-transformers is not installed.
     """
 
@@ -249,7 +249,7 @@ def _sentence_transformer(folder: Path, spec: EncoderSpec | None, device: str | 
     options: dict[str, Any] = {"model_kwargs": {"use_safetensors": True, "dtype": "float32"}}
     if spec is None and not (folder / "modules.json").is_file():
         raise RetrievalError(
-            f"{folder} is no sentence-transformers model (it has no modules.json), so its pooling and prefixes are "
+            f"{folder} is not a sentence-transformers model (it has no modules.json), so its pooling and prefixes are "
             f"unknown. Pass like=NAME if it is used like one of: {', '.join(ENCODERS)}."
         )
     try:

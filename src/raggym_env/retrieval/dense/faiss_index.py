@@ -185,7 +185,7 @@ class FaissIndex:
             raise RetrievalError(
                 f"The index {path} cannot be read: {error}. Delete its folder to have it built again."
             ) from error
-        # Passed with each search: they are no part of the stored index, which serves any values of them.
+        # Passed with each search: they are not part of the stored index, which works with any values.
         if options.index == "hnsw":
             self._params = faiss.SearchParametersHNSW(efSearch=options.ef_search)
         else:

@@ -76,7 +76,9 @@ class RerankRetriever:
                 model, device=device, batch_size=batch_size, max_length=max_length
             )
         else:
-            check_option("model", model, isinstance(model, PassageScorer), "a name, a folder or have a score method")
+            check_option(
+                "model", model, isinstance(model, PassageScorer), "a name, a folder or an object with a score method"
+            )
             self._scorer = model
 
     @property
@@ -194,7 +196,7 @@ def _load(folder: Path, device: str | None) -> Any:
     suffix = "ForSequenceClassification"
     if type(model).__name__.endswith(suffix) and not any(name.endswith(suffix) for name in saved_as):
         raise RetrievalError(
-            f"{folder} is no cross-encoder: it was saved as {', '.join(saved_as) or 'a bare encoder'}, without a "
+            f"{folder} is not a cross-encoder: it was saved as {', '.join(saved_as) or 'a bare encoder'}, without a "
             f"scoring layer. Pass a trained cross-encoder such as {MODEL!r}."
         )
     return encoder

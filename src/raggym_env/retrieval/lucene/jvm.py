@@ -156,7 +156,7 @@ def _launch(heap: str) -> None:
     jnius_config = importlib.import_module("jnius_config")
     if jnius_config.vm_running:  # set before the JVM starts, and a process cannot start a second one
         raise RetrievalError("A JVM was started in this process and failed. Start the process again.")
-    # Options that the user set win: ours come later, and of two -Xmx Java takes the last.
+    # Options that the user set win. Of two -Xmx Java would take the last, which is ours.
     present = jnius_config.get_options()
     fixed_heap = any(option.startswith("-Xmx") for option in present)
     # Without -Xrs Java handles SIGINT and SIGTERM: Ctrl-C would end the process with no KeyboardInterrupt.

@@ -217,7 +217,7 @@ def _published(name: str) -> Path:
     except ImportError as error:
         raise MissingExtra("An index that Pyserini publishes", "lucene") from error
     if name not in util.TF_INDEX_INFO:
-        raise UnknownName("folder, and no published Lucene index,", name, util.TF_INDEX_INFO)
+        raise UnknownName("folder or published Lucene index", name, util.TF_INDEX_INFO)
     timeout = socket.getdefaulttimeout()
     socket.setdefaulttimeout(_NETWORK_TIMEOUT)  # Pyserini sets none, so a silent server would block forever
     try:

@@ -7,7 +7,7 @@
 Requests that wait at the same time are searched together: see `raggym_env.retrieval.server.batching`. Every failure
 is answered with `{"error": "..."}`, and never with an empty result:
 
-    400, 422    the body is no JSON object, or a field is wrong
+    400, 422    the body is not a JSON object, or a field is wrong
     401         the token is missing or wrong
     408, 413    the body arrived too slowly, or is too long
     500         the retriever failed on these very queries
@@ -58,7 +58,7 @@ def bind(host: str = "127.0.0.1", port: int = 8000) -> socket.socket:
     """Return a socket bound to that address, to which no client can connect yet. Port 0 takes a free port.
 
     Raises:
-        RetrievalError: There is no such address, or it is in use.
+        RetrievalError: The address does not exist or is in use.
     """
     listener = None
     try:
