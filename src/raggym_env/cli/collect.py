@@ -19,9 +19,7 @@ def collect(
     env: Annotated[
         str | None, typer.Argument(help="Environment: an id (`raggym envs`) or the path of a card.", show_default=False)
     ] = None,
-    policy: Annotated[
-        str | None, typer.Option(help="Policy: a name (`raggym policies`) or the path of a card.")
-    ] = None,
+    policy: Annotated[str | None, typer.Option(help="Policy: a name (`raggym policies`) or a card's path.")] = None,
     critic: Annotated[str, typer.Option(help="Process reward that scores the candidates.")] = "mini",
     n: Annotated[int, typer.Option("--n", min=1, help="Candidates per state.")] = 10,
     split: Annotated[str, typer.Option(help="Split of the environment; its name must start with train.")] = "train",
@@ -31,9 +29,7 @@ def collect(
     execute: Annotated[
         Literal["best", "own"], typer.Option(help="What is executed: the best candidate, or the policy's own choice.")
     ] = "best",
-    explore: Annotated[
-        float, typer.Option(min=0, max=1, help="Share of the states in which a random candidate is executed.")
-    ] = 0.0,
+    explore: Annotated[float, typer.Option(min=0, max=1, help="Share of states with a random action.")] = 0.0,
     limit: shared.Limit = None,
     seed: shared.Seed = 0,
     out: shared.Out = None,

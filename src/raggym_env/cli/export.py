@@ -30,8 +30,7 @@ def export(
     options: dict[str, Any] = {} if to == "sft" else {"seed": seed, "margin": margin}
     if to != "sft" and pairs is not None:  # otherwise the kind's own default
         options["pairs"] = pairs
-    renderer = None if to == "reward" else Renderer(agent)
-    collection = Collection.read(data)
-    provenance = run_export(collection, out, to, renderer, kept=not every, outcome_weight=outcome_weight, **options)
+    options |= {"kept": not every, "outcome_weight": outcome_weight}
+    provenance = run_export(Collection.read(data), out, to, None if to == "reward" else Renderer(agent), **options)
     counts = provenance["counts"]
     typer.echo(f"{counts['rows']:,} {to} rows of {counts['trajectories']:,} trajectories: {out}")

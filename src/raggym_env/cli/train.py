@@ -14,9 +14,7 @@ from raggym_env.cli._options import Data, TrustCard, parse_settings
 
 __all__ = ["app"]
 
-app = typer.Typer(
-    help="Train on process data. The same command resumes a training that was interrupted.", no_args_is_help=True
-)
+app = typer.Typer(help="Train on process data. The same command resumes an interrupted training.", no_args_is_help=True)
 
 Out = Annotated[Path, typer.Option(help="Folder of the training.")]
 Agent = Annotated[str, typer.Option("--as", metavar="POLICY", help="Prompt agent to train: a name or a card's path.")]
@@ -29,7 +27,7 @@ _PANEL: dict[str, Any] = {"rich_help_panel": "Training"}
 Model = Annotated[
     str | None,
     typer.Option(
-        help="A name, a folder, a .gguf file or a hub name. MODEL+ADAPTER continues a LoRA adapter.",
+        help="Name, folder, .gguf file or hub name; MODEL+ADAPTER continues an adapter.",
         show_default="smollm2",
         **_PANEL,
     ),
@@ -84,8 +82,7 @@ def sft(
     out: Out,
     agent: Agent = "react",
     best: Annotated[
-        Literal["executed", "top"],
-        typer.Option(help="Learn the executed action, or the best-scored candidate of each state."),
+        Literal["executed", "top"], typer.Option(help="Learn the executed action, or the best-scored one.")
     ] = "executed",
     outcome_weight: OutcomeWeight = 0.0,
     trust_card: TrustCard = False,
@@ -145,9 +142,7 @@ def prm(
     held_out: Annotated[
         float, typer.Option(min=0, max=0.99, help="Share of the questions to test the ranking on.")
     ] = 0.1,
-    center_rewards_coefficient: Annotated[
-        float, typer.Option(min=0, help="Weight of the loss that keeps the mean output near 0.")
-    ] = 0.01,
+    center_rewards_coefficient: Annotated[float, typer.Option(min=0, help="Weight of the centering loss.")] = 0.01,
     policy: Annotated[
         str, typer.Option(help="Policy whose candidates the trained critic chooses among.", **_EVALUATION)
     ] = "lexical",
@@ -190,9 +185,7 @@ def grpo(
     max_completion_length: Annotated[int, typer.Option(min=1, help="Most tokens of a reply.")] = 96,
     temperature: Annotated[float, typer.Option(min=0.01, help="Sampling temperature of the replies.")] = 1.0,
     beta: Annotated[float | None, typer.Option(min=0, help="Weight of the divergence from the original model.")] = None,
-    penalty: Annotated[
-        float, typer.Option(min=0.001, help="How far below the worst reply of its state an invalid reply is scored.")
-    ] = 1.0,
+    penalty: Annotated[float, typer.Option(min=0.001, help="How far an invalid reply scores below the worst.")] = 1.0,
     trust_card: TrustCard = False,
     # `_run` reads these from the context.
     model: Model = None,

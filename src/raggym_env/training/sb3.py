@@ -248,16 +248,15 @@ class SB3Policy(BasePolicy):
     def propose(self, states: Sequence[State], n: int = 1) -> list[list[Proposal]]:
         """Return the `n` best candidates per state; the first has all candidates, and the cost of proposing them."""
         rows = self.slots.of(states)
-        scores = iter(self._scores([slots for slots in rows if slots.failed is None]))
+        proposed = [slots for slots in rows if slots.failed is None]
+        scores = iter(self._scores(proposed) if proposed else ())
         return [
             _ranked(slots, next(scores), n) if slots.failed is None else [replace(slots.failed, usage=slots.usage)]
             for slots in rows
         ]
 
     def _scores(self, rows: Sequence[Slots]) -> NDArray[np.float32]:
-        """Return logits or Q-values, `(len(rows), n)`."""
-        if not rows:
-            return np.empty((0, 0), np.float32)
+        """Return logits or Q-values, `(len(rows), n)`, of at least one row."""
         observations = [slots.obs() for slots in rows]
         batch = {key: np.stack([obs[key] for obs in observations]) for key in observations[0]}
         policy = self.model.policy
@@ -279,8 +278,7 @@ def _ranked(slots: Slots, scores: NDArray[np.float32], n: int) -> list[Proposal]
 
 def _identity(policy: Policy) -> str | None:
     """Return the policy's fingerprint, or its class and settings if all are plain values; None otherwise."""
-    fingerprint = getattr(policy, "fingerprint", None)
-    if fingerprint is not None:
+    if (fingerprint := getattr(policy, "fingerprint", None)) is not None:
         return str(fingerprint)
     settings = vars(policy)
     if not all(isinstance(value, str | int | float | bool | None) for value in settings.values()):

@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal, get_args
 
-from raggym_env.cards import EnvCard, PolicyCard, env_card, policy_card
+from raggym_env.cards import EnvCard, PolicyCard
 from raggym_env.core import State, Task, state_rng
 from raggym_env.errors import RunError, check_option
 from raggym_env.mdp.records import Episode
@@ -112,17 +112,9 @@ def collect(
     search = {"policy.search.best_of": n, "policy.search.critic": critic}
     if conflicts := sorted(key for key in settings if key == "policy.search" or key in search):
         raise RunError(f"n and critic set the candidates and the critic: remove {conflicts} from the settings.")
-    spec = CollectSpec(
-        card=env_card(card, trust=trust),
-        policy=policy_card(policy, trust=trust),
-        split=split,
-        limit=limit,
-        seed=seed,
-        settings={**settings, **search},
-        keep=keep,
-        execute=execute,
-        explore=explore,
-    )
+    options: Json = {"split": split, "limit": limit, "seed": seed, "settings": {**settings, **search}}
+    options |= {"keep": keep, "execute": execute, "explore": explore}
+    spec = CollectSpec.of(card, policy, trust=trust, **options)
     executor = LocalExecutor(in_flight) if workers is None else RayExecutor(workers, in_flight)
     return Collection(execute_plan(spec.load(), executor, out, progress=progress))
 

@@ -57,7 +57,7 @@ def sft_rows(trajectories: Iterable[Trajectory], renderer: Renderer, *, best: Be
             executed = next((option for option in step.candidates if option.action == step.action), None)
             good = None if executed is None or _score(executed) < _score(good) else executed
         if good is not None and (reply := renderer.reply(step, good)) is not None:
-            yield {"prompt": _prompt(renderer, step), "completion": _assistant(reply)}
+            yield {"prompt": renderer.prompt(step), "completion": _assistant(reply)}
 
 
 def preference_rows(
@@ -77,7 +77,7 @@ def preference_rows(
         # Different actions may have the same reply, such as searches whose drafts the agent does not write.
         replies = dict.fromkeys(reply for other in worse if (reply := renderer.reply(step, other)) is not None)
         for rejected in _draw([*replies], step.state, pairs, seed):
-            yield {"prompt": _prompt(renderer, step), "chosen": _assistant(chosen), "rejected": _assistant(rejected)}
+            yield {"prompt": renderer.prompt(step), "chosen": _assistant(chosen), "rejected": _assistant(rejected)}
 
 
 def reward_rows(
@@ -151,19 +151,13 @@ def export(
 ) -> Json:
     """Write the rows of a collection as a folder that `datasets.load_from_disk`, and so TRL, reads.
 
-    The folder appears whole or not at all. Its `provenance.json` records what it was made from.
-
-    Args:
-        collection: Process data.
-        out: Folder to create.
-        kind: Kind of rows.
-        renderer: The agent that rows are made for; only rewards need none.
-        kept: True for the trajectories that the collection keeps; False for all.
-        outcome_weight: See `graded`.
-        options: Keyword arguments of the kind's function.
+    The folder appears whole or not at all. Rows are made for the agent of `renderer`, which only rewards do not need;
+    from the trajectories that the collection keeps or, without `kept`, from all; with outcomes added as by `graded`.
+    `options` are keyword arguments of the kind's function.
 
     Returns:
-        The provenance: settings, the collection's config and checksum, and counts of trajectories and rows.
+        The provenance: settings, the collection's config and checksum, and counts of trajectories and rows. It is
+        also written to `provenance.json`.
 
     Raises:
         MissingExtra: The `datasets` library is not installed.
@@ -239,10 +233,6 @@ def _draw(items: list[T], state: State, count: int, seed: int) -> list[T]:
 def _check(margin: float, pairs: int) -> None:
     check_option("margin", margin, margin > 0, "above 0")
     check_option("pairs", pairs, pairs >= 1, "at least 1")
-
-
-def _prompt(renderer: Renderer, step: TrajectoryStep) -> list[dict[str, str]]:
-    return [dict(message) for message in renderer.prompt(step)]
 
 
 def _assistant(reply: str) -> list[dict[str, str]]:

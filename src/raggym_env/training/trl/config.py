@@ -194,14 +194,10 @@ _RESERVED = {
 
 
 def trl_config(name: str, config: TrainingConfig, out: str | Path, **values: Any) -> Any:
-    """Return TRL's configuration object for one trainer.
+    """Return TRL's configuration object of the class `name`, such as "SFTConfig", for a training in the folder `out`.
 
-    Args:
-        name: Class of the configuration, e.g. "SFTConfig".
-        config: Options, with the trainer's defaults filled in. `config.trl` may replace values that are set here
-            for all trainers, such as `lr_scheduler_type`.
-        out: Folder of the training.
-        values: Arguments that this trainer sets itself and that `config.trl` must not contain.
+    `config` has the trainer's defaults filled in. Its field `trl` may replace values that are set here for all
+    trainers, such as `lr_scheduler_type`, but not `values`, the arguments that this trainer sets itself.
 
     Raises:
         OptionError: An option in `config.trl` is reserved, or TRL's class does not have it or refuses its value.

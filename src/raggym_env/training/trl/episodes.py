@@ -91,10 +91,8 @@ def episode_examples(
     A model whose replies never end with an action gets the same reward for all of them and learns nothing from
     GRPO. A few hundred episodes of any policy teach it the format.
 
-    Args:
-        steps: The states of an episode from its first, each with the action taken in it.
-        system: As for `episode_prompts`.
-        passage_chars: As for `EpisodeRollouts`.
+    `steps` are the states of the episode from its first, each with the action taken in it. `system` is that of
+    `episode_prompts`, and `passage_chars` that of `EpisodeRollouts`.
 
     Returns:
         One row per step: `prompt`, the conversation so far, and `completion`, the action.

@@ -6,7 +6,8 @@ import random
 import shutil
 import time
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -133,16 +134,9 @@ def drop_long(rows: Iterable[Chats], base: Base, max_length: int, unit: str) -> 
 def make_trainer(
     name: str, base: Base, adapter: Any, args: Any, rows: list[Any], test_rows: Sequence[Any] = (), **options: Any
 ) -> Any:
-    """Return a trainer of TRL.
+    """Return a trainer of TRL's class `name`, such as "SFTTrainer", with further arguments of that class as `options`.
 
-    Args:
-        name: Class of the trainer, e.g. "SFTTrainer".
-        base: The model to train.
-        adapter: PEFT's configuration of a new adapter, or None; see `lora_config`.
-        args: TRL's configuration; see `trl_config`.
-        rows: Rows to train on.
-        test_rows: Rows to measure the loss on, before and after training.
-        options: Further arguments of the class.
+    `adapter` is made by `lora_config` and `args` by `trl_config`. On `test_rows` the model is tested before and after.
     """
     return getattr(trl, name)(
         **trainable(base, adapter),
@@ -180,19 +174,13 @@ def run_job(
 def _evaluate(
     stage: str, spec: EvalSpec, job: Job, settings: Json, recipe: Recipe, trust: bool, progress: Progress | None
 ) -> None:
-    config = {"env": spec.env, "split": spec.split, "limit": spec.limit, "settings": dict(spec.settings)}
+    config = asdict(spec)
     if recipe.report.get(stage, {}).items() >= config.items():
         return  # it was evaluated the same way before the training was interrupted
-    _, scores = evaluate(
-        spec.env,
-        job.policy,
-        split=spec.split,
-        limit=spec.limit,
-        settings={**spec.settings, **settings},
-        out=recipe.path / stage,
-        trust=trust,
-        progress=None if progress is None else lambda done, total, record: progress(stage, done, total, record),
-    )
+    options: Json = {"split": spec.split, "limit": spec.limit, "settings": {**spec.settings, **settings}}
+    options |= {"out": recipe.path / stage, "trust": trust}
+    report = None if progress is None else partial(progress, stage)
+    _, scores = evaluate(spec.env, job.policy, progress=report, **options)
     means = {metric: list(estimate) for metric, estimate in scores.metrics.items()}
     recipe.report[stage] = {**config, "scores": means, "scored": scores.scored, "failed": scores.failed}
     recipe.write()

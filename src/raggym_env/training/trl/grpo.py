@@ -11,6 +11,7 @@ parses it, and its action is scored in its state. The advantage of a reply is re
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import asdict, dataclass, field, replace
 from functools import partial
 from pathlib import Path
@@ -70,11 +71,11 @@ class ReplyConfig:
     def __post_init__(self) -> None:
         # An advantage is relative to the other replies, so one alone teaches nothing.
         check_option("num_generations", self.num_generations, self.num_generations >= 2, "at least 2")
-        length = self.max_completion_length
-        check_option("max_completion_length", length, length >= 1, "at least 1")
+        check_option("max_completion_length", self.max_completion_length, self.max_completion_length >= 1, "at least 1")
         check_option("temperature", self.temperature, self.temperature > 0, "above 0")
 
 
+@dataclass(frozen=True)
 class StepRewards:
     """The reward function for TRL: the score of a reply's action in the state that its row names by `index`.
 
@@ -82,32 +83,18 @@ class StepRewards:
     among the replies to its state less `penalty`. If all replies to a state are invalid, all get `-penalty`, so their
     advantages are 0. If the process reward fails for a state, its replies get None, and TRL ignores them: a failure
     is never a score.
-
-    Args:
-        card: The agent, which determines how a reply is parsed.
-        states: The states that `index` refers to.
-        process_reward: Scores the actions.
-        penalty: See above; above 0.
-        outcome: Returns a number to add for an answer, given the index of its state; by default 0.
     """
 
     __name__ = "process_reward"  # the name in TRL's logs
 
-    def __init__(
-        self,
-        card: PolicyCard,
-        states: Sequence[State],
-        process_reward: ProcessReward,
-        *,
-        penalty: float = 1.0,
-        outcome: Callable[[int, Answer], float] = lambda index, answer: 0.0,
-    ) -> None:
-        # The agent parses what it is given: no search at inference.
-        self.card = card.model_copy(update={"search": SearchCard(), "price": None})
-        self.states = states
-        self.process_reward = process_reward
-        self.penalty = penalty
-        self.outcome = outcome
+    card: PolicyCard
+    """The agent, which determines how a reply is parsed."""
+    states: Sequence[State]
+    """The states that `index` refers to."""
+    process_reward: ProcessReward
+    penalty: float = 1.0
+    outcome: Callable[[int, Answer], float] = lambda index, answer: 0.0
+    """Returns a number to add for an answer, given the index of its state."""
 
     def __call__(
         self,
@@ -122,39 +109,31 @@ class StepRewards:
             RewardError, RetrievalError: The process reward failed for every state of the batch.
         """
         # The agent itself parses the replies, so training and evaluation cannot disagree on what an action is.
-        agent = make(self.card, llm=ScriptedLLM([row[-1]["content"] for row in completions]), on_failure="fail")
+        card = self.card.model_copy(update={"search": SearchCard(), "price": None})  # no search at inference
+        agent = make(card, llm=ScriptedLLM([row[-1]["content"] for row in completions]), on_failure="fail")
         actions = [row[0].action for row in agent.propose([self.states[number] for number in index])]
-        places: dict[int, list[int]] = {}  # of each state's replies, which TRL may deliver in any order
-        valid: dict[int, list[Action]] = {}
+        # By state and then by place in the batch, since TRL may deliver the replies in any order.
+        valid: dict[int, dict[int, Action]] = {number: {} for number in index}
         for place, (number, action) in enumerate(zip(index, actions, strict=True)):
-            places.setdefault(number, []).append(place)
             if action is not None:
-                valid.setdefault(number, []).append(action)
+                valid[number][place] = action
         # One call for all states: a critic that is a model scores them in batches.
-        scores = self._scores(valid)
+        scores = self._scores({number: list(row.values()) for number, row in valid.items() if row})
         rewards: list[float | None] = [None] * len(index)
-        for number, row in places.items():
-            values = self._rewards(number, [actions[place] for place in row], scores.get(number, []))
-            for place, value in zip(row, values, strict=True):
-                rewards[place] = value
+        for place, number in enumerate(index):
+            if (values := scores.get(number, [])) is not None:
+                row = self._rewards(number, valid[number], values)
+                rewards[place] = row.get(place, min(row.values(), default=0.0) - self.penalty)
         if log_metric is not None:
             log_metric("replies/unreadable", float(np.mean([action is None for action in actions])))
             log_metric("replies/answers", float(np.mean([isinstance(action, Answer) for action in actions])))
             log_metric("replies/unscored", float(np.mean([value is None for value in rewards])))
         return rewards
 
-    def _rewards(
-        self, number: int, actions: Sequence[Action | None], scores: Sequence[float] | None
-    ) -> Sequence[float | None]:
-        """Return the rewards of the replies to one state. `scores` are of its valid actions, in order."""
-        if scores is None:
-            return [None] * len(actions)
-        valid = [action for action in actions if action is not None]
-        outcomes = [self.outcome(number, action) if isinstance(action, Answer) else 0.0 for action in valid]
-        values = [score + outcome for score, outcome in zip(scores, outcomes, strict=True)]
-        invalid = min(values, default=0.0) - self.penalty
-        remaining = iter(values)
-        return [invalid if action is None else next(remaining) for action in actions]
+    def _rewards(self, number: int, actions: Mapping[int, Action], scores: Sequence[float]) -> dict[int, float]:
+        """Return the rewards of a state's valid actions, by their place."""
+        outcomes = [self.outcome(number, action) if isinstance(action, Answer) else 0.0 for action in actions.values()]
+        return {place: sum(values) for place, *values in zip(actions, scores, outcomes, strict=True)}
 
     def _scores(self, actions: Mapping[int, Sequence[Action]]) -> dict[int, list[float] | None]:
         """Score the states in one call or, if that fails, one by one; None for a state that fails by itself."""
@@ -162,18 +141,16 @@ class StepRewards:
             return {}
         try:
             return self._score(actions)
-        except RAGGymError:
+        except RAGGymError as error:
             if len(actions) == 1:
                 raise
+            failure = error
         # The error does not say which state caused it; the others keep their scores.
-        scores: dict[int, list[float] | None] = {}
-        failure: RAGGymError | None = None
+        scores: dict[int, list[float] | None] = dict.fromkeys(actions)
         for number, row in actions.items():
-            try:
+            with suppress(RAGGymError):
                 scores |= self._score({number: row})
-            except RAGGymError as error:
-                scores[number], failure = None, error
-        if failure is not None and not any(row is not None for row in scores.values()):
+        if all(row is None for row in scores.values()):
             raise failure  # nothing could be learned from the batch, and probably not from the next one
         return scores
 

@@ -96,24 +96,21 @@ class Base:
 
 
 def load(name: str, *, lora: bool = True) -> Base:
-    """Load the model to train.
+    """Load the model to train, by a name as for `hf.load`.
 
-    Args:
-        name: As for `hf.load`. With `+ADAPTER`, training continues that adapter, so that the result is one adapter on
-            the plain base.
-        lora: True to train an adapter. If False, an adapter in the name is merged into the base.
+    With `+ADAPTER` in the name, training continues that adapter, so that the result is one adapter on the plain base.
+    Without `lora`, when all weights are trained, it is merged into the base.
 
     Raises:
         LLMError: The model or the adapter does not exist or cannot be loaded.
     """
     base, adapter = split_name(name)
-    if adapter is None or not lora:
-        with quiet():
-            return Base(name, *plain_model(name))
-    # The adapter is put on in `trainable`: until then the weights are those that `identity` describes.
+    if not lora:
+        base, adapter = name, None
     with quiet():
         model, tokenizer = plain_model(base)
-    return Base(base, model, tokenizer, adapter_folder(adapter))
+    # The adapter is put on in `trainable`: until then the weights are those that `identity` describes.
+    return Base(base, model, tokenizer, None if adapter is None else adapter_folder(adapter))
 
 
 def trainable(base: Base, adapter_config: Any = None) -> dict[str, Any]:
@@ -131,9 +128,7 @@ def trainable(base: Base, adapter_config: Any = None) -> dict[str, Any]:
         with quiet():
             return {"model": peft.PeftModel.from_pretrained(base.model, str(base.adapter), is_trainable=True)}
     except (OSError, ValueError, TypeError, KeyError, RuntimeError, SafetensorError) as error:
-        raise LLMError(
-            f"The adapter {base.adapter} does not fit the model {base.name!r}, or is damaged: {error}"
-        ) from error
+        raise LLMError(f"Adapter {base.adapter} does not fit the model {base.name!r} or is damaged: {error}") from error
 
 
 def save(model: Any, tokenizer: Any, base: str, folder: Path) -> str:
