@@ -12,7 +12,7 @@ from hypothesis import settings
 from raggym_env.models import catalogue
 
 REPOSITORY = Path(__file__).parents[1]
-SLOW_FILE = re.compile(r"^pytestmark = pytest\.mark\.slow$", re.MULTILINE)
+SLOW_FILE = re.compile(r"^pytestmark = .*\bpytest\.mark\.slow\b", re.MULTILINE)
 PARALLEL = "PYTEST_XDIST_WORKER" in os.environ
 if PARALLEL:
     # Set before torch is imported: with more threads than idle cores it is many times slower.
@@ -28,16 +28,10 @@ settings.load_profile("repeatable")
 
 
 def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool | None:
-    """Leave out files that would be imported for nothing. Importing torch takes longer than most quick tests together.
-
-    These are modules of the package without a doctest and, where slow tests are deselected, files of slow tests.
-    """
-    if collection_path.suffix != ".py":
+    """Leave out files of slow tests where slow tests are deselected: most import torch, which takes seconds."""
+    if collection_path.suffix != ".py" or "not slow" not in config.option.markexpr:
         return None
-    text = collection_path.read_text(encoding="utf-8")
-    if collection_path.is_relative_to(REPOSITORY / "src"):
-        return ">>> " not in text or None
-    return ("not slow" in config.option.markexpr and SLOW_FILE.search(text) is not None) or None
+    return SLOW_FILE.search(collection_path.read_text(encoding="utf-8")) is not None or None
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

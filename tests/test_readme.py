@@ -22,11 +22,13 @@ def run(command, folder):
     return done.stdout
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("code", blocks("python"))
 def test_python_blocks_run_as_they_stand(code, tmp_path):
     run([sys.executable, "-W", "error", "-c", code], tmp_path)
 
 
+@pytest.mark.slow
 def test_the_example_with_data_of_ones_own_works_from_an_empty_folder(tmp_path):
     (script,) = blocks("bash")
     out = run(["bash", "-euc", script], tmp_path)

@@ -48,6 +48,7 @@ def towns(tmp_path):
     return write_towns(tmp_path / "towns")
 
 
+@pytest.mark.slow
 def test_an_environments_corpus_is_served_by_its_retriever_with_the_changed_options(towns):
     settings = ("--retriever", "rank-bm25", "--set", "retrieval.options.title_weight=1", "--topk", "2")
     with serving(towns, "--split", "train", *settings) as (url, line, _):
@@ -58,11 +59,13 @@ def test_an_environments_corpus_is_served_by_its_retriever_with_the_changed_opti
         assert len(titles(url, query="River1 town lies")[0]) == 2
 
 
+@pytest.mark.slow
 def test_a_corpus_file_is_served_with_no_environment(towns):
     with serving("--corpus", towns.parent / "corpus.jsonl") as (url, _, _):
         assert titles(url, query="Town7", topk=1) == [["Town7"]]
 
 
+@pytest.mark.slow
 def test_the_token_comes_from_a_file_and_never_from_the_command_line(towns, tmp_path):
     file = tmp_path / "token"
     file.write_text("s3cret\n", encoding="utf-8")
@@ -73,6 +76,7 @@ def test_the_token_comes_from_a_file_and_never_from_the_command_line(towns, tmp_
     assert "--token " not in raggym("--help").output
 
 
+@pytest.mark.slow
 def test_a_warning_says_that_a_server_without_a_token_is_open_to_the_network(towns):
     with serving(towns, "--host", "0.0.0.0") as (url, _, process):  # noqa: S104
         assert url.startswith("http://0.0.0.0:")
@@ -111,6 +115,7 @@ def test_a_port_in_use_is_reported_before_any_index_is_built(towns):
     assert "Address already in use" in result.stderr
 
 
+@pytest.mark.slow
 def test_raggym_itself_searches_a_served_corpus(towns, tmp_path):
     with serving(towns) as (url, _, _):
         command = ["eval", str(towns), "--policy", "lexical", "--out", str(tmp_path / "run")]

@@ -88,6 +88,7 @@ def test_a_missing_file_is_not_found(tmp_path):
         prepare_corpus(tmp_path / "none.jsonl")
 
 
+@pytest.mark.slow
 def test_of_several_processes_that_prepare_a_corpus_at_once_only_one_does(tmp_path):
     log = tmp_path / "log"
     processes = [slow(log, 40, 0.01) for _ in range(3)]
@@ -95,6 +96,7 @@ def test_of_several_processes_that_prepare_a_corpus_at_once_only_one_does(tmp_pa
     assert log.read_text().count("start") == 1
 
 
+@pytest.mark.slow
 def test_a_killed_preparation_is_started_again(tmp_path, cache):
     log = tmp_path / "log"
     with slow(log, 1000, 1) as process:

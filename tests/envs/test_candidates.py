@@ -204,6 +204,7 @@ def test_it_passes_gymnasiums_checker():
         check_env(env, skip_render_check=True)
 
 
+@pytest.mark.slow
 def test_it_passes_stable_baselines3s_checker():
     checker = pytest.importorskip("stable_baselines3.common.env_checker")
     checker.check_env(CandidateActions(RAGEnv([FILM, BOTH], dynamics()[0]), Ideas(), n=5))

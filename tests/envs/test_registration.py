@@ -23,6 +23,7 @@ def test_importing_the_package_registers_one_id_per_card():
     assert {*card_names("envs"), "RAGGym-Card-v0"} <= set(gym.registry)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("env_id", PLAIN)
 def test_every_id_passes_the_checker_without_a_warning(env_id, request, monkeypatch):
     if env_id != "RAGGym-Synth-v0":

@@ -246,6 +246,7 @@ def test_it_keeps_the_contract_of_a_retriever_and_agrees_with_the_served_one():
         assert remote.fingerprint == local.fingerprint
 
 
+@pytest.mark.slow
 def test_many_threads_share_one_retriever():
     local = ScriptedRetriever({str(i): [f"T{i}"] for i in range(200)})
     with server.running(local) as url, ThreadPoolExecutor(16) as pool:

@@ -106,6 +106,7 @@ def test_the_rewards_of_an_episode_add_up_to_its_last_value_less_the_start_and_t
         assert total(reward, steps, task.question, actions) == pytest.approx(expected, abs=1e-5)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("times", [1, 2])
 def test_an_episode_that_repeats_a_query_loses_what_the_repeats_cost(world, episodes, times):
     repeated = gains(world, episodes, lambda actions: [actions[0]] * times)
@@ -119,6 +120,7 @@ def test_a_query_in_another_spelling_is_a_repeat(world, episodes):
     np.testing.assert_allclose(shouted, -COST, atol=1e-5)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("times", [1, 2])
 def test_padding_with_junk_queries_does_not_pay(world, episodes, times):
     gained = gains(world, episodes, lambda actions: [Search(query) for query in JUNK[:times]])
@@ -128,6 +130,7 @@ def test_padding_with_junk_queries_does_not_pay(world, episodes, times):
     assert gained.max() < 0.1
 
 
+@pytest.mark.slow
 def test_spending_the_budget_instead_of_answering_does_not_pay(world, episodes):
     steps, reward = world[0], MiniReward()
     for question, actions in episodes:
@@ -187,6 +190,7 @@ def visited(world, episodes):
     return pairs, [float(MiniReward().score([state], [[action]])[0][0]) for state, action in pairs]
 
 
+@pytest.mark.slow
 @given(st.data())
 def test_scores_do_not_depend_on_order_or_batches_or_earlier_calls(visited, data):
     pairs, expected = visited

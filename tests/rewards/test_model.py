@@ -14,6 +14,8 @@ from raggym_env.testing import check_process_reward  # noqa: E402
 from raggym_env.text.state_chat import encode, fitted, render, without_oldest  # noqa: E402
 from tiny_llm import tiny_model, tiny_tokenizer  # noqa: E402
 
+pytestmark = pytest.mark.slow
+
 # PEFT asks transformers for an attribute by its old name.
 PEFT_WARNS = pytest.mark.filterwarnings("ignore:.is_gradient_checkpointing:FutureWarning")
 

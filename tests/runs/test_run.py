@@ -222,6 +222,7 @@ def test_a_record_is_whole_or_an_error(tmp_path):
     assert "OSError" in done.stderr
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("policy", ["lexical", "single_search", "random"])
 def test_episodes_do_not_depend_on_the_hash_seed_or_the_number_in_flight(tmp_path, policy):
     outcomes = set()
@@ -282,6 +283,7 @@ def lines(path):
     return path.read_bytes().count(b"\n") if path.exists() else 0
 
 
+@pytest.mark.slow
 def test_an_evaluation_killed_ten_times_at_random_moments_ends_with_the_same_episodes_and_scores(tmp_path):
     card = write_towns(tmp_path / "towns", questions=1500)
     subprocess.run(eval_command(card, tmp_path / "undisturbed"), check=True, capture_output=True)

@@ -111,6 +111,7 @@ def test_the_elder_person_is_the_one_born_in_the_earlier_year(tasks):
     assert comparisons
 
 
+@pytest.mark.slow
 def test_train_dev_and_test_share_no_question_and_none_with_any_other_stream():
     world = SynthWorld(200)
     contents = [

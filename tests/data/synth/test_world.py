@@ -17,6 +17,7 @@ def world():
     return SynthWorld(5000)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("size", [200, 201, 239, 5000, 50_000])
 def test_a_world_has_the_requested_number_of_passages_and_every_title_once(size):
     world = SynthWorld(size, seed=3)

@@ -24,6 +24,8 @@ from raggym_env.models import catalogue  # noqa: E402
 from raggym_env.models.convert import unquantised  # noqa: E402
 from tiny_llm import tiny_model, tiny_tokenizer, user  # noqa: E402
 
+pytestmark = pytest.mark.slow
+
 # PEFT reads an attribute of transformers by a name that its newest version deprecates.
 RENAMED = "is_gradient_checkpointing. is deprecated"
 IDS = torch.tensor([[5, 9, 2, 40, 17, 100, 3]])

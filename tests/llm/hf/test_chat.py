@@ -5,6 +5,8 @@ pytest.importorskip("transformers")
 from raggym_env.llm.hf.chat import Chat, PromptError
 from tiny_llm import TEMPLATE, tiny_tokenizer, user
 
+pytestmark = pytest.mark.slow
+
 NO_SYSTEM = "{% if messages[0]['role'] == 'system' %}{{ raise_exception('no system') }}{% endif %}" + TEMPLATE
 
 

@@ -8,6 +8,8 @@ transformers = pytest.importorskip("transformers")
 from raggym_env.llm.hf.engine import Engine, unsupported  # noqa: E402
 from tiny_llm import tiny_model, tiny_tokenizer  # noqa: E402
 
+pytestmark = pytest.mark.slow
+
 PROMPTS = [tuple(range(10, 60)), tuple(range(100, 140))]
 BRANCHES = [[(1, 2, 3), (4,), (5, 6)], [(7, 8, 9, 10)]]
 

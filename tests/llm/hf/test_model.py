@@ -17,6 +17,8 @@ from raggym_env.llm.hf.engine import Sample  # noqa: E402
 from raggym_env.llm.hf.model import HFModel, load  # noqa: E402
 from tiny_llm import texts, tiny_model, tiny_tokenizer, user  # noqa: E402
 
+pytestmark = pytest.mark.slow
+
 SYSTEM = "You are a careful assistant that answers in a few words."
 
 

@@ -6,6 +6,8 @@ import pytest
 
 from raggym_env.llm import Sampling
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture(scope="module")
 def llm(small_model):

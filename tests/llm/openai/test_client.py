@@ -185,6 +185,7 @@ def test_pauses_grow_with_each_retry(connect):
     assert [wait >= least for wait, least in zip(waits, (0.05, 0.1, 0.2), strict=True)] == [True] * 3
 
 
+@pytest.mark.slow
 def test_a_server_that_does_not_keep_up_gets_fewer_requests_at_a_time_until_it_does(connect):
     one_by_one, slow = threading.Lock(), iter([0.3] * 4)
 

@@ -56,6 +56,7 @@ def test_each_of_25_000_hostile_replies_is_a_failure_or_contains_its_action(seed
         check(reply)
 
 
+@pytest.mark.slow
 @settings(max_examples=1_000, deadline=None)
 @given(hostile | st.text(max_size=200))
 def test_any_text_at_all_can_be_parsed(reply):

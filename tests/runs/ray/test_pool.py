@@ -25,6 +25,8 @@ from raggym_env.runs.ray.worker import Player
 from raggym_env.training.process_data.collect import collect
 from towns import Reader, write_towns
 
+pytestmark = pytest.mark.slow
+
 ONE, TWO = Workers("auto", 1), Workers("auto", 2)  # of the Ray that `cluster` starts
 
 

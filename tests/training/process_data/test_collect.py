@@ -200,6 +200,7 @@ def lines(path):
     return path.read_bytes().count(b"\n") if path.exists() else 0
 
 
+@pytest.mark.slow
 def test_a_collection_killed_at_random_moments_ends_with_the_same_trajectories(tmp_path):
     card = write_towns(tmp_path / "towns", questions=400)
     subprocess.run(collect_command(card, tmp_path / "undisturbed"), check=True, capture_output=True)
