@@ -162,7 +162,7 @@ def test_a_retriever_that_loses_a_query_is_a_failure():
         def search(self, queries, k):
             return super().search(queries, k)[:-1]
 
-    with pytest.raises(RetrievalError, match=r"'Short' failed: .* 2 lists for 2 queries, not 1"):
+    with pytest.raises(RetrievalError, match=r"'Short' failed: .* got 1 lists for 2 queries"):
         fused(scripted("a"), Short({})).search(["p", "q"], 1)
 
 
