@@ -31,7 +31,7 @@ class _Path:
 class Tree(BasePolicy):
     """Beam search over the next `depth` steps; takes the first action of the best path.
 
-    A path is worth the sum of the critic's scores of its actions, so the critic's scores must compare across
+    A path is worth the sum of the critic's scores of its actions, so the critic's scores must be comparable across
     states. A path that has ended, or that the policy proposes no action for, keeps its value and stays in the beam.
     The policy plans anew at every step of the episode. The searches that it looks ahead to are run, in one batched
     retrieval per level for all states; a retriever's cache has their results when one of them is then taken.

@@ -64,7 +64,7 @@ class ReplyConfig:
     num_generations: int = 4
     """Replies per state, at least 2."""
     max_completion_length: int = 96
-    """Most tokens of a reply. A reply that is cut off can rarely be parsed."""
+    """Maximum number of tokens of a reply. A reply that is cut off can rarely be parsed."""
     temperature: float = 1.0
     """Sampling temperature, above 0."""
 
@@ -222,7 +222,7 @@ def _states(
 ) -> tuple[MDP, list[TrajectoryStep], dict[str, Any]]:
     """Return the environment with the process reward, the states to train on, and the identity of the data."""
     changes = {"reward.process_reward": reward.process_reward, "reward.options": dict(reward.options)}
-    # An environment's name is no folder; a card's path is a file.
+    # An environment's name is not a folder; a card's path is a file.
     if isinstance(data, Collection) or Path(data).is_dir():
         source = ProcessData.read(data, limit)
         run = source.collection.run
