@@ -373,11 +373,7 @@ _SCORE = "def score(self, states, actions): return [[0.0 for action in row] for 
 
 
 def _wrong_number(plugin: object, method: str, inputs: str, count: int, example: str, given: Any) -> str:
-    returned = (
-        f"{len(given)} {'list' if len(given) == 1 else 'lists'}"
-        if isinstance(given, list | tuple)
-        else type(given).__name__
-    )
+    returned = f"{len(given)} lists" if isinstance(given, list | tuple) else type(given).__name__
     return _wrong_form(
         plugin, method, f"one list for each of the {inputs}", example, f"{returned} for {count} {inputs}"
     )

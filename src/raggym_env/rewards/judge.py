@@ -70,8 +70,8 @@ class JudgeReward:
 
     With `mode="rank"` the model ranks all distinct candidates of a state in one reply, and the scores are spaced
     evenly from 0.5 for the best to -0.5 for the worst. They are comparable within one state only. A single candidate
-    cannot be ranked, so it is rated. With `mode="rate"` the model rates each candidate from 0 to 10, and the score is a tenth
-    of the rating less 0.5. Ratings are comparable across states as far as the model is consistent.
+    cannot be ranked, so it is rated. With `mode="rate"` the model rates each candidate from 0 to 10, and the score is a
+    tenth of the rating less 0.5. Ratings are comparable across states as far as the model is consistent.
 
     Scores are thus in [-0.5, 0.5], with 0 for an average action. As rewards of steps, useless searches cost, so an
     episode gains nothing by padding.

@@ -149,7 +149,8 @@ class ModelReward:
         # Longest first, so that rows of similar length are batched and little is padding.
         shared.sort(key=lambda pair: -pair[0])
         sizes = [prefix + sum(len(tokens) - prefix for tokens in row) for prefix, row in shared]
-        for cut in runs(sizes, self.token_budget) if self._engine else ():
+        for cut in runs(sizes, self.token_budget):
+            assert self._engine is not None  # noqa: S101  # without an engine no row is shared
             scores |= self._scores_by_prefix(self._engine, shared[cut])
         alone.sort(key=len, reverse=True)
         # Without a padding token the model cannot tell where the shorter texts of a batch end.
