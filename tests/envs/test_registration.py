@@ -35,6 +35,7 @@ def test_every_id_passes_the_checker_without_a_warning(env_id, request, monkeypa
         env.close()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("env_id", PLAIN)
 def test_every_id_makes_a_vector_environment(env_id, request, monkeypatch):
     if env_id != "RAGGym-Synth-v0":

