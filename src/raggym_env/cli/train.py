@@ -62,8 +62,8 @@ def _run(ctx: typer.Context, trainer: Callable[..., Any], data: str | Path, out:
 
     values = ctx.params
     # Flags go over --set, as they do in `raggym eval`.
-    flags = {name: values[name] for name in ("model", "max_steps", "learning_rate", "limit")}
-    flags = {name: value for name, value in flags.items() if value is not None}
+    names = ("model", "max_steps", "learning_rate", "limit")
+    flags = {name: values[name] for name in names if values[name] is not None}
     config = TrainingConfig.from_settings({**parse_settings(values["settings"]), **flags})
     evaluation = None
     if values["eval_env"] is not None:

@@ -157,8 +157,7 @@ def export(
     `options` are keyword arguments of the kind's function.
 
     Returns:
-        The provenance: settings, the collection's config and checksum, and counts of trajectories and rows. It is
-        also written to `provenance.json`.
+        The provenance, as written to `provenance.json`: settings, the collection's config and checksum, and counts.
 
     Raises:
         MissingExtra: The `datasets` library is not installed.
