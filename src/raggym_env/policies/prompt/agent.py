@@ -52,8 +52,8 @@ class PromptAgent(BasePolicy):
         top_p: As in `Sampling`, where several proposals are requested.
         max_tokens, note_tokens: Maximum number of tokens of a reply, and of a note.
         passage_chars, history_chars: Limits on the length of a prompt; see `templates.PromptLimits`.
-        on_failure: What becomes of a reply that is not an action. "retry": the model is shown the reply and what is
-            wrong with it, once; if that fails too, there is no action. "search": a search for the question itself,
+        on_failure: The handling of a reply that is not an action. "retry": the model is shown the reply and its
+            problem, once; if that fails too, there is no action. "search": a search for the question itself,
             if one is left and that search was not made before, else no action. "fail": no action.
         seed: Seed of the sampling.
 
