@@ -1,6 +1,4 @@
-"""Retrieved passages read for one question, by rules: how good each sentence is as evidence, which spans may answer the
-question, and which names are worth a search. Uses the question and the passages, nothing else.
-"""
+"""Retrieved passages read for one question, by rules: evidence, possible answers, and names worth a search."""
 
 from __future__ import annotations
 
@@ -311,10 +309,8 @@ class Reading:
 
 
 def _match(terms: frozenset[str], pages: Sequence[Page]) -> tuple[dict[Sentence, Set[str]], dict[str, float]]:
-    """Return the terms that each sentence or its page's title has, and the rarity of each term that occurs (as in IDF).
-
-    A term weighs the more the fewer sentences have it.
-    """
+    """Return the terms that each sentence or its page's title has, and the rarity of each term that occurs."""
+    # Rarity is an inverse document frequency over sentences: the fewer have a term, the more it weighs.
     matched: dict[Sentence, Set[str]] = {}
     counts: dict[str, int] = dict.fromkeys(terms, 0)
     for page in pages:

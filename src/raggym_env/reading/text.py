@@ -120,7 +120,7 @@ class Tokens:
 
     def terms(self) -> dict[str, int]:
         """Return what the function `terms` returns, in half the time, as the text is split already."""
-        # Last word first: of equal keys `dict` keeps the last value, which is then the first occurrence.
+        # Last word first: of equal keys `dict` keeps the last value, here that of the first occurrence.
         starts = dict(zip(reversed(self.stems()), reversed(self.starts), strict=True))
         starts.pop("", None)
         return starts

@@ -128,19 +128,12 @@ class _AnswerMentionFeatures:
     answer_place: float  # 1.0 if the mention follows a locative preposition (in, at, near)
 
 
+_MENTION = _MentionFeatures.__slots__
 _GROUPS: tuple[tuple[str, ...], ...] = (
-    tuple(_EpisodeFeatures.__slots__),
-    tuple(_StateFeatures.__slots__),
-    (
-        *_SearchFeatures.__slots__,
-        *(f"query_{name}" for name in _MentionFeatures.__slots__),
-        *_QueryMentionFeatures.__slots__,
-    ),
-    (
-        *_AnswerFeatures.__slots__,
-        *(f"answer_{name}" for name in _MentionFeatures.__slots__),
-        *_AnswerMentionFeatures.__slots__,
-    ),
+    _EpisodeFeatures.__slots__,
+    _StateFeatures.__slots__,
+    (*_SearchFeatures.__slots__, *(f"query_{name}" for name in _MENTION), *_QueryMentionFeatures.__slots__),
+    (*_AnswerFeatures.__slots__, *(f"answer_{name}" for name in _MENTION), *_AnswerMentionFeatures.__slots__),
 )
 FEATURES: tuple[str, ...] = tuple(itertools.chain.from_iterable(_GROUPS))
 """Names of the features, in the order of the columns."""
@@ -195,15 +188,8 @@ def _parse_short(text: str) -> _Text:
     names = [(tokens.text(*name), tokens.key(*name)) for name in names_in(tokens)]
     # Tokens cannot tell a final parenthesis, which `key` leaves out.
     whole = f" {key(text)} " if text.endswith(")") else tokens.key()
-    return _Text(
-        text,
-        whole,
-        frozenset(filter(None, tokens.stems())),
-        _kind(text),
-        share,
-        len(tokens.words),
-        tuple([name for name in names if name[0] != text]),
-    )
+    parts = tuple([name for name in names if name[0] != text])
+    return _Text(text, whole, frozenset(filter(None, tokens.stems())), _kind(text), share, len(tokens.words), parts)
 
 
 def _kind(text: str) -> str:
