@@ -119,7 +119,7 @@ def make_policy(card: PolicyCard, mdp: MDP, seed: int) -> Policy:
 
 
 def _check_plugins(retriever: object, process_reward: object) -> None:
-    """Raise at once for what would fail at the first step."""
+    """Raise `TypeError` unless each plug-in is None, a name, a class or an object with the right method."""
     if not isinstance(retriever, str | type | Retriever | None):
         raise TypeError(f"retriever must be a name, a class or have a search method, got {retriever!r:.100}.")
     if not isinstance(process_reward, str | type | ProcessReward | None):

@@ -110,7 +110,7 @@ class MalformedData(DataError):
 
 
 class InvalidAction(RAGGymError, ValueError):
-    """An action is neither a search nor an answer. The state is unchanged."""
+    """An action cannot be taken: it is not a search or an answer, or the episode has ended. No state has changed."""
 
 
 class InvalidReset(RAGGymError, ValueError):

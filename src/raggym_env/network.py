@@ -42,12 +42,12 @@ class HubUnreachable(ConnectionError):
 
 
 def is_plain_url(url: str) -> bool:
-    """True for an http or https URL without user, password, query and fragment, so that it is no secret."""
+    """True for an http or https URL without user, password, query and fragment, so that it holds no secret."""
     try:
         parts = urlsplit(url)
         secret = parts.username or parts.password or parts.query or parts.fragment
         return parts.scheme in ("http", "https") and bool(parts.hostname) and not secret and parts.port != 0
-    except (ValueError, TypeError, AttributeError):  # a port that is no number, or not a string at all
+    except (ValueError, TypeError, AttributeError):  # a port that is not a number, or not a string at all
         return False
 
 

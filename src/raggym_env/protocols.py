@@ -276,10 +276,12 @@ def total_usage(proposals: Sequence[Proposal]) -> Usage:
 
 
 def propose(policy: Policy, states: Sequence[State], n: int = 1) -> list[list[Proposal]]:
-    """Call `policy.propose`. A bare action counts as a proposal, and one action as a list of one.
+    """Call `policy.propose` and return lists of proposals.
+
+    A bare action counts as a proposal, and a single action in place of a state's list as a list of one.
 
     Raises:
-        PolicyError: The policy returned something else.
+        PolicyError: The policy returned another number of lists, or an item that is neither a proposal nor an action.
     """
     rows = policy.propose(states, n)
     if not isinstance(rows, list | tuple) or len(rows) != len(states):
@@ -307,7 +309,9 @@ def _proposal(policy: Policy, item: Any) -> Proposal:
 
 
 def search(retriever: Retriever, queries: Sequence[str], k: int) -> list[list[Hit]]:
-    """Call `retriever.search`. Passages, or dictionaries with `id`, `title` and `text`, count as hits.
+    """Call `retriever.search` and return lists of hits.
+
+    Passages, and dictionaries with `id`, `text` and optionally `title` and `score`, count as hits.
 
     A passage without a score gets 1 / rank, so that the order is unique.
 
@@ -343,7 +347,7 @@ def _hit(retriever: Retriever, item: Any, rank: int) -> Hit:
 def score(
     process_reward: ProcessReward, states: Sequence[State], actions: Sequence[Sequence[Action]]
 ) -> list[NDArray[np.float32]]:
-    """Call `process_reward.score`. Lists of numbers count as arrays.
+    """Call `process_reward.score` and return one float32 array per state. Lists of numbers count as arrays.
 
     Raises:
         RewardError: The reward failed, returned something else, or gave a score that is not finite.

@@ -101,7 +101,7 @@ def test_a_killed_process_is_resumed(shop, tmp_path):
             ["sft", "{data}", "--set", "save_steps=often"],
             "save_steps must be a whole number of at least 1, got 'often'",
         ),
-        (["sft", "{data}", "--set", "lora={r=4}"], "set its arguments one by one, as lora.NAME"),
+        (["sft", "{data}", "--set", "lora=4"], "set its arguments one by one, as lora.NAME"),
         (["dpo", "{data}", "--set", "lora.r=4"], "use the option lora_rank"),
         (["sft", "{data}", "--as", "lexical"], "no prompt agent"),
         (["sft", "{data}", "--model", "nosuch"], "No model 'nosuch'"),

@@ -40,7 +40,7 @@ def wrapped(policy=None, n=5, max_searches=2, tasks=(FILM,), **options):
 
 
 def rows(env, obs):
-    return obs["candidates"].reshape(env.slots.n, env.slots.width)
+    return obs["candidates"].reshape(env.candidates.n, env.candidates.width)
 
 
 def test_a_slot_is_a_distinct_proposal_in_the_proposers_order():
@@ -191,7 +191,7 @@ def test_the_default_features_are_those_of_the_rewards():
 
     env = CandidateActions(RAGEnv([FILM], dynamics()[0]), Ideas(), n=4)
     obs, info = env.reset(seed=0)
-    assert env.slots.width == len(FEATURES) + len(RANK_FEATURES)
+    assert env.candidates.width == len(FEATURES) + len(RANK_FEATURES)
     shown = features(env.unwrapped.state, info["candidates"])
     assert (rows(env, obs)[:, : len(FEATURES)] == shown).all()
 

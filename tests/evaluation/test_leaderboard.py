@@ -17,7 +17,7 @@ class Guesser(Reader):
 
     name = "guesser"
 
-    def _one(self, state):
+    def _proposal(self, state):
         from raggym_env.core import Answer
         from raggym_env.protocols import Proposal
 

@@ -11,7 +11,7 @@ class Hostile(Reader):
 
     name = "<script>alert(1)</script>"
 
-    def _one(self, state):
+    def _proposal(self, state):
         return Proposal(Answer("<img src=x onerror=alert(1)>") if state.history else Search("<b>Town1</b>"))
 
 

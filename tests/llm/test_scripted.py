@@ -126,7 +126,7 @@ def test_a_jsonl_file_holds_replies_in_order_or_rules(tmp_path):
         ("a.jsonl", [{"contain": "x", "reply": "y"}], "line 1: expected an object with `contains` or `pattern`"),
         ("a.jsonl", [{"contains": "x", "reply": 3}], "line 1: a reply is a text"),
         ("a.jsonl", [{"pattern": 3, "reply": "y"}], "line 1: expected a text to search for, got 3"),
-        ("a.jsonl", [{"pattern": "(", "reply": "y"}], "line 1: '\\(' is no regular expression"),
+        ("a.jsonl", [{"pattern": "(", "reply": "y"}], "line 1: '\\(' is not a regular expression"),
         ("a.jsonl", ["[" * 100_000], "line 1: not JSON"),
     ],
 )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -9,6 +10,7 @@ import pytest
 from raggym_env import policies
 from raggym_env.core import Question, State
 from raggym_env.errors import OptionError, UnknownName
+from raggym_env.policies.lexical import LexicalPolicy
 from raggym_env.protocols import BasePolicy, Policy, Proposal
 from raggym_env.storage.paths import card_names
 
@@ -24,6 +26,11 @@ def test_a_shipped_card_builds_a_policy_that_acts(name: str) -> None:
 def test_options_override_those_of_the_card() -> None:
     assert policies.make("lexical").searches == 6
     assert policies.make("lexical", searches=2).searches == 2
+
+
+def test_a_factory_needs_no_name() -> None:
+    made = policies.make(partial(LexicalPolicy, searches=2), seed=5)
+    assert (made.searches, made.seed) == (2, 5)
 
 
 def test_a_card_of_the_users_is_named_by_its_path(tmp_path: Path) -> None:

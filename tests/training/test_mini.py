@@ -192,7 +192,7 @@ def test_scores_outside_zero_to_one_are_refused(score):
 def test_data_of_a_critic_that_gives_no_values_is_refused(tmp_path):
     card = write_towns(tmp_path / "towns", questions=4)
     gains = collect(card, "lexical", critic="evidence", n=3, out=tmp_path / "run")
-    with pytest.raises(RunError, match="the scores of 'evidence' are no values"):
+    with pytest.raises(RunError, match="the scores of 'evidence' are not values"):
         train_mini([gains], tmp_path / "w")
     assert not (tmp_path / "w").exists()
 

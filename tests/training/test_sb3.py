@@ -123,7 +123,7 @@ def test_what_repeats_does_not_count_in_the_pool():
 
 def test_an_ended_episode_has_finite_scores_and_value():
     model = ppo()
-    obs = {name: values[None] for name, values in env().slots.empty().obs().items()}
+    obs = {name: values[None] for name, values in env().candidates.empty().obs().items()}
     tensors = model.policy.obs_to_tensor(obs)[0]
     assert np.isfinite(scores(model, obs)).all()
     assert np.isfinite(model.policy.predict_values(tensors).item())

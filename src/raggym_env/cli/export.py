@@ -19,7 +19,7 @@ def export(
     agent: Annotated[str, typer.Option("--as", metavar="POLICY", help="Prompt agent to train.")] = "react",
     every: Annotated[bool, typer.Option("--all", help="Use all trajectories, not only the kept ones.")] = False,
     margin: Annotated[float, typer.Option(min=0.001, help="Least difference of scores in a pair.")] = 0.05,
-    pairs: Annotated[int | None, typer.Option(min=1, help="Most pairs per state.")] = None,
+    pairs: Annotated[int | None, typer.Option(min=1, help="Maximum number of pairs per state.")] = None,
     outcome_weight: Annotated[float, typer.Option(help="Weight of an answer's outcome, added to its score.")] = 0.0,
     seed: Annotated[int, typer.Option(help="Seed of the pairs that are drawn.")] = 0,
 ) -> None:

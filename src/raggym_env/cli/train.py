@@ -19,7 +19,7 @@ app = typer.Typer(help="Train on process data. The same command resumes an inter
 Out = Annotated[Path, typer.Option(help="Folder of the training.")]
 Agent = Annotated[str, typer.Option("--as", metavar="POLICY", help="Prompt agent to train: a name or a card's path.")]
 Margin = Annotated[float, typer.Option(min=0.001, help="Least difference of scores in a pair.")]
-Pairs = Annotated[int, typer.Option(min=1, help="Most pairs per state.")]
+Pairs = Annotated[int, typer.Option(min=1, help="Maximum number of pairs per state.")]
 OutcomeWeight = Annotated[float, typer.Option(help="Weight of an answer's outcome, added to its score.")]
 
 # Fields of `TrainingConfig`, which all trainers on TRL share; `--set` reaches those that have no option of their own.
@@ -62,8 +62,8 @@ def _run(ctx: typer.Context, trainer: Callable[..., Any], data: str | Path, out:
 
     values = ctx.params
     # Flags go over --set, as they do in `raggym eval`.
-    flags = {name: values[name] for name in ("model", "max_steps", "learning_rate", "limit")}
-    flags = {name: value for name, value in flags.items() if value is not None}
+    names = ("model", "max_steps", "learning_rate", "limit")
+    flags = {name: values[name] for name in names if values[name] is not None}
     config = TrainingConfig.from_settings({**parse_settings(values["settings"]), **flags})
     evaluation = None
     if values["eval_env"] is not None:
@@ -182,7 +182,7 @@ def grpo(
     outcome_weight: OutcomeWeight = 0.0,
     algorithm: Annotated[Literal["grpo", "rloo"], typer.Option(help="How advantages are computed.")] = "grpo",
     num_generations: Annotated[int, typer.Option(min=2, help="Replies per state.")] = 4,
-    max_completion_length: Annotated[int, typer.Option(min=1, help="Most tokens of a reply.")] = 96,
+    max_completion_length: Annotated[int, typer.Option(min=1, help="Maximum number of tokens of a reply.")] = 96,
     temperature: Annotated[float, typer.Option(min=0.01, help="Sampling temperature of the replies.")] = 1.0,
     beta: Annotated[float | None, typer.Option(min=0, help="Weight of the divergence from the original model.")] = None,
     penalty: Annotated[float, typer.Option(min=0.001, help="How far an invalid reply scores below the worst.")] = 1.0,

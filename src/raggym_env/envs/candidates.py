@@ -121,7 +121,7 @@ class Candidates:
         new_states = [state for state in dict.fromkeys(states) if state not in slots]
         proposed = propose(self.policy, new_states, self.n) if new_states else []
         for state, proposals in zip(new_states, proposed, strict=True):
-            slots[state] = self._slots(state, proposals)
+            slots[state] = self._fill(state, proposals)
             # A failure may pass (a server that was down), so it is not kept.
             if slots[state].failed is None:
                 self._cache[state] = slots[state]
@@ -131,7 +131,7 @@ class Candidates:
         """Return the slots of a state that has ended: zeros, and no candidates."""
         return Slots((), np.zeros((self.n, self.width), np.float32), np.zeros(len(STATE_FEATURES), np.float32))
 
-    def _slots(self, state: State, proposals: Sequence[Proposal]) -> Slots:
+    def _fill(self, state: State, proposals: Sequence[Proposal]) -> Slots:
         candidates = tuple(distinct(proposals)[: self.n])
         if not candidates:
             failed = proposals[0] if proposals else Proposal(None, failure="the policy proposed nothing")
@@ -188,10 +188,10 @@ class CandidateActions(gym.Wrapper[Any, Any, Any, Any]):
         self._base = base
         if isinstance(candidates, Candidates) and options:
             raise OptionError(f"Give {', '.join(options)} to the Candidates object that is shared, not to the wrapper.")
-        self.slots = candidates if isinstance(candidates, Candidates) else Candidates(candidates, **options)
-        self.observation_space = self.slots.observation_space
-        self.action_space = spaces.Discrete(self.slots.n)
-        self._slots: Slots | None = None
+        self.candidates = candidates if isinstance(candidates, Candidates) else Candidates(candidates, **options)
+        self.observation_space = self.candidates.observation_space
+        self.action_space = spaces.Discrete(self.candidates.n)
+        self._current: Slots | None = None
 
     def reset(
         self, *, seed: int | None = None, options: dict[str, Any] | None = None
@@ -212,39 +212,39 @@ class CandidateActions(gym.Wrapper[Any, Any, Any, Any]):
             InvalidAction: The slot does not exist. The episode is unchanged.
             PolicyError: The policy proposed no action in the state that this step led to.
         """
-        if self._slots is None:
+        if self._current is None:
             raise ResetNeeded("No episode is running: call reset() first.")
         if not self.action_space.contains(action):
-            raise InvalidAction(f"The action must be a slot, a whole number in [0, {self.slots.n}), got {action!r}.")
-        candidate = self._slots.action(int(action))
+            raise InvalidAction(f"The action must be a slot, an integer in [0, {self.candidates.n}), got {action!r}.")
+        candidate = self._current.action(int(action))
         _, reward, terminated, truncated, info = self.env.step(candidate)
         obs = self._observe()
         ended = self._base.state is not None and self._base.state.stop is not None
         if terminated or truncated:
-            self._slots = None
+            self._current = None
         info = {**info, **self._info(), "action": candidate}
         return obs, float(reward), terminated or ended, truncated and not ended, info
 
     def action_masks(self) -> NDArray[np.bool_]:
         """Return `(n,)`: True for the slots that do not repeat another; the convention of sb3-contrib's MaskablePPO."""
-        if self._slots is None:
+        if self._current is None:
             raise ResetNeeded("No episode is running: call reset() first.")
-        return self._slots.mask.astype(np.bool_)
+        return self._current.mask.astype(np.bool_)
 
     def _observe(self) -> SlotObs:
         state = self._base.state
-        self._slots = None
+        self._current = None
         if state is None or state.stop is not None:
-            return self.slots.empty().obs()
-        (slots,) = self.slots.of([state])
+            return self.candidates.empty().obs()
+        (slots,) = self.candidates.of([state])
         if slots.failed is not None:
             raise PolicyError(f"No candidates for {state.question.text!r:.100}: {slots.failed.failure or 'no action'}.")
-        self._slots = slots
+        self._current = slots
         return slots.obs()
 
     def _info(self) -> dict[str, Any]:
-        slots = self._slots
-        return {"candidates": () if slots is None else tuple(slots.action(slot) for slot in range(self.slots.n))}
+        slots = self._current
+        return {"candidates": () if slots is None else tuple(slots.action(slot) for slot in range(self.candidates.n))}
 
 
 def _state_features(state: State, actions: Sequence[Action], n: int) -> NDArray[np.float32]:

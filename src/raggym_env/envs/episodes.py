@@ -43,7 +43,7 @@ class Outcome(NamedTuple):
 
 
 class Episodes:
-    """The tasks to draw episodes from, their dynamics and the reward of their steps."""
+    """Picks tasks for new episodes and steps running ones; holds the tasks, their dynamics and the reward of a step."""
 
     def __init__(self, tasks: Sequence[Task], dynamics: Dynamics, reward: StepReward | None = None) -> None:
         if not len(tasks):

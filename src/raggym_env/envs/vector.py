@@ -96,7 +96,8 @@ class RAGVectorEnv(VectorEnv[VectorObs, Any, Any]):
 
         Raises:
             ResetNeeded: `reset` was never called, or an ended episode was not reset in mode "Disabled".
-            InvalidAction: An action is no search and no answer, or their number is not `n`. Nothing has changed.
+            InvalidAction: An action is neither a search nor an answer, or there are not `num_envs` actions. Nothing has
+                changed.
             RetrievalError: The search failed. Nothing has changed, so the step may be repeated.
             RewardError: The process reward failed. Likewise.
         """

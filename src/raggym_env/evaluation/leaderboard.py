@@ -17,12 +17,12 @@ from raggym_env.evaluation.scores import Prediction, Scores, score_records
 from raggym_env.runs.run import Run
 from raggym_env.storage.paths import card_names
 
-__all__ = ["METRICS", "Board", "Leaderboard", "Row", "build_leaderboard"]
+__all__ = ["COLUMNS", "Board", "Leaderboard", "Row", "build_leaderboard"]
 
 Json = dict[str, Any]
 LoadTasks = Callable[[EnvCard, str], data.TaskSet]
 # In the order of the columns. A board leaves out a metric that none of its rows has.
-METRICS = {"accuracy": "Accuracy", "em": "EM", "f1": "F1", "cover_em": "Cover EM", "recall": "Recall"}
+COLUMNS = {"accuracy": "Accuracy", "em": "EM", "f1": "F1", "cover_em": "Cover EM", "recall": "Recall"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,7 +65,7 @@ class Board:
     @property
     def metrics(self) -> list[str]:
         """The metrics that at least one row has, in the order of their columns."""
-        return [name for name in METRICS if any(row.figure(name) for row in self.rows)]
+        return [name for name in COLUMNS if any(row.figure(name) for row in self.rows)]
 
 
 @dataclass(frozen=True, slots=True)
@@ -122,7 +122,7 @@ def build_leaderboard(
         else:
             entries.append(_predictions_entry(source, card, split, load_tasks))
     cited = _published(Path(published)) if published is not None else []
-    # Means compare only over the same questions, scored by the same metric.
+    # Means are comparable only over the same questions, scored by the same metric.
     groups: dict[tuple[str, ...], list[_Entry]] = {}
     for entry in entries:
         size = f"{len(entry.tasks):09}"
@@ -132,7 +132,7 @@ def build_leaderboard(
 
 
 def _cached(load_tasks: LoadTasks) -> LoadTasks:
-    """Return the function with a cache: most of fifty runs are on the same data set."""
+    """Return the function with a cache, since the runs of a board share their data set."""
     cache: dict[str, data.TaskSet] = {}
 
     def load(card: EnvCard, split: str) -> data.TaskSet:
@@ -162,7 +162,7 @@ def _run_entry(run: Run, load_tasks: LoadTasks) -> _Entry:
     tasks = run.select(taskset.tasks)
     retrieval, episode = card.retrieval, card.episode
     options = "".join(f", {name}={value}" for name, value in retrieval.options.items())
-    corpus = str(run.config["corpus"])[:6]  # shown since runs over different passages do not compare
+    corpus = str(run.config["corpus"])[:6]  # shown since runs over different passages are not comparable
     setting = f"{retrieval.name}, k={retrieval.k}{options}, {episode.max_searches} searches, corpus {corpus}"
     row = Row(_label(run), str(run.path), score_records(run.episodes(), tasks, run.price), setting=setting)
     return _Entry(card, split, tasks, taskset.fingerprint, row)
@@ -229,7 +229,7 @@ def _published(path: Path) -> list[tuple[str, Row]]:
     try:
         rows = []
         for result in tomllib.loads(path.read_text(encoding="utf-8"))["result"]:
-            means = {metric: float(result[metric]) for metric in METRICS if metric in result}
+            means = {metric: float(result[metric]) for metric in COLUMNS if metric in result}
             rows.append((result["environment"], Row(result["policy"], result["source"], cited=means)))
         return rows
     except (OSError, ValueError, KeyError, TypeError) as error:
@@ -254,7 +254,7 @@ def _board(group: Sequence[_Entry], cited: Sequence[tuple[str, Row]]) -> Board:
 def _markdown(board: Board) -> str:
     metrics = board.metrics
     settings = {row.setting for row in board.rows if row.scores}
-    heads = ["#", "Policy", *(METRICS[name] for name in metrics), "Searches", "Scored"]
+    heads = ["#", "Policy", *(COLUMNS[name] for name in metrics), "Searches", "Scored"]
     heads += ["Tokens", "Cost, $"] if board.has_tokens else []
     # Only where they differ: a column of equal cells says nothing.
     heads += ["Setting"] if len(settings) > 1 else []
@@ -272,7 +272,7 @@ def _markdown(board: Board) -> str:
             cells.append(f"{scores.cost:.4f}" if scores and scores.cost is not None else "")
         cells += [row.setting] if len(settings) > 1 else []
         lines.append(_line(cells))
-    notes = [f"Ranked by {METRICS[board.metric]}; 95 % bootstrap intervals."]
+    notes = [f"Ranked by {COLUMNS[board.metric]}; 95 % bootstrap intervals."]
     if len(settings) == 1 and (setting := settings.pop()):
         notes.append(f"Setting: {setting}.")
     if any(row.scores and not row.scores.complete for row in board.rows):

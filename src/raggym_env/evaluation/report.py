@@ -7,7 +7,7 @@ from typing import Any
 
 from raggym_env import data
 from raggym_env.core import Answer, Search, Task
-from raggym_env.evaluation.leaderboard import METRICS, Board, Leaderboard, Row
+from raggym_env.evaluation.leaderboard import COLUMNS, Board, Leaderboard, Row
 from raggym_env.mdp.metrics import score
 from raggym_env.mdp.records import Episode
 from raggym_env.runs.run import Run
@@ -42,9 +42,9 @@ def _board(board: Board, episodes: int) -> Json:
         "environment": board.environment,
         "split": board.split,
         "questions": board.questions,
-        "metric": METRICS[board.metric],
+        "metric": COLUMNS[board.metric],
         "has_tokens": board.has_tokens,
-        "metrics": [METRICS[name] for name in metrics],
+        "metrics": [COLUMNS[name] for name in metrics],
         "rows": rows,
     }
 

@@ -42,8 +42,8 @@ class Estimate(NamedTuple):
 class Scores:
     """The scores of a set of records on a set of tasks.
 
-    Every question of the set is scored, failed or missing; only scored ones enter a mean. A mean is therefore the
-    score on the whole set only if `complete`, and an incomplete set must not be ranked.
+    Each question counts as exactly one of scored, failed or missing, and only scored ones enter a mean. A mean is
+    therefore the score on the whole set only if `complete`, and an incomplete set must not be ranked.
     """
 
     questions: int

@@ -170,7 +170,7 @@ def _rule(where: str, line: Any) -> tuple[Pattern, Replies]:
     try:
         return (pattern if kind == "contains" else re.compile(pattern)), replies
     except re.error as error:
-        raise LLMError(f"{where}: {pattern!r:.200} is no regular expression: {error}.") from error
+        raise LLMError(f"{where}: {pattern!r:.200} is not a regular expression: {error}.") from error
 
 
 def _reply(where: str, reply: Any) -> str:

@@ -255,7 +255,7 @@ def _fields(record: Any, required: _Kinds, optional: _Kinds = MappingProxyType({
         first = next(iter(required or optional))
         raise _FieldError(first, f"is missing: its record is not an object but {reprlib.repr(record)}")
     values = {}
-    for name, kind in {**required, **optional}.items():
+    for name, kind in {**optional, **required}.items():
         expected = kind if isinstance(kind, str) else "a list" if isinstance(kind, list) else "an object"
         if name not in record:
             if name in required:

@@ -49,8 +49,8 @@ def rollout(
     """Run the policy on every task, many at a time, and yield each episode as it ends.
 
     If a search, a reward or a server fails, its episode is yielded with the error and without a score, and the
-    others continue. Only errors of this library are recorded so; a bug raises. An episode in which the policy's
-    output is not an action has ended: `StopReason.NO_ACTION`, with nothing to grade.
+    others continue. Only errors of this library are recorded; a bug raises. An output of the policy that is not an
+    action ends its episode: `StopReason.NO_ACTION`, with nothing to grade.
 
     Args:
         policy: Proposes one action per state.
@@ -81,7 +81,7 @@ def complete(
         `n` episodes, in the order of the states. Their steps are those taken here, not those before the states.
 
     Raises:
-        LLMError: As for `rollout`.
+        LLMError: The policy's or the reward's language model cannot be used at all.
     """
     episodes = [_Running(task, state) for task, state in zip(tasks, states, strict=True)]
     starting = iter([episode for episode in episodes if not episode.over])
@@ -144,7 +144,7 @@ def _choose(running: Sequence[_Running], policy: Policy) -> list[_Choice]:
 
 
 def _apply(choices: Sequence[_Choice], dynamics: Dynamics, reward: StepReward) -> None:
-    """Take the chosen step in each episode. Fails like `_choose`: episode by episode if not as a batch."""
+    """Take the chosen step in each episode. If the batch fails, each episode is stepped alone, as in `_choose`."""
     if not choices:
         return
     states = [choice.episode.state for choice in choices]
@@ -153,7 +153,7 @@ def _apply(choices: Sequence[_Choice], dynamics: Dynamics, reward: StepReward) -
         after = dynamics.transition(states, actions)
         rewards = reward.score([choice.episode.task for choice in choices], states, actions, after)
     except LLMError:
-        raise  # as in `_choose`
+        raise  # no episode can be rewarded without the model
     except RAGGymError as error:
         if len(choices) == 1:
             choices[0].episode.fail(error)

@@ -57,7 +57,8 @@ def make(
         factory = card.policy
     else:
         # A class has no card; an empty one holds the settings of the search at inference.
-        card = PolicyCard(name=policy.__name__, path=Path(), policy=policy.__name__)
+        name = getattr(policy, "__name__", type(policy).__name__)  # a functools.partial has none
+        card = PolicyCard(name=name, path=Path(), policy=name)
         factory = policy
     # A card can hold a critic's name, but not the object.
     search = {"best_of": best_of, "vote": vote, "tree": tree, "critic": critic if isinstance(critic, str) else None}

@@ -32,7 +32,7 @@ class LexicalPolicy(BasePolicy):
     for an answer relative to the best one, which has 1.
 
     Args:
-        seed: Seed of the sampling. The same state draws the same, in whatever order states come.
+        seed: Seed of the samples, which depend on it and on the state, not on the order of the states.
         searches: Searches after which it answers, however many are left.
         enough: Score in [0, 1] that a search needs to be preferred to answering.
         temperature: Sampling temperature; 0 takes the other proposals in order of their scores.
@@ -96,7 +96,7 @@ def _queries(reading: Reading, state: State) -> list[Candidate]:
     question = reading.question
     if not state.history:
         return [Candidate(question.text, 1.0), *(Candidate(name, 0.8) for name in question.names)]
-    # Names in the question that no retrieved page is about. Demonyms ("Norwegian") look like names and are none.
+    # Names in the question that no retrieved page is about. Demonyms ("Norwegian") look like names but are not.
     names = question.choices or question.names
     leads = [Candidate(name, 0.9) for name in names if name not in COUNTRIES and not reading.knows(name)]
     # Names in the pages: first those through which the question asks ("the director of Dawn"), then the others.

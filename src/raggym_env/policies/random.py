@@ -18,7 +18,7 @@ class RandomPolicy(BasePolicy):
     so with `n > 1` some may be the same.
 
     Args:
-        seed: The same state draws the same, in whatever order states come.
+        seed: Seed of the draws, which depend on it and on the state, not on the order of the states.
     """
 
     def __init__(self, *, seed: int = 0) -> None:

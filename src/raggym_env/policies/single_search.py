@@ -15,7 +15,7 @@ class SingleSearchPolicy(BasePolicy):
     """Searches for the question once and answers as `lexical` would answer from the passages.
 
     Args:
-        seed: Unused, as nothing is sampled; accepted because every policy takes one.
+        seed: Unused, as nothing is sampled; accepted so that it can take the place of a policy that samples.
     """
 
     def __init__(self, *, seed: int = 0) -> None:
@@ -23,7 +23,7 @@ class SingleSearchPolicy(BasePolicy):
 
     def propose(self, states: Sequence[State], n: int = 1) -> list[list[Proposal]]:
         """Return the search, or the `n` best answers, of each state."""
-        # With lexical's answers, so that scores of the two differ by their searches only.
+        # The answers of lexical, so that the scores of the two policies differ because of their searches only.
         return [
             [Proposal(Search(state.question.text))]
             if not state.history and state.searches_left > 0

@@ -25,16 +25,16 @@ class _Path:
     value: float = 0.0
     """Sum of the critic's scores of its actions."""
     first: Proposal | None = None
-    """The proposal that it begins with; None before the first level."""
+    """The proposal of its first action; None before the first level."""
 
 
 class Tree(BasePolicy):
     """Beam search over the next `depth` steps; takes the first action of the best path.
 
-    A path is worth the sum of the critic's scores of its actions, so the critic's scores must compare across
+    A path is worth the sum of the critic's scores of its actions, so the critic's scores must be comparable across
     states. A path that has ended, or that the policy proposes no action for, keeps its value and stays in the beam.
-    The policy plans anew at every step of the episode. The searches that it looks ahead to are run, in one batched
-    retrieval per level for all states; a retriever's cache has their results when one of them is then taken.
+    The policy plans anew at every step of the episode. The searches on the paths are run, in one batched retrieval per
+    level for all states; a retriever's cache has the results when one of these searches is then taken.
 
     Args:
         policy: Proposes the branches.
@@ -61,7 +61,7 @@ class Tree(BasePolicy):
         """Return the first actions of the best paths, best first, at most `n`; an outage where the critic failed.
 
         Raises:
-            RetrievalError: A search that it looked ahead to failed.
+            RetrievalError: A search on a path failed.
         """
         usage = [Usage()] * len(states)
         failures: list[Proposal | None] = [None] * len(states)

@@ -21,14 +21,11 @@ _COMMON = frozenset(("locat", "used", "consi"))
 
 
 def choose(reading: Reading) -> list[Candidate]:
-    """Return the two names that a question compares, the likelier answer first.
-
-    The scores say how reliable the comparison is: 1.2 and 0.3 if it is of dates or numbers, 0.6 and 0.4 if only of
-    the evidence on the two pages.
-    """
+    """Return the two names that a question compares, the likelier answer first. Scores say how reliable that is."""
     question = reading.question
     left, right = question.choices or ("", "")
     values = _values(reading) if question.order else None
+    # Dates and numbers settle such a question. Without them, the answer is the name with the better evidence.
     if values and values[0] != values[1]:
         left_first = (values[0] < values[1]) == (question.order < 0)
         high, low = 1.2, 0.3

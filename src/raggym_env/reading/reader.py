@@ -4,16 +4,14 @@ question, and which names are worth a search. Uses the question and the passages
 
 from __future__ import annotations
 
-import itertools
 import math
 import re
-from collections import Counter
 from collections.abc import Iterable, Sequence, Set
 from functools import cached_property
 from typing import NamedTuple
 
 from raggym_env.core import Passage
-from raggym_env.reading.pages import Sentence, page_of, sentences_of
+from raggym_env.reading.pages import Page, Sentence, page_of, sentences_of
 from raggym_env.reading.question import ParsedQuestion
 from raggym_env.reading.spans import Span, role_of, word_before
 from raggym_env.reading.text import key, longest_term, whole_words
@@ -86,32 +84,11 @@ class Reading:
         """Key of the title, between spaces -> passage."""
         self.cached_answers: list[Candidate] | None = None
         """The result of `answers_from`, once it was called."""
-        self._has_factors = bool(question.role or question.head) or question.kind in ("place", "person")
-        self._numbers: dict[str, list[int]] = {}
+        self._matched, self._rarity = _match(question.terms, self.pages)
+        self._total = math.fsum(self._rarity.values()) or 1.0
         self._strengths: dict[Sentence, float] = {}
+        self._numbers: dict[str, list[int]] = {}
         self._relations: dict[Sentence, list[tuple[int, float]]] = {}
-
-    @cached_property
-    def _matched(self) -> dict[Sentence, Set[str]]:
-        """The question's terms that each sentence or its page's title has."""
-        matched: dict[Sentence, Set[str]] = {}
-        for page in self.pages:
-            in_title = self.question.terms & page.title_terms
-            elsewhere = (self.question.terms & page.terms) - in_title
-            for sentence in page.sentences:
-                in_text = [term for term in elsewhere if term in sentence.terms]
-                matched[sentence] = in_title.union(in_text) if in_text else in_title
-        return matched
-
-    @cached_property
-    def _rarity(self) -> dict[str, float]:
-        """The weight of each of the question's terms: the fewer sentences have it, the more (as in IDF)."""
-        counts = Counter(itertools.chain.from_iterable([self._matched[sentence] for sentence in self.sentences]))
-        return {term: math.log(1 + len(self.sentences) / count) for term, count in counts.items()}
-
-    @cached_property
-    def _total(self) -> float:
-        return math.fsum(self._rarity.values()) or 1.0
 
     def _weight(self, terms: Iterable[str]) -> float:
         # fsum, here and below: a set's order differs between processes, and a plain sum's last bits depend on it.
@@ -197,13 +174,10 @@ class Reading:
 
     def covered(self, terms: frozenset[str]) -> float:
         """Return the share in [0, 1] of the question's weight that is in some terms."""
-        return self._weight([term for term in self._rarity if term in terms]) / self._total
+        return math.fsum([rarity for term, rarity in self._rarity.items() if term in terms]) / self._total
 
     def nearness(self, sentence: Sentence, start: int, length: int) -> float:
-        """Return how near a part of a sentence is to the terms of the question's relation, 1 next to them, 0 without.
-
-        It is the mean over these terms, weighted by rarity, of `1 / (1 + distance / 70 characters)`.
-        """
+        """Return how near in [0, 1] a part of a sentence is to what the question asks about its names; 0 without it."""
         return _nearness(self._relation_positions(sentence), start, length)
 
     def _relation_positions(self, sentence: Sentence) -> list[tuple[int, float]]:
@@ -214,45 +188,53 @@ class Reading:
 
     def _positions(self, sentence: Sentence, terms: Iterable[str]) -> list[tuple[int, float]]:
         """Return the offset and the rarity of each of the terms that a sentence has."""
-        offsets = sentence.terms
-        return [(offsets[term], self._rarity.get(term, 1.0)) for term in terms if term in offsets]
+        offsets, rarity = sentence.terms, self._rarity
+        return [(offsets[term], rarity.get(term, 1.0)) for term in terms if term in offsets]
 
     def answers(self) -> list[Candidate]:
         """Return possible answers, best first, each once."""
         scores: dict[str, tuple[float, str]] = {}
-        for sentence in self.sentences:
-            if strength := self.strength(sentence):
-                for name, text, score in self._candidates(sentence, strength):
-                    best, best_text = scores.get(name, (0.0, text))
-                    # A span that occurs again is a little likelier, spelled as in its best occurrence.
-                    if score > best:
-                        best, score, best_text = score, best, text
-                    scores[name] = best + _REPEAT * score, best_text
+        for page in self.pages:
+            for name, text, score in self._candidates(page):
+                best, best_text = scores.get(name, (0.0, text))
+                # A span that occurs again is a little likelier, spelled as in its best occurrence.
+                if score > best:
+                    best, score, best_text = score, best, text
+                scores[name] = best + _REPEAT * score, best_text
         ranked = sorted((-score, text) for score, text in scores.values() if score > 0)
         return [Candidate(text, -score) for score, text in ranked]
 
-    def _candidates(self, sentence: Sentence, strength: float) -> list[tuple[str, str, float]]:
-        """Return keys, texts and scores of the answers that a sentence suggests: its spans, and its page's title."""
-        question, title = self.question, key(sentence.title)
-        kind, fits, has_factors = question.kind, FITS[question.kind], self._has_factors
-        positions, bridged = self._relation_positions(sentence), sentence.title in self._bridged_titles
+    def _candidates(self, page: Page) -> list[tuple[str, str, float]]:
+        """Return keys, texts and scores of the answers that each sentence suggests: its spans, and the page's title."""
+        question, title = self.question, key(page.title)
+        kind, fits, bridged = question.kind, FITS[question.kind], page.title in self._bridged_titles
+        has_factors = bool(question.role or question.head) or kind in ("place", "person")
+        is_answer = kind in ("person", "entity", "place") and not self._in_question(title)
+        human = self._humanness(page.title, title) if is_answer and kind == "person" else 1
+        text = page.title.split(" (")[0].strip() or page.title
         candidates = []
-        for span in sentence.dates if kind in _DATED else sentence.names if kind in _NAMED else sentence.spans:
-            if span.kind in fits and not self._in_question(span.key):
-                near = _nearness(positions, span.start, len(span.text)) if positions else 0.0
-                score = strength * (_BASE + fits[span.kind] + _NEARNESS * near)
-                if has_factors:
-                    score = self._with_factors(score, sentence, span)
-                if bridged:
-                    score *= _BRIDGED
-                candidates.append((span.key, span.text, score * _OWN_TITLE if span.key == title else score))
-        if kind in ("person", "entity", "place") and not self._in_question(title):
-            human = self._humanness(sentence.title, title) if kind == "person" else 1
-            # The first sentence of a page says what its title is: "Jaws is a film ..." for "which film".
-            headed = _TITLE_HEAD * (bool(question.head) and sentence.number == 0 and question.head in sentence.terms)
-            text = sentence.title.split(" (")[0].strip() or sentence.title
-            score = strength * (_TITLE * human + headed - _TITLE_LATER * bool(sentence.number))
-            candidates.append((key(text), text, score))
+        for sentence in page.sentences:
+            strength = self.strength(sentence)
+            if not strength:
+                continue
+            spans = sentence.dates if kind in _DATED else sentence.names if kind in _NAMED else sentence.spans
+            positions = self._relation_positions(sentence) if spans else ()
+            for span in spans:
+                if span.kind in fits and not self._in_question(span.key):
+                    near = _nearness(positions, span.start, len(span.text)) if positions else 0.0
+                    score = strength * (_BASE + fits[span.kind] + _NEARNESS * near)
+                    if has_factors:
+                        score = self._with_factors(score, sentence, span)
+                    if bridged:
+                        score *= _BRIDGED
+                    candidates.append((span.key, span.text, score * _OWN_TITLE if span.key == title else score))
+            if is_answer:
+                # The first sentence of a page says what its title is: "Jaws is a film ..." for "which film".
+                headed = _TITLE_HEAD * (
+                    bool(question.head) and sentence.number == 0 and question.head in sentence.terms
+                )
+                score = strength * (_TITLE * human + headed - _TITLE_LATER * bool(sentence.number))
+                candidates.append((key(text), text, score))
         return candidates
 
     def _with_factors(self, score: float, sentence: Sentence, span: Span) -> float:
@@ -319,19 +301,39 @@ class Reading:
         return self.passage_of(name) is not None or any(longer)
 
     def passage_of(self, name: str) -> Passage | None:
-        """Return the retrieved passage about a name, or None.
-
-        Its title is the name, or else one of the two begins with the other; of several such titles the longest counts.
-        """
+        """Return the retrieved passage about a name, or None."""
         padded = f" {key(name)} "
         if padded in self.titles:
             return self.titles[padded]
+        # Otherwise the longest title of those that the name starts with or that start with the name.
         near = [title for title in self.titles if title.startswith(padded) or padded.startswith(title)]
         return self.titles[max(near, key=lambda title: (len(title), title))] if near else None
 
 
+def _match(terms: frozenset[str], pages: Sequence[Page]) -> tuple[dict[Sentence, Set[str]], dict[str, float]]:
+    """Return the terms that each sentence or its page's title has, and the rarity of each term that occurs (as in IDF).
+
+    A term weighs the more the fewer sentences have it.
+    """
+    matched: dict[Sentence, Set[str]] = {}
+    counts: dict[str, int] = dict.fromkeys(terms, 0)
+    for page in pages:
+        in_title = terms & page.title_terms
+        elsewhere = (terms & page.terms) - in_title
+        for term in in_title:
+            counts[term] += len(page.sentences)
+        for sentence in page.sentences:
+            in_text = [term for term in elsewhere if term in sentence.terms]
+            for term in in_text:
+                counts[term] += 1
+            matched[sentence] = in_title.union(in_text) if in_text else in_title
+    total = sum(len(page.sentences) for page in pages)
+    return matched, {term: math.log(1 + total / count) for term, count in counts.items() if count}
+
+
 def _nearness(positions: Sequence[tuple[int, float]], start: int, length: int) -> float:
     """Return the mean nearness, weighted by rarity, of the terms outside of a part of a sentence to that part."""
+    # Nearness to one term is 1 / (1 + distance in characters / _HALF_DISTANCE).
     near, weights, end = [], [], start + length
     for at, rarity in positions:
         if not start <= at < end:

@@ -60,11 +60,7 @@ def dates(text: str) -> list[Span]:
 def names(text: str, parts: list[str], words: list[str], taken: Iterable[Span]) -> list[Span]:
     """Return the quotations in a sentence, then its names, without those that overlap `taken`.
 
-    Args:
-        text: The sentence.
-        parts: What `split_words` returns for it.
-        words: The words of its key.
-        taken: Spans that take precedence.
+    `parts` is what `split_words` returns for the sentence, and `words` are the words of its key.
     """
     quotes = [(match[1].strip(" ,."), match.start(1)) for match in _QUOTED.finditer(text)]
     quoted = _outside([Span(name, "entity", start, key(name)) for name, start in quotes if name], taken)

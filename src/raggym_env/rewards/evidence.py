@@ -40,8 +40,8 @@ class EvidenceReward:
     - a search beyond the budget, which ends the episode, scores as an answer less the cost of a search.
 
     So a search that adds evidence beats answering, answering with all the evidence beats searching, and searches that
-    add nothing only cost. Scores compare across states. It reads gold facts and runs the candidate searches, so it is
-    for training sets only.
+    add nothing only cost. Scores are comparable across states. It reads gold facts and runs the candidate searches, so
+    it is for training sets only.
 
     Args:
         tasks: The tasks whose states it scores.

@@ -7,13 +7,15 @@ share of the question's weight, in which a word counts the more the fewer retrie
 
 from __future__ import annotations
 
+import itertools
 import math
 import re
 import string
 from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
 from functools import cached_property, lru_cache
-from operator import itemgetter
-from typing import Any, NamedTuple, TypedDict
+from operator import attrgetter
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -27,22 +29,22 @@ from raggym_env.reading.text import COUNTRIES, MONTHS, Tokens, key, names_in, sp
 __all__ = ["FEATURES", "features"]
 
 
-# The keys of the following dictionaries are the columns, in this order. Weights files record the names, and
+# The fields of the following classes are the columns, in this order. Weights files record the names, and
 # `load_weights` refuses a file whose names or order differ, so a change here means training the weights again.
-# Dictionaries, as the type checker sees a misspelt, missing or extra key, and named tuples take three times as long.
-class _EpisodeFeatures(TypedDict):
-    """Progress of the episode; 0 for answers, which are worth no more for the searches before them.
+# Attributes are set one by one, without a constructor: keyword arguments and dictionaries take five times as long.
+@dataclass(slots=True, init=False)
+class _EpisodeFeatures:
+    """Progress of the episode; 0 for answers."""
 
-    Otherwise an episode could gain by being drawn out.
-    """
-
+    # An answer is worth no more for the searches before it. Otherwise an episode could gain by being drawn out.
     searches_done: float  # share of the episode's searches that is spent
     none_left: float  # 1.0 if no search is left
     last_was_new: float  # share of the last search's passages that no search before it retrieved
     last_was_title: float  # 1.0 if the last query is the title of a retrieved page
 
 
-class _StateFeatures(TypedDict):
+@dataclass(slots=True, init=False)
+class _StateFeatures:
     """The question and the retrieved passages, the same for all candidates."""
 
     first: float  # 1.0 before the first search
@@ -58,7 +60,8 @@ class _StateFeatures(TypedDict):
     answer_margin: float  # lead of that answer over the second, relative to its score
 
 
-class _SearchFeatures(TypedDict):
+@dataclass(slots=True, init=False)
+class _SearchFeatures:
     search: float  # 1.0
     query_words: float  # number of words, over 20
     query_repeats: float  # highest Jaccard similarity to a past query
@@ -77,7 +80,8 @@ class _SearchFeatures(TypedDict):
     query_capital: float  # share of its words that are capitalized
 
 
-class _MentionFeatures(TypedDict):
+@dataclass(slots=True, init=False)
+class _MentionFeatures:
     """The best mention of the text in the retrieved pages. Columns start with "query_" or "answer_"."""
 
     mentions: float  # log of 1 + the number of pages that mention it, over 4
@@ -89,7 +93,8 @@ class _MentionFeatures(TypedDict):
     rank: float  # reciprocal rank, among all retrieved pages, of the first that mentions it
 
 
-class _QueryMentionFeatures(TypedDict):
+@dataclass(slots=True, init=False)
+class _QueryMentionFeatures:
     """More about the query, or the name in it, with the best mention."""
 
     query_last: float  # 1.0 if the last search retrieved a page that mentions it, and none before did
@@ -100,7 +105,8 @@ class _QueryMentionFeatures(TypedDict):
     query_bare: float  # 1.0 if it is a name and nothing else
 
 
-class _AnswerFeatures(TypedDict):
+@dataclass(slots=True, init=False)
+class _AnswerFeatures:
     answer: float  # 1.0
     answer_words: float  # number of words, over 10
     answer_read: float  # the reader's score of the answer, relative to its best answer's
@@ -116,37 +122,41 @@ class _AnswerFeatures(TypedDict):
     answer_capital: float  # share of its words that are capitalized
 
 
-class _AnswerMentionFeatures(TypedDict):
+@dataclass(slots=True, init=False)
+class _AnswerMentionFeatures:
     answer_second: float  # support and nearness of the best mention on another page
     answer_place: float  # 1.0 if the mention follows a locative preposition (in, at, near)
 
 
-_SEARCH: tuple[str, ...] = (
-    *_SearchFeatures.__annotations__,
-    *(f"query_{name}" for name in _MentionFeatures.__annotations__),
-    *_QueryMentionFeatures.__annotations__,
+_GROUPS: tuple[tuple[str, ...], ...] = (
+    tuple(_EpisodeFeatures.__slots__),
+    tuple(_StateFeatures.__slots__),
+    (
+        *_SearchFeatures.__slots__,
+        *(f"query_{name}" for name in _MentionFeatures.__slots__),
+        *_QueryMentionFeatures.__slots__,
+    ),
+    (
+        *_AnswerFeatures.__slots__,
+        *(f"answer_{name}" for name in _MentionFeatures.__slots__),
+        *_AnswerMentionFeatures.__slots__,
+    ),
 )
-_ANSWER: tuple[str, ...] = (
-    *_AnswerFeatures.__annotations__,
-    *(f"answer_{name}" for name in _MentionFeatures.__annotations__),
-    *_AnswerMentionFeatures.__annotations__,
-)
-FEATURES: tuple[str, ...] = (*_EpisodeFeatures.__annotations__, *_StateFeatures.__annotations__, *_SEARCH, *_ANSWER)
+FEATURES: tuple[str, ...] = tuple(itertools.chain.from_iterable(_GROUPS))
 """Names of the features, in the order of the columns."""
-# Columns of an answer in a row for a search, and the other way round.
-_NO_EPISODE = (0.0,) * len(_EpisodeFeatures.__annotations__)
-_NO_SEARCH, _NO_ANSWER = (0.0,) * len(_SEARCH), (0.0,) * len(_ANSWER)
+_ENDS = itertools.accumulate(map(len, _GROUPS))
+_EPISODE, _STATE, _SEARCH, _ANSWER = (slice(end - len(group), end) for group, end in zip(_GROUPS, _ENDS, strict=True))
 
 
-def _ordered(group: type) -> Callable[[Any], tuple[float, ...]]:
-    """Return a function that takes a group's features in the order of the columns, whatever order they have."""
-    return itemgetter(*group.__annotations__)
+def _values(group: Any) -> Callable[[Any], tuple[float, ...]]:
+    """Return a function from an object of the class to its values, which raises AttributeError if one is not set."""
+    return attrgetter(*group.__slots__)
 
 
-_episode_values, _state_values = _ordered(_EpisodeFeatures), _ordered(_StateFeatures)
-_search_values, _query_mention_values = _ordered(_SearchFeatures), _ordered(_QueryMentionFeatures)
-_answer_values, _answer_mention_values = _ordered(_AnswerFeatures), _ordered(_AnswerMentionFeatures)
-_mention_values = _ordered(_MentionFeatures)
+_episode_values, _state_values = _values(_EpisodeFeatures), _values(_StateFeatures)
+_search_values, _query_mention_values = _values(_SearchFeatures), _values(_QueryMentionFeatures)
+_answer_values, _answer_mention_values = _values(_AnswerFeatures), _values(_AnswerMentionFeatures)
+_mention_values = _values(_MentionFeatures)
 
 _LONGEST = 2_000  # characters of an action's text that are read
 _LOCATIVE = frozenset(("in", "at", "near", "from", "to", "into", "around"))
@@ -229,33 +239,38 @@ class _StateView:
         self.best_key = f" {key(self.ranked[0].text)} "
         self._mentions: dict[str, Mention] = {}
 
-    def episode_features(self) -> _EpisodeFeatures:
+    def episode_features(self) -> tuple[float, ...]:
         state, history = self.state, self.state.history
         budget = len(history) + state.searches_left
         retrieved = len(history[-1].passages) if history else 0
-        return {
-            "searches_done": len(history) / budget if budget else 1.0,
-            "none_left": float(state.searches_left == 0),
-            "last_was_new": (len(self.reading.pages) - self.before_last) / retrieved if retrieved else 0.0,
-            "last_was_title": float(bool(self.past_keys) and self.past_keys[-1] in self.titles),
-        }
+        values = _EpisodeFeatures()
+        values.searches_done = len(history) / budget if budget else 1.0
+        values.none_left = float(state.searches_left == 0)
+        values.last_was_new = (len(self.reading.pages) - self.before_last) / retrieved if retrieved else 0.0
+        values.last_was_title = float(bool(self.past_keys) and self.past_keys[-1] in self.titles)
+        return _episode_values(values)
 
-    def state_features(self) -> _StateFeatures:
+    def state_features(self) -> tuple[float, ...]:
         reading = self.reading
         best, second = self.ranked[0].score, self.ranked[1].score if len(self.ranked) > 1 else 0.0
-        return {
-            "first": float(not self.state.history),
-            "covered_by_one": max([reading.covered(page.terms) for page in reading.pages], default=0.0),
-            "names_known": _share(sum([name in self.titles for name in self.names]), self.names),
-            "names_seen": _share(sum([bool(reading.pages_with(name)) for name in self.names]), self.names),
-            "asks_choice": float(self.question.kind == "choice"),
-            "asks_verdict": float(self.question.kind == "verdict"),
-            "asks_agent": float(bool(self.question.agents)),
-            "bridged": float(bool(self.bridges)),
-            "bridge_known": float(any(name in self.titles for name in self.bridges)),
-            "best_answer": min(best / 4, 1.0),
-            "answer_margin": (best - second) / best if best else 0.0,
-        }
+        values = _StateFeatures()
+        values.first = float(not self.state.history)
+        values.covered_by_one = max(self.coverage.values(), default=0.0)
+        values.names_known = _share(sum([name in self.titles for name in self.names]), self.names)
+        values.names_seen = _share(sum([bool(reading.pages_with(name)) for name in self.names]), self.names)
+        values.asks_choice = float(self.question.kind == "choice")
+        values.asks_verdict = float(self.question.kind == "verdict")
+        values.asks_agent = float(bool(self.question.agents))
+        values.bridged = float(bool(self.bridges))
+        values.bridge_known = float(any(name in self.titles for name in self.bridges))
+        values.best_answer = min(best / 4, 1.0)
+        values.answer_margin = (best - second) / best if best else 0.0
+        return _state_values(values)
+
+    @cached_property
+    def coverage(self) -> dict[frozenset[str], float]:
+        """The share of the question's weight that each page covers, by the page's terms."""
+        return {page.terms: self.reading.covered(page.terms) for page in self.reading.pages}
 
     @cached_property
     def terms(self) -> frozenset[str]:
@@ -274,17 +289,17 @@ class _StateView:
             mention = self._mentions[text] = mention_of(self.reading, text, name)
         return mention
 
-    def mention_features(self, mention: Mention) -> _MentionFeatures:
+    def mention_features(self, mention: Mention) -> tuple[float, ...]:
         sentence = mention.sentence
-        return {
-            "mentions": min(math.log1p(mention.pages) / 4, 1.0),
-            "best": mention.best,
-            "support": mention.support,
-            "near": mention.near,
-            "chain": float(sentence is not None and sentence.title in self.reading.chain),
-            "early": float(sentence is not None and sentence.number == 0),
-            "rank": 1 / (1 + mention.first) if mention.page else 0.0,
-        }
+        values = _MentionFeatures()
+        values.mentions = min(math.log1p(mention.pages) / 4, 1.0)
+        values.best = mention.best
+        values.support = mention.support
+        values.near = mention.near
+        values.chain = float(sentence is not None and sentence.title in self.reading.chain)
+        values.early = float(sentence is not None and sentence.number == 0)
+        values.rank = 1 / (1 + mention.first) if mention.page else 0.0
+        return _mention_values(values)
 
 
 def _share(part: float, whole: Sequence[object] | frozenset[str]) -> float:
@@ -293,9 +308,8 @@ def _share(part: float, whole: Sequence[object] | frozenset[str]) -> float:
 
 def _similarity(words: frozenset[str], others: Iterable[frozenset[str]]) -> float:
     """Return the highest Jaccard index of a set of words with one of the others; 0.0 if there are none."""
-    return max(
-        [len(words & other) / len(words | other) for other in others if not words.isdisjoint(other)], default=0.0
-    )
+    shared = [(len(words & other), len(words) + len(other)) for other in others if not words.isdisjoint(other)]
+    return max([common / (total - common) for common, total in shared], default=0.0)
 
 
 def _search_row(view: _StateView, action: Search) -> list[float]:
@@ -303,38 +317,36 @@ def _search_row(view: _StateView, action: Search) -> list[float]:
     query, question = _parse(action.query), view.question
     mention = view.mention(query.text, query.key)
     for name, name_key in query.names:
-        mention = max(mention, view.mention(name, name_key), key=lambda mention: mention.best)
+        other = view.mention(name, name_key)
+        mention = other if other.best > mention.best else mention
     names = [name for name in view.names if name in query.key]
     in_question, in_pages = query.terms & question.terms, query.terms & view.terms
-    search: _SearchFeatures = {
-        "search": 1.0,
-        "query_words": min(query.words / 20, 1.0),
-        "query_repeats": _similarity(query.terms, view.past_terms),
-        "query_again": float(query.key in view.past_keys),
-        "query_is_question": _share(len(in_question), question.terms),
-        "query_in_question": _share(len(in_question), query.terms),
-        "query_in_found": _share(len(in_pages), query.terms),
-        "query_unheard": _share(len(query.terms - in_pages - in_question), query.terms),
-        "query_asks": _share(len(query.terms & question.relation), query.terms),
-        "query_is_name": float(query.key in view.names),
-        "query_has_name": _share(len(names), view.names),
-        "query_new_name": _share(sum([name not in view.titles for name in names]), view.names),
-        "query_is_title": float(query.key in view.titles),
-        "query_title_share": _similarity(query.terms, view.title_terms),
-        "query_has_bridge": float(any(name in query.key for name in view.bridges)),
-        "query_capital": query.capital,
-    }
+    search = _SearchFeatures()
+    search.search = 1.0
+    search.query_words = min(query.words / 20, 1.0)
+    search.query_repeats = _similarity(query.terms, view.past_terms)
+    search.query_again = float(query.key in view.past_keys)
+    search.query_is_question = _share(len(in_question), question.terms)
+    search.query_in_question = _share(len(in_question), query.terms)
+    search.query_in_found = _share(len(in_pages), query.terms)
+    search.query_unheard = _share(len(query.terms - in_pages - in_question), query.terms)
+    search.query_asks = _share(len(query.terms & question.relation), query.terms)
+    search.query_is_name = float(query.key in view.names)
+    search.query_has_name = _share(len(names), view.names)
+    search.query_new_name = _share(sum([name not in view.titles for name in names]), view.names)
+    search.query_is_title = float(query.key in view.titles)
+    search.query_title_share = _similarity(query.terms, view.title_terms)
+    search.query_has_bridge = float(any(name in query.key for name in view.bridges))
+    search.query_capital = query.capital
     page = mention.page
-    best_name: _QueryMentionFeatures = {
-        "query_last": float(page is not None and mention.first >= view.before_last),
-        "query_page": view.reading.covered(page.terms) if page else 0.0,
-        "query_page_named": float(page is not None and page.name in question.key),
-        "query_page_known": float(mention.key in view.titles),
-        "query_nation": float(query.kind == "nation"),
-        "query_bare": float(query.kind == "entity" and not query.names and query.capital > 0.5),
-    }
-    shared = _mention_values(view.mention_features(mention))
-    return [*_search_values(search), *shared, *_query_mention_values(best_name)]
+    best_name = _QueryMentionFeatures()
+    best_name.query_last = float(page is not None and mention.first >= view.before_last)
+    best_name.query_page = view.coverage[page.terms] if page else 0.0
+    best_name.query_page_named = float(page is not None and page.name in question.key)
+    best_name.query_page_known = float(mention.key in view.titles)
+    best_name.query_nation = float(query.kind == "nation")
+    best_name.query_bare = float(query.kind == "entity" and not query.names and query.capital > 0.5)
+    return [*_search_values(search), *view.mention_features(mention), *_query_mention_values(best_name)]
 
 
 def _answer_row(view: _StateView, action: Answer) -> list[float]:
@@ -356,27 +368,24 @@ def _answer_row(view: _StateView, action: Answer) -> list[float]:
             fit *= 0.5
     opening = page.sentences[0].terms if page and page.sentences else ()
     before = mention.sentence.text[: max(mention.start, 0)] if mention.sentence else ""
-    values: _AnswerFeatures = {
-        "answer": 1.0,
-        "answer_words": min(answer.words / 10, 1.0),
-        "answer_read": min(score / best.score, 1.0) if best.score else float(is_best),
-        "answer_is_read": float(is_best),
-        "answer_weighed": min(score / 4, 1.0),
-        "answer_fits": fit,
-        "answer_in_question": float(answer.key in question.key),
-        "answer_is_choice": float(answer.key in view.choices),
-        "answer_is_yes": float(answer.key == " yes "),
-        "answer_is_verdict": float(answer.kind == "verdict"),
-        "answer_is_title": float(page is not None),
-        "answer_headed": float(bool(question.head) and (question.head in answer.terms or question.head in opening)),
-        "answer_capital": answer.capital,
-    }
-    occurrence: _AnswerMentionFeatures = {
-        "answer_second": mention.second,
-        "answer_place": float(before.rstrip().rsplit(" ", 1)[-1].lower() in _LOCATIVE),
-    }
-    shared = _mention_values(view.mention_features(mention))
-    return [*_answer_values(values), *shared, *_answer_mention_values(occurrence)]
+    values = _AnswerFeatures()
+    values.answer = 1.0
+    values.answer_words = min(answer.words / 10, 1.0)
+    values.answer_read = min(score / best.score, 1.0) if best.score else float(is_best)
+    values.answer_is_read = float(is_best)
+    values.answer_weighed = min(score / 4, 1.0)
+    values.answer_fits = fit
+    values.answer_in_question = float(answer.key in question.key)
+    values.answer_is_choice = float(answer.key in view.choices)
+    values.answer_is_yes = float(answer.key == " yes ")
+    values.answer_is_verdict = float(answer.kind == "verdict")
+    values.answer_is_title = float(page is not None)
+    values.answer_headed = float(bool(question.head) and (question.head in answer.terms or question.head in opening))
+    values.answer_capital = answer.capital
+    occurrence = _AnswerMentionFeatures()
+    occurrence.answer_second = mention.second
+    occurrence.answer_place = float(before.rstrip().rsplit(" ", 1)[-1].lower() in _LOCATIVE)
+    return [*_answer_values(values), *view.mention_features(mention), *_answer_mention_values(occurrence)]
 
 
 def features(state: State, actions: Sequence[Action]) -> NDArray[np.float32]:
@@ -393,11 +402,13 @@ def features(state: State, actions: Sequence[Action]) -> NDArray[np.float32]:
     if not actions:
         return np.zeros((0, len(FEATURES)), np.float32)
     view = _StateView(state)
-    episode, shared = _episode_values(view.episode_features()), _state_values(view.state_features())
-    rows = [
-        (*episode, *shared, *_search_row(view, action), *_NO_ANSWER)
-        if isinstance(action, Search)
-        else (*_NO_EPISODE, *shared, *_NO_SEARCH, *_answer_row(view, action))
-        for action in actions
-    ]
-    return np.array(rows, np.float32)
+    # Columns that do not apply to an action stay 0.
+    rows = np.zeros((len(actions), len(FEATURES)), np.float32)
+    rows[:, _STATE] = view.state_features()
+    episode = view.episode_features()
+    for row, action in zip(rows, actions, strict=True):
+        if isinstance(action, Search):
+            row[_EPISODE], row[_SEARCH] = episode, _search_row(view, action)
+        else:
+            row[_ANSWER] = _answer_row(view, action)
+    return rows

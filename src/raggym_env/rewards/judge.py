@@ -69,9 +69,9 @@ class JudgeReward:
     """Asks a language model how good the candidates of a state are, by sufficiency, utility and redundancy.
 
     With `mode="rank"` the model ranks all distinct candidates of a state in one reply, and the scores are spaced
-    evenly from 0.5 for the best to -0.5 for the worst. They compare within one state only. A single candidate cannot
-    be ranked, so it is rated. With `mode="rate"` the model rates each candidate from 0 to 10, and the score is a tenth
-    of the rating less 0.5. Ratings compare across states as far as the model is consistent.
+    evenly from 0.5 for the best to -0.5 for the worst. They are comparable within one state only. A single candidate
+    cannot be ranked, so it is rated. With `mode="rate"` the model rates each candidate from 0 to 10, and the score is a
+    tenth of the rating less 0.5. Ratings are comparable across states as far as the model is consistent.
 
     Scores are thus in [-0.5, 0.5], with 0 for an average action. As rewards of steps, useless searches cost, so an
     episode gains nothing by padding.
@@ -196,7 +196,7 @@ class _Case:
     scores: dict[Action, float] | None = None
     """Scores by candidate, None until a reply was parsed."""
     no_reply: bool = False
-    """True if the back end failed: it has retried, so another call is no use."""
+    """True if the back end failed: it has retried, so another call is of no use."""
     problem: str = ""
     """Why the last reply cannot be used."""
     reply: str = ""

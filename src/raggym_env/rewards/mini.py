@@ -50,7 +50,7 @@ class MiniReward:
     Centering the scores of a state's candidates would not have this effect, since an environment scores only the
     action taken.
 
-    Within a state the scores rank candidates as `q` does, less the cost of a search. They compare across states.
+    Within a state the scores rank candidates as `q` does, less the cost of a search. They are comparable across states.
 
     Args:
         weights: A safetensors file made by `raggym train mini`; by default the one that ships.

@@ -48,7 +48,7 @@ class ModelReward:
 
     The zero of a logit depends on the training; pairwise training leaves it open. `offset` is subtracted from it. Set
     it so that a useless step scores below 0, e.g. to the mean over a training set's candidates, and an episode gains
-    nothing by padding. Scores compare across states as far as the training made them.
+    nothing by padding. Scores are comparable across states as far as the training made them.
 
     Args:
         path: A folder or the name of a model on the hub, with safetensors weights; or the folder of a PEFT adapter
@@ -95,11 +95,13 @@ class ModelReward:
         self.computed = 0
         """Tokens computed so far, without padding."""
         self._padding: int | None = config.get_text_config().pad_token_id
-        self._engine: Engine | None = None
+        self._engine = Engine(self.model.base_model, self.token_budget, headless=True)
         # The engine needs plain attention, and a head that is applied to the last hidden state alone.
-        linear = isinstance(getattr(self.model, "score", None), torch.nn.Linear)
-        if linear and _is_decoder(config) and not unsupported(self.model.base_model, headless=True):
-            self._engine = Engine(self.model.base_model, self.token_budget, headless=True)
+        self._shares_prefixes = (
+            _is_decoder(config)
+            and isinstance(getattr(self.model, "score", None), torch.nn.Linear)
+            and not unsupported(self.model.base_model, headless=True)
+        )
 
     def score(self, states: Sequence[State], actions: Sequence[Sequence[Action]]) -> list[NDArray[np.float32]]:
         """Return one logit per candidate; see `ProcessReward.score`.
@@ -138,7 +140,7 @@ class ModelReward:
         alone: list[Tokens] = []
         for row in rows:
             prefix = 0
-            if self._engine and len(row) > 1:
+            if self._shares_prefixes and len(row) > 1:
                 # The token that the output is read at must come after the prefix.
                 prefix = min(common_prefix(row), *(self._last(tokens) for tokens in row))
             if prefix >= MIN_PREFIX:
@@ -149,23 +151,26 @@ class ModelReward:
         # Longest first, so that rows of similar length are batched and little is padding.
         shared.sort(key=lambda pair: -pair[0])
         sizes = [prefix + sum(len(tokens) - prefix for tokens in row) for prefix, row in shared]
-        for cut in runs(sizes, self.token_budget) if self._engine else ():
-            scores |= self._scores_by_prefix(self._engine, shared[cut])
+        for cut in runs(sizes, self.token_budget):
+            scores |= self._scores_by_prefix(shared[cut])
         alone.sort(key=len, reverse=True)
         # Without a padding token the model cannot tell where the shorter texts of a batch end.
         budget = 1 if self._padding is None else self.token_budget
         for cut in runs([len(tokens) for tokens in alone], budget):
-            ids, mask = self._padded(alone[cut])
+            batch = alone[cut]
+            width, fill = len(batch[0]), self._padding or 0
+            ids = self._tensor([[*tokens, *[fill] * (width - len(tokens))] for tokens in batch])
+            mask = self._tensor([[1] * len(tokens) + [0] * (width - len(tokens)) for tokens in batch])
             outputs = self.model(input_ids=ids, attention_mask=mask).logits[:, 0].float().tolist()
-            scores.update(zip(alone[cut], outputs, strict=True))
-            self.computed += sum(map(len, alone[cut]))
+            scores.update(zip(batch, outputs, strict=True))
+            self.computed += sum(map(len, batch))
         return {tokens: value - self.offset for tokens, value in scores.items()}
 
-    def _scores_by_prefix(self, engine: Engine, shared: Sequence[tuple[int, Sequence[Tokens]]]) -> dict[Tokens, float]:
+    def _scores_by_prefix(self, shared: Sequence[tuple[int, Sequence[Tokens]]]) -> dict[Tokens, float]:
         """Return the outputs for the candidates of some states, given with the length of each state's prefix."""
         branches = [[tokens[prefix : self._last(tokens) + 1] for tokens in row] for prefix, row in shared]
-        prompts = engine.prefill([row[0][:prefix] for prefix, row in shared])
-        ends = torch.cat(engine.branch_ends(prompts, branches))
+        prompts = self._engine.prefill([row[0][:prefix] for prefix, row in shared])
+        ends = torch.cat(self._engine.branch_ends(prompts, branches))
         outputs = self.model.score(ends)[:, 0].float().tolist()
         self.computed += sum(prefix for prefix, _ in shared) + sum(len(tokens) for row in branches for tokens in row)
         return dict(zip([tokens for _, row in shared for tokens in row], outputs, strict=True))
@@ -174,13 +179,8 @@ class ModelReward:
         """Return where transformers reads a decoder's output: at the last token that is not the padding token."""
         return next((at for at in reversed(range(len(tokens))) if tokens[at] != self._padding), 0)
 
-    def _padded(self, sequences: Sequence[Tokens]) -> tuple[torch.Tensor, torch.Tensor]:
-        """Return tokens padded on the right, and a mask that is 1 where a token is not padding."""
-        width, device = max(map(len, sequences)), self.model.device
-        fill = self._padding or 0
-        ids = torch.tensor([[*tokens, *[fill] * (width - len(tokens))] for tokens in sequences], device=device)
-        lengths = torch.tensor([len(tokens) for tokens in sequences], device=device)
-        return ids, (torch.arange(width, device=device) < lengths[:, None]).long()
+    def _tensor(self, rows: Sequence[Sequence[int]]) -> torch.Tensor:
+        return torch.tensor(rows, device=self.model.device)
 
 
 def load(path: str, *, device: str = "auto", dtype: Dtype = "auto") -> tuple[Any, Any]:

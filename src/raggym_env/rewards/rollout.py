@@ -32,8 +32,8 @@ class RolloutReward:
 
     In each step a completion takes the policy's first proposal or, with probability `explore`, another of `width`
     proposals. Proposals without scores are samples and equally good, so one of them is drawn. An output that is not an
-    action ends a completion without an answer, as it ends an episode. Scores compare across states. It grades with
-    gold answers, so it is for training splits only; actions and completions see none.
+    action ends a completion without an answer, as it ends an episode. Scores are comparable across states. It grades
+    with gold answers, so it is for training splits only; actions and completions see none.
 
     Args:
         policy: Completes the episodes.

@@ -44,7 +44,7 @@ class Run:
     config: Json = field(repr=False)
     """The configuration: two runs with the same config are the same run."""
     card_path: str = field(default="", repr=False)
-    """Path of the environment card. Not part of the configuration, but the data may lie beside the card."""
+    """Path of the environment card. Not part of the configuration, but the data may be beside the card."""
     price: PriceCard | None = field(default=None, repr=False)
     """Price of the policy's model, if it has one."""
 
@@ -124,7 +124,8 @@ class Executor(Protocol):
     def episodes(self, plan: Plan, tasks: Sequence[Task]) -> AbstractContextManager[Iterator[Json]]:
         """Return a context that yields the records of the tasks' episodes as they end.
 
-        Entering the context does what can fail for the whole run, such as starting workers.
+        Whatever can fail for the whole run, such as loading a model or starting workers, is done by the call or on
+        entering the context, before the first record.
         """
         ...
 
@@ -137,7 +138,7 @@ class LocalExecutor:
     """Episodes that run side by side."""
 
     def episodes(self, plan: Plan, tasks: Sequence[Task]) -> AbstractContextManager[Iterator[Json]]:
-        """See `Executor.episodes`. Makes the policy, which may load a model, before the context is entered."""
+        """See `Executor.episodes`. The policy is made when this is called, before the context is entered."""
         return nullcontext(plan.episodes(plan.make_policy(), tasks, self.in_flight))
 
 
@@ -145,7 +146,7 @@ def execute(plan: Plan, executor: Executor, out: str | Path | None = None, *, pr
     """Run a plan in a run folder, or resume a run that was interrupted.
 
     Args:
-        plan: The plan.
+        plan: The policy, the tasks and the settings.
         executor: Runs the episodes.
         out: Run folder. By default one below `runs/`, named after the configuration.
         progress: Called as each episode ends.
@@ -167,17 +168,17 @@ def execute(plan: Plan, executor: Executor, out: str | Path | None = None, *, pr
         repair(run.episodes_file)
         finished = {episode.id for episode in run.episodes() if episode.error is None}
         remaining = [task for task in plan.tasks if task.id not in finished]
-        failures = len(remaining)
+        unfinished = len(remaining)
         with executor.episodes(plan, remaining) if remaining else nullcontext(iter(())) as records:
             for number, record in enumerate(records, 1):
                 if number == 1:
-                    # Not earlier: a policy whose first call raises must leave no run that refuses its mended version.
+                    # Not earlier: a policy whose first call raises must not leave a run that refuses the corrected one.
                     run.write("running")
                 append_record(run.episodes_file, record)
-                failures -= record["error"] is None
+                unfinished -= record["error"] is None
                 if progress is not None:
                     progress(len(finished) + number, len(plan.tasks), record)
-        run.write("incomplete" if failures else "complete")
+        run.write("incomplete" if unfinished else "complete")
     return run
 
 

@@ -40,9 +40,9 @@ def history_sections(
     Args:
         history: The past searches, oldest first.
         notes: One text per search that replaces its passages; None shows the passages.
-        passage_chars: Most characters of each passage's text.
-        history_chars: Most characters of all sections. Of the oldest searches that do not fit, only the query is
-            shown; the newest is always shown whole.
+        passage_chars: Maximum number of characters of each passage's text.
+        history_chars: Maximum number of characters of all sections. Of the oldest searches that do not fit, only the
+            query is shown; the newest is always shown whole.
         numbered: Whether passages are numbered.
     """
     room = history_chars

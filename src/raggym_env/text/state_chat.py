@@ -44,9 +44,9 @@ def encode(tokenizer: Any, chat: Chat) -> tuple[int, ...]:
 
 
 def fitted(tokenizer: Any, state: State, max_tokens: int, action_tokens: int = ACTION_TOKENS) -> State:
-    """Return the state without as many of its oldest passages as it takes to fit `max_tokens` with an action.
+    """Return the state without its oldest passages, as few of them as possible, so that it fits `max_tokens`.
 
-    The queries and the question stay. How many passages are left out does not depend on the action, so that all
+    The queries and the question stay. The tokens of the action are reserved, whatever the action is, so that all
     candidates of a state are scored on the same text.
 
     Raises:
@@ -54,8 +54,8 @@ def fitted(tokenizer: Any, state: State, max_tokens: int, action_tokens: int = A
     """
     room = max_tokens - action_tokens
     passages = sum(len(turn.passages) for turn in state.history)
-    # Binary search for the fewest passages to leave out: encoding is the expensive part. It begins at none instead
-    # of the middle, since most states fit as they are.
+    # Binary search for the fewest passages to leave out, since encoding is the expensive part. The first try leaves out
+    # none, since most states fit whole.
     fewest, most, count = 0, passages + 1, 0
     while fewest < most:
         if len(encode(tokenizer, render(without_oldest(state, count), Answer("")))) <= room:

@@ -1,7 +1,7 @@
 """Tagged text: `<search>query</search>`, `<information>passages</information>` and `<answer>text</answer>`.
 
-The format of Search-R1 (arXiv:2503.09516). This module is the only place that writes it. Whatever stands inside a
-tag is made safe by `untrusted.as_data`: a passage, a question or a query cannot look like an action, end the
+The format of Search-R1 (arXiv:2503.09516). This module is the only place that writes it. All text inside a tag
+is made safe by `untrusted.as_data`: a passage, a question or a query cannot look like an action, end the
 section that it is in, or hold a control token of a chat template.
 """
 

@@ -53,7 +53,7 @@ def passage_lines(passages: Sequence[Passage], chars: int | None = None, *, numb
 
     Args:
         passages: Best first; the first has the number 1.
-        chars: Most characters of each passage's text; None shows it whole.
+        chars: Maximum number of characters of each passage's text; None shows it whole.
         numbered: False writes `-` in place of the number.
     """
     lines = []

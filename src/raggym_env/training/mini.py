@@ -99,7 +99,7 @@ def _example(collection: Collection, step: TrajectoryStep, previous: float | Non
     values = [score for _, score in scores]
     if not all(0 <= value <= 1 for value in values):
         raise RunError(
-            f"{collection.run.path}: the scores of {collection.settings['critic']!r} are no values in [0, 1] "
+            f"{collection.run.path}: the scores of {collection.settings['critic']!r} are not values in [0, 1] "
             f"(they range from {min(values):.3g} to {max(values):.3g}). Collect with --critic evidence_value, or with "
             "--critic rollout and advantage = false."
         )

@@ -82,7 +82,7 @@ def test_an_agent_that_reads_notes_needs_recorded_prompts():
 
 
 def test_only_a_prompt_agent_can_be_trained_on_prompts():
-    with pytest.raises(CardError, match="'lexical' is no prompt agent"):
+    with pytest.raises(CardError, match="'lexical' is not a prompt agent"):
         Renderer("lexical")
     with pytest.raises(UnknownName, match="Did you mean 'react'"):
         Renderer("reakt")

@@ -61,7 +61,7 @@ def adapter_folder(name: str) -> Path:
     try:
         config = json.loads((folder / _CONFIG).read_text(encoding="utf-8"))
     except FileNotFoundError as error:
-        raise LLMError(f"The folder {folder} is no adapter: it has no {_CONFIG}.") from error
+        raise LLMError(f"The folder {folder} is not an adapter: it has no {_CONFIG}.") from error
     except (OSError, ValueError) as error:
         raise LLMError(f"{folder / _CONFIG} cannot be read: {error}") from error
     kind = config.get("peft_type") if isinstance(config, dict) else None

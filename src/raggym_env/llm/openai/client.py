@@ -3,7 +3,7 @@
 How failures are handled:
 
     no connection, time-out, 408, 409, 425, 429, 5xx, a reply    retried, after longer and longer pauses and never
-    that is no chat completion                                   before `Retry-After`; then that prompt fails
+    that is not a chat completion                                 before `Retry-After`; then that prompt fails
     400, 413, 422 (context too long, bad option), no content,    that prompt fails, at once
     content filter
     401, 402, 404; 403, a redirect and no connection before      `LLMError`: no prompt could work

@@ -48,7 +48,7 @@ def read_reply(text: str, stop: Sequence[str]) -> Reply | Trouble:
         usage = _usage(body.get("usage"))
     # A body may be truncated, another service's page, or nested too deep; all of that may pass, so it is retried.
     except (ValueError, LookupError, TypeError, AttributeError, RecursionError, OverflowError):
-        return Trouble(f"the reply is no chat completion: {text!r:.2000}", retry=True)
+        return Trouble(f"the reply is not a chat completion: {text!r:.2000}", retry=True)
     return Reply(completions, usage) if completions else Trouble("the reply has no choices", retry=True)
 
 

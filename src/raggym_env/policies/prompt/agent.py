@@ -50,10 +50,10 @@ class PromptAgent(BasePolicy):
         temperature: Sampling temperature where several proposals are requested (arXiv 2502.13957, algorithm 1). A
             single proposal is decoded greedily.
         top_p: As in `Sampling`, where several proposals are requested.
-        max_tokens, note_tokens: Most tokens of a reply, and of a note.
+        max_tokens, note_tokens: Maximum number of tokens of a reply, and of a note.
         passage_chars, history_chars: Limits on the length of a prompt; see `templates.PromptLimits`.
-        on_failure: What becomes of a reply that is not an action. "retry": the model is shown the reply and what is
-            wrong with it, once; if that fails too, there is no action. "search": a search for the question itself,
+        on_failure: The handling of a reply that is not an action. "retry": the model is shown the reply and its
+            problem, once; if that fails too, there is no action. "search": a search for the question itself,
             if one is left and that search was not made before, else no action. "fail": no action.
         seed: Seed of the sampling.
 

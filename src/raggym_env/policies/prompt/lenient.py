@@ -50,7 +50,7 @@ _CONSTANTS = {"null": None, "None": None, "true": True, "True": True, "false": F
 
 
 def read_object(text: str) -> tuple[dict[str, Value], int]:
-    """Return the object that a text begins with, and the offset behind it.
+    """Return the object that a text begins with, and the offset after it.
 
     Only the first `LONGEST` characters are read.
 

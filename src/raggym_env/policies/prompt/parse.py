@@ -82,12 +82,12 @@ _START = re.compile(
 )
 # What may follow a block on its line: a closing fence, emphasis, a full stop. Other text makes it a quotation.
 _REST_OF_LINE = re.compile(r"[ \t\r*`.,;]*+(?:\n|\Z)")
-# Behind the last block these mean that it was part of something longer.
+# After the last block these mean that it was part of something longer.
 _LEFT_OPEN = re.compile(r"^[ \t]{0,8}[}\]]", re.MULTILINE)
 
 
 _Block = tuple[int, Parsed | Failure]
-"""A JSON object or a pair of tags: the offset behind it in the final section, and its content. A draft tag, which is
+"""A JSON object or a pair of tags: the offset after it in the final section, and its content. A draft tag, which is
 no action by itself, is `Parsed` with neither an answer nor a search."""
 
 
@@ -117,14 +117,14 @@ def parse(reply: str) -> Parsed | Failure:
         return last
     if _LEFT_OPEN.search(section, end) or _TAG.search(section, end):
         return Failure(Reason.BROKEN, "the last JSON object or tag of the reply is part of something unreadable")
-    # A draft may stand in a tag of its own, before or behind the search.
+    # A draft may stand in a tag of its own, before or after the search.
     if last.search is not None and last.draft is None:
         return Parsed(search=last.search, draft=draft)
     return last
 
 
 def _final_section(reply: str) -> str | Failure:
-    """Return the part of the reply behind its reasoning."""
+    """Return the part of the reply after its reasoning."""
     if not reply.strip():
         return Failure(Reason.EMPTY, "the reply is empty")
     # The last tag decides: a tokenizer may drop the opening one, and reasoning may quote either.

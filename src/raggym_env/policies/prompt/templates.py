@@ -37,10 +37,10 @@ class PromptLimits:
     """Limits on the length of the history in a prompt, each at least 1; else an `OptionError` is raised."""
 
     passage_chars: int = 600
-    """Most characters of each passage's text."""
+    """Maximum number of characters of each passage's text."""
     history_chars: int = 12_000
-    """Most characters of all past searches together. The passages or notes of the oldest searches are left out
-    first, their queries stay; the newest search is always shown."""
+    """Maximum number of characters of all past searches together. The passages or notes of the oldest searches are
+    left out first, their queries stay; the newest search is always shown."""
 
     def __post_init__(self) -> None:
         for name, value in asdict(self).items():

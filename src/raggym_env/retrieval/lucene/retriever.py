@@ -41,7 +41,7 @@ __all__ = ["LuceneRetriever"]
 
 
 _NETWORK_TIMEOUT = 60.0  # seconds without a byte
-_TITLE_LENGTH = 300  # characters; a longer first line is no title
+_TITLE_LENGTH = 300  # characters; a longer first line is not a title
 _TEXTS = ("text", "body", "passage", "segment", "contents")  # names of the text in the collections of Pyserini
 
 

@@ -38,7 +38,7 @@ class Renderer:
         card = policy_card(card).model_copy(update={"search": SearchCard(), "price": None})
         agent = make(card, llm=ScriptedLLM({})) if card.policy == "prompt" else None
         if not isinstance(agent, PromptAgent):
-            raise CardError(f"{card.name!r} is no prompt agent: it has no prompts to train. Name one, such as react.")
+            raise CardError(f"{card.name!r} is not a prompt agent, so it cannot be trained. Name one, such as react.")
         self.card = card
         self.name = card.name
         # Prompts and components alone: the scripted model that the agent was made with is never called.

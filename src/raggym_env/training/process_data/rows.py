@@ -23,6 +23,7 @@ from raggym_env.core import Action, Answer, Search, State, state_rng
 from raggym_env.errors import MissingExtra, OptionError, RunError, check_option
 from raggym_env.mdp.metrics import read_option
 from raggym_env.mdp.records import Candidate
+from raggym_env.protocols import Messages
 from raggym_env.storage.atomic import atomic_folder
 from raggym_env.text.state_chat import render as reward_text
 from raggym_env.text.untrusted import one_line
@@ -34,7 +35,7 @@ __all__ += ["comparable", "export", "graded", "preference_rows", "reward_rows", 
 
 Best = Literal["executed", "top"]
 Kind = Literal["sft", "preference", "reward"]
-Row = dict[str, list[dict[str, str]]]
+Row = dict[str, Messages]
 
 Json = dict[str, Any]
 T = TypeVar("T")
@@ -156,8 +157,7 @@ def export(
     `options` are keyword arguments of the kind's function.
 
     Returns:
-        The provenance: settings, the collection's config and checksum, and counts of trajectories and rows. It is
-        also written to `provenance.json`.
+        The provenance, as written to `provenance.json`: settings, the collection's config and checksum, and counts.
 
     Raises:
         MissingExtra: The `datasets` library is not installed.

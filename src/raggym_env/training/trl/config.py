@@ -54,8 +54,8 @@ class TrainingConfig:
     gradient_accumulation_steps: int | None = None
     """Batches per weight update. By default as many as make an update use 16 rows."""
     max_length: int = 2048
-    """Most tokens of a prompt with its reply. Longer rows are dropped and counted: a row that was cut would teach the
-    model to stop early."""
+    """Maximum number of tokens of a prompt with its reply. Longer rows are dropped and counted: a cut row would teach
+    the model to stop early."""
     lora_rank: int = 16
     """Rank of a new LoRA adapter on all linear layers; 0 trains all weights. An adapter that is continued keeps its
     own rank."""
@@ -150,7 +150,7 @@ class PairConfig:
     """Which pairs of a state's candidates are learned from; see `process_data.rows`."""
 
     count: int = 1
-    """Most pairs per state, at least 1."""
+    """Maximum number of pairs per state, at least 1."""
     margin: float = 0.05
     """Least difference between the two scores, above 0."""
     outcome_weight: float = 0.0

@@ -149,8 +149,8 @@ class EpisodeRollouts:
         env: The `RAGEnv` that `episode_prompts` made the rows from. Its transition and rewards are used directly, for
             all rollouts at once, so it must not be wrapped in anything that would change them.
         invalid_reward: Added to the return of an episode that ends because a reply does not end with an action.
-        max_tokens: Most tokens of an episode's completion, of the model and the environment together. A reply has at
-            most `GRPOConfig.max_completion_length`; an episode with no room for a whole one ends without an answer.
+        max_tokens: Maximum number of tokens of an episode's completion, of the model and the environment together. A
+            reply has at most `GRPOConfig.max_completion_length`. An episode without room for one ends unanswered.
         passage_chars: Characters shown of each passage.
         generate: Generates the replies; by default the trainer does, with transformers or vLLM as it is configured.
 

@@ -6,7 +6,7 @@ import random
 import shutil
 import time
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -109,9 +109,7 @@ def agent_job(
 
 
 def drop_long(rows: Iterable[Chats], base: Base, max_length: int, unit: str) -> tuple[list[Any], Json]:
-    """Return the rows of at most `max_length` tokens, and how many rows are used and dropped.
-
-    `unit` is the word for rows in messages, in the plural.
+    """Return the rows, called `unit` in messages, of at most `max_length` tokens, and how many are used and dropped.
 
     Raises:
         RunError: There are no rows, or all are too long.
@@ -174,7 +172,7 @@ def run_job(
 def _evaluate(
     stage: str, spec: EvalSpec, job: Job, settings: Json, recipe: Recipe, trust: bool, progress: Progress | None
 ) -> None:
-    config = asdict(spec)
+    config = {"env": spec.env, "split": spec.split, "limit": spec.limit, "settings": dict(spec.settings)}
     if recipe.report.get(stage, {}).items() >= config.items():
         return  # it was evaluated the same way before the training was interrupted
     options: Json = {"split": spec.split, "limit": spec.limit, "settings": {**spec.settings, **settings}}
@@ -264,7 +262,7 @@ def held_out_split(
 ) -> tuple[list[Trajectory], list[Trajectory]]:
     """Return the trajectories to train on, and those of a random `share` of the questions, to test on."""
     # Trajectories are sorted by question id and there is one per question, so questions are split whole.
-    test = random.Random(seed).sample(range(len(trajectories)), round(share * len(trajectories)))
+    test = set(random.Random(seed).sample(range(len(trajectories)), round(share * len(trajectories))))
     parts: tuple[list[Trajectory], list[Trajectory]] = ([], [])
     for index, trajectory in enumerate(trajectories):
         parts[index in test].append(trajectory)

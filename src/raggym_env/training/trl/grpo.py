@@ -64,7 +64,7 @@ class ReplyConfig:
     num_generations: int = 4
     """Replies per state, at least 2."""
     max_completion_length: int = 96
-    """Most tokens of a reply. A reply that is cut off can rarely be parsed."""
+    """Maximum number of tokens of a reply. A reply that is cut off can rarely be parsed."""
     temperature: float = 1.0
     """Sampling temperature, above 0."""
 
@@ -119,21 +119,20 @@ class StepRewards:
                 valid[number][place] = action
         # One call for all states: a critic that is a model scores them in batches.
         scores = self._scores({number: list(row.values()) for number, row in valid.items() if row})
+        values: dict[int, float] = {}  # by place; none for a state without scores
+        for number, row in valid.items():
+            for (place, action), value in zip(row.items(), scores.get(number) or (), strict=False):
+                values[place] = value + (self.outcome(number, action) if isinstance(action, Answer) else 0.0)
         rewards: list[float | None] = [None] * len(index)
         for place, number in enumerate(index):
-            if (values := scores.get(number, [])) is not None:
-                row = self._rewards(number, valid[number], values)
-                rewards[place] = row.get(place, min(row.values(), default=0.0) - self.penalty)
+            if scores.get(number, []) is not None:
+                lowest = min((values[other] for other in valid[number]), default=0.0)
+                rewards[place] = values.get(place, lowest - self.penalty)
         if log_metric is not None:
             log_metric("replies/unreadable", float(np.mean([action is None for action in actions])))
             log_metric("replies/answers", float(np.mean([isinstance(action, Answer) for action in actions])))
             log_metric("replies/unscored", float(np.mean([value is None for value in rewards])))
         return rewards
-
-    def _rewards(self, number: int, actions: Mapping[int, Action], scores: Sequence[float]) -> dict[int, float]:
-        """Return the rewards of a state's valid actions, by their place."""
-        outcomes = [self.outcome(number, action) if isinstance(action, Answer) else 0.0 for action in actions.values()]
-        return {place: sum(values) for place, *values in zip(actions, scores, outcomes, strict=True)}
 
     def _scores(self, actions: Mapping[int, Sequence[Action]]) -> dict[int, list[float] | None]:
         """Score the states in one call or, if that fails, one by one; None for a state that fails by itself."""
@@ -222,7 +221,7 @@ def _states(
 ) -> tuple[MDP, list[TrajectoryStep], dict[str, Any]]:
     """Return the environment with the process reward, the states to train on, and the identity of the data."""
     changes = {"reward.process_reward": reward.process_reward, "reward.options": dict(reward.options)}
-    # An environment's name is no folder; a card's path is a file.
+    # An environment's name is not a folder; a card's path is a file.
     if isinstance(data, Collection) or Path(data).is_dir():
         source = ProcessData.read(data, limit)
         run = source.collection.run

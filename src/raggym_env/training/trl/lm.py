@@ -116,8 +116,7 @@ def load(name: str, *, lora: bool = True) -> Base:
 def trainable(base: Base, adapter_config: Any = None) -> dict[str, Any]:
     """Return the arguments `model` and, for a new adapter, `peft_config` of TRL's trainers.
 
-    `adapter_config` is PEFT's configuration of a new adapter; None to train all weights, or to continue the base's
-    adapter.
+    `adapter_config` is PEFT's for a new adapter; None trains all weights, or continues the base's adapter.
 
     Raises:
         LLMError: The base's adapter does not fit it.

@@ -48,7 +48,7 @@ class TokenPolicy(BasePolicy):
         prompts: The first messages of each rollout.
         trainer: A `GRPOTrainer`, for its model, tokenizer, end-of-sequence tokens and `max_completion_length`.
         generate: Generates the replies.
-        max_tokens: Most tokens of a rollout's completion.
+        max_tokens: Maximum number of tokens of a rollout's completion.
         passage_chars: Characters shown of each passage.
 
     Raises:
