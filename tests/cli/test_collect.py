@@ -104,7 +104,7 @@ def test_a_users_mistake_is_one_line_without_a_traceback(arguments, message):
 
 
 def test_an_agent_that_cannot_be_rendered_is_named(folder, tmp_path):
-    for agent, message in (("lexical", "no prompt agent"), ("search_o1", "reads notes")):
+    for agent, message in (("lexical", "not a prompt agent"), ("search_o1", "reads notes")):
         result = raggym("export", folder, "--to", "sft", "--as", agent, "--out", tmp_path / "rows")
         assert (result.exit_code, message in result.stderr) == (1, True)
     assert not (tmp_path / "rows").exists()

@@ -103,7 +103,7 @@ def test_a_killed_process_is_resumed(shop, tmp_path):
         ),
         (["sft", "{data}", "--set", "lora=4"], "set its arguments one by one, as lora.NAME"),
         (["dpo", "{data}", "--set", "lora.r=4"], "use the option lora_rank"),
-        (["sft", "{data}", "--as", "lexical"], "no prompt agent"),
+        (["sft", "{data}", "--as", "lexical"], "not a prompt agent"),
         (["sft", "{data}", "--model", "nosuch"], "No model 'nosuch'"),
         (["dpo", "{data}", "--margin", "7"], "makes no pairs of candidates"),
         (["prm", "{data}", "--set", "max_length=10"], "longer than max_length = 10"),

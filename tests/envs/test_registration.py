@@ -64,7 +64,7 @@ def test_a_retriever_of_ones_own_is_used():
 
 
 def test_an_unknown_setting_is_named_with_the_known_ones():
-    with pytest.raises(TypeError, match=r"takes no setting \['kk'\]; it takes .*'max_searches'"):
+    with pytest.raises(TypeError, match=r"has no setting \['kk'\]\. Its settings: .*max_searches"):
         gym.make("RAGGym-Synth-v0", kk=2)
 
 

@@ -185,7 +185,7 @@ def test_outcomes_label_the_executed_actions_alone():
 @pytest.mark.parametrize("score", [-0.1, 1.1, float("nan")])
 def test_scores_outside_zero_to_one_are_refused(score):
     wrong = FIRST._replace(candidates=(Candidate(Answer("x"), 0.5), Candidate(Answer("y"), score)))
-    with pytest.raises(RunError, match=r"no values in \[0, 1\].*--critic evidence_value"):
+    with pytest.raises(RunError, match=r"not values in \[0, 1\].*--critic evidence_value"):
         examples(Collected(wrong))
 
 

@@ -87,7 +87,7 @@ def scores(model, obs):
 @both
 def test_permuting_the_candidates_permutes_their_scores(make):
     model = make()
-    obs, permuted, order = observations(env().slots)
+    obs, permuted, order = observations(env().candidates)
     assert np.allclose(scores(model, obs)[:, order], scores(model, permuted), atol=1e-6)
     assert np.ptp(scores(model, obs), axis=1).min() > 0
 
@@ -96,7 +96,7 @@ def test_permuting_the_candidates_leaves_the_value_as_it_is():
     model = ppo()
     values = [
         model.policy.predict_values(model.policy.obs_to_tensor(obs)[0]).detach().numpy()
-        for obs in observations(env().slots)[:2]
+        for obs in observations(env().candidates)[:2]
     ]
     assert np.allclose(*values, atol=1e-6)
     assert np.ptp(values[0]) > 0
@@ -144,7 +144,7 @@ def test_a_loaded_model_predicts_as_the_saved_one(make, tmp_path):
     model = make().learn(64)
     model.save(tmp_path / "model.zip")
     loaded = type(model).load(tmp_path / "model.zip", device="cpu")
-    obs, _, _ = observations(env().slots)
+    obs, _, _ = observations(env().candidates)
     assert (scores(loaded, obs) == scores(model, obs)).all()
     assert (loaded.predict(obs, deterministic=True)[0] == model.predict(obs, deterministic=True)[0]).all()
 

@@ -67,5 +67,5 @@ def test_the_best_scored_actions_can_be_learned_instead_of_the_executed_ones(sho
 
 
 def test_a_policy_without_prompts_is_refused(shop, tmp_path):
-    with pytest.raises(CardError, match="no prompt agent"):
+    with pytest.raises(CardError, match="not a prompt agent"):
         sft.train_sft(shop.data, tmp_path, agent="lexical", config=shop.config())
