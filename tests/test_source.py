@@ -136,9 +136,12 @@ PUBLIC = {
         TrainingConfig collect export train_dpo train_grpo train_mini train_prm train_sft""",
 }
 PACKAGES = sorted(module_name(path) for path in SOURCES if path.name == "__init__.py")
+SLOW = {"raggym_env.training"}  # its exports load torch
 
 
-@pytest.mark.parametrize("package", sorted({*PUBLIC, *PACKAGES}))
+@pytest.mark.parametrize(
+    "package", [pytest.param(name, marks=[pytest.mark.slow] * (name in SLOW)) for name in sorted({*PUBLIC, *PACKAGES})]
+)
 def test_the_exported_names_of_a_package_are_those_that_are_promised(package):
     module = importlib.import_module(package)
     assert sorted(getattr(module, "__all__", ())) == sorted(PUBLIC.get(package, "").split())

@@ -125,6 +125,7 @@ def test_different_questions_or_passages_have_different_readings() -> None:
     assert answers(state(QUESTION, ILSE, options=("Oslo", "Lisbon")))[0].text == "Lisbon"
 
 
+@pytest.mark.slow
 @given(st.permutations(range(100)))
 def test_many_states_in_any_order_are_read_as_each_alone(order: list[int]) -> None:
     # More states than the cache holds, so that some are read again.
@@ -143,6 +144,7 @@ print(answers(state)[:9], reading_of(state).leads(()))
 """
 
 
+@pytest.mark.slow
 def test_results_do_not_depend_on_the_iteration_order_of_sets() -> None:
     # Strings hash differently in each of the processes, so their sets iterate differently.
     outputs = {

@@ -75,6 +75,7 @@ def test_the_order_shown_depends_on_seed_and_state_and_not_on_the_order_of_the_a
     assert len({orders(seed, state, CANDIDATES) for seed in range(4) for state in (START, FOUND)}) > 4
 
 
+@pytest.mark.slow
 def test_a_judge_that_ranks_in_the_order_shown_prefers_no_candidate_on_average():
     scores = []
     for seed in range(300):

@@ -16,6 +16,7 @@ def benchmark():
     return module
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("passages", [200, 5000])
 def test_bridges_need_a_search_per_hop_and_nothing_more(benchmark, passages):
     table = benchmark.difficulty(SynthWorld(passages), questions=600, k=5)

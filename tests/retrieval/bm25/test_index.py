@@ -50,6 +50,7 @@ def test_the_index_is_the_one_that_bm25s_builds_to_the_last_bit(tmp_path, k1, b)
     assert_same_as_bm25s(zipf(3000), tmp_path, k1, b)
 
 
+@pytest.mark.slow
 @given(
     st.lists(st.lists(st.sampled_from(WORDS), max_size=6), max_size=30),
     st.integers(1, 20),

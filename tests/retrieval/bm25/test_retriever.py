@@ -331,6 +331,7 @@ def test_it_is_a_retriever():
     assert isinstance(memory(ANIMALS), Retriever)
 
 
+@pytest.mark.slow
 def test_recall_on_2wiki_is_what_was_measured(real_data: Path):
     import gzip
     import html

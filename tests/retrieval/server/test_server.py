@@ -219,6 +219,7 @@ def test_clients_that_disconnect_within_a_body_are_counted_and_delay_no_others()
         assert metric(url, "raggym_in_flight") == 0
 
 
+@pytest.mark.slow
 def test_256_clients_at_once_get_the_right_answers():
     with served() as url:
         answers = asyncio.run(_many(url, clients=256, requests=8))
