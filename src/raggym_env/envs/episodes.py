@@ -30,7 +30,7 @@ class Outcome(NamedTuple):
         return self.state.stop is StopReason.SEARCH_BUDGET
 
     def info(self, task: Task) -> dict[str, Any]:
-        """The `info` of a step: both parts of the reward; at the end also the stop reason and the graded answer."""
+        """Return a step's `info`: both parts of the reward; at the end also the stop reason and the graded answer."""
         info: dict[str, Any] = {
             "question_id": task.question.id,
             "outcome_reward": self.reward.outcome,

@@ -30,7 +30,7 @@ TRADES = (
 
 @dataclass(frozen=True)
 class Rule:
-    """How the value of one relation of a kind of entity is drawn."""
+    """The rule by which the value of a relation is drawn."""
 
     name: str
     """Name of the relation."""

@@ -47,7 +47,7 @@ def adapter_folder(name: str) -> Path:
     """Return the folder of an adapter: a path, or the name of one in the catalogue (`raggym models list`).
 
     Raises:
-        LLMError: There is no such folder, or it is no LoRA adapter with safetensors weights.
+        LLMError: There is no such folder, or it is not a LoRA adapter with safetensors weights.
     """
     folder = Path(name).expanduser()
     if not folder.is_dir():

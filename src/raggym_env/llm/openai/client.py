@@ -261,7 +261,7 @@ class _Session:
             await asyncio.sleep(reply.pause + backoff * self.random.uniform(0.5, 1.0))
 
     async def _attempt(self, body: Mapping[str, Any], params: Sampling) -> Reply | Trouble:
-        """Send a request once. One deadline holds for all of it."""
+        """Send a request once, under one deadline for connecting, sending and reading."""
         # Encoded here, in ASCII: httpx would write UTF-8, which cannot hold a lone surrogate of `extra_body`.
         content, headers = json.dumps(body), {"Content-Type": "application/json"}
         try:

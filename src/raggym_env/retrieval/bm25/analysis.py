@@ -96,7 +96,7 @@ class Analyzer:
 
 
 class _Memo(dict[str, str]):
-    """Word as written -> its term, or "" for a stop word."""
+    """Maps a word as written to its term, or to "" for a stop word."""
 
     # A dictionary, since looking a word up again then runs no Python code; an LRU would run some for every word of
     # every passage.

@@ -84,7 +84,7 @@ class Vocabulary:
 
 
 class _Memo(dict[str, int]):
-    """Term -> number or -1, for the terms looked up so far. Looking one of them up again runs no Python code."""
+    """Maps the terms looked up so far to their numbers, or -1. Looking one of them up again runs no Python code."""
 
     def __init__(self, vocabulary: Vocabulary) -> None:
         super().__init__()
