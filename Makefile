@@ -7,7 +7,7 @@ BIN := $(VENV)/bin
 # memory than they save time: each loads torch.
 PARALLEL := --numprocesses auto --maxprocesses 4 --dist loadfile --no-loadscope-reorder
 
-.PHONY: demo findings test test-fast test-server check format clean
+.PHONY: demo findings test test-fast test-server coverage check format clean
 
 # Without a network the small language model cannot be had; then demo and test go on without it, and say so.
 demo: $(VENV)/installed
@@ -21,10 +21,14 @@ findings: $(VENV)/installed
 test: $(VENV)/installed
 	-$(BIN)/raggym models get smollm2
 	-$(BIN)/raggym models get minilm
+	$(BIN)/python -m pytest $(PARALLEL)
+
+# Apart from `test`, since measuring takes as long again as the tests.
+coverage: $(VENV)/installed
 	$(BIN)/python -m coverage erase
 	$(BIN)/python -m pytest $(PARALLEL) --cov --cov-report=term:skip-covered
 
-# What to run while working: no torch, no coverage, about a minute.
+# What to run while working: no torch, about a minute.
 test-fast: $(VENV)/installed
 	$(BIN)/python -m pytest $(PARALLEL) -m 'not slow and not server'
 
