@@ -195,11 +195,11 @@ def as_action(action: Any) -> Action:
             action = Search(text)
         elif kind == 1:
             action = Answer(text)
-    match action:
-        case Search(query, draft) if _has_text(query) and (draft is None or _has_text(draft)):
-            return action
-        case Answer(text) if _has_text(text):
-            return action
+    # Not `match`, which takes twice as long: this runs at every step.
+    if isinstance(action, Search) and _has_text(action.query) and (action.draft is None or _has_text(action.draft)):
+        return action
+    if isinstance(action, Answer) and _has_text(action.text):
+        return action
     raise InvalidAction(
         f"Not an action: {action!r:.200}. Pass Search(query), Answer(text), (0, query) or (1, answer), "
         "with texts that are not blank."

@@ -322,7 +322,10 @@ def search(retriever: Retriever, queries: Sequence[str], k: int) -> list[list[Hi
     if not isinstance(results, list | tuple) or len(results) != len(queries):
         raise RetrievalError(_wrong_number(retriever, "search", "queries", len(queries), _SEARCH, results))
     # Checked once per list, not per hit: this runs at every search of every step.
-    if all(type(row) is list and (not row or type(row[0]) is Hit) for row in results):
+    for row in results:
+        if type(row) is not list or (row and type(row[0]) is not Hit):
+            break
+    else:
         return results  # what the library's own retrievers return
     return [[_hit(retriever, item, rank) for rank, item in enumerate(_hits(retriever, row), 1)] for row in results]
 
