@@ -43,7 +43,7 @@ class _Card(BaseModel):
 
 
 class Source(NamedTuple):
-    """One questions file, its corpus and the rows to take from it: what a split is read from."""
+    """A place that a split can be read from: a questions file, a corpus and the rows to take; see `SplitSourceCard`."""
 
     questions: str
     corpus: str = "contexts"

@@ -24,7 +24,7 @@ class _Group(TyperGroup):
             print(f"raggym: {error}", file=sys.stderr)
             raise typer.Exit(1) from error
         except KeyboardInterrupt:
-            print("raggym: interrupted. Finished episodes are kept; the same command resumes.", file=sys.stderr)
+            print("raggym: interrupted. Finished work is kept; the same command resumes.", file=sys.stderr)
             raise typer.Exit(130) from None
 
 

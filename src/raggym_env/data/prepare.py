@@ -1,8 +1,8 @@
 """Prepare corpora: convert a source into an Arrow file in the cache, once, under a lock, complete or not at all.
 
-A prepared corpus lies in `<cache>/corpora/<key>/`. The key is a hash of the format version and of the source: for a
+A prepared corpus is in `<cache>/corpora/<words>-<hash>/`. The hash covers the format version and the source: for a
 file its resolved path, size and modification time, for a generated world its fingerprint. A changed source therefore
-gets a new key and is prepared again.
+gets a new folder and is prepared again.
 """
 
 from __future__ import annotations

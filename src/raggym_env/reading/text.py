@@ -111,7 +111,10 @@ class Tokens:
         return "".join(self._parts[2 * first + 1 : 2 * end])
 
     def key(self, first: int = 0, end: int | None = None) -> str:
-        """Return the key of the words `first` to `end - 1` (by default all), with a space at each end."""
+        """Return the words `first` to `end - 1` (by default all) in lower case, with spaces between and at both ends.
+
+        Unlike the function `key`, it keeps a final parenthesis.
+        """
         return _normalized(self.words[first:end])
 
     def stems(self) -> list[str]:

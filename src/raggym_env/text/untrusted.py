@@ -40,7 +40,7 @@ def as_data(text: str) -> str:
 
 
 def clipped(text: str, length: int) -> str:
-    """Return the text, cut to at most `length` characters with an ellipsis, between words where possible."""
+    """Return the text, cut to at most `length` (1 or more) characters with an ellipsis, at a space in the second half."""
     if len(text) <= length:
         return text
     head, _, _ = text[:length].rpartition(" ")

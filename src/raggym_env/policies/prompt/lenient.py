@@ -52,10 +52,10 @@ _CONSTANTS = {"null": None, "None": None, "true": True, "True": True, "false": F
 def read_object(text: str) -> tuple[dict[str, Value], int]:
     """Return the object that a text begins with, and the offset after it.
 
-    Only the first `LONGEST` characters are read.
+    Keys are stripped and in lower case. Only the first `LONGEST` characters are read.
 
     Raises:
-        Refused: There is no object, it is not finished, it has a key twice, or it is nested too deeply.
+        Refused: The text does not begin with a finished object that can be read in one way only.
 
     >>> read_object("{'answer': \\"Oslo\\",} and more")
     ({'answer': 'Oslo'}, 19)

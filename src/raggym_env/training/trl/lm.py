@@ -96,7 +96,7 @@ class Base:
 
 
 def load(name: str, *, lora: bool = True) -> Base:
-    """Load the model to train, by a name as for `hf.load`.
+    """Load the model to train and its tokenizer, by a name as for `raggym_env.llm.hf.model.load`.
 
     With `+ADAPTER` in the name, training continues that adapter, so that the result is one adapter on the plain base.
     Without `lora`, when all weights are trained, it is merged into the base.
