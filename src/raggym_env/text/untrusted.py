@@ -40,7 +40,7 @@ def as_data(text: str) -> str:
 
 
 def clipped(text: str, length: int) -> str:
-    """Return the text, cut to at most `length` (1 or more) characters with an ellipsis, at a space in the second half."""
+    """Return the text, cut to at most `length` (at least 1) characters with an ellipsis, at a space if one is near."""
     if len(text) <= length:
         return text
     head, _, _ = text[:length].rpartition(" ")
