@@ -7,12 +7,15 @@ from collections.abc import Sequence
 
 from raggym_env.core import Passage
 
-__all__ = ["as_data", "clipped", "one_line", "passage_lines"]
+__all__ = ["as_data", "clipped", "one_line", "passage_lines", "visible"]
 
-# Control characters, zero-width characters and bidirectional overrides: invisible to a person, not to a tokenizer.
-# White space, \x85 included, is left to `str.split`.
-_CONTROL = re.compile(
-    r"[\x00-\x08\x0e-\x1b\x7f-\x84\x86-\x9f\u200b\u200e\u200f\u202a-\u202e\u2060-\u2069\ufeff\ufff9-\ufffb]"
+# Characters that a person does not see and a tokenizer reads: control characters, zero-width characters,
+# bidirectional overrides, fillers, variation selectors, and tag characters, which can hide a whole sentence.
+# White space, \x85 included, stays, and so do the two joiners (U+200C, U+200D), which Persian and emoji need.
+_INVISIBLE = re.compile(
+    r"[\x00-\x08\x0e-\x1b\x7f-\x84\x86-\x9f\xad\u034f\u061c\u115f\u1160\u17b4\u17b5\u180b-\u180f\u200b\u200e\u200f"
+    r"\u202a-\u202e\u2060-\u206f\u3164\ufe00-\ufe0f\ufeff\uffa0\ufff0-\ufffb\U0001bca0-\U0001bca3"
+    r"\U0001d173-\U0001d17a\U000e0000-\U000e0fff]"
 )
 # All but comparisons with a number: data tags, action tags, and the control tokens of chat templates ("<|...|>",
 # "<s>", "<start_of_turn>"), which a tokenizer would read as the structure of the chat.
@@ -21,11 +24,15 @@ _OPENING = re.compile(r"<(?!=?[ ]?[-+]?[\d.,$€£])")
 _BRACKETED = re.compile(r"\[(/?[A-Z_]{3,})\]")
 
 
+def visible(text: str) -> str:
+    """Return the text without control and invisible characters. Line breaks stay; half a surrogate pair is U+FFFD."""
+    # A JSON escape can give a character as two surrogates, which UTF-16 joins; an unpaired one becomes U+FFFD.
+    return _INVISIBLE.sub("", text.encode("utf-16-le", "surrogatepass").decode("utf-16-le", "replace"))
+
+
 def one_line(text: str) -> str:
     """Return the text with single spaces, without control, invisible and unpaired surrogate characters."""
-    # A JSON escape can give a character as two surrogates, which UTF-16 joins; an unpaired one becomes U+FFFD.
-    text = text.encode("utf-16-le", "surrogatepass").decode("utf-16-le", "replace")
-    return " ".join(_CONTROL.sub("", text).split())
+    return " ".join(visible(text).split())
 
 
 def as_data(text: str) -> str:
