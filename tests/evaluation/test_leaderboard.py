@@ -42,7 +42,7 @@ def test_a_run_in_which_not_all_questions_are_scored_is_not_ranked_above_complet
     board = build_leaderboard([crashed, run(towns, Guesser(), tmp_path / "b")])
     assert [row.policy for row in board.boards[0].rows] == ["guesser", "reader"]
     text = board.to_markdown()
-    assert "|  | reader | 1.000 [1.000, 1.000]" in text
+    assert "|  | reader | 1.000 [0.342, 1.000]" in text
     assert "2/12, 10 failed" in text
     assert "are not ranked" in text
 

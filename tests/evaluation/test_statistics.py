@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from raggym_env.errors import OptionError
-from raggym_env.evaluation.statistics import bootstrap, holm, mcnemar, permutation_test, wilson
+from raggym_env.evaluation.statistics import bootstrap, holm, mcnemar, paired_bootstrap, permutation_test, wilson
 
 VALUES = st.lists(st.sampled_from([0.0, 0.5, 1.0]), min_size=1, max_size=40)
 
@@ -27,6 +27,20 @@ def test_a_bootstrap_interval_holds_the_mean_and_is_the_same_each_time(values: l
 @pytest.mark.parametrize(("value", "low", "high"), [(0.0, 0.0, 0.6576), (1.0, 0.3424, 1.0)])
 def test_two_questions_with_one_result_leave_a_wide_interval(value: float, low: float, high: float) -> None:
     assert bootstrap([value, value]) == pytest.approx((value, low, high), abs=1e-4)
+
+
+@pytest.mark.parametrize(
+    ("value", "low", "high"), [(0.0, -0.6576, 0.6576), (1.0, 0.3424, 1.0), (-1.0, -1.0, -0.3424), (0.25, 0.25, 0.25)]
+)
+def test_two_equal_differences_leave_a_wide_interval(value: float, low: float, high: float) -> None:
+    assert paired_bootstrap([value, value]) == pytest.approx((value, low, high), abs=1e-4)
+
+
+def test_resamples_of_differences_keep_the_pairs() -> None:
+    scores = np.random.default_rng(1).random(500)
+    # A constant gain on scores that vary widely: unpaired, the interval would be ten times as wide.
+    _, low, high = paired_bootstrap(scores + 0.1 + 0.01 * np.sin(np.arange(500)) - scores)
+    assert 0.098 < low < high < 0.102
 
 
 def test_an_interval_of_a_large_sample_is_computed_in_blocks() -> None:
@@ -82,7 +96,7 @@ def test_holm_keeps_the_order_and_corrects_no_value_downwards(p_values: list[flo
 
 
 def test_an_empty_sample_is_refused() -> None:
-    for function in (bootstrap, permutation_test):
+    for function in (bootstrap, paired_bootstrap, permutation_test):
         with pytest.raises(OptionError, match="at least one value"):
             function([])
     with pytest.raises(OptionError, match="successes"):

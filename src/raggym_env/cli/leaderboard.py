@@ -18,14 +18,11 @@ def leaderboard(
     env: Annotated[str | None, typer.Option(help="Environment of the predictions files.")] = None,
     split: Annotated[str, typer.Option(help="Split of the predictions files.")] = "test",
     published: Annotated[Path | None, typer.Option(help="TOML file of published results to show as well.")] = None,
-    html: Annotated[Path | None, typer.Option(help="Write an HTML page with the trajectories to this file.")] = None,
     as_json: AsJson = False,
 ) -> None:
     """Rank finished runs. Answers are scored again from the records; no model is called."""
     # Imported when called: `raggym --help` must not load pyarrow.
-    from raggym_env.evaluation import build_leaderboard, html_report
+    from raggym_env.evaluation import build_leaderboard
 
     board = build_leaderboard(sources, card=env, split=split, published=published)
-    if html is not None:
-        html.write_text(html_report(board), encoding="utf-8")
     typer.echo(json.dumps(board.to_json(), indent=2) if as_json else board.to_markdown())

@@ -8,7 +8,21 @@ from typing import Any
 import typer
 from typer.core import TyperGroup
 
-from raggym_env.cli import cards, collect, data, evaluate, export, leaderboard, models, play, serve, train
+from raggym_env.cli import (
+    cards,
+    collect,
+    compare,
+    data,
+    evaluate,
+    export,
+    leaderboard,
+    models,
+    play,
+    report,
+    serve,
+    show,
+    train,
+)
 from raggym_env.errors import RAGGymError
 
 __all__ = ["app"]
@@ -43,6 +57,9 @@ app.command("eval")(evaluate.evaluate)
 app.command("collect")(collect.collect)
 app.command("export")(export.export)
 app.command("leaderboard")(leaderboard.leaderboard)
+app.command("compare")(compare.compare)
+app.command("show")(show.show)
+app.command("report")(report.report)
 app.command("serve")(serve.serve)
 app.add_typer(data.app, name="data")
 app.add_typer(models.app, name="models")

@@ -3,24 +3,21 @@
 from __future__ import annotations
 
 import tomllib
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from raggym_env import data
-from raggym_env.cards import EnvCard, env_card, policy_card
+from raggym_env.cards import EnvCard, env_card
 from raggym_env.core import Task
 from raggym_env.data.files import json_records
 from raggym_env.errors import DataError, RunError
+from raggym_env.evaluation.scored_run import LoadTasks, ScoredRun, cached_tasks
 from raggym_env.evaluation.scores import Prediction, Scores, score_records
-from raggym_env.runs.run import Run
-from raggym_env.storage.paths import card_names
 
 __all__ = ["COLUMNS", "Board", "Leaderboard", "Row", "build_leaderboard"]
 
 Json = dict[str, Any]
-LoadTasks = Callable[[EnvCard, str], data.TaskSet]
 # In the order of the columns. A board leaves out a metric that none of its rows has.
 COLUMNS = {"accuracy": "Accuracy", "em": "EM", "f1": "F1", "cover_em": "Cover EM", "recall": "Recall"}
 
@@ -114,11 +111,11 @@ def build_leaderboard(
         RunError: A folder is not a run, or its questions are not those of the local data set.
         DataError: A predictions file is malformed, or no environment was given for it.
     """
-    load_tasks = _cached(data.load_tasks)
+    load_tasks = cached_tasks()
     entries = []
     for source in map(Path, sources):
         if source.is_dir():
-            entries.append(_run_entry(Run.read(source), load_tasks))
+            entries.append(_run_entry(source, load_tasks))
         else:
             entries.append(_predictions_entry(source, card, split, load_tasks))
     cited = _published(Path(published)) if published is not None else []
@@ -131,69 +128,10 @@ def build_leaderboard(
     return Leaderboard(tuple(_board(group, cited) for _, group in sorted(groups.items())))
 
 
-def _cached(load_tasks: LoadTasks) -> LoadTasks:
-    """Return the function with a cache, since the runs of a board share their data set."""
-    cache: dict[str, data.TaskSet] = {}
-
-    def load(card: EnvCard, split: str) -> data.TaskSet:
-        # Not by the card's name: two runs may have different cards of one name.
-        key = f"{card.path} {card.dataset.model_dump_json()} {split}"
-        if key not in cache:
-            cache[key] = load_tasks(card, split)
-        return cache[key]
-
-    return load
-
-
-def _run_entry(run: Run, load_tasks: LoadTasks) -> _Entry:
-    # Its policy was steered by a critic that may read gold answers.
-    if "collect" in run.config:
-        raise RunError(
-            f"{run.path} is process data of `raggym collect`, not an evaluation. `--inspect` shows its contents."
-        )
-    card, split = run.card, run.config["split"]
-    taskset = load_tasks(card, split)
-    # Scoring old answers on changed questions would give a number that nobody could reproduce.
-    if taskset.fingerprint != run.config["dataset"]:
-        raise RunError(
-            f"{run.path} was made on other questions than those in {taskset.source} now, so it cannot be scored on "
-            "them. Restore that file, or run the evaluation again."
-        )
-    tasks = run.select(taskset.tasks)
-    retrieval, episode = card.retrieval, card.episode
-    options = "".join(f", {name}={value}" for name, value in retrieval.options.items())
-    corpus = str(run.config["corpus"])[:6]  # shown since runs over different passages are not comparable
-    setting = f"{retrieval.name}, k={retrieval.k}{options}, {episode.max_searches} searches, corpus {corpus}"
-    row = Row(_label(run), str(run.path), score_records(run.episodes(), tasks, run.price), setting=setting)
-    return _Entry(card, split, tasks, taskset.fingerprint, row)
-
-
-def _label(run: Run) -> str:
-    """Return the policy's name with the model, changed options, the search at inference and the seed."""
-    policy, seed = run.config["policy"], run.config["seed"]
-    name = str(policy["name"])
-    # An old record may lack the table.
-    search = {key: value for key, value in policy.get("search", {}).items() if value}
-    if tree := search.pop("tree", None):
-        search["tree"] = f"{tree['width']}x{tree['depth']}"
-    parts = [*_options(policy), *(f"{key.replace('_', ' ')} {value}" for key, value in search.items())]
-    parts += [f"seed {seed}"] if seed else []
-    return f"{name} ({', '.join(parts)})" if parts else name
-
-
-def _options(policy: Mapping[str, Any]) -> list[str]:
-    """Return the model, and the options in which a run of a shipped card differs from that card."""
-    options = dict(policy.get("options", {}))
-    llm = options.pop("llm", None)
-    # The name comes from a run folder, so it is looked up among the shipped cards only, never opened as a path.
-    shipped = policy["name"] in card_names("policies")
-    defaults = policy_card(policy["name"]).options if shipped else options
-    changed = [
-        f"{key} changed" if isinstance(value, dict | list) else f"{key}={value}"
-        for key, value in options.items()
-        if value != defaults.get(key)
-    ]
-    return [*([str(llm)] if llm else []), *changed]
+def _run_entry(path: Path, load_tasks: LoadTasks) -> _Entry:
+    run = ScoredRun.read(path, load_tasks)
+    row = Row(run.label, str(path), run.scores, setting=run.setting)
+    return _Entry(run.card, run.split, run.tasks, run.taskset.fingerprint, row)
 
 
 def _predictions_entry(path: Path, card: str | Path | EnvCard | None, split: str, load_tasks: LoadTasks) -> _Entry:
