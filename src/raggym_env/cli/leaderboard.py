@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
 from raggym_env.cli._options import AsJson
+from raggym_env.cli._output import say_json, say_lines
+from raggym_env.storage.atomic import write_atomic
 
 __all__ = ["leaderboard"]
 
@@ -27,5 +28,8 @@ def leaderboard(
 
     board = build_leaderboard(sources, card=env, split=split, published=published)
     if html is not None:
-        html.write_text(html_report(board), encoding="utf-8")
-    typer.echo(json.dumps(board.to_json(), indent=2) if as_json else board.to_markdown())
+        write_atomic(html, html_report(board))
+    if as_json:
+        say_json(board.to_json())
+    else:
+        say_lines(board.to_markdown())

@@ -11,6 +11,7 @@ from raggym_env.evaluation.leaderboard import COLUMNS, Board, Leaderboard, Row
 from raggym_env.mdp.metrics import score
 from raggym_env.mdp.records import Episode
 from raggym_env.runs.run import Run
+from raggym_env.text.exits import for_html
 
 __all__ = ["html_report"]
 
@@ -18,8 +19,7 @@ Json = dict[str, Any]
 
 
 def html_report(leaderboard: Leaderboard, *, episodes: int = 100) -> str:
-    """Return the page as HTML. It loads nothing from elsewhere, and Jinja escapes every recorded text, since model
-    output and passages are untrusted.
+    """Return the page as HTML. It loads nothing from elsewhere, and every text goes through `for_html`.
 
     Args:
         leaderboard: The boards to show.
@@ -28,9 +28,8 @@ def html_report(leaderboard: Leaderboard, *, episodes: int = 100) -> str:
     from jinja2 import Environment, PackageLoader, StrictUndefined
 
     # StrictUndefined: a misspelt field must fail in tests, not leave an empty cell.
-    environment = Environment(
-        loader=PackageLoader("raggym_env.evaluation", ""), autoescape=True, undefined=StrictUndefined
-    )
+    loader = PackageLoader("raggym_env.evaluation", "")
+    environment = Environment(loader=loader, autoescape=True, finalize=for_html, undefined=StrictUndefined)
     template = environment.get_template("report.html")
     return template.render(boards=[_board(board, episodes) for board in leaderboard.boards])
 
