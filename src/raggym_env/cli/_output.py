@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import typer
@@ -11,7 +11,7 @@ from rich.table import Column, Table
 
 from raggym_env.text.exits import for_json, for_rich, for_terminal
 
-__all__ = ["say", "say_json", "say_lines", "show", "show_table"]
+__all__ = ["say", "say_json", "say_lines", "show", "show_fields", "show_table"]
 
 
 def say(value: object, *, err: bool = False) -> None:
@@ -19,10 +19,9 @@ def say(value: object, *, err: bool = False) -> None:
     typer.echo(for_terminal(value), err=err)
 
 
-def say_lines(value: object, *, err: bool = False) -> None:
-    """Print a value on as many lines as it has. Only for text whose parts have been through an exit function."""
-    # A row of a Markdown table may be long, and must not lose its end.
-    typer.echo(for_terminal(value, lines=True, length=20_000), err=err)
+def say_lines(text: str, *, err: bool = False) -> None:
+    """Print a text whose parts have all been through an exit function, such as a table of Markdown."""
+    typer.echo(text, err=err)
 
 
 def say_json(value: Any) -> None:
@@ -38,7 +37,15 @@ def show(renderable: RenderableType) -> None:
 
 def show_table(columns: Sequence[str | Column], rows: Iterable[Sequence[object]]) -> None:
     """Print a table."""
-    table = Table(*columns)
+    _show_rows(Table(*columns), rows)
+
+
+def show_fields(fields: Mapping[str, object]) -> None:
+    """Print a name and a value on each line. A long value is wrapped, and its further lines are indented."""
+    _show_rows(Table.grid(Column(min_width=12, no_wrap=True), Column(overflow="fold"), padding=(0, 1)), fields.items())
+
+
+def _show_rows(table: Table, rows: Iterable[Sequence[object]]) -> None:
     for row in rows:
         table.add_row(*map(for_rich, row))
     show(table)

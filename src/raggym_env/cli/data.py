@@ -10,10 +10,9 @@ import typer
 from rich.table import Column
 
 from raggym_env.cli._options import AsJson
-from raggym_env.cli._output import say, say_json, show, show_table
+from raggym_env.cli._output import say, say_json, show_fields, show_table
 from raggym_env.data import catalogue
 from raggym_env.data.catalogue import SplitStatus
-from raggym_env.text.exits import for_rich
 
 __all__ = ["app"]
 
@@ -46,11 +45,10 @@ def info_command(name: Name, as_json: AsJson = False) -> None:
     if as_json:
         say_json({**about, "splits": [asdict(status) for status in statuses]})
         return
-    for field, text in about.items():
-        show(for_rich(f"{field:12} {text}"))
+    show_fields(about)
     _print(statuses, as_json=False)
     if example := next((status.example for status in statuses if status.example), ""):
-        show(for_rich(f"example      {example}"))
+        show_fields({"example": example})
 
 
 def _print(statuses: Sequence[SplitStatus], as_json: bool) -> None:

@@ -34,8 +34,7 @@ class _Group(TyperGroup):
             with _usage_errors_for_a_terminal():
                 return super().invoke(ctx)
         except (RAGGymError, OSError) as error:  # OSError: a path that cannot be read or written, a full disk
-            # Indented, so that a line break in a file's name or a server's message does not begin a message.
-            say_lines("\n  ".join(for_terminal(f"raggym: {error}", lines=True).split("\n")), err=True)
+            say_lines(_message(f"raggym: {error}"), err=True)
             raise typer.Exit(1) from error
         except KeyboardInterrupt:
             say_lines("raggym: interrupted. Finished work is kept; the same command resumes.", err=True)
@@ -66,7 +65,7 @@ class _App(typer.Typer):
         if logging.lastResort is not None:
             logging.lastResort.setFormatter(_LogFormatter())
         format_warning = warnings.formatwarning
-        warnings.formatwarning = lambda *args, **kw: for_terminal(format_warning(*args, **kw), lines=True)
+        warnings.formatwarning = lambda *args, **kw: _message(format_warning(*args, **kw)) + "\n"
         try:
             return super().__call__(*arguments, **options)
         finally:
@@ -75,11 +74,16 @@ class _App(typer.Typer):
 
 class _LogFormatter(logging.Formatter):
     def format(self, record: logging.LogRecord) -> str:
-        return for_terminal(super().format(record), lines=True)
+        return _message(super().format(record))
 
 
 def _print_traceback(*error: Any) -> None:
-    sys.stderr.write(for_terminal("".join(traceback.format_exception(*error)), lines=True))
+    say_lines(for_terminal("".join(traceback.format_exception(*error)).rstrip("\n"), lines=True), err=True)
+
+
+def _message(text: str) -> str:
+    """Return a message for stderr. Its further lines are indented, so that no line break in it begins a message."""
+    return "\n  ".join(for_terminal(text, lines=True).rstrip("\n").split("\n"))
 
 
 app = _App(

@@ -31,6 +31,7 @@ __all__ = ["for_file_name", "for_html", "for_json", "for_markdown", "for_rich", 
 
 _LENGTH = 2_000  # characters: more than any honest line of output, and no more than a screen
 _LINES = 1_000
+_RAW = 500_000  # characters that are looked at: what is left of more is cut anyway
 
 _LINE_BREAK = re.compile(r"\r\n|[\n\r\v\f\x1c-\x1e\x85\u2028\u2029]")
 # Each mark is drawn over the one before, across the lines above and below. No language stacks five of these.
@@ -54,7 +55,10 @@ def for_terminal(value: object, *, lines: bool = False, length: int = _LENGTH) -
         lines: Whether line breaks stay, all as "\\n". By default each is a space, so that data cannot forge a line.
         length: Maximum number of characters of a line.
     """
-    text = visible(_LINE_BREAK.sub("\n", str(value))).replace("\t", " ").replace("\x1f", " ")
+    text = str(value)
+    if len(text) > _RAW:
+        text = f"{text[:_RAW]}…"
+    text = visible(_LINE_BREAK.sub("\n", text)).replace("\t", " ").replace("\x1f", " ")
     text = _STACKED_MARKS.sub(r"\1", text)
     if not lines:
         return clipped(text.replace("\n", " "), length)
