@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from raggym_env.cli._options import AsJson
+from raggym_env.cli._output import say, say_json
+from raggym_env.cli._output import show as render
 
 if TYPE_CHECKING:
     from raggym_env.evaluation.compare import Comparison
@@ -30,15 +32,14 @@ def compare(
     p-values of the ranking metric are also corrected by Holm's method.
     """
     from raggym_env.evaluation.compare import compare as compare_runs
-    from raggym_env.text.exits import for_json
 
     comparisons = compare_runs(runs)
     if as_json:
-        typer.echo(for_json([comparison.to_json() for comparison in comparisons]))
+        say_json([comparison.to_json() for comparison in comparisons])
         return
     for number, comparison in enumerate(comparisons):
         if number:
-            typer.echo()
+            say("")
         _print(comparison, len(comparisons))
         if flips:
             _print_flips("Gained", comparison.won, runs[number + 1])
@@ -46,11 +47,10 @@ def compare(
 
 
 def _print(comparison: Comparison, comparisons: int) -> None:
-    from rich.console import Console
     from rich.table import Table
 
     from raggym_env.evaluation.leaderboard import COLUMNS
-    from raggym_env.text.exits import for_rich, for_terminal
+    from raggym_env.text.exits import for_rich
 
     left_out = f" ({comparison.left_out:,} left out: not scored in both)" if comparison.left_out else ""
     lines = (
@@ -59,7 +59,7 @@ def _print(comparison: Comparison, comparisons: int) -> None:
         f"  B  {comparison.second}",
     )
     for line in lines:
-        typer.echo(for_terminal(line))
+        say(line)
     table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0))
     for head in ("", "A", "B", "B - A [95 %]", "p", "win/tie/loss"):
         table.add_column(head, justify="left" if not head else "right", no_wrap=True)
@@ -81,14 +81,14 @@ def _print(comparison: Comparison, comparisons: int) -> None:
     for group in comparison.groups:
         figures = (_figure(group.first), _figure(group.second), _interval(group.difference), "", f"n={group.questions}")
         table.add_row(for_rich(f"{group.field} {group.value}"), *figures)
-    Console(highlight=False).print(table)
+    render(table)
     main = comparison.main
     notes = [f"Kinds of questions by {COLUMNS.get(main.metric, main.metric)}."] if comparison.groups else []
     if main.mcnemar is not None:
         notes.append(f"McNemar, {COLUMNS.get(main.metric, main.metric)}: p {_p_value(main.mcnemar)}.")
     if comparisons > 1:
         notes.append(f"Corrected for {comparisons} comparisons (Holm): p {_p_value(comparison.corrected)}.")
-    typer.echo(" ".join(notes))
+    say(" ".join(notes))
 
 
 def _figure(value: float, sign: str = "") -> str:
@@ -107,10 +107,8 @@ def _p_value(p_value: float) -> str:
 
 
 def _print_flips(title: str, ids: Sequence[str], run: Path) -> None:
-    from raggym_env.text.exits import for_terminal
-
-    typer.echo(f"{title}: {len(ids)} questions" + (f" (`raggym show {for_terminal(run)} ID` shows one)" if ids else ""))
+    say(f"{title}: {len(ids)} questions" + (f" (`raggym show {run} ID` shows one)" if ids else ""))
     for question in ids[:_MAX_FLIPS]:
-        typer.echo(f"  {for_terminal(question)}")
+        say(f"  {question}")
     if len(ids) > _MAX_FLIPS:
-        typer.echo(f"  and {len(ids) - _MAX_FLIPS} more: --json lists all")
+        say(f"  and {len(ids) - _MAX_FLIPS} more: --json lists all")

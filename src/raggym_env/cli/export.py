@@ -8,6 +8,7 @@ from typing import Annotated, Any, Literal
 import typer
 
 from raggym_env.cli._options import Data
+from raggym_env.cli._output import say
 
 __all__ = ["export"]
 
@@ -33,4 +34,4 @@ def export(
     options |= {"kept": not every, "outcome_weight": outcome_weight}
     provenance = run_export(Collection.read(data), out, to, None if to == "reward" else Renderer(agent), **options)
     counts = provenance["counts"]
-    typer.echo(f"{counts['rows']:,} {to} rows of {counts['trajectories']:,} trajectories: {out}")
+    say(f"{counts['rows']:,} {to} rows of {counts['trajectories']:,} trajectories: {out}")

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
 from raggym_env.cli._options import AsJson
+from raggym_env.cli._output import say_json, say_lines
 
 __all__ = ["leaderboard"]
 
@@ -25,4 +25,7 @@ def leaderboard(
     from raggym_env.evaluation import build_leaderboard
 
     board = build_leaderboard(sources, card=env, split=split, published=published)
-    typer.echo(json.dumps(board.to_json(), indent=2) if as_json else board.to_markdown())
+    if as_json:
+        say_json(board.to_json())
+    else:
+        say_lines(board.to_markdown())

@@ -7,6 +7,8 @@ from typing import Annotated
 
 import typer
 
+from raggym_env.cli._output import say
+
 __all__ = ["report"]
 
 
@@ -20,8 +22,7 @@ def report(
 ) -> None:
     """Write one HTML file with leaderboard, paired differences, plots and every episode. It needs no network."""
     from raggym_env.evaluation import build_leaderboard, write_report
-    from raggym_env.text.exits import for_terminal
 
     board = build_leaderboard(runs, published=published)
     path = write_report(board, output, training=training or ())
-    typer.echo(f"Wrote {for_terminal(path)} ({path.stat().st_size / 1e6:.1f} MB). Open it in a browser.")
+    say(f"Wrote {path} ({path.stat().st_size / 1e6:.1f} MB). Open it in a browser.")

@@ -10,6 +10,7 @@ import typer
 
 from raggym_env.cards import DatasetCard, EnvCard, SourceCard, env_card, override
 from raggym_env.cli._options import Settings, TrustCard, parse_settings
+from raggym_env.cli._output import say
 from raggym_env.errors import OptionError
 from raggym_env.retrieval.wire import TOKEN_ENV
 
@@ -60,7 +61,7 @@ def serve(
     token = _token(token_file)
     with server.bind(host, port) as listener:
         if token is None and not server.is_local(listener):
-            typer.echo(f"Warning: anyone who can reach {host} can search. --token-file requires a token.", err=True)
+            say(f"Warning: anyone who can reach {host} can search. --token-file requires a token.", err=True)
         passages = load(card, split).corpus if corpus is None else prepare_corpus(corpus)
         options = server.ServerOptions(
             name=card.retrieval.name,
@@ -74,7 +75,7 @@ def serve(
             make(card.retrieval.name, passages, **card.retrieval.options),
             listener,
             options,
-            ready=lambda url: typer.echo(f"Serving {card.retrieval.name} over {len(passages):,} passages at {url}"),
+            ready=lambda url: say(f"Serving {card.retrieval.name} over {len(passages):,} passages at {url}"),
         )
 
 

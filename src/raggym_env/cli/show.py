@@ -44,7 +44,7 @@ def show(
     from raggym_env.evaluation.scored_run import ScoredRun
 
     scored = ScoredRun.read(run)
-    console = Console(highlight=False)
+    console = Console(markup=False, emoji=False, highlight=False)
     if question is not None:
         _print_episode(console, scored, _task(scored, question), prompt)
         return
@@ -97,20 +97,20 @@ def _print_list(console: Console, scored: ScoredRun, tasks: Sequence[Task], limi
         table.add_row(for_rich(task.id), score, for_rich(task.question.text), for_rich(answer))
     console.print(table)
     more = f", the first {limit} of them shown (--limit)" if len(tasks) > limit else ""
-    console.print(f"{len(tasks):,} of {len(scored.tasks):,} questions{more}.", markup=False)
+    console.print(f"{len(tasks):,} of {len(scored.tasks):,} questions{more}.")
 
 
 def _print_episode(console: Console, scored: ScoredRun, task: Task, prompt: bool) -> None:
     from raggym_env.core import option_letter
     from raggym_env.rewards.evidence import title_key
 
-    console.print(for_rich(task.question.text, "bold"))
+    _row(console, Text("question"), for_rich(task.question.text, "bold"))
     for index, option in enumerate(task.question.options):
-        console.print(for_rich(f"  {option_letter(index)}. {option}"))
+        _row(console, Text(option_letter(index)), for_rich(option))
     facts = [("gold", " / ".join(task.answers)), ("passages", " · ".join(task.gold_titles)), ("type", task.type)]
     for name, value in (*facts, ("id", task.id)):
         if value:
-            console.print(for_rich(f"{name:9}{value}", "dim"))
+            _row(console, Text(name, "dim"), for_rich(value, "dim"))
     episode = scored.episodes.get(task.id)
     if episode is None:
         console.print("The run has no episode of this question yet.")
@@ -128,7 +128,7 @@ def _print_step(console: Console, number: int, step: Step, gold: set[str], promp
     console.print()
     kind = "search" if isinstance(step.action, Search) else "answer"
     style = "cyan" if kind == "search" else "green"
-    console.print(Text(f"{number} {kind:7}", f"bold {style}") + for_rich(_action_text(step.action), "bold"))
+    _row(console, Text(f"{number} {kind}", f"bold {style}"), for_rich(_action_text(step.action), "bold"))
     figures = [f"process reward {step.process_reward:+.3f}"]
     figures += [f"outcome {step.outcome:.3f}"] if kind == "answer" or step.outcome else []
     figures += [f"score {step.score:+.3f}"] if step.score is not None else []
@@ -161,18 +161,18 @@ def _print_end(console: Console, scored: ScoredRun, task: Task, episode: Episode
 
     console.print()
     if episode.error is not None:
-        console.print(for_rich(f"failed: {episode.error}", "bold yellow"))
+        _row(console, Text("failed", "bold yellow"), for_rich(episode.error))
         return
     scores = scored.by_question[task.id]
     right = _is_right(scored, task)
-    verdict = Text("✓ right  " if right else "✗ wrong  ", "bold green" if right else "bold red")
-    console.print(verdict + for_rich(episode.answer or f"no answer ({episode.stop})", "bold"))
+    verdict = Text("✓ right" if right else "✗ wrong", "bold green" if right else "bold red")
+    _row(console, verdict, for_rich(episode.answer or f"no answer ({episode.stop})", "bold"))
     tokens = episode.usage.prompt_tokens + episode.usage.completion_tokens
     figures = [f"{name} {value:.3f}" for name, value in scores.items()]
     figures += [f"{searches_of(episode)} searches", f"{episode.seconds:.2f} s"] + (
         [f"{tokens:,} tokens"] if tokens else []
     )
-    console.print(Text("   ".join(figures), "dim"))
+    _indented(console, Text("   ".join(figures), "dim"))
     if episode.output:
         _block(console, "output that is no action", episode.output)
 
@@ -181,6 +181,15 @@ def _action_text(action: Action) -> str:
     from raggym_env.core import Search
 
     return action.query if isinstance(action, Search) else action.text
+
+
+def _row(console: Console, head: Text, text: Text) -> None:
+    """Print a text behind a short head. Its further lines are indented, so that none can pass for a line of ours."""
+    table = Table.grid(padding=(0, 1))
+    table.add_column(no_wrap=True, min_width=8)
+    table.add_column()
+    table.add_row(head, text)
+    console.print(table)
 
 
 def _indented(console: Console, text: Text) -> None:

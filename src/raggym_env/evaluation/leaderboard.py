@@ -14,6 +14,7 @@ from raggym_env.data.files import json_records
 from raggym_env.errors import DataError, RunError
 from raggym_env.evaluation.scored_run import LoadTasks, ScoredRun, cached_tasks
 from raggym_env.evaluation.scores import Prediction, Scores, score_records
+from raggym_env.text.exits import for_markdown
 
 __all__ = ["COLUMNS", "Board", "Leaderboard", "Row", "build_leaderboard"]
 
@@ -197,7 +198,7 @@ def _markdown(board: Board) -> str:
     # Only where they differ: a column of equal cells says nothing.
     heads += ["Setting"] if len(settings) > 1 else []
     lines = [
-        f"### {board.environment}, {board.split} split, {board.questions} questions",
+        f"### {for_markdown(board.environment)}, {for_markdown(board.split)} split, {board.questions} questions",
         "",
         _line(heads),
         _line(["---:" if head == "#" else "---" for head in heads]),
@@ -208,11 +209,11 @@ def _markdown(board: Board) -> str:
             scores = row.scores
             cells.append(f"{scores.tokens:,}" if scores else "")
             cells.append(f"{scores.cost:.4f}" if scores and scores.cost is not None else "")
-        cells += [row.setting] if len(settings) > 1 else []
+        cells += [for_markdown(row.setting)] if len(settings) > 1 else []
         lines.append(_line(cells))
     notes = [f"Ranked by {COLUMNS[board.metric]}; 95 % bootstrap intervals."]
     if len(settings) == 1 and (setting := settings.pop()):
-        notes.append(f"Setting: {setting}.")
+        notes.append(f"Setting: {for_markdown(setting)}.")
     if any(row.scores and not row.scores.complete for row in board.rows):
         notes.append("Runs in which not every question is scored are not ranked; their means are over the scored ones.")
     if any(row.cited for row in board.rows):
@@ -223,14 +224,14 @@ def _markdown(board: Board) -> str:
 def _cells(row: Row, place: int, metrics: Sequence[str]) -> list[str]:
     figures = [_figure(row.figure(name)) for name in metrics]
     if row.scores is None:
-        return ["", f"{row.policy} (cited: {row.source})", *figures, "", ""]
+        return ["", f"{for_markdown(row.policy)} (cited: {for_markdown(row.source)})", *figures, "", ""]
     scores = row.scores
     scored = f"{scores.scored}/{scores.questions}"
     scored += f", {scores.no_action} no action" if scores.no_action else ""
     scored += f", {scores.failed} failed" if scores.failed else ""
     return [
         str(place) if scores.complete else "",
-        row.policy,
+        for_markdown(row.policy),
         *figures,
         "" if scores.searches is None else f"{scores.searches:.2f}",
         scored,
@@ -245,4 +246,4 @@ def _figure(figure: tuple[float, float | None, float | None] | None) -> str:
 
 
 def _line(cells: Sequence[str]) -> str:
-    return "| " + " | ".join(cell.replace("|", "\\|") for cell in cells) + " |"
+    return "| " + " | ".join(cells) + " |"

@@ -3,7 +3,7 @@
     for_terminal     a line, or several, of a terminal, a log or an error message
     for_rich         a line or a table cell of Rich
     for_markdown     a table cell of Markdown, or a part of a line
-    for_html         an element's text, or the value of a quoted attribute
+    for_page         the data that a page of HTML embeds, and shows as text
     for_json         a JSON document for programs
     for_file_name    a part of a file's name
 
@@ -20,17 +20,17 @@ import json
 import re
 from typing import TYPE_CHECKING, Any
 
-from markupsafe import Markup
-
 from raggym_env.text.untrusted import clipped, visible
 
 if TYPE_CHECKING:
     from rich.text import Text
 
-__all__ = ["for_file_name", "for_html", "for_json", "for_markdown", "for_rich", "for_terminal"]
+__all__ = ["for_file_name", "for_json", "for_markdown", "for_page", "for_rich", "for_terminal"]
 
 _LENGTH = 2_000  # characters: more than any honest line of output, and no more than a screen
 _LINES = 1_000
+_PAGE_LENGTH = 20_000  # characters of a line on a page: a model's whole reply may be one
+_RAW = 500_000  # characters that are looked at: what is left of more is cut anyway
 
 _LINE_BREAK = re.compile(r"\r\n|[\n\r\v\f\x1c-\x1e\x85\u2028\u2029]")
 # Each mark is drawn over the one before, across the lines above and below. No language stacks five of these.
@@ -54,7 +54,10 @@ def for_terminal(value: object, *, lines: bool = False, length: int = _LENGTH) -
         lines: Whether line breaks stay, all as "\\n". By default each is a space, so that data cannot forge a line.
         length: Maximum number of characters of a line.
     """
-    text = visible(_LINE_BREAK.sub("\n", str(value))).replace("\t", " ").replace("\x1f", " ")
+    text = str(value)
+    if len(text) > _RAW:
+        text = f"{text[:_RAW]}…"
+    text = visible(_LINE_BREAK.sub("\n", text)).replace("\t", " ").replace("\x1f", " ")
     text = _STACKED_MARKS.sub(r"\1", text)
     if not lines:
         return clipped(text.replace("\n", " "), length)
@@ -81,15 +84,17 @@ def for_markdown(value: object, *, length: int = 500) -> str:
     return _MARKDOWN.sub(lambda mark: _ENTITIES.get(mark[0], f"\\{mark[0]}"), text)
 
 
-def for_html(value: Any) -> Any:
-    """Return a text as escaped HTML, and any other value as it is. Made to be Jinja's `finalize`.
+def for_page(value: Any) -> Any:
+    """Return the data of a page, whose script shows texts as text: each without what nobody sees, keys included.
 
-    Safe between tags and within a quoted attribute; not in a script, a style, or an attribute that holds a URL.
-
-    >>> for_html("<b>")
-    Markup('&lt;b&gt;')
+    >>> for_page({"titles": ["Oslo\\x1b[2J\\nNorway"]})
+    {'titles': ['Oslo[2J\\nNorway']}
     """
-    return Markup.escape(for_terminal(value)) if isinstance(value, str) and not isinstance(value, Markup) else value
+    if isinstance(value, str):
+        return for_terminal(value, lines=True, length=_PAGE_LENGTH)
+    if isinstance(value, dict):
+        return {for_page(key): for_page(inner) for key, inner in value.items()}
+    return [for_page(inner) for inner in value] if isinstance(value, list | tuple) else value
 
 
 def for_json(value: Any) -> str:

@@ -90,6 +90,7 @@ def _board(board: Board, load_tasks: Any, passages: _Passages) -> Json:
         "pairs": [
             {**asdict(paired(runs[one], runs[other])), "runs": [names[one], names[other]]}
             for one, other in _pairs(list(runs))
+            if runs[one].by_question.keys() & runs[other].by_question.keys()  # a run whose episodes all failed has none
         ],
         "tasks": [_task(task) for task in tasks],
     }

@@ -14,6 +14,7 @@ from typing import Any
 from raggym_env.evaluation.leaderboard import Leaderboard
 from raggym_env.evaluation.report.content import report_content
 from raggym_env.storage.atomic import write_atomic
+from raggym_env.text.exits import for_page
 
 __all__ = ["report_page", "write_report"]
 
@@ -49,7 +50,7 @@ def report_page(leaderboard: Leaderboard, *, training: Iterable[str | Path] = ()
         scripts=scripts,
         hashes=" ".join(f"'sha256-{_base64(hashlib.sha256(script.encode()).digest())}'" for script in scripts),
         styles=[(folder / name).read_text(encoding="utf-8") for name in _STYLES],
-        data=_compressed(report_content(leaderboard, training=training)),
+        data=_compressed(for_page(report_content(leaderboard, training=training))),
     )
 
 
