@@ -190,6 +190,13 @@ def test_no_proxy_is_used_for_this_machine(monkeypatch):
         ({"timeout": 0}, "timeout"),
         ({"retries": -1}, "retries"),
         ({"max_queries": 0}, "max_queries"),
+        ({"timeout": "30"}, "timeout of the 'http' retriever must be a number"),
+        ({"timeout": float("nan")}, "timeout"),
+        ({"retries": None}, "retries of the 'http' retriever must be a whole number"),
+        ({"retries": 1.5}, "retries of the 'http' retriever must be a whole number"),
+        ({"retries": True}, "retries of the 'http' retriever must be a whole number"),
+        ({"backoff": [1]}, "backoff of the 'http' retriever must be a number"),
+        ({"token_env": 7}, "token_env of the 'http' retriever must be"),
     ],
     ids=str,
 )
@@ -229,7 +236,7 @@ def test_a_failure_of_the_served_retriever_is_a_failure_here_and_names_its_line_
         remote = HTTPRetriever(url=url)
         with pytest.raises(RetrievalError, match="500: The search failed") as failure:
             remote.search(["bad"], 1)
-    name = re.search(r"at ([0-9a-f]{8})\.", str(failure.value))[1]
+    name = re.search(r"at ([0-9a-f]{4}-[0-9]+)\.", str(failure.value))[1]
     assert re.search(rf"{name} failed.*Scripted to fail on \['bad'\]", caplog.text)
 
 

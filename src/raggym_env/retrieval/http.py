@@ -95,6 +95,15 @@ class HTTPRetriever:
             )
         if not urlsplit(self.url).path.strip("/"):
             self.url = f"{self.url.rstrip('/')}/retrieve"
+        for kind, expected, names in (
+            (int, "a whole number", ("retries", "max_queries", "connections", "max_bytes")),
+            (int | float, "a number", ("timeout", "backoff")),
+            (str, "a text", ("token_env",)),
+        ):
+            for name in names:
+                value = getattr(self, name)
+                is_kind = isinstance(value, kind) and not isinstance(value, bool)
+                check_option(f"{name} of the 'http' retriever", value, is_kind, expected)
         for name, valid, expected in (
             ("timeout", self.timeout > 0, "above 0"),
             ("retries", self.retries >= 0, "0 or more"),

@@ -574,7 +574,9 @@ def test_what_went_wrong_is_in_the_log_under_the_name_that_the_client_gets(caplo
         reply = post(url, {"query": "bad"})
     assert reply.status_code == 500
     assert list(reply.json()) == ["error"]
-    name = re.fullmatch(r"The search failed\. The server's log says why, at ([0-9a-f]{8})\.", reply.json()["error"])[1]
+    name = re.fullmatch(
+        r"The search failed\. The server's log says why, at ([0-9a-f]{4}-[0-9]+)\.", reply.json()["error"]
+    )[1]
     (line,) = [record.getMessage() for record in caplog.records if name in record.getMessage()]
     assert error.__name__ in line
     assert error is Mute or "cannot take 'bad'" in line
@@ -797,6 +799,9 @@ def test_the_error_for_an_unusable_address_names_it(host):
         lambda: Limits(search_seconds=float("nan")),
         lambda: Limits(memory=2**20),
         lambda: Batching(spares=-1),
+        lambda: Batching(size="8"),
+        lambda: Batching(wait=None),
+        lambda: ServerOptions(hosts=("box:80",)),
         lambda: Batching(size=0),
         lambda: Batching(wait=-1),
     ],

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import itertools
 import logging
 import secrets
 import time
@@ -54,6 +55,8 @@ class RetrievalApp:
         self._limits = options.limits
         self._hosts = hosts
         self._memory = Memory(options.limits.memory)
+        self._session = secrets.token_hex(2)  # so that names differ from those in the log of an earlier run
+        self._numbers = itertools.count(1)
         self._about: dict[str, object] = {"retriever": options.name or type(retriever).__name__}
         if options.passages is not None:
             self._about["passages"] = options.passages
@@ -144,7 +147,7 @@ class RetrievalApp:
         return bytes(body)
 
     async def _search(self, search: SearchRequest, reservation: Reservation) -> list[bytes]:
-        name = secrets.token_hex(4)
+        name = f"{self._session}-{next(self._numbers)}"
         try:
             async with asyncio.timeout(self._limits.search_seconds):
                 return await self._batcher.search(search, name, reserve=reservation.grow)
@@ -209,11 +212,15 @@ class _Answer(Response):
         self._parts = join_rows(rows)
         self._seconds = seconds
         self._on_sent = on_sent
-        super().__init__(headers={**headers, "content-length": str(sum(map(len, self._parts)))})
+        self._length = sum(map(len, self._parts))
+        super().__init__(headers={**headers, "content-length": str(self._length)})
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         try:
             await send({"type": "http.response.start", "status": self.status_code, "headers": self.raw_headers})
+            if self._length <= _PIECE:
+                await send({"type": "http.response.body", "body": b"".join(self._parts)})
+                return
             for piece, more in self._pieces():
                 async with asyncio.timeout(self._seconds):
                     await send({"type": "http.response.body", "body": piece, "more_body": more})
@@ -240,5 +247,5 @@ async def _error_reply(_: Request, error: Exception) -> Response:
 async def _bug_reply(_: Request, error: Exception) -> Response:
     # Starlette raises the exception again after this reply, so that the server logs its traceback.
     name = secrets.token_hex(4)
-    _logger.error("The request %s failed with %s.", name, type(error).__name__)
+    _logger.error("The request %s failed with this %s:", name, type(error).__name__)
     return JSONResponse({"error": f"The server failed. Its log says why, at {name}."}, 500)

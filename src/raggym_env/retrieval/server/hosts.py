@@ -17,6 +17,7 @@ A server with a token needs none of this, since no page has the token.
 
 from __future__ import annotations
 
+import functools
 import ipaddress
 import re
 import socket
@@ -69,6 +70,7 @@ class AllowedHosts:
         return self._any or host in self._hosts or (isinstance(host, _Address) and host.is_loopback)
 
 
+@functools.lru_cache(maxsize=64)  # nearly all requests have the same
 def _named(header: str) -> str | _Address:
     """Return the host in a header; "" if there is none."""
     match = _HEADER.fullmatch(header.strip())

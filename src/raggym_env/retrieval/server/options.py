@@ -35,9 +35,12 @@ class Batching:
     def __post_init__(self) -> None:
         for name in ("size", "waiting", "threads"):
             value = getattr(self, name)
-            check_option(f"{name} of a server's batching", value, value >= 1, "at least 1")
-        check_option("spares of a server's batching", self.spares, self.spares >= 0, "0 or more")
-        check_option("wait of a server's batching", self.wait, 0 <= self.wait <= 1, "in [0, 1] seconds")
+            valid = type(value) is int and value >= 1
+            check_option(f"{name} of a server's batching", value, valid, "a whole number, at least 1")
+        spares, wait = self.spares, self.wait
+        check_option("spares of a server's batching", spares, type(spares) is int and spares >= 0, "a whole number")
+        valid = isinstance(wait, int | float) and 0 <= wait <= 1
+        check_option("wait of a server's batching", wait, valid, "in [0, 1] seconds")
 
 
 @dataclass(frozen=True)
