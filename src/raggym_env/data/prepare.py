@@ -14,13 +14,14 @@ import re
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
+from stat import S_ISREG
 from typing import Any
 
 from raggym_env.core import Passage
 from raggym_env.data.corpus import BATCH_ROWS, FORMAT_VERSION, Corpus, write_corpus
 from raggym_env.data.formats import read_contexts
 from raggym_env.data.passages import read_passages
-from raggym_env.errors import DataNotFound
+from raggym_env.errors import DataError, DataNotFound
 from raggym_env.storage.atomic import atomic_folder, build_once
 from raggym_env.storage.paths import cache_dir
 
@@ -95,4 +96,6 @@ def _stamp(path: Path) -> tuple[str, int, int]:
         stat = path.stat()
     except FileNotFoundError as error:
         raise DataNotFound(f"No file at {path}.") from error
+    if not S_ISREG(stat.st_mode):  # reading a pipe or a device may never end
+        raise DataError(f"{path} is not a regular file.")
     return str(path.resolve()), stat.st_size, stat.st_mtime_ns
