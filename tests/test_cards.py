@@ -54,7 +54,7 @@ def test_a_misspelt_name_gets_a_suggestion():
 @pytest.mark.parametrize(
     ("text", "fault"),
     [
-        ("title = ", "not valid TOML"),
+        ("title = ", "not TOML: "),
         (CARD.replace("title", "titel"), "titel"),
         (CARD.replace('"jsonl"', '"csv"'), "dataset.format"),
         (CARD + 'rows = "middle 3"', "rows"),

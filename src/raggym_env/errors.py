@@ -86,7 +86,7 @@ class MissingExtra(RAGGymError, ImportError):
 
 
 class CardError(RAGGymError, ValueError):
-    """A card cannot be read, does not fit its schema, or names code and is not trusted."""
+    """A card cannot be read, does not fit its schema, or uses the user's authority and is not trusted."""
 
 
 class DataError(RAGGymError, ValueError):

@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from raggym_env.cli._options import AsJson
+from raggym_env.cli._options import AsJson, TrustCard
 
 __all__ = ["leaderboard"]
 
@@ -20,12 +20,15 @@ def leaderboard(
     published: Annotated[Path | None, typer.Option(help="TOML file of published results to show as well.")] = None,
     html: Annotated[Path | None, typer.Option(help="Write an HTML page with the trajectories to this file.")] = None,
     as_json: AsJson = False,
+    trust_card: TrustCard = False,
 ) -> None:
     """Rank finished runs. Answers are scored again from the records; no model is called."""
     # Imported when called: `raggym --help` must not load pyarrow.
+    from raggym_env.cards import env_card
     from raggym_env.evaluation import build_leaderboard, html_report
 
-    board = build_leaderboard(sources, card=env, split=split, published=published)
+    card = None if env is None else env_card(env, trust=trust_card)
+    board = build_leaderboard(sources, card=card, split=split, published=published)
     if html is not None:
         html.write_text(html_report(board), encoding="utf-8")
     typer.echo(json.dumps(board.to_json(), indent=2) if as_json else board.to_markdown())

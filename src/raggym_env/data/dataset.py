@@ -71,9 +71,14 @@ def load(card: EnvCard | str | Path, split: str | None = None, *, root: Path | N
     return Dataset(**vars(resolved.task_set), corpus=resolved.prepare())
 
 
-def load_tasks(card: EnvCard | str | Path, split: str | None = None, *, root: Path | None = None) -> TaskSet:
-    """Load a split's tasks without preparing or opening its corpus. Arguments and errors are those of `load`."""
-    return resolve_split(card, split, root=root).task_set
+def load_tasks(
+    card: EnvCard | str | Path, split: str | None = None, *, root: Path | None = None, use_hub: bool = True
+) -> TaskSet:
+    """Load a split's tasks without preparing or opening its corpus. Arguments and errors are those of `load`.
+
+    With `use_hub` false nothing is downloaded; rows that were downloaded before are used.
+    """
+    return resolve_split(card, split, root=root, use_hub=use_hub).task_set
 
 
 def tasks_fingerprint(tasks: Sequence[Task]) -> str:

@@ -42,12 +42,12 @@ def make(
         tree: Options `width`, `depth` and `n` of a look-ahead; see `Tree`. Needs the `dynamics` too.
         critic: A process reward, or the name or class of one that needs no gold facts.
         dynamics: The dynamics of the environment, for `tree`.
-        trust: Whether a card at a path may name code, as "module:Class".
+        trust: Whether a card at a path may use the user's authority; see `raggym_env.cards`.
         **options: Keyword arguments of the policy's class. They override the card's `options`.
 
     Raises:
         UnknownName: No card or class has that name.
-        CardError: The card cannot be read, or names code and is not trusted.
+        CardError: The card cannot be read, or uses authority and is not trusted.
         OptionError: An option is unknown, missing or out of range.
         RewardError: The critic named needs gold facts.
     """

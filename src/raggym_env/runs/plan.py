@@ -42,7 +42,9 @@ class RunSpec:
     def of(
         cls, card: str | Path | EnvCard, policy: str | Path | PolicyCard | Policy, *, trust: bool = False, **rest: Any
     ) -> RunSpec:
-        """Return the spec with its cards loaded. `trust` says whether cards at paths may name code.
+        """Return the spec with its cards loaded. `trust` says whether cards at paths may use the user's authority.
+
+        The cards hold the trust, so that whatever loads the plan, such as a Ray worker, has it too.
 
         Raises:
             TypeError: The policy is neither a card nor an object with `propose`.
