@@ -118,7 +118,7 @@ PUBLIC = {
         make_vector_env register_card""",
     "raggym_env.errors": """CardError DataError DataNotFound IndexMismatch InvalidAction InvalidReset LLMError
         MalformedData MissingExtra OptionError PolicyError RAGGymError RetrievalError RewardError RunError UnknownName
-        check_option""",
+        check_option shown""",
     "raggym_env.evaluation": """Estimate Leaderboard Prediction Run Scores Workers bootstrap build_leaderboard evaluate
         html_report score_record score_records""",
     "raggym_env.llm": "LLM LLMS Completion Messages Sampling Scorer make",

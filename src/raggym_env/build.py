@@ -15,7 +15,7 @@ from raggym_env.errors import CardError, check_option
 from raggym_env.mdp.dynamics import Dynamics
 from raggym_env.mdp.step_reward import StepReward
 from raggym_env.protocols import Policy, ProcessReward, Retriever
-from raggym_env.registry import PROCESS_REWARDS, Factory
+from raggym_env.registry import PROCESS_REWARDS, RETRIEVERS, Factory
 from raggym_env.retrieval.cache import CachedRetriever
 
 if TYPE_CHECKING:
@@ -79,7 +79,7 @@ def load_mdp(
     # The user's settings go into the card, so that whatever records the card records them too.
     card = _with_settings(env_card(card, trust=trust), retriever, process_reward, settings)
     # Before the data is loaded, which may take minutes where an index has to be built.
-    _check_plugins(retriever, process_reward)
+    _check_plugins(card, retriever, process_reward)
     dataset = data.load(card, split)
     _check_metric(card, dataset.tasks)
     dynamics = Dynamics(_make_retriever(card, retriever, dataset), card.retrieval.k, card.episode.max_searches)
@@ -125,12 +125,23 @@ def make_policy(card: PolicyCard, mdp: MDP, seed: int) -> Policy:
     return policies.make(card, seed=seed, critic=critic, dynamics=mdp.dynamics)
 
 
-def _check_plugins(retriever: object, process_reward: object) -> None:
-    """Raise `TypeError` unless each plug-in is None, a name, a class or an object with the right method."""
+def _check_plugins(card: EnvCard, retriever: object, process_reward: object) -> None:
+    """Check the types of the plug-ins, and of the card's options for those that the card names.
+
+    Raises:
+        TypeError: A plug-in is not None, a name, a class or an object with the right method.
+        UnknownName, OptionError: The card names an unknown one, or an option is of the wrong type.
+    """
     if not isinstance(retriever, str | type | Retriever | None):
         raise TypeError(f"retriever must be a name, a class or have a search method, got {retriever!r:.100}.")
     if not isinstance(process_reward, str | type | ProcessReward | None):
         raise TypeError(f"process_reward must be a name, a class or have a score method, got {process_reward!r:.100}.")
+    if isinstance(retriever, str | None):
+        RETRIEVERS.check_types(card.retrieval.name, card.retrieval.options)
+    if isinstance(process_reward, str | None) and card.reward.process_reward != "none":
+        # The name of a policy is made into one.
+        options = {name: value for name, value in card.reward.options.items() if name != "policy"}
+        PROCESS_REWARDS.check_types(card.reward.process_reward, options)
 
 
 def _check_metric(card: EnvCard, tasks: Sequence[Task]) -> None:

@@ -36,7 +36,7 @@ from pydantic import (
     model_validator,
 )
 
-from raggym_env.errors import CardError, UnknownName
+from raggym_env.errors import CardError, UnknownName, shown
 from raggym_env.registry import LLMS, names_code
 from raggym_env.storage.parsing import parse_toml, read_file
 from raggym_env.storage.paths import CardKind, card_file, card_names, data_folders, is_shipped
@@ -408,7 +408,7 @@ def check_authority(card: EnvCard | PolicyCard) -> None:
     for key, name, value in _leaves(parts, "", ""):
         if problem := _authority(name, value, card.path.parent):
             raise CardError(
-                f"{card.path}: {key} {problem}, {value!r:.200}. That is for the user to decide: pass --trust-card "
+                f"{card.path}: {key} {problem}, {shown(value)}. That is for the user to decide: pass --trust-card "
                 "(trust=True in Python) if you have read and trust the card, or remove the key and give the value "
                 "yourself, with --set or in Python."
             )
@@ -495,7 +495,7 @@ def override(card: C, changes: Mapping[str, Any]) -> C:
                 raise CardError(f"{card.name} has no setting {key!r}: {parent!r} is not one of its tables.")
             table = table[parent]
         table[last] = value
-    return _validated(content, type(card), f"{card.name} with {dict(changes)}")
+    return _validated(content, type(card), f"{card.name} with {shown(dict(changes), 1_000)}")
 
 
 def _validated(content: Mapping[str, Any], model: type[C], what: object) -> C:
@@ -504,7 +504,7 @@ def _validated(content: Mapping[str, Any], model: type[C], what: object) -> C:
     except ValidationError as error:
         # Pydantic's own text spans several lines for each problem and links to its documentation.
         problems = "; ".join(
-            f"{'.'.join(map(str, problem['loc'])) or 'card'}: {problem['msg']} (given: {problem['input']!r:.80})"
+            f"{'.'.join(map(str, problem['loc'])) or 'card'}: {problem['msg']} (given: {shown(problem['input'], 80)})"
             for problem in error.errors()
         )
         raise CardError(f"{what}: {problems}") from error
