@@ -95,7 +95,7 @@ def _inside_folder(name: str) -> str:
 def _has_other_root(name: str) -> bool:
     """True if a path is absolute, of the home folder or of a drive, or leads upwards, on any system."""
     path = PureWindowsPath(name)  # understands both separators and drive letters
-    return bool(path.anchor) or ".." in path.parts or name.startswith("~") or not name.isprintable()
+    return bool(path.anchor) or ".." in path.parts or name.startswith("~") or "\0" in name
 
 
 _Names = Annotated[
@@ -104,7 +104,7 @@ _Names = Annotated[
     BeforeValidator(lambda value: (value,) if isinstance(value, str) else value),
 ]
 # Counts start at 1: "first 0" would be a split without questions.
-_Rows = Annotated[str, Field(pattern=r"^(all|(first|last|after) [1-9][0-9]*)$")]
+_Rows = Annotated[str, Field(pattern=r"^(all|(first|last|after) [1-9][0-9]{0,8})$")]
 
 
 class SourceCard(_Card):

@@ -9,7 +9,7 @@ from typing import Any
 
 from raggym_env import rewards
 from raggym_env.cards import PolicyCard, override, policy_card
-from raggym_env.errors import CardError, OptionError
+from raggym_env.errors import CardError, OptionError, check_option
 from raggym_env.mdp.dynamics import Dynamics
 from raggym_env.policies.best_of import BestOf
 from raggym_env.policies.tree import Tree
@@ -94,6 +94,7 @@ def _with_search(
         if made is None:
             raise CardError(f"Policy {card.name!r}: the process reward {critic!r} cannot choose.")
         critic = made
+    check_option("critic", critic, isinstance(critic, ProcessReward), "a name, a class or have a score method")
     if search.tree is None:
         return BestOf(policy, critic, search.best_of or 1)
     if dynamics is None:

@@ -62,10 +62,9 @@ class RunSpec:
 
         Raises:
             RunError: Settings would change the card of a policy that is an object.
-            OptionError: The split, the seed or an option of the policy is of the wrong type.
+            OptionError: The seed or an option of the policy is of the wrong type.
             RAGGymError: As for `load_mdp`.
         """
-        check_option("split", self.split, isinstance(self.split, str), "a name")
         check_option("seed", self.seed, type(self.seed) is int, "a whole number")
         policy_changes, card_changes = {}, {}
         for key, value in self.settings.items():
