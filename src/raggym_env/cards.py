@@ -95,7 +95,8 @@ def _inside_folder(name: str) -> str:
 def _has_other_root(name: str) -> bool:
     """True if a path is absolute, of the home folder or of a drive, or leads upwards, on any system."""
     path = PureWindowsPath(name)  # understands both separators and drive letters
-    return bool(path.anchor) or ".." in path.parts or name.startswith("~") or "\0" in name
+    # By its parts: "./~" is the home folder too.
+    return bool(path.anchor) or ".." in path.parts or "".join(path.parts[:1]).startswith("~") or "\0" in name
 
 
 _Names = Annotated[
@@ -462,7 +463,7 @@ def _leads_out(name: str, folder: Path) -> bool:
         roots = [root.resolve() for root in (folder, *data_folders()) if root.is_absolute()]
         places += [Path(name)] if os.path.lexists(name) else []
         return not all(any(place.resolve().is_relative_to(root) for root in roots) for place in places)
-    except (OSError, RuntimeError):  # a name that is too long, or a loop of links
+    except (OSError, RuntimeError, ValueError):  # a name that is too long, a loop of links, a null character
         return True
 
 
@@ -473,7 +474,8 @@ def override(card: C, changes: Mapping[str, Any]) -> C:
 
     Args:
         card: An environment or policy card.
-        changes: Values by dotted key, e.g. `{"retrieval.k": 10, "retrieval.options.k1": 1.2}`.
+        changes: Values by dotted key, e.g. `{"retrieval.k": 10, "retrieval.options.k1": 1.2}`. Below a table of
+            options, tables that are missing are made: `{"options.llm_options.timeout": 60}`.
 
     Raises:
         CardError: A key or a value does not fit the card's schema.
@@ -489,8 +491,11 @@ def override(card: C, changes: Mapping[str, Any]) -> C:
         # They decide where data is looked for, what a run folder is called and what a card may do.
         if key in ("name", "path", "trusted"):
             raise CardError(f"{card.name}: {key} is not a setting of a card; it cannot be set.")
-        table = content
+        table, is_free = content, False
         for parent in parents:
+            if is_free:
+                table.setdefault(parent, {})
+            is_free = is_free or parent.endswith("options")
             if not isinstance(table.get(parent), dict):
                 raise CardError(f"{card.name} has no setting {key!r}: {parent!r} is not one of its tables.")
             table = table[parent]
