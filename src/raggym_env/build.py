@@ -111,7 +111,8 @@ def make_process_reward(
         policy = options.get("policy", "lexical")
         if isinstance(policy, str | Path):
             policy_options = options.pop("policy_options", {})
-            check_option("policy_options", policy_options, isinstance(policy_options, Mapping), "a table of options")
+            valid = isinstance(policy_options, Mapping) and not policy_options.keys() & {"policy", "dynamics"}
+            check_option("policy_options", policy_options, valid, "a table of options of `policy`")
             options["policy"] = policies.make(policy, **{"dynamics": dynamics, "trust": trust, **policy_options})
     return rewards.make(process_reward, tasks, dynamics, split, **options)
 

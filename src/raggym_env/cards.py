@@ -60,6 +60,9 @@ _PROSE = ("prompts", "examples")
 # Options whose texts are names of plug-ins or cards, never paths: a folder that is called "bm25" does not matter.
 _PLUGIN_KEYS = ("name", "policy", "process_reward", "critic", "retriever", "retrievers")
 
+# Files of a source, and sources; every split may have as many, and all pairs of its files are tried.
+_MOST = 16
+
 # Strict: otherwise pydantic would read true as 1. The bound is far above what can be used and far below what overflows.
 _Count = Annotated[int, Field(ge=1, le=1_000_000, strict=True)]
 # Finite: a reward of NaN would ruin a training run without an error.
@@ -101,7 +104,7 @@ def _has_other_root(name: str) -> bool:
 
 _Names = Annotated[
     tuple[Annotated[str, AfterValidator(_inside_folder)], ...],
-    Field(min_length=1),
+    Field(min_length=1, max_length=_MOST),
     BeforeValidator(lambda value: (value,) if isinstance(value, str) else value),
 ]
 # Counts start at 1: "first 0" would be a split without questions.
@@ -132,7 +135,7 @@ class SplitSourceCard(SourceCard):
 
 
 _SplitCard = Annotated[
-    Annotated[_Rows, Tag("rows")] | Annotated[tuple[SplitSourceCard, ...], Tag("sources")],
+    Annotated[_Rows, Tag("rows")] | Annotated[tuple[SplitSourceCard, ...], Field(max_length=_MOST), Tag("sources")],
     # Without a discriminator, a mistake in one form would be reported for both forms.
     Discriminator(lambda value: "rows" if isinstance(value, str) else "sources"),
 ]
@@ -150,10 +153,10 @@ class DatasetCard(_Card):
     card's own folder is searched first, then this folder below it."""
     default_split: str = "test"
     """Split that is used when none is named."""
-    sources: tuple[SourceCard, ...] = ()
+    sources: Annotated[tuple[SourceCard, ...], Field(max_length=_MOST)] = ()
     """Files shared by the splits that give only their rows. Sources are tried in order; a split is read from the
     first source whose files are all available."""
-    splits: dict[Annotated[str, Field(pattern=_SAFE_NAME)], _SplitCard]
+    splits: Annotated[dict[Annotated[str, Field(pattern=_SAFE_NAME)], _SplitCard], Field(max_length=4 * _MOST)]
     """The splits by name. A split is either the rows it takes from `sources`, such as "first 1000", or a list of
     sources of its own, each with its `rows`."""
     options: dict[str, Any] = {}
@@ -210,12 +213,21 @@ class EpisodeCard(_Card):
     """Scores an answer in [0, 1]; see `raggym_env.mdp.metrics`."""
 
 
+def _without_context(options: dict[str, Any]) -> dict[str, Any]:
+    if given := options.keys() & {"process_reward", "tasks", "dynamics", "split"}:
+        raise ValueError(f"{sorted(given)} are given by the environment and are no options")
+    return options
+
+
+_RewardOptions = Annotated[dict[str, Any], AfterValidator(_without_context)]
+
+
 class RewardCard(_Card):
     """The reward of a step: `outcome_weight * outcome + process_weight * process_reward`."""
 
     process_reward: str = "none"
     """A name in `raggym_env.registry.PROCESS_REWARDS`, or "module:Class" in a trusted card."""
-    options: dict[str, Any] = {}
+    options: _RewardOptions = {}
     """Keyword arguments of the process reward."""
     outcome_weight: _Number = 1.0
     """Weight of the outcome reward: the score of an answer by `episode.metric`, and 0 for a search."""
@@ -271,7 +283,7 @@ class SearchCard(_Card):
     """Beam search over states, guided by the critic."""
     critic: str | None = None
     """A name in `raggym_env.registry.PROCESS_REWARDS`, or "module:Class" in a trusted card."""
-    critic_options: dict[str, Any] = {}
+    critic_options: _RewardOptions = {}
     """Keyword arguments of the critic."""
 
     @model_validator(mode="after")
