@@ -118,7 +118,7 @@ PUBLIC = {
         make_vector_env register_card""",
     "raggym_env.errors": """CardError DataError DataNotFound IndexMismatch InvalidAction InvalidReset LLMError
         MalformedData MissingExtra OptionError PolicyError RAGGymError RetrievalError RewardError RunError UnknownName
-        check_option""",
+        check_option shown""",
     "raggym_env.evaluation": """Comparison Estimate Leaderboard Prediction Run Scores Workers bootstrap
         build_leaderboard compare evaluate report_page score_record score_records write_report""",
     "raggym_env.evaluation.report": "report_page write_report",

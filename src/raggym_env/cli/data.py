@@ -9,7 +9,7 @@ from typing import Annotated
 import typer
 from rich.table import Column
 
-from raggym_env.cli._options import AsJson
+from raggym_env.cli._options import AsJson, TrustCard
 from raggym_env.cli._output import say, say_json, show_fields, show_table
 from raggym_env.data import catalogue
 from raggym_env.data.catalogue import SplitStatus
@@ -28,18 +28,18 @@ def list_command(as_json: AsJson = False) -> None:
 
 
 @app.command("get")
-def get_command(name: Name, as_json: AsJson = False) -> None:
+def get_command(name: Name, as_json: AsJson = False, trust_card: TrustCard = False) -> None:
     """Download what the hub has and prepare the corpora. Exits with 1 if a split stays unavailable."""
-    statuses = catalogue.get(catalogue.named_card(name))
+    statuses = catalogue.get(catalogue.named_card(name, trust=trust_card))
     _print(statuses, as_json)
     if any(status.problem for status in statuses):
         raise typer.Exit(1)
 
 
 @app.command("info")
-def info_command(name: Name, as_json: AsJson = False) -> None:
+def info_command(name: Name, as_json: AsJson = False, trust_card: TrustCard = False) -> None:
     """Describe one data set: its licence, its splits with their sources and sizes, and an example question."""
-    card = catalogue.named_card(name)
+    card = catalogue.named_card(name, trust=trust_card)
     statuses = catalogue.statuses(card)
     about = {"name": card.name, "title": card.title, "description": card.description, "licence": card.licence}
     if as_json:

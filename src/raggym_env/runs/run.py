@@ -15,11 +15,9 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Protocol
 
-from pydantic import ValidationError
-
-from raggym_env.cards import EnvCard, PriceCard
+from raggym_env.cards import EnvCard, PriceCard, recorded_card
 from raggym_env.core import Task
-from raggym_env.errors import RunError
+from raggym_env.errors import CardError, RunError
 from raggym_env.mdp.records import Episode, append_record, check_episode, read_episodes, read_records, repair
 from raggym_env.runs.plan import Plan, first_tasks
 from raggym_env.storage.work_folder import FolderKind, locked
@@ -72,8 +70,8 @@ class Run:
     def card(self) -> EnvCard:
         """The environment card as it was when the run started."""
         try:
-            return EnvCard.model_validate({**self.config["environment"], "path": self.card_path})
-        except (ValidationError, TypeError) as error:
+            return recorded_card(self.config["environment"], self.card_path)
+        except (CardError, TypeError) as error:
             raise RunError(f"{self.path / 'run.json'} was changed by hand: {error}") from error
 
     def select(self, tasks: Sequence[Task]) -> Sequence[Task]:

@@ -69,9 +69,14 @@ def parse_json(text: str | bytes, *, max_bytes: int = MAX_BYTES) -> Any:
 
 def parse_toml(text: str | bytes, *, max_bytes: int = 1 << 20) -> dict[str, Any]:
     """Return the table of a TOML text. Arguments and errors as for `parse_json`; `inf` and `nan` are refused too."""
-    table: dict[str, Any] = _parse(text, "TOML", tomllib.loads, max_bytes)
+    table: dict[str, Any] = _parse(text, "TOML", _toml, max_bytes)
     # TOML has constants where JSON has none, so that no pattern finds all of its infinite numbers.
     return _mended(table)  # type: ignore[no-any-return]
+
+
+def _toml(text: str) -> dict[str, Any]:
+    # Dotted keys nest tables without a bracket.
+    return _checked_depth(tomllib.loads(text))  # type: ignore[no-any-return]
 
 
 def _parse(text: str | bytes, form: str, parser: Callable[[str], Any], max_bytes: int) -> Any:
@@ -105,12 +110,17 @@ def check_value(value: Any, text: str) -> Any:
     """
     # A text with few brackets cannot be nested deeply.
     if text.count("[") + text.count("{") > _MAX_DEPTH:
-        level, depth = [value], 0
-        while level := [inner for outer in level for inner in _inner(outer) if isinstance(inner, dict | list)]:
-            depth += 1
-            if depth >= _MAX_DEPTH:
-                raise ParseError(f"nested more than {_MAX_DEPTH} deep")
+        _checked_depth(value)
     return _mended(value) if _SUSPECT.search(text) else value
+
+
+def _checked_depth(value: Any) -> Any:
+    level, depth = [value], 0
+    while level := [inner for outer in level for inner in _inner(outer) if isinstance(inner, dict | list)]:
+        depth += 1
+        if depth >= _MAX_DEPTH:
+            raise ParseError(f"nested more than {_MAX_DEPTH} deep")
+    return value
 
 
 def _inner(value: Any) -> Any:
