@@ -30,6 +30,7 @@ __all__ = [
     "cover_em",
     "exact_match",
     "normalize",
+    "option_key",
     "read_option",
     "score",
     "token_f1",
@@ -125,7 +126,7 @@ def accuracy(answer: str, options: Sequence[str], correct: int) -> float:
         correct: Index of the correct option.
     """
     index = read_option(answer, options)
-    return float(index is not None and _option_key(options[index]) == _option_key(options[correct]))
+    return float(index is not None and option_key(options[index]) == option_key(options[correct]))
 
 
 def _golds(gold: str | Sequence[str]) -> Sequence[str]:
@@ -213,11 +214,11 @@ def _read_option(text: str, options: Sequence[str]) -> int | None:
     letter, rest = _letter(text, options)
     if letter is not None and not rest:
         return letter
-    keys = [_option_key(option) for option in options]
-    for key in (_option_key(text), _option_key(_bare(text))):
+    keys = [option_key(option) for option in options]
+    for key in (option_key(text), option_key(_bare(text))):
         if key in keys:
             return keys.index(key)
-    if letter is not None and _option_key(rest) == keys[letter]:
+    if letter is not None and option_key(rest) == keys[letter]:
         return letter
     # Normalised, "1.5 mg" and "15 mg" are equal: a text that is neither of them as written may mean either.
     matches = [index for index, option in enumerate(options) if comparable(option) == comparable(text)]
@@ -229,10 +230,10 @@ def _bare(text: str) -> str:
     return text.replace("**", "").strip(" \t\r\n*\"'`“”‘’_")
 
 
-def _option_key(text: str) -> str:
+def option_key(text: str) -> str:
     """Return what options are told apart by: the text in NFC, without case and a full stop or comma at its end.
 
-    >>> _option_key("Aspirin.") == _option_key("ASPIRIN"), _option_key("A+") == _option_key("A-")
+    >>> option_key("Aspirin.") == option_key("ASPIRIN"), option_key("A+") == option_key("A-")
     (True, False)
     """
     folded = " ".join(unicodedata.normalize("NFC", text).casefold().split())
