@@ -23,7 +23,7 @@ from typing import Any, BinaryIO, TextIO, TypeVar
 from raggym_env.errors import DataError, DataNotFound, MalformedData
 from raggym_env.storage.parsing import MAX_BYTES, ParseError, check_value, json_decoder, open_file, parse_json
 
-__all__ = ["COMPRESSED", "Record", "json_records", "tsv_records"]
+__all__ = ["COMPRESSED", "Record", "json_document", "json_records", "tsv_records"]
 
 COMPRESSED: Mapping[str, Callable[[BinaryIO], BinaryIO]] = {".gz": gzip.open, ".bz2": bz2.open}  # type: ignore[dict-item]
 """The last suffix of a compressed file's name -> the function that expands it."""
@@ -119,6 +119,22 @@ def json_records(path: Path) -> Iterator[Record]:
     if start == b"[":
         return _array_records(path)
     return _line_records(path)
+
+
+def json_document(path: Path) -> Any:
+    """Return the one JSON value of a file of at most `MAX_BYTES`, plain or compressed.
+
+    Raises:
+        DataNotFound: The file does not exist.
+        DataError: The file cannot be read, or is a pipe or a device.
+        MalformedData: The file is larger, or not one JSON value in UTF-8.
+    """
+    with _opened(path) as stream:
+        content = stream.read(MAX_BYTES + 1)
+    try:
+        return parse_json(content)
+    except ParseError as error:
+        raise MalformedData(path, "the whole file", str(error)) from error
 
 
 def tsv_records(path: Path) -> Iterator[Record]:

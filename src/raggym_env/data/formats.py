@@ -83,9 +83,9 @@ def read_tasks(path: Path, format: str) -> list[Task]:
 
 # Without these a question is another one: what is to be chosen from, looked at, or was said before.
 _DECISIVE = frozenset(("A", "B", "answer_choices", "answer_options", "audio", "candidates", "choice_list", "dialog",
-                       "conversation", "dialogue", "distractors", "history", "image", "image_path", "images", "messages",
-                       "mc1_targets", "mc2_targets", "multiple_choice", "opa", "opb", "option_a", "option_b", "table",
-                       "tables", "video"))  # fmt: skip
+                       "conversation", "dialogue", "distractors", "history", "image", "image_path", "images",
+                       "messages", "mc1_targets", "mc2_targets", "multiple_choice", "opa", "opb", "option_a",
+                       "option_b", "table", "tables", "video"))  # fmt: skip
 _LISTED = 12  # a file may have a thousand
 
 
