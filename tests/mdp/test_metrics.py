@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import re
 import string
+import subprocess
+import sys
 import unicodedata
 from collections import Counter
 from collections.abc import Callable
+from pathlib import Path
 
 import pytest
 from hypothesis import given
@@ -433,3 +436,12 @@ def test_every_metric_of_an_environment_card_exists() -> None:
     from raggym_env.cards import EpisodeCard
 
     assert set(get_args(EpisodeCard.model_fields["metric"].annotation)) == set(METRICS)
+
+
+@pytest.mark.slow
+def test_the_table_of_deviations_is_what_the_benchmark_prints(real_data: Path) -> None:
+    root = Path(__file__).parents[2]
+    command = [sys.executable, str(root / "benchmarks" / "metrics.py"), str(real_data)]
+    printed = subprocess.run(command, capture_output=True, text=True, check=True).stdout
+    assert printed.strip()
+    assert all(line in (root / "benchmarks" / "METRICS.md").read_text("utf-8") for line in printed.splitlines())

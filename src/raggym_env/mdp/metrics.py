@@ -4,7 +4,8 @@
 its normalisation from the SQuAD 1.1 script (arXiv 1606.05250). `cover_em` is the cover-exact-match of the search
 agent literature, over whole tokens. `accuracy` reads an option by `read_option`.
 
-They deviate from the scripts in two points (`benchmarks/METRICS.md` has the questions that each touches):
+They deviate from the scripts in two points (`benchmarks/METRICS.md` lists these and smaller ones, with the questions
+that each touches):
 
 - Texts are compared in Unicode NFC, so that "é" equals "e" with a combining accent.
 - A gold answer of which normalisation leaves nothing ("The The", "...") is compared with its articles or, if it has no
