@@ -14,7 +14,10 @@ __all__ = ["leaderboard"]
 
 
 def leaderboard(
-    sources: Annotated[list[Path], typer.Argument(help="Run folders, or predictions files (lines of id, prediction).")],
+    sources: Annotated[
+        list[Path],
+        typer.Argument(help="Run folders, or predictions files (JSON: {ID: ANSWER}, or rows of id, prediction)."),
+    ],
     env: Annotated[str | None, typer.Option(help="Environment of the predictions files.")] = None,
     split: Annotated[str, typer.Option(help="Split of the predictions files.")] = "test",
     published: Annotated[Path | None, typer.Option(help="TOML file of published results to show as well.")] = None,

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from raggym_env.cards import EnvCard, Source
+from raggym_env.data.files import COMPRESSED
 from raggym_env.data.formats import FORMATS
 from raggym_env.data.hub import PREFIX, HubName, fetch, hub_name
 from raggym_env.errors import CardError, DataNotFound, MissingExtra
@@ -138,7 +139,7 @@ def no_corpus(card: EnvCard, split: str, located: Located, reason: str) -> DataN
     remedies = [_download_command(card)]
     if files:
         # A corpus of 20 million passages is better linked to than copied.
-        remedies.append(f"put {' or '.join(files)} (.gz, too, or a link to it) into {_user_folder(card)}")
+        remedies.append(f"put {' or '.join(files)} (.gz or .bz2, too, or a link to it) into {_user_folder(card)}")
     return DataNotFound(
         f"No corpus for the split {split!r} of {card.name}:{''.join(lines)}\nTo get it, {', or '.join(remedies)}."
     )
@@ -159,4 +160,6 @@ def _missing(names: Sequence[str], folders: Sequence[Path]) -> str:
 
 
 def _file(folder: Path, name: str) -> Path | None:
-    return next((path for path in (folder / name, folder / f"{name}.gz") if path.is_file()), None)
+    paths = [folder / f"{name}{suffix}" for suffix in ("", *COMPRESSED)]
+    # A corpus may be a folder of files.
+    return next((path for path in paths if path.is_file() or (name and path.is_dir())), None)

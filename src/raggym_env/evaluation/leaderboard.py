@@ -10,10 +10,10 @@ from typing import Any
 
 from raggym_env.cards import EnvCard, env_card
 from raggym_env.core import Task
-from raggym_env.data.files import json_records
 from raggym_env.errors import DataError, RunError
+from raggym_env.evaluation.predictions import read_predictions
 from raggym_env.evaluation.scored_run import LoadTasks, ScoredRun, cached_tasks
-from raggym_env.evaluation.scores import Prediction, Scores, score_records
+from raggym_env.evaluation.scores import Scores, score_records
 from raggym_env.text.exits import for_markdown
 
 __all__ = ["COLUMNS", "Board", "Leaderboard", "Row", "build_leaderboard"]
@@ -36,6 +36,8 @@ class Row:
     """Published means by metric, in [0, 1]. Not computed here and never ranked."""
     setting: str = ""
     """Retriever, passages per search, search budget and fingerprint of the corpus; empty for predictions."""
+    unknown: int = 0
+    """Predictions for questions that are not in the split. They are not scored."""
 
     def figure(self, metric: str) -> tuple[float, float | None, float | None] | None:
         """Return the mean and interval of a metric, or None. A published mean has no interval."""
@@ -102,7 +104,7 @@ def build_leaderboard(
     """Score runs and predictions, and rank them by environment.
 
     Args:
-        sources: Run folders, or files of `{"id", "prediction"}` lines.
+        sources: Run folders, or predictions files in a form of `read_predictions`.
         card: Environment of the predictions; needed with a predictions file only.
         split: Split of the predictions.
         published: A TOML file of published results, shown unranked beside the runs: a table `[[result]]` each with
@@ -142,26 +144,14 @@ def _predictions_entry(path: Path, card: str | Path | EnvCard | None, split: str
         raise DataError(f"{path} is a predictions file: name its environment with --env.")
     card = env_card(card)
     taskset = load_tasks(card, split)
-    predictions = _predictions(path)
+    predictions = read_predictions(path)
     ids = {task.id for task in taskset.tasks}
+    unknown = sum(prediction.id not in ids for prediction in predictions)
     # A file of another split would otherwise be scored as if every question were missing.
-    if not any(prediction.id in ids for prediction in predictions):
-        raise DataError(f"{path}: none of its ids is a question of {card.name}, split {split!r}.")
-    row = Row(path.stem, str(path), score_records(predictions, taskset.tasks))
+    if unknown == len(predictions):
+        raise DataError(f"{path}: none of its {unknown} ids is a question of {card.name}, split {split!r}.")
+    row = Row(path.stem, str(path), score_records(predictions, taskset.tasks), unknown=unknown)
     return _Entry(card, split, taskset.tasks, taskset.fingerprint, row)
-
-
-def _predictions(path: Path) -> list[Prediction]:
-    # Any other field is ignored: a predictions file must not decide what failed or was searched.
-    predictions: dict[str, Prediction] = {}
-    for record in json_records(path):
-        question = record.text("id")
-        if question in predictions:
-            raise record.error(f"id {question!r} occurred before")
-        if "prediction" not in record.fields:
-            raise record.error(f"field 'prediction' is missing; the record has {sorted(record.fields)}")
-        predictions[question] = Prediction(question, record.checked("prediction", record.fields["prediction"]))
-    return list(predictions.values())
 
 
 def _published(path: Path) -> list[tuple[str, Row]]:
@@ -216,6 +206,11 @@ def _markdown(board: Board) -> str:
         notes.append(f"Setting: {for_markdown(setting)}.")
     if any(row.scores and not row.scores.complete for row in board.rows):
         notes.append("Runs in which not every question is scored are not ranked; their means are over the scored ones.")
+    notes += [
+        f"{row.policy}: {row.unknown:,} of its predictions are for other questions and not scored."
+        for row in board.rows
+        if row.unknown
+    ]
     if any(row.cited for row in board.rows):
         notes.append("Cited rows are published results, obtained with other corpora, retrievers and questions.")
     return "\n".join([*lines, "", " ".join(notes)])
