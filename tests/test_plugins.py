@@ -353,6 +353,7 @@ def is_refused(table, name, option, value):
     [
         ("retriever", "bm25", {"k1": "high"}, "k1 must be a finite number, got 'high'"),
         ("retriever", "bm25", {"title_weight": True}, "title_weight must be a whole number .*, got True"),
+        ("retriever", "rank-bm25", {"title_weight": 10**12}, "title_weight must be a whole number.* at most 1000"),
         ("retriever", "rrf", {"retrievers": ["bm25", {"name": "bm25", "k1": "high"}]}, "k1 must be a finite number"),
         ("llm", "openai:m@http://127.0.0.1:9/v1", {"timeout": "x"}, "timeout must be a finite number"),
         ("llm", "openai:m@http://127.0.0.1:9/v1", {"omit": "temperature"}, "omit must be a list of items, each a text"),
