@@ -21,11 +21,23 @@ def leaderboard(
     html: Annotated[Path | None, typer.Option(help="Write an HTML page with the trajectories to this file.")] = None,
     as_json: AsJson = False,
 ) -> None:
-    """Rank finished runs. Answers are scored again from the records; no model is called."""
+    """Rank finished runs. Answers are scored again from the records; no model is called, and nothing is downloaded.
+
+    A source that cannot be scored is left out, with a line that says why. The exit code is 1 if none could be.
+    """
     # Imported when called: `raggym --help` must not load pyarrow.
     from raggym_env.evaluation import build_leaderboard, html_report
+    from raggym_env.text.untrusted import one_line
 
-    board = build_leaderboard(sources, card=env, split=split, published=published)
+    left_out = []
+
+    def leave_out(source: Path, error: Exception) -> None:
+        left_out.append(source)
+        typer.echo(f"raggym: {one_line(f'{source} is left out: {error}')}", err=True)
+
+    board = build_leaderboard(sources, card=env, split=split, published=published, on_error=leave_out)
+    if len(left_out) == len(sources):
+        raise typer.Exit(1)
     if html is not None:
         html.write_text(html_report(board), encoding="utf-8")
     typer.echo(json.dumps(board.to_json(), indent=2) if as_json else board.to_markdown())

@@ -2,25 +2,26 @@
 
 from __future__ import annotations
 
-import tomllib
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from raggym_env import data
 from raggym_env.cards import EnvCard, env_card, policy_card
 from raggym_env.core import Task
+from raggym_env.data.dataset import TaskSet, resolve_split
 from raggym_env.data.files import json_records
-from raggym_env.errors import DataError, RunError
+from raggym_env.errors import DataError, RAGGymError, RunError
 from raggym_env.evaluation.scores import Prediction, Scores, score_records
 from raggym_env.runs.run import Run
+from raggym_env.storage.parsing import ParseError, parse_toml, read_file
 from raggym_env.storage.paths import card_names
+from raggym_env.text.untrusted import clipped, one_line
 
-__all__ = ["COLUMNS", "Board", "Leaderboard", "Row", "build_leaderboard"]
+__all__ = ["COLUMNS", "Board", "Leaderboard", "Row", "build_leaderboard", "local_tasks"]
 
 Json = dict[str, Any]
-LoadTasks = Callable[[EnvCard, str], data.TaskSet]
+LoadTasks = Callable[[EnvCard, str], TaskSet]
 # In the order of the columns. A board leaves out a metric that none of its rows has.
 COLUMNS = {"accuracy": "Accuracy", "em": "EM", "f1": "F1", "cover_em": "Cover EM", "recall": "Recall"}
 
@@ -100,8 +101,12 @@ def build_leaderboard(
     card: str | Path | EnvCard | None = None,
     split: str = "test",
     published: str | Path | None = None,
+    on_error: Callable[[Path, Exception], None] | None = None,
 ) -> Leaderboard:
     """Score runs and predictions, and rank them by environment.
+
+    A folder may come from somebody else: nothing is written or downloaded, no link in it is followed, and its questions
+    must be those of this machine's data set.
 
     Args:
         sources: Run folders, or files of `{"id", "prediction"}` lines.
@@ -109,18 +114,26 @@ def build_leaderboard(
         split: Split of the predictions.
         published: A TOML file of published results, shown unranked beside the runs: a table `[[result]]` each with
             `environment`, `policy`, `source` and one mean in [0, 1] per metric.
+        on_error: Called with each source that cannot be scored and its error; the source is left out. By default the
+            error is raised.
 
     Raises:
         RunError: A folder is not a run, or its questions are not those of the local data set.
-        DataError: A predictions file is malformed, or no environment was given for it.
+        DataError: Episodes or predictions are malformed, no environment was given for predictions, or the questions
+            are not on this machine.
     """
-    load_tasks = _cached(data.load_tasks)
+    load_tasks = _cached(local_tasks)
     entries = []
     for source in map(Path, sources):
-        if source.is_dir():
-            entries.append(_run_entry(Run.read(source), load_tasks))
-        else:
-            entries.append(_predictions_entry(source, card, split, load_tasks))
+        try:
+            if source.is_dir():
+                entries.append(_run_entry(Run.read(source), load_tasks))
+            else:
+                entries.append(_predictions_entry(source, card, split, load_tasks))
+        except (RAGGymError, ParseError, OSError) as error:
+            if on_error is None:
+                raise
+            on_error(source, error)
     cited = _published(Path(published)) if published is not None else []
     # Means are comparable only over the same questions, scored by the same metric.
     groups: dict[tuple[str, ...], list[_Entry]] = {}
@@ -131,11 +144,16 @@ def build_leaderboard(
     return Leaderboard(tuple(_board(group, cited) for _, group in sorted(groups.items())))
 
 
+def local_tasks(card: EnvCard, split: str) -> TaskSet:
+    """Return the tasks of a split from the files of this machine. Errors are those of `data.load_tasks`."""
+    return resolve_split(card, split, use_hub=False).task_set
+
+
 def _cached(load_tasks: LoadTasks) -> LoadTasks:
     """Return the function with a cache, since the runs of a board share their data set."""
-    cache: dict[str, data.TaskSet] = {}
+    cache: dict[str, TaskSet] = {}
 
-    def load(card: EnvCard, split: str) -> data.TaskSet:
+    def load(card: EnvCard, split: str) -> TaskSet:
         # Not by the card's name: two runs may have different cards of one name.
         key = f"{card.path} {card.dataset.model_dump_json()} {split}"
         if key not in cache:
@@ -164,7 +182,7 @@ def _run_entry(run: Run, load_tasks: LoadTasks) -> _Entry:
     options = "".join(f", {name}={value}" for name, value in retrieval.options.items())
     corpus = str(run.config["corpus"])[:6]  # shown since runs over different passages are not comparable
     setting = f"{retrieval.name}, k={retrieval.k}{options}, {episode.max_searches} searches, corpus {corpus}"
-    row = Row(_label(run), str(run.path), score_records(run.episodes(), tasks, run.price), setting=setting)
+    row = Row(_label(run), str(run.path), score_records(run.iter_episodes(), tasks, run.price), setting=setting)
     return _Entry(card, split, tasks, taskset.fingerprint, row)
 
 
@@ -172,7 +190,7 @@ def _label(run: Run) -> str:
     """Return the policy's name with the model, changed options, the search at inference and the seed."""
     policy, seed = run.config["policy"], run.config["seed"]
     name = str(policy["name"])
-    # An old record may lack the table.
+    # The record of a policy object lacks the table.
     search = {key: value for key, value in policy.get("search", {}).items() if value}
     if tree := search.pop("tree", None):
         search["tree"] = f"{tree['width']}x{tree['depth']}"
@@ -228,9 +246,12 @@ def _predictions(path: Path) -> list[Prediction]:
 def _published(path: Path) -> list[tuple[str, Row]]:
     try:
         rows = []
-        for result in tomllib.loads(path.read_text(encoding="utf-8"))["result"]:
+        for result in parse_toml(read_file(path))["result"]:
             means = {metric: float(result[metric]) for metric in COLUMNS if metric in result}
-            rows.append((result["environment"], Row(result["policy"], result["source"], cited=means)))
+            if not all(0 <= mean <= 1 for mean in means.values()):
+                raise ValueError(f"means are in [0, 1], got {means}")
+            environment, policy, source = (str(result[key]) for key in ("environment", "policy", "source"))
+            rows.append((environment, Row(policy, source, cited=means)))
         return rows
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise DataError(f"{path} is not a file of published results: {error!r}.") from error
@@ -243,8 +264,8 @@ def _board(group: Sequence[_Entry], cited: Sequence[tuple[str, Row]]) -> Board:
     def rank_key(row: Row) -> tuple[bool, float, str]:
         assert row.scores is not None  # noqa: S101  # published rows are added after sorting
         estimate = row.scores.metrics.get(metric)
-        # Complete runs first; the name decides ties, so that the board does not depend on the order of the arguments.
-        return not row.scores.complete, -estimate.mean if estimate else 0.0, row.policy
+        # Ranked runs first; the name decides ties, so that the board does not depend on the order of the arguments.
+        return not row.scores.ranked, -estimate.mean if estimate else 0.0, row.policy
 
     rows = sorted((entry.row for entry in group), key=rank_key)
     rows += [row for environment, row in cited if environment == first.card.name]
@@ -277,9 +298,22 @@ def _markdown(board: Board) -> str:
         notes.append(f"Setting: {setting}.")
     if any(row.scores and not row.scores.complete for row in board.rows):
         notes.append("Runs in which not every question is scored are not ranked; their means are over the scored ones.")
+    notes += [note for row in board.rows if (note := _no_action_note(row))]
     if any(row.cited for row in board.rows):
         notes.append("Cited rows are published results, obtained with other corpora, retrievers and questions.")
     return "\n".join([*lines, "", " ".join(notes)])
+
+
+def _no_action_note(row: Row) -> str:
+    """Return a sentence on the outputs of a run that were no action; empty if there were none."""
+    scores = row.scores
+    if scores is None or not scores.no_action:
+        return ""
+    verdict = f"{scores.no_action:,} outputs could not be read as an action and score 0"
+    if scores.no_action == scores.questions:
+        verdict = "no output could be read as an action, so it is not ranked"
+    reason = next(iter(scores.no_action_reasons), "unknown")  # a record of an older version has none
+    return f"{row.policy}: {verdict}. Most frequent reason: {clipped(one_line(reason), 200).rstrip('.')}."
 
 
 def _cells(row: Row, place: int, metrics: Sequence[str]) -> list[str]:
@@ -291,7 +325,7 @@ def _cells(row: Row, place: int, metrics: Sequence[str]) -> list[str]:
     scored += f", {scores.no_action} no action" if scores.no_action else ""
     scored += f", {scores.failed} failed" if scores.failed else ""
     return [
-        str(place) if scores.complete else "",
+        str(place) if scores.ranked else "",
         row.policy,
         *figures,
         "" if scores.searches is None else f"{scores.searches:.2f}",

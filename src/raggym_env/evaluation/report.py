@@ -5,9 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from raggym_env import data
 from raggym_env.core import Answer, Search, Task
-from raggym_env.evaluation.leaderboard import COLUMNS, Board, Leaderboard, Row
+from raggym_env.evaluation.leaderboard import COLUMNS, Board, Leaderboard, Row, local_tasks
 from raggym_env.mdp.metrics import score
 from raggym_env.mdp.records import Episode
 from raggym_env.runs.run import Run
@@ -55,7 +54,7 @@ def _row(board: Board, row: Row, place: int, episodes: int) -> Json:
     scores = row.scores
     pairs = _episodes(row) if episodes else []
     return {
-        "place": place if scores is not None and scores.complete else "",
+        "place": place if scores is not None and scores.ranked else "",
         "policy": row.policy,
         "source": row.source,
         "cited": row.cited is not None,
@@ -77,8 +76,8 @@ def _episodes(row: Row) -> list[tuple[Episode, Task]]:
         return []
     run = Run.read(row.source)
     # A question that failed and was run again has several records; the last one counts.
-    latest = {episode.id: episode for episode in run.episodes()}
-    tasks = run.select(data.load_tasks(run.card, run.config["split"]).tasks)
+    latest = {episode.id: episode for episode in run.iter_episodes()}
+    tasks = run.select(local_tasks(run.card, run.config["split"]).tasks)
     return [(latest[task.id], task) for task in tasks if task.id in latest]
 
 
