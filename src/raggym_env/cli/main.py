@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import sys
+from contextlib import suppress
 from typing import Any
 
 import typer
 from typer.core import TyperGroup
 
 from raggym_env.cli import cards, collect, data, evaluate, export, leaderboard, models, play, serve, train
+from raggym_env.cli._signals import exit_code, signals_raised
 from raggym_env.errors import RAGGymError
 
 __all__ = ["app"]
@@ -19,13 +21,16 @@ class _Group(TyperGroup):
 
     def invoke(self, ctx: Any) -> Any:
         try:
-            return super().invoke(ctx)
+            with signals_raised():
+                return super().invoke(ctx)
         except (RAGGymError, OSError) as error:  # OSError: a path that cannot be read or written, a full disk
             print(f"raggym: {error}", file=sys.stderr)
             raise typer.Exit(1) from error
-        except KeyboardInterrupt:
-            print("raggym: interrupted. Finished work is kept; the same command resumes.", file=sys.stderr)
-            raise typer.Exit(130) from None
+        except KeyboardInterrupt as error:
+            message = "raggym: interrupted. Finished work is kept; the same command resumes."
+            with suppress(OSError):  # after SIGHUP the terminal may be gone
+                print(" ".join([message, *getattr(error, "__notes__", ())]), file=sys.stderr, flush=True)
+            raise typer.Exit(exit_code(error)) from None
 
 
 app = typer.Typer(

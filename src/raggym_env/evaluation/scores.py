@@ -129,7 +129,7 @@ def score_records(
         if record.id in latest:
             latest[record.id] = record
             usage += record.usage if isinstance(record, Episode) else Usage()
-    answered = [(record, task) for task in tasks if (record := latest[task.id]) is not None]
+    answered = [(last, task) for task in tasks if (last := latest[task.id]) is not None]
     scored = [(record, task) for record, task in answered if record.error is None]
     # Metrics differ between tasks: recall exists only where there are supporting facts.
     values: dict[str, list[float]] = {}

@@ -6,7 +6,7 @@ import time
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import islice
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from raggym_env.core import Action, State, StopReason, Task, Usage
 from raggym_env.errors import InvalidAction, LLMError, PolicyError, RAGGymError, check_option
@@ -39,10 +39,9 @@ class _Running:
         self.error = f"{type(error).__name__}: {error}"
 
     def record(self) -> Episode:
+        about: dict[str, Any] = {"output": self.output, "failure": self.failure, "usage": self.usage}
         seconds = time.perf_counter() - self.started
-        steps = tuple(self.steps)
-        about = {"error": self.error, "output": self.output, "failure": self.failure, "usage": self.usage}
-        return Episode.of(self.state, steps, seconds=seconds, **about)
+        return Episode.of(self.state, tuple(self.steps), error=self.error, seconds=seconds, **about)
 
 
 def rollout(
