@@ -275,17 +275,17 @@ def ids(path):
 
 @given(st.integers(0, len(WHOLE)), st.integers(0, 9000), st.text("\n\r \0", max_size=4))
 def test_whatever_a_power_cut_leaves_at_the_end_is_cut_off_and_nothing_else(cut, zeros, blanks):
-    kept = WHOLE[: WHOLE.rfind(b"\n", 0, cut) + 1]
+    whole = WHOLE[: WHOLE.rfind(b"\n", 0, cut) + 1]
     # Half of a line directly before a line break would be a damaged line: nobody could tell that it was the last.
-    tail = WHOLE[len(kept) : cut] + b"\0" * zeros + (blanks.encode() if zeros else b"")
+    tail = WHOLE[len(whole) : cut] + b"\0" * zeros + (blanks.encode() if zeros else b"")
     with TemporaryDirectory() as folder:
         path = Path(folder, "e.jsonl")
-        path.write_bytes(kept + tail)
+        path.write_bytes(whole + tail)
         repair(path)
-        assert path.read_bytes() == kept
+        assert path.read_bytes() == whole
         with RecordWriter(path) as writer:
             writer.append([{"id": "new"}])
-        assert ids(path) == [*(str(number) for number in range(kept.count(b"\n"))), "new"]
+        assert ids(path) == [*(str(number) for number in range(whole.count(b"\n"))), "new"]
 
 
 @pytest.mark.parametrize(

@@ -41,6 +41,8 @@ __all__ = ["Executor", "LocalExecutor", "Progress", "Run", "execute"]
 _PACKAGES = ("raggym-env", "gymnasium", "numpy", "numba", "rank-bm25", "PyStemmer", "pyarrow")
 _RUN = FolderKind("run.json", "run", "raggym eval", _PACKAGES)
 
+_MOST_LISTED = 50  # damaged lines in a message
+
 Json = dict[str, Any]
 
 
@@ -203,9 +205,11 @@ def _advice(file: Path) -> Iterator[None]:
     try:
         yield
     except MalformedData as error:
-        lines = "".join(f"{number}d;" for number in damaged_lines(file))
+        lines = damaged_lines(file)
+        numbers = "".join(f"{number}d;" for number in lines[:_MOST_LISTED])
+        which = f"the first {_MOST_LISTED} of {len(lines):,}" if len(lines) > _MOST_LISTED else "the"
         error.args = (
-            f"{error} To keep the other episodes, delete the damaged lines: `sed -i.bak '{lines}' "
+            f"{error}. To keep the other episodes, delete {which} damaged lines: `sed -i.bak '{numbers}' "
             f"{shlex.quote(str(file))}` does, and keeps the old file as {file.name}.bak. The command that made the run "
             "then runs their questions again.",
         )

@@ -182,4 +182,4 @@ def read_file(path: Path, *, max_bytes: int = MAX_BYTES, follow_links: bool = Tr
         size = os.fstat(file.fileno()).st_size
         if size > max_bytes:
             raise ParseError(f"{size:,} bytes, the limit is {max_bytes:,}")
-        return file.read(max_bytes)
+        return file.read(size)  # not `max_bytes`, which would be allocated first
