@@ -293,7 +293,16 @@ def _proposals(policy: Policy, row: Any) -> list[Proposal]:
     # `(0, query)` is an action, although it is a tuple as a row of two proposals may be.
     if not isinstance(row, list | tuple) or (len(row) == 2 and isinstance(row[1], str)):
         row = [row]
-    return [item if type(item) is Proposal else _proposal(policy, item) for item in row]
+    return [_sound(policy, item) if type(item) is Proposal else _proposal(policy, item) for item in row]
+
+
+def _sound(policy: Policy, item: Proposal) -> Proposal:
+    """Return a proposal if its parts have the types that every caller computes with: costs add up, actions hash."""
+    hashable = getattr(type(item.action), "__hash__", None) is not None
+    if not hashable or type(item.usage) is not Usage or not all(type(option) is Proposal for option in item.candidates):
+        expected = "proposals with an action, a Usage and candidates that are proposals"
+        raise PolicyError(_wrong_form(policy, "propose", expected, _PROPOSE, item))
+    return item
 
 
 def _proposal(policy: Policy, item: Any) -> Proposal:

@@ -1,9 +1,16 @@
+import contextlib
 import json
+import os
+import signal
+import time
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 from typer.testing import CliRunner
 
 from raggym_env.cli import app
+from raggym_env.cli._signals import signals_raised
+from raggym_env.protocols import BasePolicy, Proposal
 from raggym_env.storage.paths import card_names
 from towns import write_jsonl, write_towns
 
@@ -101,3 +108,86 @@ def test_an_interrupted_run_says_how_to_go_on(towns, tmp_path, monkeypatch):
     monkeypatch.setattr("raggym_env.evaluation.evaluate", interrupt)
     result = raggym("eval", towns, "--policy", "lexical")
     assert (result.exit_code, "the same command resumes" in result.stderr) == (130, True)
+
+
+def test_the_leaderboard_names_what_it_leaves_out_and_ranks_the_rest(towns, tmp_path):
+    good, bad, gone, page = (tmp_path / name for name in ("good", "bad", "gone", "board.html"))
+    for folder in (good, bad):
+        assert raggym("eval", towns, "--policy", "lexical", "--out", folder).exit_code == 0
+    (bad / "episodes.jsonl").write_text("{]\n")
+    result = raggym("leaderboard", bad, good, gone, "--html", page)
+    assert (result.exit_code, page.exists()) == (0, True)
+    assert "| 1 | lexical |" in result.stdout
+    first, second = result.stderr.splitlines()
+    assert first.startswith(f"raggym: {bad} is left out: ")
+    assert "line 1: not JSON" in first
+    assert second == f"raggym: {gone} is left out: {gone} is neither a run folder nor a predictions file."
+    nothing = raggym("leaderboard", bad, gone)
+    assert (nothing.exit_code, nothing.stdout, len(nothing.stderr.splitlines())) == (1, "", 2)
+
+
+def test_eval_prints_how_many_outputs_were_no_action_and_why(towns, tmp_path):
+    policy = tmp_path / "mute.toml"
+    policy.write_text('policy = "tests.cli.test_cli:Mute"\ndescription = "writes what is no action"\n')
+    result = raggym("eval", towns, "--policy", policy, "--trust-card", "--out", tmp_path / "run")
+    assert result.exit_code == 0, result.output
+    assert "12 of 12 questions scored" in result.stdout
+    lines = result.stdout.splitlines()
+    assert "12 outputs could not be read as an action and score 0. Most frequent reasons:" in lines
+    assert lines[-2:] == ["  9 x no block [31m at the end", "  3 x unfinished"]
+    again = raggym("eval", towns, "--policy", policy, "--trust-card", "--out", tmp_path / "run")
+    assert "  9 x no block" in again.stdout  # also where nothing was left to run
+
+
+class Mute(BasePolicy):
+    """Writes outputs that are no actions."""
+
+    def propose(self, states, n=1):
+        unfinished = [state.question.id in {"q1", "q2", "q3"} for state in states]
+        reasons = ["unfinished" if each else "no block \x1b[31m\nat the end" for each in unfinished]
+        return [[Proposal(None, text="?", failure=reason)] for reason in reasons]
+
+
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, 143), (signal.SIGHUP, 129), (signal.SIGINT, 130)])
+@pytest.mark.parametrize("command", ["eval", "collect"])
+def test_every_signal_ends_a_command_as_ctrl_c_does(towns, tmp_path, monkeypatch, command, number, code):
+    def interrupt(policy, states, n):
+        os.kill(os.getpid(), number)
+        time.sleep(10)  # until the signal arrives
+
+    before = [signal.getsignal(each) for each in (signal.SIGTERM, signal.SIGHUP)]
+    monkeypatch.setattr("raggym_env.policies.lexical.LexicalPolicy.propose", interrupt)
+    result = raggym(command, towns, "--policy", "lexical", "--out", tmp_path / "run")
+    assert result.exit_code == code, result.output
+    assert "raggym: interrupted. Finished work is kept; the same command resumes." in result.stderr
+    assert [signal.getsignal(each) for each in (signal.SIGTERM, signal.SIGHUP)] == before
+
+
+def test_a_signal_that_is_ignored_stays_ignored(monkeypatch):
+    handler = signal.signal(signal.SIGHUP, signal.SIG_IGN)  # as `nohup` does
+    try:
+        with signals_raised():
+            os.kill(os.getpid(), signal.SIGHUP)
+            assert signal.getsignal(signal.SIGHUP) is signal.SIG_IGN
+    finally:
+        signal.signal(signal.SIGHUP, handler)
+
+
+def test_a_forked_child_dies_of_the_signal_as_without_a_handler():
+    with signals_raised():
+        child = os.fork()
+        if not child:
+            with contextlib.suppress(BaseException):
+                os.kill(os.getpid(), signal.SIGTERM)
+                time.sleep(10)
+            os._exit(99)
+        assert os.waitpid(child, 0)[1] == signal.SIGTERM
+
+
+def test_outside_the_main_thread_nothing_is_installed():
+    def check():
+        with signals_raised():
+            return signal.getsignal(signal.SIGTERM)
+
+    with ThreadPoolExecutor(1) as pool:
+        assert pool.submit(check).result() is signal.getsignal(signal.SIGTERM)

@@ -208,3 +208,10 @@ def test_it_passes_gymnasiums_checker():
 def test_it_passes_stable_baselines3s_checker():
     checker = pytest.importorskip("stable_baselines3.common.env_checker")
     checker.check_env(CandidateActions(RAGEnv([FILM, BOTH], dynamics()[0]), Ideas(), n=5))
+
+
+def test_flattened_candidates_are_one_vector():
+    wrapped = gym.wrappers.FlattenObservation(CandidateActions(RAGEnv([FILM], dynamics()[0]), Ideas(), n=4))
+    assert isinstance(wrapped.observation_space, gym.spaces.Box)
+    obs, _ = wrapped.reset(seed=0)
+    assert obs in wrapped.observation_space

@@ -4,11 +4,13 @@ import numpy as np
 import pytest
 from gymnasium.error import ResetNeeded
 from gymnasium.utils.env_checker import data_equivalence
-from gymnasium.vector import AutoresetMode, SyncVectorEnv
+from gymnasium.vector import AsyncVectorEnv, AutoresetMode, SyncVectorEnv
+from gymnasium.wrappers import vector as wrappers
 
 from raggym_env.core import Answer, Search
 from raggym_env.envs.env import RAGEnv
 from raggym_env.envs.vector import RAGVectorEnv
+from raggym_env.envs.wrappers import TaggedText
 from raggym_env.errors import InvalidAction, RetrievalError
 from raggym_env.mdp.step_reward import StepReward
 from raggym_env.rewards.random import RandomReward
@@ -129,3 +131,57 @@ def test_actions_of_environments_that_are_only_reset_are_not_looked_at():
 def test_at_least_one_environment():
     with pytest.raises(ValueError, match="num_envs"):
         RAGVectorEnv(TASKS, dynamics()[0], num_envs=0)
+
+
+# -- Gymnasium's own vector environments and wrappers ---------------------------------------------------------------
+
+
+def one():
+    return RAGEnv(TASKS, dynamics()[0])
+
+
+def one_tagged():
+    return TaggedText(one())
+
+
+@pytest.mark.parametrize("make", [one, one_tagged])
+def test_async_vectors_need_shared_memory_off_and_the_error_says_so(make):
+    with pytest.raises(TypeError, match=r"shared_memory=False"):
+        AsyncVectorEnv([make] * 2)
+
+
+TAGGED = [["<search>Dawn</search>"] * 2, ["<answer>x</answer>"] * 2]
+
+
+@pytest.mark.parametrize(("make", "actions"), [(one, [[(0, "Dawn")] * 2, [(1, "Oslo")] * 2]), (one_tagged, TAGGED)])
+def test_async_vectors_without_shared_memory_equal_sync_ones(make, actions):
+    vectors = [AsyncVectorEnv([make] * 2, shared_memory=False), SyncVectorEnv([make] * 2)]
+    try:
+        first, second = ([vector.reset(seed=3), *map(vector.step, actions)] for vector in vectors)
+        assert data_equivalence(first, second)
+    finally:
+        for vector in vectors:
+            vector.close()
+
+
+STOCK = {
+    "DictInfoToList": wrappers.DictInfoToList,
+    "FilterObservation": lambda env: wrappers.FilterObservation(env, ["question"]),
+    "FlattenObservation": wrappers.FlattenObservation,
+    "NormalizeReward": wrappers.NormalizeReward,
+    "RecordEpisodeStatistics": wrappers.RecordEpisodeStatistics,
+    "TransformObservation": lambda env: wrappers.TransformObservation(env, lambda obs: obs),
+    "TransformReward": lambda env: wrappers.TransformReward(env, lambda reward: reward),
+}
+
+
+@pytest.mark.parametrize("wrap", STOCK.values(), ids=STOCK)
+def test_the_stock_vector_wrappers_treat_ours_as_gymnasiums(wrap):
+    ours, theirs = wrap(RAGVectorEnv(TASKS, dynamics()[0], num_envs=2)), wrap(SyncVectorEnv([one] * 2))
+    for env in (ours, theirs):
+        env.reset(seed=1)
+    for actions in ([(0, "Dawn"), (1, "Oslo")], [(1, "Oslo"), (0, "Dusk")], [(0, "Dawn"), (1, "yes")]):
+        (obs, *rest, infos), (expected, *others, expected_infos) = ours.step(actions), theirs.step(actions)
+        assert data_equivalence(obs, expected)
+        assert all(np.array_equal(*pair) for pair in zip(rest, others, strict=True))
+        assert len(infos) == len(expected_infos)

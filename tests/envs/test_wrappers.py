@@ -1,9 +1,12 @@
 import pytest
+from gymnasium import spaces, wrappers
 from gymnasium.error import ResetNeeded
+from gymnasium.utils.env_checker import check_env
 from gymnasium.wrappers import TimeLimit
 
 from raggym_env.core import Answer, Passage, Question, Search, State, Turn
 from raggym_env.envs.env import RAGEnv
+from raggym_env.envs.spaces import UnicodeText
 from raggym_env.envs.wrappers import RecordEpisodes, TaggedText
 from raggym_env.errors import InvalidAction
 from raggym_env.mdp.records import read_records
@@ -135,3 +138,60 @@ def test_text_episodes_and_episodes_cut_short_by_a_wrapper_are_recorded_too(tmp_
     records = list(read_records(path))
     assert [record["stop"] for record in records] == ["answer", "parse_failure", "truncated"]
     assert [len(record["steps"]) for record in records] == [2, 1, 1]
+
+
+# -- Gymnasium's own wrappers ---------------------------------------------------------------------------------------
+
+STOCK = {
+    "Autoreset": wrappers.Autoreset,
+    "ClipReward": lambda env: wrappers.ClipReward(env, 0, 1),
+    "DelayObservation": lambda env: wrappers.DelayObservation(env, 1),
+    "FilterObservation": lambda env: wrappers.FilterObservation(env, ["question", "history"]),
+    "FlattenObservation": wrappers.FlattenObservation,
+    "FrameStackObservation": lambda env: wrappers.FrameStackObservation(env, 2),
+    "NormalizeReward": wrappers.NormalizeReward,
+    "OrderEnforcing": wrappers.OrderEnforcing,
+    "PassiveEnvChecker": wrappers.PassiveEnvChecker,
+    "RecordEpisodeStatistics": wrappers.RecordEpisodeStatistics,
+    "StickyAction": lambda env: wrappers.StickyAction(env, 0.5),
+    "TimeAwareObservation": lambda env: wrappers.TimeAwareObservation(wrappers.TimeLimit(env, 5)),
+    "TimeLimit": lambda env: wrappers.TimeLimit(env, 5),
+    "TransformAction": lambda env: wrappers.TransformAction(env, lambda action: action, env.action_space),
+    "TransformObservation": lambda env: wrappers.TransformObservation(env, lambda obs: obs, env.observation_space),
+    "TransformReward": lambda env: wrappers.TransformReward(env, lambda reward: reward),
+}
+
+
+@pytest.mark.parametrize("inner", [lambda env: env, TaggedText], ids=["texts", "tagged"])
+@pytest.mark.parametrize("wrap", STOCK.values(), ids=STOCK)
+def test_the_stock_wrappers_work_and_keep_to_their_spaces(wrap, inner):
+    base = inner(env())
+    if wrap is STOCK["FilterObservation"] and inner is TaggedText:
+        pytest.skip("a text has no keys")
+    wrapped = wrap(base)
+    obs, _ = wrapped.reset(seed=0)
+    assert obs in wrapped.observation_space
+    actions = [(0, "nothing of this is ASCII: 東京"), (1, "Oslo")]
+    for action in ["<search>Dawn</search>", "<answer>Oslo</answer>"] if inner is TaggedText else actions:
+        obs, reward, *_ = wrapped.step(action)
+        assert obs in wrapped.observation_space
+        assert isinstance(float(reward), float)
+
+
+def test_flattening_keeps_texts_and_makes_a_vector_of_the_searches_left():
+    wrapped = wrappers.FlattenObservation(env())
+    obs, _ = wrapped.reset(options={"question": "pill"})
+    assert (obs["question"], obs["options"]) == ("Which drug?", ("aspirin", "ibuprofen"))
+    assert obs["searches_left"].tolist() == [0, 0, 1]
+    with pytest.warns(UserWarning, match="has a wrapper applied"):
+        check_env(wrapped, skip_render_check=True)
+    space = wrapped.unwrapped.observation_space
+    assert spaces.unflatten(space, spaces.flatten(space, space.sample())) in space
+
+
+def test_what_needs_a_vector_says_what_makes_one():
+    for space in (UnicodeText(), env().action_space):
+        with pytest.raises(ValueError, match="CandidateActions"):
+            spaces.flatdim(space)
+    with pytest.raises(ValueError, match="CandidateActions"):
+        spaces.flatten_space(env().action_space)

@@ -1,11 +1,17 @@
 import bz2
+import contextlib
 import gzip
 import json
+import os
+import re
+import socket
+import tracemalloc
 
 import pytest
 
-from raggym_env.errors import DataError, MalformedData, RunError
-from raggym_env.evaluation import build_leaderboard, evaluate
+from raggym_env.errors import CardError, DataError, DataNotFound, MalformedData, RAGGymError, RunError
+from raggym_env.evaluation import Leaderboard, build_leaderboard, evaluate, report_page
+from raggym_env.protocols import Proposal
 from towns import Reader, write_jsonl, write_towns
 
 
@@ -218,3 +224,185 @@ def test_runs_over_different_passages_show_it(towns, tmp_path):
     folders.append(run(towns, Reader(), tmp_path / "b"))
     (board,) = build_leaderboard(folders).boards
     assert len({row.setting for row in board.rows}) == 2
+
+
+# -- folders from somebody else -----------------------------------------------------------------------------------
+
+
+def damaged(folder, content, name="episodes.jsonl"):
+    (folder / name).write_bytes(content)
+
+
+def linked(path, target):
+    path.unlink(missing_ok=True)
+    path.symlink_to(target)
+
+
+DAMAGE = {
+    "no run.json": lambda folder: (folder / "run.json").unlink(),
+    "run.json is cut off": lambda folder: damaged(folder, b'{"format": 1', "run.json"),
+    "run.json is deep": lambda folder: damaged(folder, b"[" * 100_000, "run.json"),
+    "run.json has a huge number": lambda folder: damaged(folder, b'{"format": 1' + b"0" * 500 + b"}", "run.json"),
+    "run.json is a link": lambda folder: linked(folder / "run.json", (folder / "run.json").rename(folder / "x")),
+    "run.json is a pipe": lambda folder: (folder / "run.json").unlink() or os.mkfifo(folder / "run.json"),
+    "an episode is no JSON": lambda folder: damaged(folder, b"{]\n"),
+    "an episode is deep": lambda folder: damaged(folder, b"[" * 100_000 + b"\n"),
+    "an episode is NaN": lambda folder: damaged(folder, b"NaN\n"),
+    "an episode lacks fields": lambda folder: damaged(folder, b'{"id": "q0"}\n'),
+    "episodes are a pipe": lambda folder: (folder / "episodes.jsonl").unlink() or os.mkfifo(folder / "episodes.jsonl"),
+    "episodes are a device": lambda folder: linked(folder / "episodes.jsonl", "/dev/zero"),
+    "process data": lambda folder: edit(folder, lambda content: content["config"].update(collect=COLLECT)),
+    "other questions": lambda folder: edit(folder, lambda content: content["config"].update(dataset="other")),
+    "no such split": lambda folder: edit(folder, lambda content: content["config"].update(split="dev")),
+    "no such data": lambda folder: edit(folder, lambda content: content.update(card_path="/no/where/X-v0.toml")),
+    "episodes are a folder": lambda folder: (folder / "episodes.jsonl").unlink() or (folder / "episodes.jsonl").mkdir(),
+}
+COLLECT = {"n": 2, "critic": "mini", "keep": "all", "execute": "best", "explore": 0.0, "metric": "em"}
+
+
+def edit(folder, change):
+    content = json.loads((folder / "run.json").read_text())
+    change(content)
+    (folder / "run.json").write_text(json.dumps(content))
+
+
+def files(folder):
+    return {path: (os.lstat(path).st_mtime_ns, os.lstat(path).st_size) for path in sorted(folder.rglob("*"))}
+
+
+@pytest.mark.parametrize("damage", DAMAGE.values(), ids=DAMAGE)
+def test_a_bad_run_is_named_and_left_out_and_the_others_are_ranked(towns, tmp_path, damage):
+    good, bad = run(towns, Guesser(), tmp_path / "good"), run(towns, Reader(), tmp_path / "bad")
+    damage(bad)
+    before = files(tmp_path)
+    left_out = []
+    board = build_leaderboard([bad, good], on_error=lambda *row: left_out.append(row))
+    assert [row.policy for row in board.boards[0].rows] == ["guesser"]
+    ((source, error),) = left_out
+    assert source == bad
+    assert isinstance(error, RAGGymError | OSError)
+    with pytest.raises(type(error), match=re.escape(str(error)[:80])):
+        build_leaderboard([good, bad])
+    assert files(tmp_path) == before  # reading writes nothing, no lock either
+
+
+@pytest.mark.parametrize("wrong", [None, True, -1, 10**30, "x", "\ud800", [], {}, [["x"]], {"x": 1}], ids=repr)
+def test_an_episode_with_anything_wrong_anywhere_is_read_or_one_typed_error(towns, tmp_path, wrong):
+    folder = run(towns, "lexical", tmp_path / "run", limit=1, settings={"policy.search": CRITIC})
+    record = json.loads((folder / "episodes.jsonl").read_text())
+    for path in list(places(record)):
+        changed = json.loads(json.dumps(record))
+        parent = changed
+        for key in path[:-1]:
+            parent = parent[key]
+        if path:
+            parent[path[-1]] = wrong
+        write_jsonl(folder / "episodes.jsonl", [changed if path else wrong])
+        with contextlib.suppress(RAGGymError):
+            board = build_leaderboard([folder])
+            (board.to_markdown() + json.dumps(board.to_json()) + report_page(board)).encode()
+
+
+CRITIC = {"best_of": 2, "critic": "random"}
+
+
+def places(value, path=()):
+    """Every place in a JSON value."""
+    yield path
+    items = value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, list) else ()
+    for key, inner in items:
+        yield from places(inner, (*path, key))
+
+
+def test_nothing_is_downloaded_whatever_a_run_names(towns, tmp_path, monkeypatch):
+    folder = run(towns, Reader(), tmp_path / "run")
+    sources = [{"questions": "hub:somebody/data:test", "corpus": "hub:somebody/data:corpus"}]
+    edit(folder, lambda content: content["config"]["environment"]["dataset"]["splits"].update(test=sources))
+
+    def refuse(*arguments, **options):
+        raise AssertionError("a connection was tried")
+
+    for name in ("connect", "connect_ex"):
+        monkeypatch.setattr(socket.socket, name, refuse)
+    monkeypatch.setattr(socket, "getaddrinfo", refuse)
+    with pytest.raises(DataNotFound, match="raggym data get"):
+        build_leaderboard([folder])
+    board = build_leaderboard([run(towns, Reader(), tmp_path / "other")])
+    edit(tmp_path / "other", lambda content: content.update(json.loads((folder / "run.json").read_text())))
+    with pytest.raises(DataNotFound):
+        report_page(board)
+
+
+def test_a_generated_data_set_without_end_is_refused(towns, tmp_path):
+    folder = run(towns, Reader(), tmp_path / "run")
+    splits = {"test": [{"questions": "test", "rows": f"first {10**12}"}]}
+    edit(folder, lambda content: content["config"]["environment"]["dataset"].update(format="synth", splits=splits))
+    with pytest.raises(CardError, match="at most 1,000,000 rows"):
+        build_leaderboard([folder])
+
+
+def test_any_number_of_records_takes_little_memory(towns, tmp_path):
+    folder = run(towns, Reader(), tmp_path / "run")
+    file = folder / "episodes.jsonl"
+    records = file.read_bytes()
+    strangers = b"".join(records.replace(b'"id": "q', b'"id": "%d-' % number) for number in range(200))
+    file.write_bytes(strangers + records * 100)
+    tracemalloc.start()
+    try:
+        (board,) = build_leaderboard([folder]).boards
+        assert tracemalloc.get_traced_memory()[1] < 2e6  # as episodes in memory they would take 7 MB
+    finally:
+        tracemalloc.stop()
+    assert (board.rows[0].scores.scored, board.rows[0].scores.metrics["em"].mean) == (12, 1.0)
+
+
+class Silent(Reader):
+    """Writes outputs that are no actions, for all questions but those in `speaks`."""
+
+    name = fingerprint = "silent"
+
+    def __init__(self, *speaks):
+        super().__init__()
+        self.speaks = speaks
+
+    def _proposal(self, state):
+        if state.question.id in self.speaks:
+            return super()._proposal(state)
+        reason = "the server refuses `temperature`\n<b>400</b>" if state.question.id != "q7" else "no block"
+        return Proposal(None, text="?", failure=reason)
+
+
+def test_outputs_that_were_no_action_are_counted_with_their_most_frequent_reason(towns, tmp_path):
+    (board,) = build_leaderboard([run(towns, Silent("q1", "q2"), tmp_path / "a")]).boards
+    scores = board.rows[0].scores
+    reasons = {"the server refuses `temperature`\n<b>400</b>": 9, "no block": 1}
+    assert (scores.no_action, scores.no_action_reasons, scores.ranked) == (10, reasons, True)
+    text = Leaderboard((board,)).to_markdown()
+    assert "| 1 | silent |" in text
+    assert "silent: 10 outputs could not be read as an action and score 0. Most frequent reason: the server" in text
+
+
+def test_a_run_without_a_single_action_is_not_ranked_and_the_board_says_why(towns, tmp_path):
+    folders = [run(towns, Silent(), tmp_path / "a"), run(towns, Guesser(), tmp_path / "b")]
+    board = build_leaderboard(folders)
+    text = board.to_markdown()
+    assert "|  | silent | 0.000 [0.000, 0.000]" in text
+    assert "| 1 | guesser |" in text
+    assert "silent: no output could be read as an action, so it is not ranked. Most frequent reason: the server" in text
+    assert json.loads(json.dumps(board.to_json()))[0]["rows"][1]["scores"]["no_action"] == 12
+
+
+def test_a_record_of_an_older_version_has_no_reason(towns, tmp_path):
+    folder = run(towns, Silent(), tmp_path / "a")
+    records = [json.loads(line) for line in (folder / "episodes.jsonl").read_text().splitlines()]
+    write_jsonl(folder / "episodes.jsonl", [{k: v for k, v in each.items() if k != "failure"} for each in records])
+    assert "Most frequent reason: unknown." in build_leaderboard([folder]).to_markdown()
+
+
+@pytest.mark.parametrize(
+    "text", ["[[result]]\nenvironment = 'E'\npolicy = 'p'\nsource = 's'\nem = 7", "result = 3", "a = inf", "[" * 9999]
+)
+def test_published_results_are_checked(tmp_path, text):
+    (tmp_path / "p.toml").write_text(text)
+    with pytest.raises(DataError, match=r"p\.toml"):
+        build_leaderboard([], published=tmp_path / "p.toml")

@@ -7,6 +7,7 @@ from raggym_env import policies
 from raggym_env.core import Answer, Search, Usage
 from raggym_env.errors import CardError, LLMError, OptionError, RewardError
 from raggym_env.mdp.rollout import rollout
+from raggym_env.mdp.step_reward import StepReward
 from raggym_env.policies.best_of import BestOf
 from raggym_env.policies.tree import Tree
 from raggym_env.policies.vote import Vote
@@ -207,8 +208,14 @@ class Failing(Longest):
 
 
 class NotANumber(Longest):
+    """Scores one candidate of every state with something that is no number."""
+
+    def __init__(self, value):
+        super().__init__()
+        self.value = value
+
     def score(self, states, actions):
-        return [np.full(len(row), np.nan, np.float32) for row in actions]
+        return [np.array([self.value, *[0.5] * (len(row) - 1)], np.float32) for row in actions]
 
 
 @pytest.mark.parametrize("search", [BestOf, lambda policy, critic, n: Tree(policy, critic, dynamics()[0], n=n)])
@@ -251,7 +258,15 @@ def test_a_policy_that_proposes_nothing_is_a_failure_of_that_state(search):
     assert [row[0].failure for row in rows] == ["the policy proposed nothing"] * 2
 
 
-def test_a_score_that_is_not_a_number_chooses_nothing():
+@pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
+@pytest.mark.parametrize("search", [BestOf, lambda policy, critic, n: Tree(policy, critic, dynamics()[0], n=n)])
+def test_a_score_that_is_not_a_number_chooses_nothing(search, value):
     _, _, states = start(FILM)
-    (row,) = BestOf(Fixed(Search("a")), NotANumber(), n=2).propose(states)
-    assert (row[0].outage, "must return finite scores" in row[0].failure) == (True, True)
+    (row,) = search(Fixed(Search("a"), Answer("b")), NotANumber(value), n=2).propose(states)
+    assert (row[0].action, row[0].outage, "must return finite scores" in row[0].failure) == (None, True, True)
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf])
+def test_a_process_reward_that_is_not_a_number_fails_the_episode(value):
+    (episode,) = rollout(Fixed(Answer("b")), [FILM], dynamics()[0], StepReward("em", NotANumber(value)))
+    assert episode.error.startswith("RewardError: NotANumber.score must return finite scores")

@@ -1,17 +1,22 @@
+import contextlib
 import json
+import math
 import os
 import random
+import shlex
 import signal
 import subprocess
 import sys
 import time
+from dataclasses import replace
 
+import numpy as np
 import pytest
 from filelock import FileLock
 
-from raggym_env.core import Answer
-from raggym_env.errors import CardError, MalformedData, RewardError, RunError
-from raggym_env.evaluation import Run, evaluate
+from raggym_env.core import Answer, Usage
+from raggym_env.errors import CardError, DataError, MalformedData, OptionError, RAGGymError, RewardError, RunError
+from raggym_env.evaluation import Run, build_leaderboard, evaluate
 from raggym_env.protocols import Proposal
 from towns import Reader, write_jsonl, write_towns
 
@@ -307,3 +312,218 @@ def test_an_evaluation_killed_ten_times_at_random_moments_ends_with_the_same_epi
     assert contents(killed) == contents(undisturbed)
     scores = [json.loads((run.path / "run.json").read_text())["scores"] for run in (killed, undisturbed)]
     assert scores[0] == scores[1]
+
+
+# -- after a power cut, and folders that somebody has edited --------------------------------------------------------
+
+
+@pytest.mark.parametrize("tail", [b"\n", b"\0" * 3000, b'{"id": "q7", "question\0\0\0', b"\n\n", b'{"id": "q7"'])
+def test_a_power_cut_costs_nothing_but_the_episode_that_was_being_written(towns, tmp_path, tail):
+    run, _ = evaluate(towns, Reader(), out=tmp_path / "run")
+    lines = run.episodes_file.read_bytes().splitlines(keepends=True)
+    run.episodes_file.write_bytes(b"".join(lines[:7]) + tail)
+    played = []
+    _, scores = evaluate(towns, Reader(), out=tmp_path / "run", progress=lambda *row: played.append(row[2]["id"]))
+    assert played == [json.loads(line)["id"] for line in lines[7:]]
+    assert run.episodes_file.read_bytes().splitlines(keepends=True)[:7] == lines[:7]
+    assert scores.complete
+
+
+def test_damaged_lines_are_all_named_and_the_printed_command_saves_the_others(towns, tmp_path):
+    run, _ = evaluate(towns, Reader(), out=tmp_path / "a 'quoted' folder")
+    lines = run.episodes_file.read_bytes().splitlines(keepends=True)
+    damaged = {2: b"garbage\n", 5: lines[5].replace(b'"steps"', b'"stops"'), 6: b'{"id": NaN}\n', 9: b"\xff\n"}
+    run.episodes_file.write_bytes(b"".join(damaged.get(index, line) for index, line in enumerate(lines)))
+    for use in (run.records, run.episodes, lambda: evaluate(towns, Reader(), out=run.path)):
+        with pytest.raises(MalformedData, match=r"line 3: not JSON.*sed -i\.bak '3d;6d;7d;10d;'") as error:
+            use()
+    command = str(error.value).split("`")[1]
+    subprocess.run(shlex.split(command), check=True)  # as a shell would split it
+    assert len(run.episodes()) == 8
+    _, scores = evaluate(towns, Reader(), out=run.path)
+    assert (scores.complete, len(run.episodes())) == (True, 12)
+    assert (run.path / "episodes.jsonl.bak").exists()
+
+
+def test_of_several_records_of_a_question_the_last_one_counts_and_those_of_other_questions_do_not(towns, tmp_path):
+    run, _ = evaluate(towns, Reader(), out=tmp_path / "run")
+    records = run.records()
+    failed = {**records[0], "error": "RetrievalError: down", "stop": None, "answer": None}
+    other = {**records[1], "id": "not a question"}
+    write_jsonl(run.episodes_file, [*records, other, failed, {**records[2], "answer": "wrong"}])
+    played = []
+    _, scores = evaluate(towns, Reader(), out=tmp_path / "run", progress=lambda *row: played.append(row))
+    assert [(done, total, record["id"]) for done, total, record in played] == [(12, 12, records[0]["id"])]
+    assert (scores.scored, scores.metrics["em"].mean) == (12, pytest.approx(11 / 12))
+
+
+@pytest.mark.parametrize("name", ["run.json", "episodes.jsonl", ".lock"])
+@pytest.mark.parametrize("dangling", [False, True], ids=["", "dangling"])
+def test_a_link_in_a_run_folder_is_refused_and_its_target_untouched(towns, tmp_path, name, dangling):
+    run, _ = evaluate(towns, Reader(), out=tmp_path / "run")
+    target = tmp_path / "target"
+    (run.path / name).rename(target)
+    before = target.read_bytes()
+    if dangling:
+        target.unlink()
+    (run.path / name).symlink_to(target)
+    with pytest.raises(RAGGymError, match=r"symbolic link|is not a run folder"):
+        evaluate(towns, Reader(), out=run.path)
+    assert (None if dangling else before) == (target.read_bytes() if target.exists() else None)
+
+
+def test_a_link_with_the_name_of_the_partial_file_is_not_followed(towns, tmp_path):
+    (tmp_path / "run").mkdir()
+    (tmp_path / "precious").write_text("precious")
+    (tmp_path / "run" / "run.json.partial").symlink_to(tmp_path / "precious")
+    run, _ = evaluate(towns, Reader(), out=tmp_path / "run")
+    assert (tmp_path / "precious").read_text() == "precious"
+    assert Run.read(run.path).config == run.config
+
+
+def test_a_pipe_instead_of_the_episodes_does_not_block(towns, tmp_path):
+    run, _ = evaluate(towns, Reader(), out=tmp_path / "run")
+    run.episodes_file.unlink()
+    os.mkfifo(run.episodes_file)
+    for use in (run.episodes, run.records, lambda: evaluate(towns, Reader(), out=run.path)):
+        with pytest.raises(DataError, match="not a regular file"):
+            use()
+
+
+TREE = {"policy.search": {"tree": {"depth": 1}, "critic": "random"}}
+WRONG = [None, True, -1, 1.5, 10**30, "x", "\ud800", [], [[]], {}, {"name": 3}, "../../etc/passwd"]
+
+
+def places(value, path=()):
+    """Every place in a JSON value."""
+    yield path
+    items = value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, list) else ()
+    for key, inner in items:
+        yield from places(inner, (*path, key))
+
+
+@pytest.mark.parametrize("wrong", WRONG, ids=repr)
+def test_a_run_json_with_anything_wrong_anywhere_is_read_or_one_typed_error(towns, tmp_path, wrong):
+    run, _ = evaluate(towns, "lexical", limit=3, out=tmp_path / "run", settings=TREE)
+    file = run.path / "run.json"
+    content = json.loads(file.read_text())
+    for path in list(places(content)):
+        changed = json.loads(json.dumps(content))
+        parent = changed
+        for key in path[:-1]:
+            parent = parent[key]
+        if path:
+            parent[path[-1]] = wrong
+        file.write_text(json.dumps(changed if path else wrong))
+        with contextlib.suppress(RAGGymError):
+            build_leaderboard([run.path]).to_markdown()
+        with contextlib.suppress(RAGGymError):
+            Run.read(run.path).records()
+
+
+@pytest.mark.parametrize("setting", [10**30, {"deep": json.loads("[" * 70 + "]" * 70)}])
+def test_settings_that_could_not_be_read_back_stop_a_run_before_it_starts(towns, tmp_path, setting):
+    with pytest.raises(OptionError, match="settings of a run are written as JSON"):
+        evaluate(
+            towns, "random", out=tmp_path / "run", settings={"policy.price": None, "reward.options": {"x": setting}}
+        )
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize(("name", "value"), [("name", 5), ("fingerprint", object()), ("fingerprint", {1, 2})])
+def test_a_policy_object_whose_name_or_fingerprint_is_no_text_is_refused_before_it_starts(towns, tmp_path, name, value):
+    policy = Reader()
+    setattr(policy, name, value)
+    with pytest.raises(OptionError, match="settings of a run"):
+        evaluate(towns, policy, out=tmp_path / "run")
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_setting_with_half_of_a_surrogate_pair_is_resumed(towns, tmp_path):
+    settings = {"policy.description": "half \ud800"}
+    evaluate(towns, "random", out=tmp_path / "run", settings=settings)
+    assert evaluate(towns, "random", out=tmp_path / "run", settings=settings)[1].complete
+
+
+class Odd(Reader):
+    """Adds something to its proposals for the question q1."""
+
+    def __init__(self, **change):
+        super().__init__()
+        self.change = change
+
+    def _proposal(self, state):
+        proposal = super()._proposal(state)
+        return replace(proposal, **self.change) if state.question.id == "q1" else proposal
+
+
+@pytest.mark.parametrize(
+    ("change", "field"),
+    [
+        ({"usage": Usage(seconds=math.nan)}, "usage.seconds"),
+        ({"usage": Usage(prompt_tokens=-3)}, "usage.prompt_tokens"),
+        ({"usage": Usage(completion_tokens=10**30)}, "usage.completion_tokens"),
+        ({"usage": Usage(calls=0.5)}, "usage.calls"),
+        ({"text": 5}, "text"),
+        ({"score": "high"}, "score"),
+        ({"candidates": (Proposal(Answer(5)),)}, "candidates"),
+        ({"candidates": (Answer("x"),)}, "candidates that are proposals"),
+        ({"usage": None}, "a Usage"),
+        ({"action": {"search": "x"}}, "with an action"),
+    ],
+)
+def test_what_a_plug_in_must_not_return_fails_its_own_episode_only_and_says_why(towns, tmp_path, change, field):
+    run, scores = evaluate(towns, Odd(**change), out=tmp_path / "run")
+    assert (scores.scored, scores.failed) == (11, 1)
+    (error,) = [record["error"] for record in run.records() if record["error"]]
+    assert error.startswith("PolicyError: ")
+    assert field in error
+    assert evaluate(towns, Odd(), out=tmp_path / "run")[1].complete
+
+
+def test_numbers_of_numpy_and_scores_that_are_not_finite_are_recorded(towns, tmp_path):
+    usage = Usage(calls=np.int64(1), prompt_tokens=np.int32(5), seconds=np.float32(0.5))
+    run, scores = evaluate(towns, Odd(usage=usage, score=math.nan), out=tmp_path / "run")
+    assert (scores.complete, scores.usage.prompt_tokens) == (True, 10)  # of two steps
+    assert len(run.records()) == 12
+
+
+def interrupted(*arguments):
+    if arguments[0] == 5:
+        raise KeyboardInterrupt
+
+
+def test_an_interruption_names_the_folder_and_keeps_every_record(towns, tmp_path):
+    with pytest.raises(KeyboardInterrupt) as error:
+        evaluate(towns, Reader(), out=tmp_path / "run", progress=interrupted, in_flight=4)
+    assert error.value.__notes__ == [f"Run folder: {tmp_path / 'run'}"]
+    run = Run.read(tmp_path / "run")
+    assert len(run.records()) == 8  # those that ended together with the fifth are kept, too
+    assert evaluate(towns, Reader(), out=tmp_path / "run")[1].complete
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("command", ["eval", "collect", "eval --ray local --workers 1"])
+@pytest.mark.parametrize(("number", "code"), [("SIGTERM", 143), ("SIGHUP", 129), ("SIGINT", 130)])
+def test_a_signal_ends_a_command_in_order_and_the_command_resumes(tmp_path, command, number, code):
+    if "ray" in command:
+        pytest.importorskip("ray")
+    card = write_towns(tmp_path / "towns", questions=2000)
+    # A job in the background is born deaf to SIGINT.
+    start = (
+        "import signal; signal.signal(signal.SIGINT, signal.default_int_handler); from raggym_env.cli import app; app()"
+    )
+    name, *flags = command.split()
+    arguments = [name, str(card), "--policy", "lexical", "--out", str(tmp_path / "run"), "--in-flight", "4", *flags]
+    arguments += ["--n", "2"] if name == "collect" else []
+    process = subprocess.Popen([sys.executable, "-c", start, *arguments], stderr=subprocess.PIPE, text=True)
+    episodes = tmp_path / "run" / "episodes.jsonl"
+    while lines(episodes) < 20 and process.poll() is None:
+        time.sleep(0.01)
+    process.send_signal(getattr(signal, number))
+    _, stderr = process.communicate(timeout=120)
+    assert process.returncode == code, stderr
+    assert "the same command resumes. Run folder:" in stderr
+    assert "Traceback" not in stderr
+    assert episodes.read_bytes().endswith(b"\n")
+    assert 20 <= len(Run.read(tmp_path / "run").records()) < 2000

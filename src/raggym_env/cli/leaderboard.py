@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from raggym_env.cli._options import AsJson, TrustCard
-from raggym_env.cli._output import say_json, say_lines
+from raggym_env.cli._output import say, say_json, say_lines
 
 __all__ = ["leaderboard"]
 
@@ -24,13 +24,24 @@ def leaderboard(
     as_json: AsJson = False,
     trust_card: TrustCard = False,
 ) -> None:
-    """Rank finished runs. Answers are scored again from the records; no model is called."""
+    """Rank finished runs. Answers are scored again from the records; no model is called, and nothing is downloaded.
+
+    A source that cannot be scored is left out, with a line that says why. The exit code is 1 if none could be.
+    """
     # Imported when called: `raggym --help` must not load pyarrow.
     from raggym_env.cards import env_card
     from raggym_env.evaluation import build_leaderboard
 
+    left_out = []
+
+    def leave_out(source: Path, error: Exception) -> None:
+        left_out.append(source)
+        say(f"raggym: {source} is left out: {error}", err=True)
+
     card = None if env is None else env_card(env, trust=trust_card)
-    board = build_leaderboard(sources, card=card, split=split, published=published)
+    board = build_leaderboard(sources, card=card, split=split, published=published, on_error=leave_out)
+    if len(left_out) == len(sources):
+        raise typer.Exit(1)
     if as_json:
         say_json(board.to_json())
     else:

@@ -8,7 +8,7 @@ import sys
 import traceback
 import warnings
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import Any
 
 import typer
@@ -30,6 +30,7 @@ from raggym_env.cli import (
     train,
 )
 from raggym_env.cli._output import say_lines
+from raggym_env.cli._signals import exit_code, signals_raised
 from raggym_env.errors import RAGGymError
 from raggym_env.text.exits import for_terminal
 
@@ -45,14 +46,16 @@ class _Group(TyperGroup):
 
     def invoke(self, ctx: Any) -> Any:
         try:
-            with _usage_errors_for_a_terminal():
+            with _usage_errors_for_a_terminal(), signals_raised():
                 return super().invoke(ctx)
         except (RAGGymError, OSError) as error:  # OSError: a path that cannot be read or written, a full disk
             say_lines(_message(f"raggym: {error}"), err=True)
             raise typer.Exit(1) from error
-        except KeyboardInterrupt:
-            say_lines("raggym: interrupted. Finished work is kept; the same command resumes.", err=True)
-            raise typer.Exit(130) from None
+        except KeyboardInterrupt as error:
+            message = "raggym: interrupted. Finished work is kept; the same command resumes."
+            with suppress(OSError):  # after SIGHUP the terminal may be gone
+                say_lines(_message(" ".join([message, *getattr(error, "__notes__", ())])), err=True)
+            raise typer.Exit(exit_code(error)) from None
 
 
 @contextmanager

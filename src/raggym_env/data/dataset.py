@@ -23,6 +23,8 @@ from raggym_env.errors import CardError, DataNotFound, MissingExtra, UnknownName
 
 __all__ = ["Dataset", "TaskSet", "load", "load_tasks", "tasks_fingerprint"]
 
+_MOST_GENERATED = 1_000_000  # rows, which take about a gigabyte of the cache
+
 
 @dataclass(frozen=True, kw_only=True)
 class TaskSet:
@@ -191,6 +193,9 @@ def _generated(card: EnvCard, split: str) -> ResolvedSplit:
     source = card.dataset.sources_of(split)[0]
     if not source.rows.startswith("first "):
         raise CardError(f"{card.path}: a generated stream is endless: give its rows as 'first N', not {source.rows!r}.")
+    # They are stored in the cache, and a run folder from somebody else may name any number.
+    if _count(source.rows) > _MOST_GENERATED:
+        raise CardError(f"{card.path}: a generated split has at most {_MOST_GENERATED:,} rows, not {source.rows!r}.")
     # The name becomes part of a file name in the cache.
     if not re.fullmatch(r"[\w-]+", source.questions):
         raise CardError(

@@ -6,6 +6,8 @@ from typing import Any
 
 import numpy as np
 from gymnasium import spaces
+from gymnasium.spaces.utils import flatdim, flatten, flatten_space, unflatten
+from gymnasium.vector.utils import create_shared_memory
 
 from raggym_env.core import Action, Obs, State
 
@@ -37,8 +39,40 @@ class UnicodeText(spaces.Text):
             mask = (int(self.np_random.integers(self.min_length, longest + 1)), None)
         return super().sample(mask, probability)
 
+    @property
+    def is_np_flattenable(self) -> bool:
+        """False: a text is no vector."""
+        return False
+
     def __repr__(self) -> str:
         return f"UnicodeText({self.min_length}, {self.max_length})"
+
+
+# Gymnasium would flatten a text into a megabyte of numbers by a list of characters that no real text keeps to, and
+# share it between processes in the same form. Here it stays a text, as what has no fixed size stays what it is there.
+
+
+@flatten_space.register
+def _flatten_text_space(space: UnicodeText) -> Any:
+    return space
+
+
+@flatten.register
+@unflatten.register
+def _same_text(space: UnicodeText, x: str) -> Any:  # type: ignore[misc]  # the type of `unflatten` has a free variable
+    return x
+
+
+@flatdim.register
+def _no_dimension(space: UnicodeText) -> int:
+    raise ValueError(
+        f"{space} cannot be flattened to a vector of a fixed size. CandidateActions makes vectors of an environment."
+    )
+
+
+@create_shared_memory.register
+def _no_shared_memory(space: UnicodeText, n: int = 1, ctx: Any = None) -> Any:
+    raise TypeError("Texts of any length have no shared memory: make AsyncVectorEnv(..., shared_memory=False).")
 
 
 def observation_space(max_searches: int) -> spaces.Dict:

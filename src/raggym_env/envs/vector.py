@@ -32,6 +32,9 @@ class RAGVectorEnv(VectorEnv[VectorObs, Any, Any]):
     Observations are batched as Gymnasium batches them: `question`, `options` and `history` are tuples of length
     `n`, `searches_left` is an int64 array of shape `(n,)`. Actions are a sequence of `n` actions; in an
     environment that the step only resets (autoreset mode "NextStep") the action is not looked at and may be None.
+
+    Gymnasium's own `SyncVectorEnv` works, too, and so does `AsyncVectorEnv` with `shared_memory=False`: texts of any
+    length have no shared memory.
     """
 
     metadata: dict[str, Any] = {"render_modes": []}  # noqa: RUF012  # an instance variable in VectorEnv

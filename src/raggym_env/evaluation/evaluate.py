@@ -60,6 +60,6 @@ def evaluate(
     executor = LocalExecutor(in_flight) if workers is None else RayExecutor(workers, in_flight)
     # Scores are computed once, here: executing a plan knows no metric but that of the environment's reward.
     run = execute(plan, executor, out, progress=progress)
-    scores = score_records(run.episodes(), plan.tasks, run.price)
+    scores = score_records(run.iter_episodes(), plan.tasks, run.price)
     run.write("complete" if scores.complete else "incomplete", scores.metrics)
     return run, scores

@@ -2,18 +2,18 @@
 
 from __future__ import annotations
 
-import tomllib
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 from raggym_env.cards import EnvCard, env_card
 from raggym_env.core import Task
-from raggym_env.errors import DataError, RunError
+from raggym_env.errors import DataError, RAGGymError, RunError
 from raggym_env.evaluation.predictions import read_predictions
 from raggym_env.evaluation.scored_run import LoadTasks, ScoredRun, cached_tasks
 from raggym_env.evaluation.scores import Scores, score_records
+from raggym_env.storage.parsing import ParseError, parse_toml, read_file
 from raggym_env.text.exits import for_markdown
 
 __all__ = ["COLUMNS", "Board", "Leaderboard", "Row", "build_leaderboard"]
@@ -100,8 +100,12 @@ def build_leaderboard(
     card: str | Path | EnvCard | None = None,
     split: str = "test",
     published: str | Path | None = None,
+    on_error: Callable[[Path, Exception], None] | None = None,
 ) -> Leaderboard:
     """Score runs and predictions, and rank them by environment.
+
+    A folder may come from somebody else: nothing is written or downloaded, no link in it is followed, and its questions
+    must be those of this machine's data set.
 
     Args:
         sources: Run folders, or predictions files in a form of `read_predictions`.
@@ -109,18 +113,26 @@ def build_leaderboard(
         split: Split of the predictions.
         published: A TOML file of published results, shown unranked beside the runs: a table `[[result]]` each with
             `environment`, `policy`, `source` and one mean in [0, 1] per metric.
+        on_error: Called with each source that cannot be scored and its error; the source is left out. By default the
+            error is raised.
 
     Raises:
         RunError: A folder is not a run, or its questions are not those of the local data set.
-        DataError: A predictions file is malformed, or no environment was given for it.
+        DataError: Episodes or predictions are malformed, no environment was given for predictions, or the questions
+            are not on this machine.
     """
     load_tasks = cached_tasks()
     entries = []
     for source in map(Path, sources):
-        if source.is_dir():
-            entries.append(_run_entry(source, load_tasks))
-        else:
-            entries.append(_predictions_entry(source, card, split, load_tasks))
+        try:
+            if source.is_dir():
+                entries.append(_run_entry(source, load_tasks))
+            else:
+                entries.append(_predictions_entry(source, card, split, load_tasks))
+        except (RAGGymError, ParseError, OSError) as error:
+            if on_error is None:
+                raise
+            on_error(source, error)
     cited = _published(Path(published)) if published is not None else []
     # Means are comparable only over the same questions, scored by the same metric.
     groups: dict[tuple[str, ...], list[_Entry]] = {}
@@ -157,9 +169,12 @@ def _predictions_entry(path: Path, card: str | Path | EnvCard | None, split: str
 def _published(path: Path) -> list[tuple[str, Row]]:
     try:
         rows = []
-        for result in tomllib.loads(path.read_text(encoding="utf-8"))["result"]:
+        for result in parse_toml(read_file(path))["result"]:
             means = {metric: float(result[metric]) for metric in COLUMNS if metric in result}
-            rows.append((result["environment"], Row(result["policy"], result["source"], cited=means)))
+            if not all(0 <= mean <= 1 for mean in means.values()):
+                raise ValueError(f"means are in [0, 1], got {means}")
+            environment, policy, source = (str(result[key]) for key in ("environment", "policy", "source"))
+            rows.append((environment, Row(policy, source, cited=means)))
         return rows
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise DataError(f"{path} is not a file of published results: {error!r}.") from error
@@ -172,8 +187,8 @@ def _board(group: Sequence[_Entry], cited: Sequence[tuple[str, Row]]) -> Board:
     def rank_key(row: Row) -> tuple[bool, float, str]:
         assert row.scores is not None  # noqa: S101  # published rows are added after sorting
         estimate = row.scores.metrics.get(metric)
-        # Complete runs first; the name decides ties, so that the board does not depend on the order of the arguments.
-        return not row.scores.complete, -estimate.mean if estimate else 0.0, row.policy
+        # Ranked runs first; the name decides ties, so that the board does not depend on the order of the arguments.
+        return not row.scores.ranked, -estimate.mean if estimate else 0.0, row.policy
 
     rows = sorted((entry.row for entry in group), key=rank_key)
     rows += [row for environment, row in cited if environment == first.card.name]
@@ -207,13 +222,28 @@ def _markdown(board: Board) -> str:
     if any(row.scores and not row.scores.complete for row in board.rows):
         notes.append("Runs in which not every question is scored are not ranked; their means are over the scored ones.")
     notes += [
-        f"{row.policy}: {row.unknown:,} of its predictions are for other questions and not scored."
+        f"{for_markdown(row.policy)}: {row.unknown:,} of its predictions are for other questions and not scored."
         for row in board.rows
         if row.unknown
     ]
+    notes += [note for row in board.rows if (note := _no_action_note(row))]
     if any(row.cited for row in board.rows):
         notes.append("Cited rows are published results, obtained with other corpora, retrievers and questions.")
     return "\n".join([*lines, "", " ".join(notes)])
+
+
+def _no_action_note(row: Row) -> str:
+    """Return a sentence on the outputs of a run that were no action; empty if there were none."""
+    scores = row.scores
+    if scores is None or not scores.no_action:
+        return ""
+    verdict = f"{scores.no_action:,} outputs could not be read as an action and score 0"
+    if scores.no_action == scores.questions:
+        verdict = "no output could be read as an action, so it is not ranked"
+    reason = next(iter(scores.no_action_reasons), "unknown")  # a record of an older version has none
+    return (
+        f"{for_markdown(row.policy)}: {verdict}. Most frequent reason: {for_markdown(reason, length=200).rstrip('.')}."
+    )
 
 
 def _cells(row: Row, place: int, metrics: Sequence[str]) -> list[str]:
@@ -225,7 +255,7 @@ def _cells(row: Row, place: int, metrics: Sequence[str]) -> list[str]:
     scored += f", {scores.no_action} no action" if scores.no_action else ""
     scored += f", {scores.failed} failed" if scores.failed else ""
     return [
-        str(place) if scores.complete else "",
+        str(place) if scores.ranked else "",
         for_markdown(row.policy),
         *figures,
         "" if scores.searches is None else f"{scores.searches:.2f}",

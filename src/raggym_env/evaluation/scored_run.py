@@ -8,18 +8,18 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from raggym_env import data
 from raggym_env.cards import EnvCard, policy_card
 from raggym_env.core import Task
+from raggym_env.data.dataset import TaskSet, resolve_split
 from raggym_env.errors import RunError
 from raggym_env.evaluation.scores import Scores, score_record, score_records
 from raggym_env.mdp.records import Episode
 from raggym_env.runs.run import Run
 from raggym_env.storage.paths import card_names
 
-__all__ = ["LoadTasks", "ScoredRun", "cached_tasks", "groups_of"]
+__all__ = ["LoadTasks", "ScoredRun", "cached_tasks", "groups_of", "local_tasks"]
 
-LoadTasks = Callable[[EnvCard, str], data.TaskSet]
+LoadTasks = Callable[[EnvCard, str], TaskSet]
 
 _GROUP_FIELDS = ("hops", "level")
 
@@ -30,14 +30,14 @@ class ScoredRun:
 
     run: Run
     card: EnvCard
-    taskset: data.TaskSet
+    taskset: TaskSet
     tasks: Sequence[Task]
     """The questions that the run covers, in the split's order."""
     records: Sequence[Episode]
     """Every recorded episode, in the order in which they ended. A failed question that was run again has several."""
 
     @classmethod
-    def read(cls, path: str | Path, load_tasks: LoadTasks = data.load_tasks) -> ScoredRun:
+    def read(cls, path: str | Path, load_tasks: LoadTasks | None = None) -> ScoredRun:
         """Read a run folder and the questions of its split.
 
         Raises:
@@ -51,7 +51,7 @@ class ScoredRun:
                 f"{run.path} is process data of `raggym collect`, not an evaluation. `--inspect` shows its contents."
             )
         card = run.card
-        taskset = load_tasks(card, run.config["split"])
+        taskset = (load_tasks or local_tasks)(card, run.config["split"])
         # Scoring old answers on changed questions would give a number that nobody could reproduce.
         if taskset.fingerprint != run.config["dataset"]:
             raise RunError(
@@ -104,7 +104,7 @@ class ScoredRun:
         """The policy's name with the model, changed options, the search at inference and the seed."""
         policy, seed = self.run.config["policy"], self.run.config["seed"]
         name = str(policy["name"])
-        # An old record may lack the table.
+        # The record of a policy object lacks the table.
         search = {key: value for key, value in policy.get("search", {}).items() if value}
         if tree := search.pop("tree", None):
             search["tree"] = f"{tree['width']}x{tree['depth']}"
@@ -128,15 +128,21 @@ def _options(policy: Mapping[str, Any]) -> list[str]:
     return [*([str(llm)] if llm else []), *changed]
 
 
-def cached_tasks(load_tasks: LoadTasks = data.load_tasks) -> LoadTasks:
-    """Return the function with a cache, since the runs of a board share their data set."""
-    cache: dict[str, data.TaskSet] = {}
+def local_tasks(card: EnvCard, split: str) -> TaskSet:
+    """Return the tasks of a split from the files of this machine. Errors are those of `data.load_tasks`."""
+    # Reading somebody else's run must not ask the hub for the data set that its card names.
+    return resolve_split(card, split, use_hub=False).task_set
 
-    def load(card: EnvCard, split: str) -> data.TaskSet:
+
+def cached_tasks() -> LoadTasks:
+    """Return `local_tasks` with a cache, since the runs of a board share their data set."""
+    cache: dict[str, TaskSet] = {}
+
+    def load(card: EnvCard, split: str) -> TaskSet:
         # Not by the card's name: two runs may have different cards of one name.
         key = f"{card.path} {card.dataset.model_dump_json()} {split}"
         if key not in cache:
-            cache[key] = load_tasks(card, split)
+            cache[key] = local_tasks(card, split)
         return cache[key]
 
     return load

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import NamedTuple
@@ -42,6 +43,8 @@ class Scores:
     """Questions whose episode failed through no fault of the policy, such as a dead server. They have no score."""
     no_action: int = 0
     """Questions scored 0 because the policy's output was no action; part of `scored`."""
+    no_action_reasons: Mapping[str, int] = field(default_factory=dict)
+    """The most frequent reasons of those, at most three, with the number of questions."""
     metrics: Mapping[str, Estimate] = field(default_factory=dict)
     """Mean of each metric over the scored questions, in [0, 1]; `recall` is the share of gold passages found."""
     searches: float | None = None
@@ -65,6 +68,14 @@ class Scores:
     def complete(self) -> bool:
         return self.scored == self.questions
 
+    @property
+    def ranked(self) -> bool:
+        """True if a mean can be compared: every question is scored, and at least one output was an action.
+
+        Where none was, a setting is more likely wrong than every reply of the model.
+        """
+        return self.complete and self.no_action < self.questions
+
 
 def score_records(
     records: Iterable[Episode | Prediction], tasks: Sequence[Task], price: PriceCard | None = None
@@ -74,10 +85,14 @@ def score_records(
     Answers are scored here, whatever scores a record claims. Where a question has several records the last one counts,
     as when a failed episode was run again; the cost of all of them adds up. Records of other questions are ignored.
     """
-    records = list(records)
-    # A later record of the same question replaces an earlier one.
-    latest = {record.id: record for record in records}
-    answered = [(latest[task.id], task) for task in tasks if task.id in latest]
+    latest: dict[str, Episode | Prediction | None] = dict.fromkeys(task.id for task in tasks)
+    usage = Usage()
+    # One at a time: a folder from somebody else may hold any number of records.
+    for record in records:
+        if record.id in latest:
+            latest[record.id] = record
+            usage += record.usage if isinstance(record, Episode) else Usage()
+    answered = [(last, task) for task in tasks if (last := latest[task.id]) is not None]
     scored = [(record, task) for record, task in answered if record.error is None]
     # Metrics differ between tasks: recall exists only where there are supporting facts.
     values: dict[str, list[float]] = {}
@@ -85,13 +100,13 @@ def score_records(
         for name, value in score_record(record, task).items():
             values.setdefault(name, []).append(value)
     episodes = [record for record, _ in scored if isinstance(record, Episode)]
-    ids = {task.id for task in tasks}
-    usage = sum((record.usage for record in records if isinstance(record, Episode) and record.id in ids), Usage())
+    unread = [episode.failure for episode in episodes if episode.stop == StopReason.NO_ACTION]
     return Scores(
         questions=len(tasks),
         scored=len(scored),
         failed=len(answered) - len(scored),
-        no_action=sum(episode.stop == StopReason.NO_ACTION for episode in episodes),
+        no_action=len(unread),
+        no_action_reasons=dict(Counter(filter(None, unread)).most_common(3)),
         metrics={name: bootstrap(column) for name, column in values.items()},
         searches=sum(map(searches_of, episodes)) / len(episodes) if episodes else None,
         usage=usage,
@@ -102,7 +117,8 @@ def score_records(
 def _cost(usage: Usage, price: PriceCard) -> float:
     # Providers bill cached tokens at a lower price, or not at all.
     cached = price.prompt if price.cached is None else price.cached
-    prompt = (usage.prompt_tokens - usage.cached_tokens) * price.prompt + usage.cached_tokens * cached
+    cached_tokens = min(usage.cached_tokens, usage.prompt_tokens)  # some servers count them apart
+    prompt = (usage.prompt_tokens - cached_tokens) * price.prompt + cached_tokens * cached
     return (prompt + usage.completion_tokens * price.completion) / 1e6  # prices are per million tokens
 
 

@@ -12,29 +12,38 @@ import math
 import os
 import reprlib
 import sys
-from collections.abc import Callable, Iterator, Mapping
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from types import MappingProxyType, NoneType
-from typing import Any, NamedTuple
+from typing import IO, Any, NamedTuple, Self
 
 from raggym_env.core import Action, Answer, Passage, Search, State, Usage
 from raggym_env.errors import DataError, MalformedData
+from raggym_env.storage.atomic import sync_folder
+from raggym_env.storage.parsing import MAX_BYTES, MAX_INT, ParseError, open_file, parse_json
 
 __all__ = [
     "Candidate",
     "Episode",
+    "RecordWriter",
     "Step",
     "action_from_json",
     "action_to_json",
     "append_record",
     "check_episode",
+    "damaged_lines",
+    "numbered_records",
     "read_episodes",
     "read_records",
     "repair",
+    "typed_fields",
 ]
 
 Json = dict[str, Any]
+
+_SYNC_SECONDS = 0.2  # between two writes to disk, which take 0.1 to 30 ms each, by the disk
 
 
 class Candidate(NamedTuple):
@@ -54,7 +63,7 @@ class Candidate(NamedTuple):
         """Read a candidate written by `to_json`."""
         action = action_from_json(record)
         optional = {"text": "a string", "outcome": "a number"}
-        return cls(action, **_fields(record, {"score": "a number or null"}, optional))
+        return cls(action, **typed_fields(record, {"score": "a number or null"}, optional))
 
     def to_json(self) -> Json:
         """Return the candidate as JSON; a score that is not finite becomes null."""
@@ -106,7 +115,7 @@ class Step:
         required: _Kinds = {"outcome": "a number", "process_reward": "a number"}
         lists: _Kinds = {"passages": [_passage], "candidates": [Candidate.from_json], "messages": [_message]}
         optional = {**lists, "text": "a string", "score": "a number", "usage": _usage}
-        return cls(action, **_fields(record, required, optional))
+        return cls(action, **typed_fields(record, required, optional))
 
     def to_json(self, *, full: bool = False) -> Json:
         """Return the step as JSON. Empty fields are left out.
@@ -128,7 +137,7 @@ class Step:
         if full and self.messages:
             record["messages"] = [dict(message) for message in self.messages]
         if self.usage != Usage():
-            record["usage"] = asdict(self.usage)
+            record["usage"] = _usage_to_json(self.usage)
         return record
 
 
@@ -150,6 +159,8 @@ class Episode:
     """Why the episode failed, or None. A failed episode has no score, and a resumed run repeats it."""
     output: str = ""
     """The policy's last output in full, if it could not be parsed as an action and so ended the episode."""
+    failure: str = ""
+    """Why that output is not an action."""
     usage: Usage = field(default_factory=Usage)
     """What the policy's proposals cost, those that failed included."""
     seconds: float = 0.0
@@ -173,7 +184,8 @@ class Episode:
         """
         nullable = dict.fromkeys(("answer", "stop", "error"), "a string or null")
         required: _Kinds = {"id": "a string", "question": "a string", "steps": [Step.from_json], **nullable}
-        return cls(**_fields(record, required, {"output": "a string", "usage": _usage, "seconds": "a number"}))
+        optional: _Kinds = {**dict.fromkeys(("output", "failure"), "a string"), "usage": _usage, "seconds": "an amount"}
+        return cls(**typed_fields(record, required, optional))
 
     def to_json(self, *, full: bool = False) -> Json:
         """Return the episode as JSON. `full` adds passage texts and prompts; see `Step.to_json`."""
@@ -185,15 +197,24 @@ class Episode:
             "error": self.error,
             "steps": [step.to_json(full=full) for step in self.steps],
             **({"output": self.output} if self.output else {}),
-            **({"usage": asdict(self.usage)} if self.usage != Usage() else {}),
+            **({"failure": self.failure} if self.failure else {}),
+            **({"usage": _usage_to_json(self.usage)} if self.usage != Usage() else {}),
             "seconds": round(self.seconds, 4),  # 0.1 ms; more digits would only make records longer
         }
 
 
 def _finite(value: float | None) -> float | None:
     """Return a score as JSON can hold it: None for an infinite one or NaN, which strict JSON does not have."""
-    # float: a NumPy scalar cannot be serialised.
-    return float(value) if value is not None and math.isfinite(value) else None
+    try:
+        # float: a NumPy scalar cannot be serialised.
+        return float(value) if value is not None and math.isfinite(value) else None
+    except (TypeError, OverflowError):
+        return value  # not a number, from a plug-in: reading the record names the field
+
+
+def _usage_to_json(usage: Usage) -> Json:
+    # A plug-in may count in NumPy's or torch's numbers, which cannot be serialised.
+    return {name: value.item() if hasattr(value, "item") else value for name, value in asdict(usage).items()}
 
 
 def action_to_json(action: Action | None) -> Json:
@@ -214,11 +235,11 @@ def action_from_json(record: Any) -> Action | None:
     Raises:
         DataError: The action is not a string, or there are two; the message names the field.
     """
-    texts = _fields(record, {}, {"search": "a string", "answer": "a string"})
+    texts = typed_fields(record, {}, {"search": "a string", "answer": "a string"})
     if len(texts) == 2:
         raise _FieldError("answer", "stands beside 'search': a record holds one action")
     if "search" in texts:
-        return Search(texts["search"], **_fields(record, {}, {"draft": "a string"}))
+        return Search(texts["search"], **typed_fields(record, {}, {"draft": "a string"}))
     return Answer(texts["answer"]) if texts else None
 
 
@@ -232,13 +253,16 @@ _TYPES: dict[str, tuple[type, ...]] = {
     "a string or null": (str, NoneType),
     "a number": (int, float),
     "a number or null": (int, float, NoneType),
-    "a whole number": (int,),
+    "an amount": (int, float),
+    "a count": (int,),
     "a list": (list,),
     "an object": (dict,),
 }
+_RANGES = {"an amount": "a number of 0 or more", "a count": "a whole number of 0 or more"}
+_LARGEST: dict[type, float] = {int: MAX_INT - 1, float: sys.float_info.max}
 
 # The defaults are 0 for counts and 0.0 for seconds.
-_USAGE = {spec.name: "a whole number" if type(spec.default) is int else "a number" for spec in fields(Usage)}
+_USAGE = {spec.name: "a count" if type(spec.default) is int else "an amount" for spec in fields(Usage)}
 
 
 class _FieldError(DataError):
@@ -249,8 +273,12 @@ class _FieldError(DataError):
         self.path, self.problem = path, problem
 
 
-def _fields(record: Any, required: _Kinds, optional: _Kinds = MappingProxyType({})) -> Json:
-    """Return fields of a decoded JSON object. Absent optional ones are left out, so that the class's defaults hold."""
+def typed_fields(record: Any, required: _Kinds, optional: _Kinds = MappingProxyType({})) -> Json:
+    """Return fields of a decoded JSON object. Absent optional ones are left out, so that the class's defaults hold.
+
+    Raises:
+        DataError: The record is not an object, or a field is missing or of the wrong type; the message names it.
+    """
     if not isinstance(record, dict):
         first = next(iter(required or optional))
         raise _FieldError(first, f"is missing: its record is not an object but {reprlib.repr(record)}")
@@ -259,14 +287,15 @@ def _fields(record: Any, required: _Kinds, optional: _Kinds = MappingProxyType({
         expected = kind if isinstance(kind, str) else "a list" if isinstance(kind, list) else "an object"
         if name not in record:
             if name in required:
-                raise _FieldError(name, f"is missing: it must be {expected}")
+                raise _FieldError(name, f"is missing: it must be {_RANGES.get(expected, expected)}")
             continue
         value = record[name]
-        # By exact type, since True is an int. By range, since Python's json reads NaN, Infinity and 1e400, and whole
-        # numbers too large for a float. reprlib: the full repr of a hostile value can be endless, or too deep.
-        in_range = type(value) not in (int, float) or abs(value) <= sys.float_info.max
+        # By exact type, since True is an int. reprlib: the full repr of a hostile value can be endless, or too deep.
+        # By range, since NaN, and numbers that `parse_json` refuses, could not be read back.
+        largest = _LARGEST.get(type(value))
+        in_range = largest is None or (0 if expected in _RANGES else -largest) <= value <= largest
         if type(value) not in _TYPES[expected] or not in_range:
-            raise _FieldError(name, f"must be {expected}, got {reprlib.repr(value)}")
+            raise _FieldError(name, f"must be {_RANGES.get(expected, expected)}, got {reprlib.repr(value)}")
         if isinstance(kind, list):
             value = tuple([_at(f"{name}[{index}]", kind[0], item) for index, item in enumerate(value)])
         values[name] = _at(name, kind, value) if callable(kind) else value
@@ -289,67 +318,171 @@ def _passage(item: Any) -> Passage:
 
 
 def _message(record: Any) -> Json:
-    return _fields(record, {"role": "a string", "content": "a string"})
+    return typed_fields(record, {"role": "a string", "content": "a string"})
 
 
 def _usage(record: Any) -> Usage:
-    return Usage(**_fields(record, _USAGE))
+    return Usage(**typed_fields(record, _USAGE))
 
 
 # -- files --------------------------------------------------------------------------------------------------------
+# The file of a run may come from somebody else: it is read and written only if it is a regular file and no link.
+
+
+class RecordWriter:
+    """Appends records to a run's file, which is opened for the first of them. A context, which closes the file.
+
+    A process that is killed leaves at most one torn line, the last. A power cut loses at most the records appended in
+    the 0.2 s after a write to disk, which the next batch, or closing, makes up for.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self._file: IO[bytes] | None = None
+        self._synced = -math.inf
+
+    def append(self, records: Sequence[Mapping[str, Any]]) -> None:
+        """Append a batch, one JSON line each.
+
+        Raises:
+            DataError: A record cannot be written as JSON, or the path is a link. None was appended.
+            OSError: The lines could not be written whole (a full disk, say).
+        """
+        lines = b"".join(map(_line, records))
+        if self._file is None:
+            is_new = not self.path.exists()
+            self._file = _open_own(self.path, "ab")
+            if is_new:
+                sync_folder(self.path.parent)
+        self._file.write(lines)
+        self._file.flush()  # buffered: unlike a raw file's, its write takes all or raises
+        if time.monotonic() - self._synced >= _SYNC_SECONDS:
+            self._sync(self._file)
+
+    def _sync(self, file: IO[bytes]) -> None:
+        os.fsync(file.fileno())
+        self._synced = time.monotonic()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        if self._file is not None:
+            with self._file as file:
+                file.flush()  # what an interruption between write and flush left
+                self._sync(file)
 
 
 def append_record(path: Path, record: Mapping[str, Any]) -> None:
-    """Append one JSON line, so that a killed process leaves at most one torn line, the last.
+    """Append one JSON line. Errors are those of `RecordWriter.append`; the path is the user's own and may be a link."""
+    line = _line(record)
+    with path.open("ab") as file:
+        file.write(line)
 
-    Raises:
-        OSError: The line could not be written whole (a full disk, say).
-    """
-    # ensure_ascii: lone surrogates in model output would make the file unreadable as UTF-8.
-    line = json.dumps(record, ensure_ascii=True, allow_nan=False) + "\n"
-    with path.open("ab") as file:  # buffered: unlike a raw file's, its write takes all or raises
-        file.write(line.encode("ascii"))
+
+def _line(record: Mapping[str, Any]) -> bytes:
+    try:
+        # ensure_ascii: lone surrogates in model output would make the file unreadable as UTF-8.
+        return (json.dumps(record, ensure_ascii=True, allow_nan=False) + "\n").encode("ascii")
+    except (TypeError, ValueError) as error:
+        raise DataError(f"The record of the question {record.get('id')!r:.100} cannot be written: {error}.") from error
+
+
+def _open_own(path: Path, mode: str) -> IO[bytes]:
+    """Open a file for writing, without following a link at its end."""
+    if path.is_symlink():
+        raise DataError(f"{path} is a symbolic link, which is not followed. Replace it by the file itself.")
+    return path.open(mode)
 
 
 def repair(path: Path) -> None:
-    """Cut off a torn last line, left by a process that was killed while writing. Ignores a missing file."""
+    """Cut off what a killed process or a power cut left at the end: a torn line, blank lines and NUL bytes.
+
+    Ignores a missing file. The errors are those of `read_records`.
+    """
     if not path.exists():
         return
-    with path.open("r+b") as file:
-        content = file.read()
-        if content and not content.endswith(b"\n"):
-            file.truncate(content.rfind(b"\n") + 1)
+    whole = end = 0
+    for _, end, line in _lines(path):
+        # A file system may write a file's new length before the bytes that fill it; they read as NUL.
+        if line.endswith(b"\n") and b"\0" not in line and not line.isspace():
+            whole = end
+    if whole < end:
+        with _open_own(path, "r+b") as file:
+            file.truncate(whole)
             # Before anything is appended: otherwise a crash could leave a new record behind half of an old one.
             os.fsync(file.fileno())
 
 
 def read_records(path: Path) -> Iterator[Json]:
-    """Yield the records of a file in order. A torn last line is skipped: it was never finished.
+    """Yield the records of a file in order. What `repair` would cut off is skipped: it was never finished.
 
     Raises:
-        MalformedData: A finished line is not a JSON object.
+        DataError: The file is a link, or not a regular file.
+        MalformedData: A finished line is not a JSON object, or too long.
     """
-    with path.open("rb") as file:
-        for number, line in enumerate(file, 1):
-            if not line.endswith(b"\n"):
-                return
-            try:
-                record = json.loads(line)
-            except (ValueError, RecursionError) as error:  # nesting too deep for the parser
-                raise MalformedData(path, f"line {number}", f"not JSON: {error}") from error
-            if not isinstance(record, dict):
-                raise MalformedData(path, f"line {number}", f"a record is a JSON object, found {line[:80]!r}")
-            yield record
+    return (record for _, record in numbered_records(path))
+
+
+def numbered_records(path: Path) -> Iterator[tuple[int, Json]]:
+    """Yield the records of a file with the numbers of their lines; see `read_records`."""
+    for number, line in _finished_lines(path):
+        yield number, _record(line, path, number)
 
 
 def read_episodes(path: Path) -> Iterator[Episode]:
-    """Yield the episodes of a file in order. A torn last line is skipped: it was never finished.
+    """Yield the episodes of a file in order; see `read_records`.
 
     Raises:
+        DataError: The file is a link, or not a regular file.
         MalformedData: A finished line is not the record of an episode; names the line and the field.
     """
-    for number, record in enumerate(read_records(path), 1):
+    for number, record in numbered_records(path):
         yield check_episode(record, path, f"line {number}")
+
+
+def damaged_lines(path: Path) -> list[int]:
+    """Return the numbers of the lines that `read_episodes` refuses."""
+    damaged = []
+    for number, line in _finished_lines(path):
+        try:
+            check_episode(_record(line, path, number), path, f"line {number}")
+        except MalformedData:
+            damaged.append(number)
+    return damaged
+
+
+def _finished_lines(path: Path) -> Iterator[tuple[int, bytes]]:
+    """Yield the finished lines that hold something, with their numbers."""
+    for number, _, line in _lines(path):
+        if line.endswith(b"\n") and line.strip(b"\0 \t\r\n"):
+            yield number, line
+
+
+def _lines(path: Path) -> Iterator[tuple[int, int, bytes]]:
+    """Yield the number of each line, the offset of its end, and its bytes, of which one too many shows excess."""
+    number = end = 0
+    try:
+        with open_file(path, follow_links=False) as file:
+            while line := file.readline(MAX_BYTES + 1):
+                number, end = number + 1, end + len(line)
+                rest = line
+                while len(rest) >= MAX_BYTES and not rest.endswith(b"\n"):
+                    rest = file.readline(MAX_BYTES)
+                    end += len(rest)
+                yield number, end, line if rest is line else line + rest[-1:]
+    except ParseError as error:
+        raise DataError(f"{path} cannot be read: {error}.") from error
+
+
+def _record(line: bytes, path: Path, number: int) -> Json:
+    try:
+        record = parse_json(line)
+    except ParseError as error:
+        raise MalformedData(path, f"line {number}", str(error)) from error
+    if not isinstance(record, dict):
+        raise MalformedData(path, f"line {number}", f"a record is a JSON object, found {line[:80]!r}")
+    return record
 
 
 def check_episode(record: Any, path: Path, where: str) -> Episode:

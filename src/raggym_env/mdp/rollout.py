@@ -6,7 +6,7 @@ import time
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import islice
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from raggym_env.core import Action, State, StopReason, Task, Usage
 from raggym_env.errors import InvalidAction, LLMError, PolicyError, RAGGymError, check_option
@@ -15,7 +15,7 @@ from raggym_env.mdp.records import Candidate, Episode, Step
 from raggym_env.mdp.step_reward import StepReward
 from raggym_env.protocols import Policy, Proposal, propose
 
-__all__ = ["complete", "rollout"]
+__all__ = ["complete", "rollout", "rollout_batches"]
 
 
 @dataclass(slots=True)
@@ -27,6 +27,7 @@ class _Running:
     steps: list[Step] = field(default_factory=list)
     error: str | None = None
     output: str = ""
+    failure: str = ""
     usage: Usage = field(default_factory=Usage)
     started: float = field(default_factory=time.perf_counter)
 
@@ -38,9 +39,9 @@ class _Running:
         self.error = f"{type(error).__name__}: {error}"
 
     def record(self) -> Episode:
+        about: dict[str, Any] = {"output": self.output, "failure": self.failure, "usage": self.usage}
         seconds = time.perf_counter() - self.started
-        steps = tuple(self.steps)
-        return Episode.of(self.state, steps, error=self.error, output=self.output, usage=self.usage, seconds=seconds)
+        return Episode.of(self.state, tuple(self.steps), error=self.error, seconds=seconds, **about)
 
 
 def rollout(
@@ -64,10 +65,19 @@ def rollout(
         OptionError: `in_flight` is less than 1.
         LLMError: The policy's or the reward's language model cannot be used at all.
     """
+    for batch in rollout_batches(policy, tasks, dynamics, reward, in_flight=in_flight):
+        yield from batch
+
+
+def rollout_batches(
+    policy: Policy, tasks: Iterable[Task], dynamics: Dynamics, reward: StepReward | None = None, *, in_flight: int = 32
+) -> Iterator[list[Episode]]:
+    """As `rollout`, but yield the episodes that ended at the same step together."""
     check_option("in_flight", in_flight, in_flight >= 1, "at least 1")
     starting = (_Running(task, dynamics.start(task.question)) for task in tasks)
     for ended in _run(starting, policy, dynamics, reward or StepReward(), in_flight):
-        yield from [episode.record() for episode in ended]
+        if ended:
+            yield [episode.record() for episode in ended]
 
 
 def complete(
@@ -139,6 +149,7 @@ def _choose(running: Sequence[_Running], policy: Policy) -> list[_Choice]:
                 episode.fail(error)
             else:
                 episode.output = proposal.text or str(error)
+                episode.failure = proposal.failure or str(error)
                 episode.state = replace(episode.state, stop=StopReason.NO_ACTION)
     return choices
 

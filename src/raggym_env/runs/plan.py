@@ -11,9 +11,9 @@ from raggym_env import build
 from raggym_env.build import MDP, load_mdp
 from raggym_env.cards import EnvCard, PolicyCard, PriceCard, env_card, override, policy_card
 from raggym_env.core import Task
-from raggym_env.errors import RunError, check_option
+from raggym_env.errors import DataError, RunError, check_option
 from raggym_env.mdp.records import Episode
-from raggym_env.mdp.rollout import rollout
+from raggym_env.mdp.rollout import rollout_batches
 from raggym_env.protocols import Policy
 from raggym_env.registry import POLICIES
 from raggym_env.storage.work_folder import installed_version
@@ -125,9 +125,24 @@ class Plan:
 
     def episodes(self, policy: Policy, tasks: Iterable[Task], in_flight: int) -> Iterator[Json]:
         """Run episodes on some of the tasks and yield the record of each as it ends."""
+        for batch in self.batches(policy, tasks, in_flight):
+            yield from batch
+
+    def batches(self, policy: Policy, tasks: Iterable[Task], in_flight: int) -> Iterator[list[Json]]:
+        """As `episodes`, but yield the records of episodes that ended at the same step together."""
         by_id = {task.id: task for task in self.tasks}
-        for episode in rollout(policy, tasks, self.mdp.dynamics, self.mdp.reward, in_flight=in_flight):
-            yield self.record(episode, by_id[episode.id])
+        for batch in rollout_batches(policy, tasks, self.mdp.dynamics, self.mdp.reward, in_flight=in_flight):
+            yield [self._readable(episode, by_id[episode.id]) for episode in batch]
+
+    def _readable(self, episode: Episode, task: Task) -> Json:
+        """Return the record; if it could not be read again, that of a failed episode, which says why."""
+        record = self.record(episode, task)
+        try:
+            Episode.from_json(record)
+        except DataError as error:
+            problem = f"PolicyError: a plug-in returned a value that cannot be recorded: {error}"
+            record = self.record(Episode(task.id, task.question.text, (), None, None, error=problem), task)
+        return record
 
     def record(self, episode: Episode, task: Task) -> Json:
         """Return the record of an ended episode. Process data overrides it to record more."""

@@ -8,28 +8,97 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
+import shlex
 import shutil
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Annotated, Any, Literal, Protocol
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from raggym_env.cards import EnvCard, PriceCard, recorded_card
 from raggym_env.core import Task
-from raggym_env.errors import CardError, RunError
-from raggym_env.mdp.records import Episode, append_record, check_episode, read_episodes, read_records, repair
+from raggym_env.errors import CardError, MalformedData, OptionError, RunError
+from raggym_env.mdp.records import (
+    Episode,
+    RecordWriter,
+    check_episode,
+    damaged_lines,
+    numbered_records,
+    read_episodes,
+    repair,
+)
 from raggym_env.runs.plan import Plan, first_tasks
+from raggym_env.storage.parsing import parse_json
 from raggym_env.storage.work_folder import FolderKind, locked
 from raggym_env.text.exits import for_file_name
 
 __all__ = ["Executor", "LocalExecutor", "Progress", "Run", "execute"]
 
-_CONFIG = {"environment", "policy", "split", "limit", "seed", "dataset", "corpus", "retriever", "version"}
 _PACKAGES = ("raggym-env", "gymnasium", "numpy", "numba", "rank-bm25", "PyStemmer", "pyarrow")
 _RUN = FolderKind("run.json", "run", "raggym eval", _PACKAGES)
 
+_MOST_LISTED = 50  # damaged lines in a message
+
 Json = dict[str, Any]
+
+
+class _Record(BaseModel):
+    """A part of `run.json` as it is read back: types exact, other keys allowed."""
+
+    model_config = ConfigDict(strict=True, extra="allow")
+
+
+class _Tree(_Record):
+    width: int
+    depth: int
+
+
+class _Search(_Record):
+    tree: _Tree | None = None
+
+
+class _Policy(_Record):
+    name: str
+    options: Json = {}
+    search: _Search = _Search()
+
+
+class _Collect(_Record):
+    n: int
+    critic: str
+    keep: Literal["correct", "all"]
+    execute: str
+    explore: float
+    metric: str
+
+
+class _Config(_Record):
+    """The configuration of a run."""
+
+    environment: Json
+    policy: _Policy
+    split: str
+    limit: Annotated[int, Field(ge=1)] | None
+    seed: int
+    dataset: str
+    corpus: str
+    retriever: Any
+    version: Any
+    collect: _Collect | None = None
+
+
+class _RunFile(_Record):
+    """What is read of `run.json`, which may have been edited, or written by something else."""
+
+    config: _Config
+    card_path: str
+    price: PriceCard | None = None
+
+
 Progress = Callable[[int, int, Json], None]
 """Called as each episode ends: with the number done, the number of all, and the episode's record."""
 
@@ -59,12 +128,11 @@ class Run:
         """
         path = Path(path)
         record = _RUN.read(path)
-        config, card_path = record.get("config"), record.get("card_path")
-        # run.json may have been edited, or written by something else.
-        if not isinstance(config, dict) or not isinstance(card_path, str) or not config.keys() >= _CONFIG:
-            raise RunError(f"{path / 'run.json'} was changed by hand: its config is incomplete.")
-        price = record.get("price")
-        return cls(path, config, card_path, None if price is None else PriceCard.model_validate(price))
+        try:
+            price = _RunFile.model_validate(record).price
+        except ValidationError as error:
+            raise RunError(f"{path / _RUN.file} was changed by hand: {_first_problem(error)}.") from error
+        return cls(path, record["config"], record["card_path"], price)
 
     @property
     def card(self) -> EnvCard:
@@ -81,20 +149,35 @@ class Run:
     def episodes(self) -> list[Episode]:
         """Return the episodes recorded so far, in the order in which they ended.
 
+        Where a question has several records, because it failed and was run again, the last one counts.
+
         Raises:
-            MalformedData: A line is not the record of an episode.
+            DataError: The file is a link, or not a regular file.
+            MalformedData: A line is not the record of an episode. The message says how to keep the others.
         """
-        return list(read_episodes(self.episodes_file)) if self.episodes_file.exists() else []
+        return list(self.iter_episodes())
+
+    def iter_episodes(self) -> Iterator[Episode]:
+        """As `episodes`, but yield one at a time: a folder from somebody else may hold any number."""
+        if os.path.lexists(self.episodes_file):
+            with _advice(self.episodes_file):
+                yield from read_episodes(self.episodes_file)
 
     def records(self) -> list[Json]:
         """Return the records of the episodes as they are written, with the fields that process data adds.
 
-        Raises:
-            MalformedData: A line is not the record of an episode.
+        Errors are those of `episodes`.
         """
-        records = list(read_records(self.episodes_file)) if self.episodes_file.exists() else []
-        for number, record in enumerate(records, 1):
-            check_episode(record, self.episodes_file, f"line {number}")
+        return [record for _, record in self.numbered_records()]
+
+    def numbered_records(self) -> list[tuple[int, Json]]:
+        """As `records`, each with the number of its line."""
+        if not os.path.lexists(self.episodes_file):
+            return []
+        with _advice(self.episodes_file):
+            records = list(numbered_records(self.episodes_file))
+            for number, record in records:
+                check_episode(record, self.episodes_file, f"line {number}")
         return records
 
     def write(self, status: str, scores: Mapping[str, Sequence[float]] | None = None) -> None:
@@ -116,11 +199,33 @@ class Run:
         _RUN.write(self.path, content)
 
 
+@contextmanager
+def _advice(file: Path) -> Iterator[None]:
+    """Add to the error of a damaged line how to keep the others."""
+    try:
+        yield
+    except MalformedData as error:
+        lines = damaged_lines(file)
+        numbers = "".join(f"{number}d;" for number in lines[:_MOST_LISTED])
+        which = f"the first {_MOST_LISTED} of {len(lines):,}" if len(lines) > _MOST_LISTED else "the"
+        error.args = (
+            f"{error}. To keep the other episodes, delete {which} damaged lines: `sed -i.bak '{numbers}' "
+            f"{shlex.quote(str(file))}` does, and keeps the old file as {file.name}.bak. The command that made the run "
+            "then runs their questions again.",
+        )
+        raise
+
+
+def _first_problem(error: ValidationError) -> str:
+    problem = error.errors(include_input=False, include_url=False)[0]
+    return f"{'.'.join(map(str, problem['loc']))}: {problem['msg']}"
+
+
 class Executor(Protocol):
     """Runs the episodes of a plan, in this process or elsewhere."""
 
-    def episodes(self, plan: Plan, tasks: Sequence[Task]) -> AbstractContextManager[Iterator[Json]]:
-        """Return a context that yields the records of the tasks' episodes as they end.
+    def episodes(self, plan: Plan, tasks: Sequence[Task]) -> AbstractContextManager[Iterator[list[Json]]]:
+        """Return a context that yields the records of the tasks' episodes as they end, those at the same time together.
 
         Whatever can fail for the whole run, such as loading a model or starting workers, is done by the call or on
         entering the context, before the first record.
@@ -135,9 +240,9 @@ class LocalExecutor:
     in_flight: int = 32
     """Episodes that run side by side."""
 
-    def episodes(self, plan: Plan, tasks: Sequence[Task]) -> AbstractContextManager[Iterator[Json]]:
+    def episodes(self, plan: Plan, tasks: Sequence[Task]) -> AbstractContextManager[Iterator[list[Json]]]:
         """See `Executor.episodes`. The policy is made when this is called, before the context is entered."""
-        return nullcontext(plan.episodes(plan.make_policy(), tasks, self.in_flight))
+        return nullcontext(plan.batches(plan.make_policy(), tasks, self.in_flight))
 
 
 def execute(plan: Plan, executor: Executor, out: str | Path | None = None, *, progress: Progress | None = None) -> Run:
@@ -155,29 +260,69 @@ def execute(plan: Plan, executor: Executor, out: str | Path | None = None, *, pr
     Raises:
         RunError: `out` holds something else, or another process is writing to it.
     """
-    card_path = str(plan.mdp.card.path)
-    folder = Path(out) if out is not None else _default_folder(plan.config)
+    config = _recordable(plan.config)
+    folder = Path(out) if out is not None else _default_folder(config)
     is_new = not folder.exists()
-    run = _open(folder, plan.config, card_path)
+    run = _open(folder, config, str(plan.mdp.card.path))
     # A price given later prices a finished run; one recorded before is kept.
     run = replace(run, price=plan.price or run.price)
-    with locked(run.path), _removed_if_unused(folder) if is_new else nullcontext():
+    with _named_if_interrupted(folder), locked(run.path), _removed_if_unused(folder) if is_new else nullcontext():
         # First of all: appending behind half a line would spoil two records.
         repair(run.episodes_file)
-        finished = {episode.id for episode in run.episodes() if episode.error is None}
-        remaining = [task for task in plan.tasks if task.id not in finished]
-        unfinished = len(remaining)
-        with executor.episodes(plan, remaining) if remaining else nullcontext(iter(())) as records:
-            for number, record in enumerate(records, 1):
-                if number == 1:
-                    # Not earlier: a policy whose first call raises must not leave a run that refuses the corrected one.
-                    run.write("running")
-                append_record(run.episodes_file, record)
-                unfinished -= record["error"] is None
-                if progress is not None:
-                    progress(len(finished) + number, len(plan.tasks), record)
+        errors = {episode.id: episode.error for episode in run.iter_episodes()}  # the last record of a question counts
+        remaining = [task for task in plan.tasks if errors.get(task.id, "not run yet") is not None]
+        context = executor.episodes(plan, remaining) if remaining else nullcontext(iter(()))
+        with context as batches, RecordWriter(run.episodes_file) as writer:
+            unfinished = _write(run, batches, writer, (len(remaining), len(plan.tasks)), progress)
         run.write("incomplete" if unfinished else "complete")
     return run
+
+
+def _write(
+    run: Run, batches: Iterator[list[Json]], writer: RecordWriter, counts: tuple[int, int], progress: Progress | None
+) -> int:
+    """Append the records as they come. Return the number of questions that remain without a score.
+
+    `counts` are the number of questions without a score at first, and that of all questions.
+    """
+    unfinished, total = counts
+    completed = total - unfinished
+    for number, batch in enumerate(batches):
+        if number == 0:
+            # Not earlier: a policy whose first call raises must not leave a run that refuses the corrected one.
+            run.write("running")
+        writer.append(batch)
+        for record in batch:
+            completed += 1
+            unfinished -= record["error"] is None
+            if progress is not None:
+                progress(completed, total, record)
+    return unfinished
+
+
+def _recordable(config: Json) -> Json:
+    """Return the configuration as it will be read back: tuples as lists, surrogates mended.
+
+    Raises:
+        OptionError: It has a value without a JSON form, such as an infinite number.
+    """
+    try:
+        content: Json = parse_json(json.dumps(config, allow_nan=False))
+        _Config.model_validate(content)
+    except (TypeError, ValueError) as error:
+        raise OptionError(f"The settings of a run are written as JSON, which these are not: {error}.") from error
+    return content
+
+
+@contextmanager
+def _named_if_interrupted(folder: Path) -> Iterator[None]:
+    """Add the run folder to the message of an interruption, such as Ctrl-C."""
+    try:
+        yield
+    except KeyboardInterrupt as error:
+        if (folder / _RUN.file).exists():
+            error.add_note(f"Run folder: {folder}")
+        raise
 
 
 @contextmanager

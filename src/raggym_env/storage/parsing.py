@@ -10,17 +10,16 @@ from __future__ import annotations
 import json
 import math
 import os
-import re
 import stat
 import tomllib
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from io import BufferedReader
 from pathlib import Path
 from typing import Any, NoReturn
 
 __all__ = [
     "MAX_BYTES",
+    "MAX_INT",
     "ParseError",
     "check_value",
     "json_decoder",
@@ -35,12 +34,14 @@ MAX_BYTES = 64 << 20
 
 # Far more than any format of this field needs, and far less than recursive functions over the value can take.
 _MAX_DEPTH = 64
-_MAX_INT = 1 << 64
+
+MAX_INT = 1 << 64
+"""Whole numbers are smaller than this, and greater than its negative."""
 
 # Only a text with one of these can hold a value that needs mending: a long integer, a large exponent, or an escaped
-# surrogate. Nearly no text does, and a regular expression is much faster than a walk over the value.
-_NUMBER = re.compile(r"[0-9](?:[0-9]{18}|[eE]\+?[0-9]{3})")
-_SURROGATE, _ESCAPED = re.compile("[\ud800-\udfff]"), re.compile(r"\\u[dD][89a-fA-F]")
+# surrogate. Nearly no text does. Finding them after a translation of bytes is six times faster than one pattern.
+_CLASSES = bytes.maketrans(b"123456789E", b"000000000e")
+_SUSPECT = (b"0" * 19, b"e000", b"\\ud", b"\\uD")
 
 
 class ParseError(ValueError):
@@ -126,26 +127,26 @@ def check_value(value: Any, text: str) -> Any:
     return _mended(value) if _is_suspect(text) else value
 
 
-def _is_suspect(text: str) -> bool:
-    # Three patterns, each of which starts with one set of characters, take a tenth of the time of one for all.
-    return bool(
-        _NUMBER.search(text)
-        or ("\\u" in text and _ESCAPED.search(text))
-        or (not text.isascii() and _SURROGATE.search(text))
-    )
-
-
 def _checked_depth(value: Any) -> Any:
-    level, depth = [value], 0
-    while level := [inner for outer in level for inner in _inner(outer) if isinstance(inner, dict | list)]:
+    level, depth = [value] if type(value) in _NESTING else [], 0
+    while level:
         depth += 1
-        if depth >= _MAX_DEPTH:
+        if depth > _MAX_DEPTH:
             raise ParseError(f"nested more than {_MAX_DEPTH} deep")
+        rows = [outer.values() if type(outer) is dict else outer for outer in level]
+        level = [inner for row in rows for inner in row if type(inner) in _NESTING]
     return value
 
 
-def _inner(value: Any) -> Any:
-    return value.values() if isinstance(value, dict) else value if isinstance(value, list) else ()
+_NESTING = frozenset({dict, list})
+
+
+def _is_suspect(text: str) -> bool:
+    try:
+        marks = text.encode().translate(_CLASSES, delete=b"+")
+    except UnicodeEncodeError:
+        return True  # half of a surrogate pair, not escaped
+    return any(mark in marks for mark in _SUSPECT)
 
 
 def _mended(value: Any) -> Any:
@@ -156,26 +157,13 @@ def _mended(value: Any) -> Any:
         return [_mended(inner) for inner in value]
     if isinstance(value, str):
         return value.encode("utf-16-le", "surrogatepass").decode("utf-16-le", "replace")
-    if (isinstance(value, int) and abs(value) >= _MAX_INT) or (isinstance(value, float) and not math.isfinite(value)):
+    if (isinstance(value, int) and abs(value) >= MAX_INT) or (isinstance(value, float) and not math.isfinite(value)):
         raise ParseError("a number is beyond 64 bits, infinite or not a number")
     return value
 
 
-def read_file(path: Path, *, max_bytes: int = MAX_BYTES, follow_links: bool = True) -> bytes:
-    """Return the bytes of a regular file. `follow_links` and errors as for `open_file`.
-
-    Raises:
-        ParseError: It is larger than `max_bytes`, too.
-    """
-    with open_file(path, follow_links=follow_links) as file:
-        if (size := os.fstat(file.fileno()).st_size) > max_bytes:
-            raise ParseError(f"{size:,} bytes, the limit is {max_bytes:,}")
-        return file.read(max_bytes)
-
-
-@contextmanager
-def open_file(path: Path, *, follow_links: bool = True) -> Iterator[BufferedReader]:
-    """Open a regular file to read its bytes.
+def open_file(path: Path, *, follow_links: bool = True) -> BufferedReader:
+    """Open a regular file to read its bytes, whatever its size.
 
     Args:
         path: The file. A pipe or a device is refused, since reading it may never end.
@@ -188,9 +176,23 @@ def open_file(path: Path, *, follow_links: bool = True) -> Iterator[BufferedRead
     """
     if not follow_links and path.is_symlink():
         raise ParseError("a symbolic link, which is not followed")
-    # O_NONBLOCK: opening a pipe without a writer would wait for one. Windows has neither.
-    descriptor = os.open(path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0))
-    with os.fdopen(descriptor, "rb") as file:
-        if not stat.S_ISREG(os.fstat(descriptor).st_mode):
-            raise ParseError("not a regular file")
-        yield file
+    # O_NONBLOCK: opening a pipe without a writer would wait for one. Windows has none of these but O_BINARY.
+    flags = os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0)
+    descriptor = os.open(path, flags if follow_links else flags | getattr(os, "O_NOFOLLOW", 0))
+    if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+        os.close(descriptor)
+        raise ParseError("not a regular file")
+    return os.fdopen(descriptor, "rb")
+
+
+def read_file(path: Path, *, max_bytes: int = MAX_BYTES, follow_links: bool = True) -> bytes:
+    """Return the bytes of a regular file. `follow_links` and errors as for `open_file`.
+
+    Raises:
+        ParseError: It is larger than `max_bytes`, too.
+    """
+    with open_file(path, follow_links=follow_links) as file:
+        size = os.fstat(file.fileno()).st_size
+        if size > max_bytes:
+            raise ParseError(f"{size:,} bytes, the limit is {max_bytes:,}")
+        return file.read(size)  # not `max_bytes`, which would be allocated first

@@ -14,6 +14,7 @@ from typing import Any
 
 from raggym_env.errors import RunError
 from raggym_env.storage.atomic import write_atomic
+from raggym_env.storage.parsing import ParseError, parse_json, read_file
 
 __all__ = ["FolderKind", "differences", "installed_version", "locked"]
 
@@ -36,20 +37,20 @@ class FolderKind:
     """Version of the file's format. A file of another version is refused."""
 
     def read(self, path: Path) -> Json:
-        """Return the content of the folder's JSON file.
+        """Return the content of the folder's JSON file. The folder may come from somebody else: no link is followed.
 
         Raises:
-            RunError: The file is missing, not JSON, or of another format.
+            RunError: The file is missing, a link, not JSON, or of another format.
         """
         file = path / self.file
         try:
-            record = json.loads(file.read_bytes())
+            record = parse_json(read_file(file, follow_links=False))
         except FileNotFoundError as error:
             raise RunError(
                 f"{path} is not a {self.contents} folder: it has no {self.file}. `{self.command}` makes one."
             ) from error
-        except ValueError as error:
-            raise RunError(f"{file} is not JSON ({error}).") from error
+        except (OSError, ParseError) as error:
+            raise RunError(f"{file} cannot be read: {error}.") from error
         if not isinstance(record, dict) or record.get("format") != self.format:
             raise RunError(f"{file} is not of format {self.format}, which this version reads.")
         return record
@@ -106,10 +107,12 @@ def locked(path: Path) -> Any:
     """Return a context in which no other process writes to the folder.
 
     Raises:
-        RunError: Another process holds the lock.
+        RunError: Another process holds the lock, or the lock's file is a link.
     """
     from filelock import FileLock, Timeout
 
+    if (path / ".lock").is_symlink():
+        raise RunError(f"{path / '.lock'} is a symbolic link, which is not followed. Delete it, if nothing needs it.")
     # The operating system releases it when a process dies, so no stale lock can block a resume.
     lock = FileLock(path / ".lock", timeout=0)
     try:

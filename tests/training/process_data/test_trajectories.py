@@ -3,7 +3,7 @@ import json
 import pytest
 
 from raggym_env.core import Answer, Question, Search, Task
-from raggym_env.errors import MalformedData, RunError
+from raggym_env.errors import MalformedData, RAGGymError, RunError
 from raggym_env.evaluation import evaluate
 from raggym_env.mdp.rollout import rollout
 from raggym_env.policies.best_of import BestOf
@@ -92,7 +92,23 @@ def test_the_last_record_of_a_retried_question_counts(collection, tmp_path):
     assert (again.failed, len(list(again.trajectories()))) == (0, 12)
 
 
-@pytest.mark.parametrize("change", [{"options": None}, {"max_searches": "x"}, {"outcome": None}, {"steps": [{}]}])
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"options": None},
+        {"options": "abc"},
+        {"options": ["a", 3]},
+        {"options": ["x"] * 27},  # there is no letter for the last one
+        {"max_searches": "x"},
+        {"max_searches": True},
+        {"max_searches": -1},
+        {"outcome": None},
+        {"outcome": 2},
+        {"outcome": -0.5},
+        {"steps": [{}]},
+        {"usage": {"calls": -1}},
+    ],
+)
 def test_a_record_changed_by_hand_is_named_by_its_line(collection, tmp_path, change):
     records = collection.run.records()
     (tmp_path / "run.json").write_bytes((collection.run.path / "run.json").read_bytes())
@@ -107,3 +123,16 @@ def test_other_folders_are_no_process_data(tmp_path):
     evaluate(write_towns(tmp_path / "data"), Reader(), out=tmp_path / "run")
     with pytest.raises(RunError, match="a run of `raggym eval`"):
         Collection.read(tmp_path / "run")
+
+
+@pytest.mark.parametrize("name", ["run.json", "episodes.jsonl"])
+def test_links_in_a_folder_of_process_data_are_not_followed(collection, tmp_path, name):
+    (tmp_path / "run").mkdir()
+    for file in ("run.json", "episodes.jsonl"):
+        (tmp_path / "run" / file).write_bytes((collection.run.path / file).read_bytes())
+    (tmp_path / "run" / name).rename(tmp_path / "target")
+    (tmp_path / "run" / name).symlink_to(tmp_path / "target")
+    with pytest.raises(RAGGymError, match="symbolic link"):
+        list(Collection.read(tmp_path / "run").trajectories())
+    with pytest.raises(RAGGymError, match="symbolic link"):
+        _ = Collection.read(tmp_path / "run").sha256

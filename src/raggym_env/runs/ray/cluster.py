@@ -6,8 +6,10 @@ import functools
 import logging
 import os
 import secrets
+import signal
 import socket
 import tempfile
+import threading
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
@@ -81,9 +83,13 @@ def _connect(ray: Any, address: str, cpus: int | None, logs: str) -> None:
     if address == "local":
         options |= {"num_cpus": cpus, "include_dashboard": False, "object_store_memory": _STORE_BYTES}
         options |= {"_temp_dir": logs}
+    # Ray sets a handler that ends the process at once, instead of the program's own.
+    handler = signal.getsignal(signal.SIGTERM)
     try:
         with _environment(_private() if address == "local" else {}):
             ray.init(**options)
+        if callable(handler) and threading.current_thread() is threading.main_thread():
+            signal.signal(signal.SIGTERM, handler)
     except (OSError, RuntimeError, ValueError, RayError) as error:
         raise _unreachable(address, f"{error}") from error
 

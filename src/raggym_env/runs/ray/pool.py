@@ -83,7 +83,7 @@ class RayExecutor:
     """Episodes that run side by side in each worker. A worker holds up to twice as many questions."""
 
     @contextmanager
-    def episodes(self, plan: Plan, tasks: Sequence[Task]) -> Iterator[Iterator[Json]]:
+    def episodes(self, plan: Plan, tasks: Sequence[Task]) -> Iterator[Iterator[list[Json]]]:
         """See `Executor.episodes`. On entering, one worker is ready. At least one task is needed.
 
         The workers get the plan's spec, which Ray pickles, and load the plan again.
@@ -111,8 +111,8 @@ class RayExecutor:
                 pool.close()
 
 
-def _records(pool: _Pool, ledger: Ledger, plan: Plan) -> Iterator[Json]:
-    """Hand out questions and yield records until every question has one."""
+def _records(pool: _Pool, ledger: Ledger, plan: Plan) -> Iterator[list[Json]]:
+    """Hand out questions and yield records, those of one reply together, until every question has one."""
     tasks = {task.id: task for task in plan.tasks}
     while not ledger.over:
         for worker in pool.idle:
@@ -125,9 +125,10 @@ def _records(pool: _Pool, ledger: Ledger, plan: Plan) -> Iterator[Json]:
                     f"RunError: {DEATHS} workers died while they ran this question, the last with no other. Too little "
                     "memory, or a crash in a library; the logs of Ray may say more."
                 )
-                yield plan.record(Episode(task.id, task.question.text, (), None, None, error=reason), task)
+                yield [plan.record(Episode(task.id, task.question.text, (), None, None, error=reason), task)]
             continue
-        yield from [record for record in reply.records if ledger.ended(worker, record["id"])]
+        if records := [record for record in reply.records if ledger.ended(worker, record["id"])]:
+            yield records
         reply.check()
 
 

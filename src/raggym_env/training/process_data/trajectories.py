@@ -8,16 +8,19 @@ metric. States are not stored; they follow from the question and the steps.
 from __future__ import annotations
 
 import hashlib
+import os
+import string
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from raggym_env.core import Action, Answer, Question, State, Task, Turn
-from raggym_env.errors import MalformedData, RunError
+from raggym_env.errors import DataError, MalformedData, RunError
 from raggym_env.mdp.metrics import score as metric_score
-from raggym_env.mdp.records import Candidate, Episode
+from raggym_env.mdp.records import Candidate, Episode, typed_fields
 from raggym_env.runs.run import Run
+from raggym_env.storage.parsing import ParseError, open_file
 
 __all__ = ["Collection", "Trajectory", "TrajectoryStep", "trajectory_to_json"]
 
@@ -53,14 +56,15 @@ class Trajectory:
         """Read a record made by `trajectory_to_json`.
 
         Raises:
-            KeyError, TypeError, ValueError: A field is missing or has the wrong type.
+            DataError: A field is missing or has the wrong type; the message names it.
         """
-        episode, max_searches = Episode.from_json(record), record["max_searches"]
-        if type(max_searches) is not int:
-            raise TypeError(f"max_searches must be a whole number, got {max_searches!r:.80}")
+        episode = Episode.from_json(record)
+        own = typed_fields(record, {"max_searches": "a count", "outcome": "an amount", "options": [_option]})
+        if len(own["options"]) > len(string.ascii_uppercase) or own["outcome"] > 1:
+            raise DataError("field 'options' must have at most 26 items, and 'outcome' must be in [0, 1]")
         # States are replayed from the steps rather than stored: each repeats all passages before it.
-        question = Question(episode.id, episode.question, tuple(record["options"]))
-        state = State(question, (), max_searches)
+        question = Question(episode.id, episode.question, own["options"])
+        state = State(question, (), own["max_searches"])
         steps = []
         for step in episode.steps:
             # Outputs that could not be parsed, and scores that were not finite, teach nothing.
@@ -70,7 +74,13 @@ class Trajectory:
             if not isinstance(step.action, Answer) and state.searches_left > 0:
                 turn = Turn(step.action.query, step.passages)
                 state = State(question, (*state.history, turn), state.searches_left - 1)
-        return cls(question, tuple(steps), episode.answer, float(record["outcome"]))
+        return cls(question, tuple(steps), episode.answer, float(own["outcome"]))
+
+
+def _option(item: Any) -> str:
+    if type(item) is not str:
+        raise DataError(f"field 'options' must be a list of strings, got {item!r:.80}")
+    return item
 
 
 def trajectory_to_json(episode: Episode, task: Task, max_searches: int, metric: str) -> Json:
@@ -102,7 +112,7 @@ class Collection:
             RunError: The folder holds no process data.
         """
         # Checked before `Run.read`, whose message would point to `raggym eval`.
-        if not (Path(path) / "run.json").exists():
+        if not os.path.lexists(Path(path) / "run.json"):
             raise RunError(f"{path} holds no process data: it has no run.json. `raggym collect` makes such folders.")
         run = Run.read(path)
         if "collect" not in run.config:
@@ -118,8 +128,14 @@ class Collection:
     @property
     def sha256(self) -> str:
         """Checksum of the records written so far."""
-        file = self.run.episodes_file
-        return hashlib.sha256(file.read_bytes() if file.exists() else b"").hexdigest()
+        path = self.run.episodes_file
+        if not os.path.lexists(path):
+            return hashlib.sha256().hexdigest()
+        try:
+            with open_file(path, follow_links=False) as file:
+                return hashlib.file_digest(file, "sha256").hexdigest()
+        except ParseError as error:
+            raise DataError(f"{path} cannot be read: {error}.") from error
 
     def trajectories(self, *, kept: bool = True) -> Iterator[Trajectory]:
         """Yield the trajectories of episodes that ended, sorted by the question's id.
@@ -137,8 +153,8 @@ class Collection:
                 continue
             try:
                 trajectory = Trajectory.from_json(record)
-            except (KeyError, TypeError, ValueError) as error:
-                raise MalformedData(self.run.episodes_file, f"line {number}", f"no trajectory: {error!r}") from error
+            except DataError as error:
+                raise MalformedData(self.run.episodes_file, f"line {number}", f"no trajectory: {error}") from error
             if not kept or self.keeps(trajectory):
                 yield trajectory
 
@@ -152,7 +168,7 @@ class Collection:
 
         A question whose episode failed and was run again has several records.
         """
-        records = {record["id"]: (number, record) for number, record in enumerate(self.run.records(), 1)}
+        records = {record["id"]: (number, record) for number, record in self.run.numbered_records()}
         return [records[question] for question in sorted(records)]
 
     def keeps(self, trajectory: Trajectory) -> bool:

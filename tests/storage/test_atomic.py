@@ -1,0 +1,57 @@
+"""Files that are whole or not there, wherever the names beside them lead."""
+
+import os
+from pathlib import Path
+
+import pytest
+
+from raggym_env.storage.atomic import atomic_file, write_atomic
+
+
+def test_a_link_with_the_name_of_the_partial_file_is_replaced_not_followed(tmp_path):
+    precious = tmp_path / "precious"
+    precious.write_text("precious")
+    (tmp_path / "run.json.partial").symlink_to(precious)
+    write_atomic(tmp_path / "run.json", "new")
+    assert (precious.read_text(), (tmp_path / "run.json").read_text()) == ("precious", "new")
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["precious", "run.json"]
+
+
+def test_a_link_with_the_name_of_the_file_is_replaced_not_followed(tmp_path):
+    precious = tmp_path / "precious"
+    precious.write_text("precious")
+    (tmp_path / "run.json").symlink_to(precious)
+    write_atomic(tmp_path / "run.json", "new")
+    assert (precious.read_text(), (tmp_path / "run.json").is_symlink()) == ("precious", False)
+
+
+def test_a_pipe_with_the_name_of_the_partial_file_does_not_block(tmp_path):
+    os.mkfifo(tmp_path / "run.json.partial")
+    write_atomic(tmp_path / "run.json", "new")
+    assert (tmp_path / "run.json").read_text() == "new"
+
+
+def test_what_a_killed_process_left_is_replaced(tmp_path):
+    (tmp_path / "run.json.partial").write_text("half of")
+    write_atomic(tmp_path / "run.json", "new")
+    assert (tmp_path / "run.json").read_text() == "new"
+
+
+def test_the_content_is_on_disk_before_it_gets_its_name(tmp_path, monkeypatch):
+    synced = []
+    fsync = os.fsync
+
+    def record(descriptor):
+        synced.append((str(Path(f"/proc/self/fd/{descriptor}").readlink()), (tmp_path / "run.json").exists()))
+        fsync(descriptor)
+
+    monkeypatch.setattr(os, "fsync", record)
+    write_atomic(tmp_path / "run.json", "new")
+    assert synced == [(str(tmp_path / "run.json.partial"), False), (str(tmp_path), True)]
+
+
+def test_a_block_that_fails_leaves_the_old_file(tmp_path):
+    write_atomic(tmp_path / "run.json", "old")
+    with pytest.raises(UnicodeEncodeError), atomic_file(tmp_path / "run.json", "w") as file:
+        file.write("half of \ud800")
+    assert [path.read_text() for path in tmp_path.iterdir()] == ["old"]
