@@ -43,3 +43,17 @@ def test_recorded_text_cannot_become_markup_and_the_page_loads_nothing(tmp_path)
     assert re.findall(r"<(?:script|img|b|link|iframe)\b", text) == []
     assert re.findall(r"(?:src|href|url)\s*[=(]\s*[\"']?https?:", text) == []
     assert "default-src 'none'" in text
+
+
+def test_what_a_person_cannot_see_and_what_would_fill_the_page_is_taken_out(tmp_path):
+    class Hidden(Reader):
+        name = fingerprint = "hidden\u202e\U000e0041\x1b[2J\x00"
+
+        def _proposal(self, state):
+            return Proposal(Answer("\ud800\u200b" + "x" * 50_000))
+
+    text = page(tmp_path, Hidden())
+    text.encode("utf-8")
+    assert "hidden[2J: 12 of 12 episodes" in text
+    assert not re.search("[\x00-\x09\x0b-\x1f\x7f-\x9f\u200b\u202e\U000e0041]", text)
+    assert len(text) < 100_000
