@@ -2,10 +2,14 @@ import bz2
 import contextlib
 import gzip
 import json
+<<<<<<< HEAD
 import os
 import re
 import socket
 import tracemalloc
+=======
+import re
+>>>>>>> exits
 
 import pytest
 
@@ -226,6 +230,7 @@ def test_runs_over_different_passages_show_it(towns, tmp_path):
     assert len({row.setting for row in board.rows}) == 2
 
 
+<<<<<<< HEAD
 # -- folders from somebody else -----------------------------------------------------------------------------------
 
 
@@ -406,3 +411,23 @@ def test_published_results_are_checked(tmp_path, text):
     (tmp_path / "p.toml").write_text(text)
     with pytest.raises(DataError, match=r"p\.toml"):
         build_leaderboard([], published=tmp_path / "p.toml")
+=======
+def test_names_and_options_are_plain_text_in_markdown(towns, tmp_path):
+    class Named(Reader):
+        name = fingerprint = "a|b\\|c\n| d | <img src=x> ![i](http://e.example) single_search\x1b[2J"
+
+    folders = [run(towns, Named(), tmp_path / "a"), run(towns, Reader(), tmp_path / "b")]
+    lines = build_leaderboard(folders).to_markdown().splitlines()
+    assert r"| a\|b\\\|c \| d \| &lt;img src=x> !\[i](http://e.example) single_search\[2J |" in lines[4]
+    assert {len(re.findall(r"(?<!\\)\|", line.replace(r"\\", ""))) for line in lines[2:6]} == {9}
+
+
+def test_a_name_of_a_policy_cannot_leave_the_folder_of_the_runs(towns, tmp_path, monkeypatch):
+    class Named(Reader):
+        name = fingerprint = "../../\x1b[2J" + "ø" * 300
+
+    monkeypatch.chdir(tmp_path)
+    path = run(towns, Named(), None)
+    assert path.parent.resolve() == tmp_path / "runs"
+    assert len(path.name.encode()) < 255
+>>>>>>> exits

@@ -29,7 +29,8 @@ _IDLE_JOINER = re.compile(
 _OPENING = re.compile(r"<(?!=?[ ]?[-+]?[\d.,$€£])|<(?=\d+[A-Za-z]\w*>)")
 # Control tokens in other brackets: Llama 2's and Mistral's [INST], [TOOL_CALLS] and [control_8], ChatGLM's [gMASK],
 # BERT's [unused1], InternLM's [UNUSED_TOKEN_146], EXAONE's [|user|], MiniMax' ]~b] and [e~[, and Kimi's ◁think▷.
-# Citations and numbers in brackets stay.
+# Citations and numbers in brackets stay, and so do "### Instruction:", "User:" and the like: to a tokenizer they are
+# words, and questions may hold them.
 _CONTROL = re.compile(
     r"\[/?(?:[gs]?[A-Z_]{3,}|UNUSED_TOKEN_\d+|unused\d+|control_\d+|\|\w+\|)\]|\]~!?b[\[\]]|\[e~\[|◁/?\w+▷"
 )
