@@ -1,3 +1,4 @@
+import contextlib
 import json
 import math
 import os
@@ -307,6 +308,16 @@ def test_blank_lines_and_zeros_between_records_are_skipped_and_lines_keep_their_
     path.write_bytes(b'{"id": "1"}\n\n{]\n')
     with pytest.raises(MalformedData, match="line 3"):
         list(read_records(path))
+
+
+def test_a_record_too_long_to_be_read_again_is_not_written(tmp_path, monkeypatch):
+    monkeypatch.setattr(records, "MAX_BYTES", 1000)
+    for length in (900, 989, 990, 5000):
+        with RecordWriter(tmp_path / "e.jsonl") as writer, contextlib.suppress(DataError):
+            writer.append([{"id": "x" * length}])
+    assert [len(name) for name in ids(tmp_path / "e.jsonl")] == [900, 989]
+    with pytest.raises(DataError, match="1,000 can be read"):
+        append_record(tmp_path / "e.jsonl", {"id": "x" * 1000})
 
 
 def test_a_line_of_absurd_length_is_named_and_the_others_are_read(tmp_path, monkeypatch):

@@ -383,7 +383,10 @@ def append_record(path: Path, record: Mapping[str, Any]) -> None:
 def _line(record: Mapping[str, Any]) -> bytes:
     try:
         # ensure_ascii: lone surrogates in model output would make the file unreadable as UTF-8.
-        return (json.dumps(record, ensure_ascii=True, allow_nan=False) + "\n").encode("ascii")
+        line = (json.dumps(record, ensure_ascii=True, allow_nan=False) + "\n").encode("ascii")
+        if len(line) > MAX_BYTES:
+            raise ValueError(f"it has {len(line):,} bytes, and {MAX_BYTES:,} can be read")
+        return line
     except (TypeError, ValueError) as error:
         raise DataError(f"The record of the question {record.get('id')!r:.100} cannot be written: {error}.") from error
 
