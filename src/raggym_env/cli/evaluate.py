@@ -84,17 +84,15 @@ def evaluate(
         say(f"{name:10} {estimate.mean:.3f}  95 % interval [{estimate.low:.3f}, {estimate.high:.3f}]")
     say(f"{scores.scored} of {scores.questions} questions scored; run folder: {run.path}")
     if scores.no_action:
-        say(_unread(scores.no_action, scores.no_action_reasons))
+        _say_unread(scores.no_action, scores.no_action_reasons)
     bar.exit_if_failed(scores.failed)
 
 
-def _unread(count: int, reasons: Mapping[str, int]) -> str:
-    from raggym_env.text.untrusted import clipped, one_line
-
-    lines = [f"{count} outputs could not be read as an action and score 0. Most frequent reasons:"]
+def _say_unread(count: int, reasons: Mapping[str, int]) -> None:
+    say(f"{count} outputs could not be read as an action and score 0. Most frequent reasons:")
     # A record of an older version has no reason.
-    lines += [f"  {number} x {clipped(one_line(reason), 300)}" for reason, number in reasons.items()] or ["  unknown"]
-    return "\n".join(lines)
+    for reason, number in (reasons or {"unknown": count}).items():
+        say(f"  {number} x {reason}")
 
 
 def _tree(tree: str | None) -> dict[str, int] | None:

@@ -33,8 +33,6 @@ class ScoredRun:
     taskset: TaskSet
     tasks: Sequence[Task]
     """The questions that the run covers, in the split's order."""
-    records: Sequence[Episode]
-    """Every recorded episode, in the order in which they ended. A failed question that was run again has several."""
 
     @classmethod
     def read(cls, path: str | Path, load_tasks: LoadTasks | None = None) -> ScoredRun:
@@ -58,7 +56,7 @@ class ScoredRun:
                 f"{run.path} was made on other questions than those in {taskset.source} now, so it cannot be scored "
                 "on them. Restore that file, or run the evaluation again."
             )
-        return cls(run, card, taskset, run.select(taskset.tasks), run.episodes())
+        return cls(run, card, taskset, run.select(taskset.tasks))
 
     @property
     def split(self) -> str:
@@ -73,8 +71,10 @@ class ScoredRun:
     @cached_property
     def episodes(self) -> Mapping[str, Episode]:
         """The episode that counts by question id, the last one recorded, for every question that has one."""
-        latest = {episode.id: episode for episode in self.records}
-        return {task.id: latest[task.id] for task in self.tasks if task.id in latest}
+        ids = {task.id for task in self.tasks}
+        # Read as a stream: a file may hold any number of records of other questions.
+        latest = {episode.id: episode for episode in self.run.iter_episodes() if episode.id in ids}
+        return {question: latest[question] for question in (task.id for task in self.tasks) if question in latest}
 
     @cached_property
     def by_question(self) -> Mapping[str, Mapping[str, float]]:
@@ -88,8 +88,8 @@ class ScoredRun:
 
     @cached_property
     def scores(self) -> Scores:
-        """The scores over all questions."""
-        return score_records(self.records, self.tasks, self.run.price)
+        """The scores over all questions. They count the cost of every record, also of those that were run again."""
+        return score_records(self.run.iter_episodes(), self.tasks, self.run.price)
 
     @property
     def setting(self) -> str:
