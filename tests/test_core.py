@@ -1,10 +1,13 @@
 import pickle
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from raggym_env.core import Answer, Passage, Question, Search, State, Turn, Usage, as_action, state_rng
 from raggym_env.envs.spaces import observe
 from raggym_env.errors import InvalidAction
+from raggym_env.mdp.metrics import read_option
 from worlds import FILM
 
 TURN = Turn("q", (Passage("1", "t", "text"), Passage("2", "u", "text")))
@@ -97,3 +100,17 @@ def test_gold_titles_are_unique_and_in_order():
 
 def test_usages_add_up():
     assert Usage(1, 10, 2, 3, 0.5) + Usage(1, 5, 1, 2, 0.25) == Usage(2, 15, 3, 5, 0.75)
+
+
+@given(
+    st.lists(
+        st.sampled_from(["B", "c", "(A)", "D.", "[e]", "5", "AB", "é", "Aspirin", "+"]),
+        min_size=2,
+        max_size=5,
+        unique=True,
+    )
+)
+def test_the_answer_of_every_option_is_read_as_that_option(options):
+    question = Question("q", "?", tuple(options))
+    assert [read_option(answer, options) for answer in question.option_answers] == list(range(len(options)))
+    assert Question("q", "?", ("Aspirin", "5")).option_answers == ("Aspirin", "5")

@@ -63,6 +63,14 @@ class Question:
     text: str
     options: tuple[str, ...] = ()
 
+    @property
+    def option_answers(self) -> tuple[str, ...]:
+        """An answer that names each option: its text, or its letter if the text would be read as a letter itself."""
+        return tuple(
+            option_letter(index) if text.strip(" .:()[]") in {*string.ascii_letters} else text
+            for index, text in enumerate(self.options)
+        )
+
 
 class StopReason(enum.StrEnum):
     """Why an episode ended."""
@@ -85,7 +93,10 @@ class Search:
 
 @dataclass(frozen=True, slots=True)
 class Answer:
-    """Answer the question and end the episode. For a question with options: a letter or the option's text."""
+    """Answer the question and end the episode. For a question with options: a letter or the option's text.
+
+    A letter is always read as the letter, even if it is the text of another option.
+    """
 
     text: str
 

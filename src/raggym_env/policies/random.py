@@ -43,7 +43,7 @@ def _action(state: State, rng: random.Random) -> Action:
 
 def _answer(state: State, rng: random.Random) -> str:
     if state.question.options:
-        return rng.choice(state.question.options)
+        return rng.choice(state.question.option_answers)
     texts = [passage.text for passage in state.passages if passage.text.strip()]
     words = rng.choice(texts or [state.question.text]).split() or ["?"]
     start = rng.randrange(len(words))

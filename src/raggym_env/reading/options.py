@@ -32,7 +32,7 @@ def rank(question: Question, passages: Sequence[Passage]) -> list[Candidate]:
 
     scores = [support(option) for option in question.options]
     order = sorted(range(len(scores)), key=lambda index: (-scores[index], index))
-    return [Candidate(question.options[index], scores[index]) for index in order]
+    return [Candidate(question.option_answers[index], scores[index]) for index in order]
 
 
 def option_queries(question: Question) -> list[Candidate]:

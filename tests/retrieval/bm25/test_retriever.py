@@ -7,6 +7,7 @@ import logging
 import pickle
 import subprocess
 import sys
+import unicodedata
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -17,6 +18,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from raggym_env.core import Passage
+from raggym_env.data.passages import read_passages
 from raggym_env.errors import DataError, MissingExtra, OptionError, RetrievalError, UnknownName
 from raggym_env.protocols import Retriever
 from raggym_env.retrieval.bm25 import analysis, index
@@ -396,3 +398,22 @@ def test_recall_on_2wiki_is_what_was_measured(real_data: Path):
         recall.append(len(gold & {plain(hit.passage.title) for hit in hits}) / len(gold))
 
     assert np.mean(recall) == pytest.approx(0.667, abs=0.005)
+
+
+# Written out by hand and not taken from `fold`.
+ASCII = {
+    **{"ł": "l", "Ł": "L", "ø": "o", "Ø": "O", "đ": "d", "Đ": "D", "æ": "ae", "Æ": "AE", "œ": "oe", "ı": "i", "ħ": "h"},
+    **{"þ": "th", "Þ": "Th", "ð": "d", "Ð": "D", "ß": "ss", "ʻ": ""},
+}
+
+
+@pytest.mark.slow
+def test_every_title_of_hotpotqa_with_such_letters_is_found_by_its_ascii_spelling(real_data: Path):
+    corpus = list(read_passages(real_data / "hotpotqa" / "corpus.jsonl.gz"))
+    titles = sorted({passage.title for passage in corpus if set(passage.title) & set(ASCII)})
+    assert len(titles) > 100
+    spelled = [unicodedata.normalize("NFKD", title.translate(str.maketrans(ASCII))) for title in titles]
+    queries = [text.encode("ascii", "ignore").decode() for text in spelled]
+    titles += ["The The", "If/Then", "What Is the What", "This Is It (Michael Jackson song)"]
+    hits = memory(corpus).search([*queries, "The The", "if then", "What is the what?", "This is it"], 5)
+    assert [t for t, row in zip(titles, hits, strict=True) if t not in {hit.passage.title for hit in row}] == []

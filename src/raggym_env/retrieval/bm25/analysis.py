@@ -55,7 +55,7 @@ _PARENTHESIS = re.compile(r"\s*\([^()]*\)\s*$")
 # romanized Hawaiian and Arabic ("Oʻahu"), which Unicode counts as letters.
 _DROPPED = (*range(0x0300, 0x0370), *range(0x02B9, 0x02C0))
 # Between two l of Catalan ("Paral·lel"), of which one may be written as one letter with it ("ŀ").
-_MIDDLE_DOT = re.compile("(?<=[lL])·(?=[lL])")
+_MIDDLE_DOT = re.compile("·(?<=[lL]·)(?=[lL])")  # the dot first, so that `re` can search for it
 # The spelling of letters whose Unicode names do not tell it, mostly as in Lucene's ASCIIFoldingFilter.
 _SPELLED = {"ß": "ss", "þ": "th", **dict(zip("ðıȷĸŋəǝɛɔɖɵʉʒƿ", "dijqnaeeodouzw", strict=True))}
 # "LATIN SMALL LETTER O WITH STROKE" is spelled "o", "LATIN SMALL LIGATURE OE" "oe".
