@@ -295,7 +295,7 @@ WRONG = {
     "fewer": ({"metadata": {**METADATA, "features": list(FEATURES)[1:]}}, "was not trained on"),
     "start": ({"metadata": {**METADATA, "start": 2.0}}, r"a start that is not in \[0, 1\]: 2\.0"),
     "no start": ({"metadata": {"features": list(FEATURES)}}, r"a start that is not in \[0, 1\]: None"),
-    "NaN start": ({"metadata": {**METADATA, "start": float("nan")}}, r"a start that is not in \[0, 1\]: nan"),
+    "NaN start": ({"metadata": {**METADATA, "start": float("nan")}}, "NaN is not a JSON value"),
     "lacking": ({"output.bias": None}, "other shapes"),
     "more": ({"more": np.zeros(2, np.float32)}, "other shapes"),
     "shape": ({"hidden.bias": np.zeros(3, np.float32)}, "other shapes"),

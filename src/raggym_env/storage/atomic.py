@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import IO, Any
 
-__all__ = ["atomic_file", "atomic_folder", "build_once", "write_atomic"]
+__all__ = ["atomic_file", "atomic_folder", "build_once", "flush_folder", "write_atomic"]
 
 
 @contextmanager
@@ -20,10 +21,16 @@ def atomic_file(path: Path, mode: str = "wb") -> Iterator[IO[Any]]:
         mode: "wb", or "w" for UTF-8 text.
     """
     partial = path.with_name(f"{path.name}.partial")
+    # Made anew and never opened: it may be a link that somebody else left in this folder, to a file of the user's.
+    partial.unlink(missing_ok=True)
     try:
-        with partial.open(mode, encoding=None if "b" in mode else "utf-8") as file:
+        with partial.open(mode.replace("w", "x"), encoding=None if "b" in mode else "utf-8") as file:
             yield file
+            # On the disk before it is renamed: after a power cut the file is whole, old or new.
+            file.flush()
+            os.fsync(file.fileno())
         partial.replace(path)
+        flush_folder(path.parent)
     finally:
         partial.unlink(missing_ok=True)
 
@@ -32,6 +39,16 @@ def write_atomic(path: Path, text: str) -> None:
     """Write a file of UTF-8 text, whole or not at all."""
     with atomic_file(path, "w") as file:
         file.write(text)
+
+
+def flush_folder(path: Path) -> None:
+    """Write the entries of a folder to the disk, so that new and renamed files survive a power cut."""
+    if os.name != "nt":  # Windows cannot open a folder
+        descriptor = os.open(path, os.O_RDONLY)
+        try:
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)
 
 
 @contextmanager
@@ -50,16 +67,24 @@ def atomic_folder(path: Path) -> Iterator[Path]:
         shutil.rmtree(partial, ignore_errors=True)
 
 
-def build_once(path: Path, build: Callable[[Path], object]) -> Path:
+def build_once(
+    path: Path, build: Callable[[Path], object], *, outdated: Callable[[Path], bool] = lambda path: False
+) -> Path:
     """Call `build(path)` unless `path` exists. Of several processes at once, one builds and the others wait.
 
-    `build` must create `path` whole or not at all, as with `atomic_file` or `atomic_folder`.
+    Args:
+        path: A file or a folder.
+        build: Must create `path` whole or not at all, as with `atomic_file` or `atomic_folder`.
+        outdated: Called with an existing folder; if it returns True, the folder is deleted and built again.
     """
-    if not path.exists():
+    if not path.exists() or outdated(path):
         from filelock import FileLock  # imported here, so that reading what exists loads nothing
 
         path.parent.mkdir(parents=True, exist_ok=True)
         with FileLock(path.with_name(f"{path.name}.lock")):
-            if not path.exists():  # another process may have built it while this one waited
+            # Asked again: another process may have built it while this one waited.
+            if path.exists() and outdated(path):
+                shutil.rmtree(path)
+            if not path.exists():
                 build(path)
     return path

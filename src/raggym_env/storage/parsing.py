@@ -15,9 +15,10 @@ import stat
 import tomllib
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any, BinaryIO, NoReturn
 
-__all__ = ["MAX_BYTES", "ParseError", "check_value", "json_decoder", "parse_json", "parse_toml", "read_file"]
+__all__ = ["MAX_BYTES", "ParseError", "check_value", "json_decoder", "open_regular", "parse_json", "parse_toml"]
+__all__ += ["read_file"]
 
 MAX_BYTES = 64 << 20
 """Default limit on the size of one document, in bytes. Data sets are read record by record instead."""
@@ -143,14 +144,19 @@ def read_file(path: Path, *, max_bytes: int = MAX_BYTES, follow_links: bool = Tr
         OSError: The file cannot be read, e.g. `FileNotFoundError`.
         ParseError: It is not a regular file, a link that is not followed, or too large.
     """
+    with open_regular(path, follow_links=follow_links) as file:
+        if (size := os.fstat(file.fileno()).st_size) > max_bytes:
+            raise ParseError(f"{size:,} bytes, the limit is {max_bytes:,}")
+        return file.read(max_bytes)
+
+
+def open_regular(path: Path, *, follow_links: bool = True) -> BinaryIO:
+    """Open a regular file for reading. Arguments and errors as for `read_file`."""
     if not follow_links and path.is_symlink():
         raise ParseError("a symbolic link, which is not followed")
     # O_NONBLOCK: opening a pipe without a writer would wait for one. Windows has neither.
     descriptor = os.open(path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0))
-    with os.fdopen(descriptor, "rb") as file:
-        status = os.fstat(descriptor)
-        if not stat.S_ISREG(status.st_mode):
-            raise ParseError("not a regular file")
-        if status.st_size > max_bytes:
-            raise ParseError(f"{status.st_size:,} bytes, the limit is {max_bytes:,}")
-        return file.read(max_bytes)
+    if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+        os.close(descriptor)
+        raise ParseError("not a regular file")
+    return os.fdopen(descriptor, "rb")

@@ -14,6 +14,7 @@ from typing import Any
 
 from raggym_env.errors import RunError
 from raggym_env.storage.atomic import write_atomic
+from raggym_env.storage.parsing import ParseError, parse_json, read_file
 
 __all__ = ["FolderKind", "differences", "installed_version", "locked"]
 
@@ -39,17 +40,18 @@ class FolderKind:
         """Return the content of the folder's JSON file.
 
         Raises:
-            RunError: The file is missing, not JSON, or of another format.
+            RunError: The file is missing, a link, not JSON, or of another format.
         """
         file = path / self.file
         try:
-            record = json.loads(file.read_bytes())
+            # A folder may come from somebody else, and a link in it lead anywhere.
+            record = parse_json(read_file(file, follow_links=False))
         except FileNotFoundError as error:
             raise RunError(
                 f"{path} is not a {self.contents} folder: it has no {self.file}. `{self.command}` makes one."
             ) from error
-        except ValueError as error:
-            raise RunError(f"{file} is not JSON ({error}).") from error
+        except (OSError, ParseError) as error:
+            raise RunError(f"{file} cannot be read: {error}.") from error
         if not isinstance(record, dict) or record.get("format") != self.format:
             raise RunError(f"{file} is not of format {self.format}, which this version reads.")
         return record
@@ -106,7 +108,7 @@ def locked(path: Path) -> Any:
     """Return a context in which no other process writes to the folder.
 
     Raises:
-        RunError: Another process holds the lock.
+        RunError: Another process holds the lock, or the folder cannot be written to.
     """
     from filelock import FileLock, Timeout
 
@@ -116,6 +118,8 @@ def locked(path: Path) -> Any:
         return lock.acquire()
     except Timeout as error:
         raise RunError(f"Another process is writing to {path}. Wait for it, or choose another --out.") from error
+    except OSError as error:  # a read-only folder, or a link in place of the lock
+        raise RunError(f"{path} cannot be locked: {error}. Choose another --out.") from error
 
 
 def installed_version(name: str) -> str | None:

@@ -87,7 +87,7 @@ def test_bm25s_opens_the_index(tmp_path):
 @pytest.mark.parametrize("mapped", [True, False])
 def test_an_opened_index_is_read_only(tmp_path, mapped):
     write_index(zipf(10), tmp_path, k1=1.2, b=0.75)
-    index = Index.load(tmp_path, mapped=mapped)
+    index = Index.load(tmp_path, 10, mapped=mapped)
     assert index.passages == 10
     assert isinstance(index.scores.base, np.memmap) == mapped
     with pytest.raises(ValueError, match="read-only"):
@@ -102,4 +102,4 @@ def test_no_term_at_all_is_refused(tmp_path):
 
 def test_a_folder_without_an_index_is_refused(tmp_path):
     with pytest.raises(RetrievalError, match=r"cannot be read.*Delete this folder"):
-        Index.load(tmp_path)
+        Index.load(tmp_path, 1)
