@@ -8,7 +8,7 @@ from typing import Any
 import typer
 from typer.core import TyperGroup
 
-from raggym_env.cli import cards, collect, data, evaluate, export, leaderboard, models, play, serve, train
+from raggym_env.cli import cards, collect, data, evaluate, export, index, leaderboard, models, play, serve, train
 from raggym_env.errors import RAGGymError
 
 __all__ = ["app"]
@@ -45,5 +45,6 @@ app.command("export")(export.export)
 app.command("leaderboard")(leaderboard.leaderboard)
 app.command("serve")(serve.serve)
 app.add_typer(data.app, name="data")
+app.add_typer(index.app, name="index")
 app.add_typer(models.app, name="models")
 app.add_typer(train.app, name="train")

@@ -25,7 +25,7 @@ from raggym_env.core import Passage
 from raggym_env.data.arrow_file import check_columns, require_uncompressed
 from raggym_env.errors import DataError, DataNotFound, MalformedData
 from raggym_env.storage.atomic import write_atomic
-from raggym_env.storage.checksums import checksums, file_problems
+from raggym_env.storage.checksums import Progress, checksums, file_problems
 from raggym_env.storage.parsing import ParseError, parse_json, read_file
 
 __all__ = ["BATCH_ROWS", "FORMAT_VERSION", "Corpus", "write_corpus"]
@@ -60,9 +60,10 @@ class Corpus(Sequence[Passage]):
         self.origin: str = manifest["origin"]
         """Description of the source that the passages were read from."""
         self._rows: int = manifest["rows"]
+        self._files = manifest["files"]
         self._lock = threading.Lock()  # Arrow does not promise that its reader is thread-safe
-        if problems := file_problems(self.path, manifest["files"]):
-            raise DataError(f"The corpus at {self.path} is damaged: {'; '.join(problems)}. Delete it {_CURE}")
+        if problems := file_problems(self.path, self._files):
+            raise self._problem("; ".join(problems))
         self._file, self._reader = _open_passages(self.path / PASSAGES, self._rows)
         self._bytes = memoryview(self._file.read_buffer()).cast("B")
         self._batches: list[list[Any] | None] = [None] * self._reader.num_record_batches
@@ -123,6 +124,22 @@ class Corpus(Sequence[Passage]):
         self._bytes.release()
         self._file.close()
 
+    def check(self, progress: Progress | None = None) -> None:
+        """Read the whole corpus and compare it with its checksum, its fingerprint and its number of passages.
+
+        Raises:
+            DataError: It is damaged.
+        """
+        if problems := file_problems(self.path, self._files, full=True, progress=progress):
+            raise self._problem("; ".join(problems))
+        digest, hashes = hashlib.blake2b(digest_size=16), array("q")
+        for passage in self:
+            digest.update(_encoded(passage))
+            hashes.append(hash(passage.id))
+        _require_unique_ids(self.path / PASSAGES, hashes, str(self.path))
+        if digest.hexdigest() != self.fingerprint:
+            raise self._problem(f"its passages have the fingerprint {digest.hexdigest()}, not {self.fingerprint}")
+
     def _columns(self, number: int) -> list[Any]:
         if self._file.closed:  # else Arrow's own error would not say which corpus
             raise DataError(f"The corpus at {self.path} was closed.")
@@ -138,10 +155,10 @@ class Corpus(Sequence[Passage]):
 
     def _damaged(self, number: int, error: Exception) -> DataError:
         first = number * BATCH_ROWS
-        last = min(first + BATCH_ROWS, self._rows)
-        return DataError(
-            f"The corpus at {self.path} is damaged in passages {first:,} to {last - 1:,}: {error}. Delete it {_CURE}"
-        )
+        return self._problem(f"passages {first:,} to {min(first + BATCH_ROWS, self._rows) - 1:,}: {error}")
+
+    def _problem(self, problem: str) -> DataError:
+        return DataError(f"The corpus at {self.path} is damaged: {problem}. Delete it {_CURE}")
 
 
 def write_corpus(passages: Iterable[Passage], folder: Path, *, origin: str) -> None:
@@ -166,8 +183,7 @@ def write_corpus(passages: Iterable[Passage], folder: Path, *, origin: str) -> N
     with pa.OSFile(str(folder / PASSAGES), "wb") as sink, pa.ipc.new_file(sink, _schema()) as writer:
         while batch := list(itertools.islice(stream, BATCH_ROWS)):
             for passage in batch:
-                # The lengths keep ("ab", "c") and ("a", "bc") apart.
-                digest.update("{}\0{}\0{}\0{}{}{}".format(*map(len, passage), *passage).encode())
+                digest.update(_encoded(passage))
                 hashes.append(hash(passage.id))
             columns = [pa.array(column, pa.large_string()) for column in zip(*batch, strict=True)]
             writer.write_batch(pa.record_batch(columns, schema=_schema()))
@@ -179,6 +195,11 @@ def write_corpus(passages: Iterable[Passage], folder: Path, *, origin: str) -> N
     manifest = {"version": FORMAT_VERSION, "rows": len(hashes), "fingerprint": digest.hexdigest(), "origin": origin}
     manifest["files"] = checksums(folder, [PASSAGES])
     write_atomic(folder / MANIFEST, json.dumps(manifest, indent=1) + "\n")
+
+
+def _encoded(passage: Passage) -> bytes:
+    # The lengths keep ("ab", "c") and ("a", "bc") apart.
+    return "{}\0{}\0{}\0{}{}{}".format(*map(len, passage), *passage).encode()
 
 
 def _schema() -> Any:

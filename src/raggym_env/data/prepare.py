@@ -74,15 +74,18 @@ def prepared_corpus(source: CorpusSource) -> Corpus | None:
     return Corpus(folder) if folder.is_dir() and not source_problems(source.file, folder) else None
 
 
-def source_problems(file: Path | None, folder: Path) -> list[str]:
-    """Return in what the source file differs from the one that the corpus in `folder` was prepared from."""
+def source_problems(file: Path | None, folder: Path, **options: Any) -> list[str]:
+    """Return in what a source file differs from the one that the corpus in `folder` was prepared from.
+
+    `options` are those of `raggym_env.storage.checksums.file_problems`.
+    """
     if file is None:
         return []
     try:
         recorded = parse_json(read_file(folder / _SOURCE))
     except (OSError, ParseError) as error:
         return [f"{_SOURCE} cannot be read ({error})"]
-    return file_problems(file.parent, recorded)
+    return file_problems(file.parent, recorded, **options)
 
 
 def prepare_corpus(source: CorpusSource | Path) -> Corpus:

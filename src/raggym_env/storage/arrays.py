@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import DTypeLike, NDArray
 
-from raggym_env.storage.parsing import ParseError, open_regular
+from raggym_env.storage.parsing import ParseError, open_file
 
 __all__ = ["open_array"]
 
@@ -38,7 +38,7 @@ def open_array(path: Path, *dtypes: DTypeLike, ndim: int = 1, mapped: bool = Tru
         ParseError: It is not such an array, or is shorter or longer than its header says. A mapped file that is too
             short would otherwise end the process by a signal.
     """
-    with open_regular(path) as file:
+    with open_file(path) as file:
         size = os.fstat(file.fileno()).st_size
         header = _HEADER.match(file.read(4096))
         if header is None:

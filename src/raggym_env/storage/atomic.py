@@ -5,11 +5,11 @@ from __future__ import annotations
 import os
 import shutil
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import IO, Any
 
-__all__ = ["atomic_file", "atomic_folder", "build_once", "flush_folder", "write_atomic"]
+__all__ = ["atomic_file", "atomic_folder", "build_once", "sync_folder", "write_atomic"]
 
 
 @contextmanager
@@ -21,34 +21,34 @@ def atomic_file(path: Path, mode: str = "wb") -> Iterator[IO[Any]]:
         mode: "wb", or "w" for UTF-8 text.
     """
     partial = path.with_name(f"{path.name}.partial")
-    # Made anew and never opened: it may be a link that somebody else left in this folder, to a file of the user's.
+    # What a killed process left; or a link, perhaps of somebody else, whose target must not be overwritten.
     partial.unlink(missing_ok=True)
     try:
         with partial.open(mode.replace("w", "x"), encoding=None if "b" in mode else "utf-8") as file:
             yield file
-            # On the disk before it is renamed: after a power cut the file is whole, old or new.
+            # Before the new name: after a power cut it could otherwise be the name of an empty file.
             file.flush()
             os.fsync(file.fileno())
         partial.replace(path)
-        flush_folder(path.parent)
+        sync_folder(path.parent)
     finally:
         partial.unlink(missing_ok=True)
+
+
+def sync_folder(path: Path) -> None:
+    """Write the names in a folder to disk, where the system can, so that a power cut loses no new file."""
+    with suppress(OSError):  # Windows opens no folders, and some network drives cannot do it
+        descriptor = os.open(path, os.O_RDONLY)
+        try:
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)
 
 
 def write_atomic(path: Path, text: str) -> None:
     """Write a file of UTF-8 text, whole or not at all."""
     with atomic_file(path, "w") as file:
         file.write(text)
-
-
-def flush_folder(path: Path) -> None:
-    """Write the entries of a folder to the disk, so that new and renamed files survive a power cut."""
-    if os.name != "nt":  # Windows cannot open a folder
-        descriptor = os.open(path, os.O_RDONLY)
-        try:
-            os.fsync(descriptor)
-        finally:
-            os.close(descriptor)
 
 
 @contextmanager

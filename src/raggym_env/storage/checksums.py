@@ -22,7 +22,7 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 
 from raggym_env.storage.atomic import write_atomic
-from raggym_env.storage.parsing import ParseError, open_regular, parse_json, read_file
+from raggym_env.storage.parsing import ParseError, open_file, parse_json, read_file
 from raggym_env.storage.paths import cache_dir
 
 __all__ = ["Checksums", "Progress", "checksums", "file_problems"]
@@ -111,7 +111,7 @@ def _size_problem(path: Path, name: str, size: int) -> str | None:
 
 def _checksum(path: Path, progress: Progress | None) -> dict[str, Any]:
     digest, size = hashlib.blake2b(digest_size=16), 0
-    with open_regular(path) as file:
+    with open_file(path) as file:
         while chunk := file.read(_CHUNK):
             digest.update(chunk)
             size += len(chunk)

@@ -17,15 +17,26 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, BinaryIO, NoReturn
 
-__all__ = ["MAX_BYTES", "ParseError", "check_value", "json_decoder", "open_regular", "parse_json", "parse_toml"]
-__all__ += ["read_file"]
+__all__ = [
+    "MAX_BYTES",
+    "MAX_INT",
+    "ParseError",
+    "check_value",
+    "json_decoder",
+    "open_file",
+    "parse_json",
+    "parse_toml",
+    "read_file",
+]
 
 MAX_BYTES = 64 << 20
 """Default limit on the size of one document, in bytes. Data sets are read record by record instead."""
 
 # Far more than any format of this field needs, and far less than recursive functions over the value can take.
 _MAX_DEPTH = 64
-_MAX_INT = 1 << 64
+
+MAX_INT = 1 << 64
+"""Whole numbers are smaller than this, and greater than its negative."""
 
 # Only a text with one of these can hold a value that needs mending: a long integer, a large exponent, or an escaped
 # surrogate. Nearly no text does, and a regular expression is much faster than a walk over the value.
@@ -126,9 +137,22 @@ def _mended(value: Any) -> Any:
         return [_mended(inner) for inner in value]
     if isinstance(value, str):
         return value.encode("utf-16-le", "surrogatepass").decode("utf-16-le", "replace")
-    if (isinstance(value, int) and abs(value) >= _MAX_INT) or (isinstance(value, float) and not math.isfinite(value)):
+    if (isinstance(value, int) and abs(value) >= MAX_INT) or (isinstance(value, float) and not math.isfinite(value)):
         raise ParseError("a number is beyond 64 bits, infinite or not a number")
     return value
+
+
+def open_file(path: Path, *, follow_links: bool = True) -> BinaryIO:
+    """Open a regular file to read its bytes, whatever its size. Arguments and errors as for `read_file`."""
+    if not follow_links and path.is_symlink():
+        raise ParseError("a symbolic link, which is not followed")
+    # O_NONBLOCK: opening a pipe without a writer would wait for one. Windows has none of these but O_BINARY.
+    flags = os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0)
+    descriptor = os.open(path, flags if follow_links else flags | getattr(os, "O_NOFOLLOW", 0))
+    if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+        os.close(descriptor)
+        raise ParseError("not a regular file")
+    return os.fdopen(descriptor, "rb")
 
 
 def read_file(path: Path, *, max_bytes: int = MAX_BYTES, follow_links: bool = True) -> bytes:
@@ -144,19 +168,8 @@ def read_file(path: Path, *, max_bytes: int = MAX_BYTES, follow_links: bool = Tr
         OSError: The file cannot be read, e.g. `FileNotFoundError`.
         ParseError: It is not a regular file, a link that is not followed, or too large.
     """
-    with open_regular(path, follow_links=follow_links) as file:
-        if (size := os.fstat(file.fileno()).st_size) > max_bytes:
+    with open_file(path, follow_links=follow_links) as file:
+        size = os.fstat(file.fileno()).st_size
+        if size > max_bytes:
             raise ParseError(f"{size:,} bytes, the limit is {max_bytes:,}")
         return file.read(max_bytes)
-
-
-def open_regular(path: Path, *, follow_links: bool = True) -> BinaryIO:
-    """Open a regular file for reading. Arguments and errors as for `read_file`."""
-    if not follow_links and path.is_symlink():
-        raise ParseError("a symbolic link, which is not followed")
-    # O_NONBLOCK: opening a pipe without a writer would wait for one. Windows has neither.
-    descriptor = os.open(path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0))
-    if not stat.S_ISREG(os.fstat(descriptor).st_mode):
-        os.close(descriptor)
-        raise ParseError("not a regular file")
-    return os.fdopen(descriptor, "rb")

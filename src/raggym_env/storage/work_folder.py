@@ -37,14 +37,13 @@ class FolderKind:
     """Version of the file's format. A file of another version is refused."""
 
     def read(self, path: Path) -> Json:
-        """Return the content of the folder's JSON file.
+        """Return the content of the folder's JSON file. The folder may come from somebody else: no link is followed.
 
         Raises:
             RunError: The file is missing, a link, not JSON, or of another format.
         """
         file = path / self.file
         try:
-            # A folder may come from somebody else, and a link in it lead anywhere.
             record = parse_json(read_file(file, follow_links=False))
         except FileNotFoundError as error:
             raise RunError(
@@ -108,18 +107,18 @@ def locked(path: Path) -> Any:
     """Return a context in which no other process writes to the folder.
 
     Raises:
-        RunError: Another process holds the lock, or the folder cannot be written to.
+        RunError: Another process holds the lock, or the lock's file is a link.
     """
     from filelock import FileLock, Timeout
 
+    if (path / ".lock").is_symlink():
+        raise RunError(f"{path / '.lock'} is a symbolic link, which is not followed. Delete it, if nothing needs it.")
     # The operating system releases it when a process dies, so no stale lock can block a resume.
     lock = FileLock(path / ".lock", timeout=0)
     try:
         return lock.acquire()
     except Timeout as error:
         raise RunError(f"Another process is writing to {path}. Wait for it, or choose another --out.") from error
-    except OSError as error:  # a read-only folder, or a link in place of the lock
-        raise RunError(f"{path} cannot be locked: {error}. Choose another --out.") from error
 
 
 def installed_version(name: str) -> str | None:

@@ -22,7 +22,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from raggym_env.storage.arrays import open_array
-from raggym_env.storage.parsing import open_regular
+from raggym_env.storage.parsing import open_file
 
 __all__ = ["Vocabulary", "write_vocabulary"]
 
@@ -59,7 +59,7 @@ class Vocabulary:
         """
         bounds = open_array(folder / _BOUNDS, np.int64, mapped=mapped)
         ids = open_array(folder / _IDS, np.int32, mapped=mapped)
-        with open_regular(folder / _TERMS) as file:  # the mapping outlives the open file
+        with open_file(folder / _TERMS) as file:  # the mapping outlives the open file
             return cls(mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) if mapped else file.read(), bounds, ids)
 
     def __reduce__(self) -> tuple[Any, ...]:

@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from raggym_env.storage.parsing import ParseError, open_regular
+from raggym_env.storage.parsing import ParseError, open_file
 
 __all__ = ["check_faiss_file"]
 
@@ -28,7 +28,7 @@ _FLOAT16 = 4  # QT_fp16 of faiss::ScalarQuantizer
 _MAX_LEVELS = 64  # of a graph; a billion vectors have six
 
 
-def check_faiss_file(path: Path, kind: str, dtype: np.dtype[Any], vectors: int, dimension: int) -> None:
+def check_faiss_file(path: Path, kind: str, dtype: np.dtype[Any], vectors: int, dimension: int = 0) -> None:
     """Check the file of an index. Reads its structure, and of the vectors only the number.
 
     Args:
@@ -36,13 +36,13 @@ def check_faiss_file(path: Path, kind: str, dtype: np.dtype[Any], vectors: int, 
         kind: "hnsw" or "ivf".
         dtype: Type of the vectors, float32 or float16.
         vectors: Number of the vectors.
-        dimension: Number of their dimensions.
+        dimension: Number of their dimensions; 0 for any.
 
     Raises:
         OSError: The file cannot be read.
         ParseError: It is not such an index, or a link or position in it is out of range.
     """
-    with open_regular(path) as file:
+    with open_file(path) as file:
         if not os.fstat(file.fileno()).st_size:
             raise ParseError("it is empty")
         reader = _Reader(np.memmap(file, np.uint8, "r").view(np.ndarray), dtype, vectors, dimension)
@@ -84,7 +84,9 @@ class _Reader:
     def header(self, mark: bytes, vectors: int) -> None:
         """Read what all indexes start with."""
         self.require(self.take("u1", 4).tobytes() == mark, "its kind")
-        self.require(self.number("i") == self.dimension and self.number("q") == vectors, "its size")
+        dimension = int(self.number("i"))
+        self.dimension = self.dimension or dimension
+        self.require(dimension == self.dimension > 0 and self.number("q") == vectors, "its size")
         self.take("u1", 16)  # without a meaning
         self.require(self.number("B") == 1 and self.number("i") == _INNER_PRODUCT, "its training or metric")
 
