@@ -188,7 +188,9 @@ def other_thing(path: Path, draw: random.Random) -> str:
 def change(folder: Path, pattern: str, number: int, *, signed: bool) -> str:
     """Change one of the files of a folder, and return in words how. The same number makes the same change."""
     draw = random.Random(number)
-    path = draw.choice(sorted(path for path in folder.rglob("*") if path.is_file() and re.fullmatch(pattern, path.name)))
+    path = draw.choice(
+        sorted(path for path in folder.rglob("*") if path.is_file() and re.fullmatch(pattern, path.name))
+    )
     where = path.relative_to(folder)
     if draw.random() < 0.08:
         return f"{where}: {other_thing(path, draw)}"
@@ -211,7 +213,9 @@ def sign(folder: Path) -> None:
             content = json.loads(manifest.read_bytes())
             files = [path for path in manifest.parent.rglob("*") if path.is_file()]
             names = [path.relative_to(manifest.parent).as_posix() for path in files]
-            content["files"] = checksums(manifest.parent, [n for n in names if n not in ("manifest.json", "source.json")])
+            content["files"] = checksums(
+                manifest.parent, [n for n in names if n not in ("manifest.json", "source.json")]
+            )
             manifest.write_text(json.dumps(content), encoding="utf-8")
 
 
@@ -263,7 +267,9 @@ TOWNS = [(f"Town{number}", f"River{number % 7}") for number in range(40)]
 def passages() -> list[Any]:
     from raggym_env.core import Passage
 
-    return [Passage(str(i), town, f"{town} is a town é. It lies on the {river}.") for i, (town, river) in enumerate(TOWNS)]
+    return [
+        Passage(str(i), town, f"{town} is a town é. It lies on the {river}.") for i, (town, river) in enumerate(TOWNS)
+    ]
 
 
 def write_lines(path: Path, rows: list[Any]) -> None:
@@ -322,7 +328,9 @@ def use_policy(folder: Path) -> None:
 
 def make_questions(folder: Path) -> None:
     rows = [question(number) for number in range(12)]
-    official = [{**row, "_id": row["id"], "answer": row["golden_answers"][0], "type": "bridge", "level": "hard"} for row in rows]
+    official = [
+        {**row, "_id": row["id"], "answer": row["golden_answers"][0], "type": "bridge", "level": "hard"} for row in rows
+    ]
     text = json.dumps(official)
     (folder / "hotpotqa.json").write_text(text, encoding="utf-8")
     (folder / "hotpotqa.json.gz").write_bytes(gzip.compress(text.encode()))
@@ -332,7 +340,12 @@ def make_questions(folder: Path) -> None:
     cells = ["Question\tAnswer\tAnswer 2", *(f"{row['question']}\t{row['answer']}\tx" for row in official)]
     (folder / "bamboogle.tsv").write_text("\n".join(cells), encoding="utf-8")
     (folder / "bamboogle.tsv.gz").write_bytes(gzip.compress("\n".join(cells).encode()))
-    options = {"options": {"A": "aspirin", "B": "ibuprofen"}, "answer": "aspirin", "answer_idx": "A", "meta_info": "step1"}
+    options = {
+        "options": {"A": "aspirin", "B": "ibuprofen"},
+        "answer": "aspirin",
+        "answer_idx": "A",
+        "meta_info": "step1",
+    }
     write_lines(folder / "medqa.jsonl", [{"question": row["question"], **options} for row in rows])
     write_lines(folder / "jsonl.jsonl", rows)
 
@@ -460,6 +473,7 @@ def make_run(folder: Path) -> None:
 def use_run(folder: Path) -> None:
     from raggym_env.evaluation import build_leaderboard, html_report
 
+    os.environ["RAGGYM_DATA"] = str(folder / "data")  # the folder of the card that is recorded is gone
     board = build_leaderboard(
         [folder / "run", folder / "predictions.jsonl"],
         card=folder / "data" / "Towns-v0.toml",
@@ -534,12 +548,18 @@ def make_model(folder: Path) -> None:
     from tokenizers import Tokenizer, decoders, models, pre_tokenizers
     from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
+    ends = {"bos_token": "<s>", "eos_token": "</s>"}
     letters = sorted(pre_tokenizers.ByteLevel.alphabet())
     tokenizer = Tokenizer(models.BPE(vocab={letter: i for i, letter in enumerate(letters)}, merges=[]))
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     tokenizer.decoder = decoders.ByteLevel()
-    fast = PreTrainedTokenizerFast(tokenizer_object=tokenizer, bos_token="<s>", eos_token="</s>")
-    sizes: dict[str, Any] = {"hidden_size": 16, "intermediate_size": 32, "num_hidden_layers": 1, "num_attention_heads": 2}
+    fast = PreTrainedTokenizerFast(tokenizer_object=tokenizer, **ends)
+    sizes: dict[str, Any] = {
+        "hidden_size": 16,
+        "intermediate_size": 32,
+        "num_hidden_layers": 1,
+        "num_attention_heads": 2,
+    }
     torch.manual_seed(0)
     model = LlamaForCausalLM(LlamaConfig(vocab_size=len(fast), max_position_embeddings=128, **sizes))
     fast.save_pretrained(folder / "model")
@@ -593,7 +613,7 @@ def outcome(kind: Kind, folder: Path) -> str:
         return f"typed {type(error).__name__}"
     except MemoryError:
         return "memory MemoryError"
-    except Exception as error:
+    except Exception as error:  # noqa: BLE001
         last = traceback.extract_tb(error.__traceback__)[-1]
         place = f"{Path(last.filename).name}:{last.lineno}"
         return f"untyped {type(error).__name__} at {place}: {str(error)[:120]!r}"
@@ -665,11 +685,17 @@ class Tally:
     def row(self) -> str:
         counts = [sum(self.outcomes.values()), self.outcomes["ok"]]
         counts += [self.outcomes[group] for group in ("signal", "hang", "memory", "untyped")]
-        typed = [f"{count} {name.split()[1]}" for name, count in self.outcomes.most_common() if name.startswith("typed")]
-        return f"{self.name:14}" + "".join(f"{count:9,}" for count in counts) + f"{self.slowest:9.2f}  {', '.join(typed)}"
+        typed = [
+            f"{count} {name.split()[1]}" for name, count in self.outcomes.most_common() if name.startswith("typed")
+        ]
+        return (
+            f"{self.name:14}" + "".join(f"{count:9,}" for count in counts) + f"{self.slowest:9.2f}  {', '.join(typed)}"
+        )
 
 
-HEAD = f"{'kind':14}" + "".join(f"{head:>9}" for head in ("changes", "ok", "signal", "hang", "memory", "untyped", "slowest"))
+HEAD = f"{'kind':14}" + "".join(
+    f"{head:>9}" for head in ("changes", "ok", "signal", "hang", "memory", "untyped", "slowest")
+)
 
 
 def run(name: str, mutations: int, seed: int = 0) -> Tally:
@@ -692,7 +718,13 @@ def run(name: str, mutations: int, seed: int = 0) -> Tally:
             if description:  # it died of this change
                 code = -process.returncode
                 last = (process.stderr.strip().splitlines() or [""])[-1]
-                dead = "hang" if code == HANG else f"signal {code} {last[:120]}" if code > 0 else f"untyped exit {-code} {last}"
+                dead = (
+                    "hang"
+                    if code == HANG
+                    else f"signal {code} {last[:120]}"
+                    if code > 0
+                    else f"untyped exit {-code} {last}"
+                )
                 tally.add(number, description, dead)
                 number += 1
             elif process.returncode:
@@ -734,7 +766,7 @@ def main() -> None:
         one_case(options.kinds[0], options.case)
         return
     bad = []
-    print(HEAD, " typed errors", flush=True)
+    print(HEAD, flush=True)
     for name in options.kinds or KINDS:
         if available(KINDS[name]):
             tally = run(name, options.mutations, options.seed)

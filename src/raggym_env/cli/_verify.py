@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable, Iterable
+from functools import partial
 from pathlib import Path
 
 import typer
@@ -30,7 +31,7 @@ def verify_all(items: Iterable[Item]) -> None:
         with Progress(*columns, console=Console(stderr=True), transient=True, disable=not sys.stderr.isatty()) as bar:
             row = bar.add_task(one_line(name), total=size)
             try:
-                line = f"ok       {name}: {check(lambda count, bar=bar, row=row: bar.advance(row, count))}"
+                line = f"ok       {name}: {check(partial(bar.advance, row))}"
             except (RAGGymError, OSError) as error:
                 failed += 1
                 line = f"damaged  {name}: {error}"

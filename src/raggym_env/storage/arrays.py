@@ -43,7 +43,7 @@ def open_array(path: Path, *dtypes: DTypeLike, ndim: int = 1, mapped: bool = Tru
         header = _HEADER.match(file.read(4096))
         if header is None:
             raise ParseError(f"{path.name} has no header of an array of numbers")
-        names = {np.lib.format.dtype_to_descr(np.dtype(dtype)): np.dtype(dtype) for dtype in dtypes}
+        names = {np.dtype(dtype).str: np.dtype(dtype) for dtype in dtypes}
         dtype = names.get(header["type"].decode())
         shape = tuple(map(int, re.findall(rb"[0-9]+", header["shape"])))
         if dtype is None or len(shape) != ndim:
@@ -51,7 +51,9 @@ def open_array(path: Path, *dtypes: DTypeLike, ndim: int = 1, mapped: bool = Tru
             raise ParseError(f"{path.name} holds {found}, not {' or '.join(names)} with {ndim}")
         start, count = header.end(), math.prod(shape)
         if int.from_bytes(header["length"], "little") != start - 10 or start + count * dtype.itemsize != size:
-            raise ParseError(f"{path.name} has {size:,} bytes, not the {start + count * dtype.itemsize:,} of its header")
+            raise ParseError(
+                f"{path.name} has {size:,} bytes, not the {start + count * dtype.itemsize:,} of its header"
+            )
         if mapped and count:  # an empty mapping is not possible
             return np.memmap(file, dtype, "r", start, shape)
         file.seek(start)

@@ -14,7 +14,6 @@ import contextlib
 import hashlib
 import json
 import logging
-import os
 import stat
 import time
 from collections.abc import Callable, Iterable, Mapping
@@ -28,7 +27,7 @@ from raggym_env.storage.paths import cache_dir
 __all__ = ["Checksums", "Progress", "checksums", "file_problems"]
 
 Checksums = Mapping[str, Mapping[str, Any]]
-"""For each file, by its relative path with slashes: "bytes", its size, and "blake2b", a hash of 32 hexadecimal digits."""
+"""For each file, by its relative path with slashes: "bytes", its size, and "blake2b", a hash in hexadecimal."""
 Progress = Callable[[int], object]
 """Called with the number of bytes that were read since the last call."""
 
@@ -53,9 +52,7 @@ def checksums(folder: Path, names: Iterable[str], progress: Progress | None = No
     return files
 
 
-def file_problems(
-    folder: Path, files: Checksums, *, full: bool = False, progress: Progress | None = None
-) -> list[str]:
+def file_problems(folder: Path, files: Checksums, *, full: bool = False, progress: Progress | None = None) -> list[str]:
     """Return what is wrong with files below a folder, in words; nothing if they are as their checksums say.
 
     Args:
@@ -127,7 +124,9 @@ def _state(path: Path) -> list[int]:
 
 
 def _record_file(states: Mapping[str, list[int]]) -> Path:
-    digest = hashlib.blake2b(json.dumps([[name, states[name][-2:]] for name in sorted(states)]).encode(), digest_size=16)
+    digest = hashlib.blake2b(
+        json.dumps([[name, states[name][-2:]] for name in sorted(states)]).encode(), digest_size=16
+    )
     return cache_dir() / "verified" / f"{digest.hexdigest()}.json"
 
 

@@ -135,3 +135,39 @@ def test_unreadable_files_are_one_clear_error(tmp_path):
     np.save(tmp_path / "0-1.npy", np.array([{}], dtype=object))
     with pytest.raises(RetrievalError, match="Delete this folder"):
         MappedVectors.load(tmp_path)
+
+
+SHARD = np.ones((3, 4), np.float32)
+
+
+@pytest.mark.parametrize(
+    "files",
+    [
+        {},
+        {"0-2.npy": SHARD},
+        {"1-4.npy": SHARD},
+        {"0-3.npy": SHARD, "4-7.npy": SHARD},
+        {"0-3.npy": SHARD, "2-5.npy": SHARD},
+        {"0-3.npy": SHARD, "3-6.npy": SHARD.astype(np.float16)},
+        {"0-3.npy": SHARD, "3-6.npy": SHARD[:, :2]},
+        {"0-3.npy": SHARD, "x.npy": SHARD},
+        {"0-3.npy": SHARD.astype(np.float64)},
+        {"0-3.npy": SHARD[0]},
+        {"0-3.npy": SHARD[:, :0]},
+        {"0-0.npy": SHARD[:0]},
+        {"0-3.npy": np.asfortranarray(SHARD)},
+    ],
+)
+def test_files_that_are_not_the_rows_of_one_array_are_refused(tmp_path, files):
+    for name, array in files.items():
+        np.save(tmp_path / name, array)
+    with pytest.raises(RetrievalError, match="Delete this folder"):
+        MappedVectors.load(tmp_path)
+
+
+def test_a_check_finds_vectors_that_are_not_finite(tmp_path):
+    mapped(DATA, tmp_path).check()
+    broken = DATA.copy()
+    broken[1500, 3] = np.nan
+    with pytest.raises(RetrievalError, match=r"from 1,500 on, one is not finite"):
+        mapped(broken, tmp_path / "other").check()

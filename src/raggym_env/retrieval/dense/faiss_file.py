@@ -69,14 +69,14 @@ class _Reader:
     def take(self, dtype: str, count: int) -> NDArray[Any]:
         """Return the next `count` numbers of a type."""
         size = count * np.dtype(dtype).itemsize
-        self.require(0 <= count and self.position + size <= len(self.data), "a length")
+        self.require(count >= 0 and self.position + size <= len(self.data), "a length")
         self.position += size
         return self.data[self.position - size : self.position].view(dtype)
 
-    def number(self, form: str) -> int | float:
-        return struct.unpack(f"<{form}", self.take("u1", struct.calcsize(form)).tobytes())[0]  # type: ignore[no-any-return]
+    def number(self, form: str) -> int:
+        return int(struct.unpack(f"<{form}", self.take("u1", struct.calcsize(form)).tobytes())[0])
 
-    def list(self, dtype: str, count: int, part: str) -> NDArray[Any]:
+    def numbers(self, dtype: str, count: int, part: str) -> NDArray[Any]:
         """Return a list of numbers, which the file has behind their count."""
         self.require(self.number("Q") == count, part)
         return self.take(dtype, count)
@@ -84,7 +84,7 @@ class _Reader:
     def header(self, mark: bytes, vectors: int) -> None:
         """Read what all indexes start with."""
         self.require(self.take("u1", 4).tobytes() == mark, "its kind")
-        dimension = int(self.number("i"))
+        dimension = self.number("i")
         self.dimension = self.dimension or dimension
         self.require(dimension == self.dimension > 0 and self.number("q") == vectors, "its size")
         self.take("u1", 16)  # without a meaning
@@ -93,43 +93,43 @@ class _Reader:
     def stored_vectors(self, mark: bytes, vectors: int) -> None:
         """Read an index that holds vectors in float32."""
         self.header(mark, vectors)
-        self.list("<f4", vectors * self.dimension, "the vectors")
+        self.numbers("<f4", vectors * self.dimension, "the vectors")
 
     def quantizer(self) -> None:
         """Read the description of vectors in float16."""
-        form = [self.number(form) for form in "iifQQ"]
-        self.require(form[0] == _FLOAT16 and form[3:] == [self.dimension, 2 * self.dimension], "the precision")
-        self.list("<f4", 0, "the precision")
+        kind = self.number("i")
+        self.take("u1", 8)  # the range of values, which only other precisions have
+        sizes = [self.number("Q"), self.number("Q")]
+        self.require(kind == _FLOAT16 and sizes == [self.dimension, 2 * self.dimension], "the precision")
+        self.numbers("<f4", 0, "the precision")
 
     def hnsw(self) -> None:
         """Read a graph: for each level of each vector a fixed number of links, -1 where there are fewer."""
-        levels = int(self.number("Q"))
+        levels = self.number("Q")
         self.require(1 <= levels <= _MAX_LEVELS, "the number of levels")
         self.take("<f8", levels)  # the probability of a vector to be on each level
         # Each vector has links on its first level, and fewer on each further one: `ends` of them up to each level.
-        ends = self.list("<i4", levels + 1, "the links of a level")
+        ends = self.numbers("<i4", levels + 1, "the links of a level")
         self.require(ends[0] == 0 and (np.diff(ends) > 0).all(), "the links of a level")
-        heights = self.list("<i4", self.vectors, "the levels")
+        heights = self.numbers("<i4", self.vectors, "the levels")
         self.require(heights.min() >= 1 and heights.max() <= levels, "the levels")
-        starts = self.list("<u8", self.vectors + 1, "the positions of links").astype(np.int64)
+        starts = self.numbers("<u8", self.vectors + 1, "the positions of links").astype(np.int64)
         self.require(starts[0] == 0 and (np.diff(starts) == ends[heights]).all(), "the positions of links")
-        links = self.list("<i4", int(starts[-1]), "the links")
+        links = self.numbers("<i4", int(starts[-1]), "the links")
         self.require(links.min() >= -1 and links.max() < self.vectors, "a link")
         self._upper_levels(links, starts, heights, ends.tolist())
         entry, top = self.number("i"), self.number("i")
-        self.require(0 <= entry < self.vectors and top == heights[int(entry)] - 1, "the point of entry")
+        self.require(0 <= entry < self.vectors and top == heights[entry] - 1, "the point of entry")
         searched = [self.number("i") for _ in range(3)]
         self.require(all(0 < value < 1 << 24 for value in searched), "a parameter of the search")
         if self.dtype.itemsize == 2:
             self.header(_SCALAR, self.vectors)
             self.quantizer()
-            self.list("u1", 2 * self.vectors * self.dimension, "the vectors")
+            self.numbers("u1", 2 * self.vectors * self.dimension, "the vectors")
         else:
             self.stored_vectors(_FLAT, self.vectors)
 
-    def _upper_levels(
-        self, links: NDArray[Any], starts: NDArray[Any], heights: NDArray[Any], ends: list[int]
-    ) -> None:
+    def _upper_levels(self, links: NDArray[Any], starts: NDArray[Any], heights: NDArray[Any], ends: list[int]) -> None:
         """Check that links on a level lead to vectors on that level: others have no links of their own there."""
         for level, (low, high) in enumerate(pairwise(ends[1:]), start=1):
             sources = np.flatnonzero(heights > level)
@@ -140,11 +140,11 @@ class _Reader:
 
     def ivf(self) -> None:
         """Read the centers of the clusters, and for each its vectors and their positions."""
-        clusters = int(self.number("Q"))
+        clusters = self.number("Q")
         self.require(1 <= clusters <= self.vectors and 1 <= self.number("Q") <= clusters, "the number of clusters")
         self.stored_vectors(_FLAT, clusters)
         self.require(self.number("B") == 0, "the kind of its map")
-        self.list("<i8", 0, "its map")
+        self.numbers("<i8", 0, "its map")
         size = self.dtype.itemsize * self.dimension
         if self.dtype.itemsize == 2:
             self.quantizer()
@@ -159,10 +159,10 @@ class _Reader:
     def _lengths(self, clusters: int) -> list[int]:
         """Read how many vectors each cluster has."""
         if (form := self.take("u1", 4).tobytes()) == b"full":
-            lengths = self.list("<u8", clusters, "the lists").tolist()
+            lengths: list[int] = self.numbers("<u8", clusters, "the lists").tolist()
         else:  # only the lists that are not empty, in pairs of their number and their length
             self.require(form == b"sprs", "the lists")
-            pairs = self.take("<u8", int(self.number("Q"))).tolist()
+            pairs = self.take("<u8", self.number("Q")).tolist()
             numbers, lengths = pairs[::2], pairs[1::2]
             ordered = all(low < high for low, high in pairwise([-1, *numbers, clusters]))
             self.require(len(pairs) % 2 == 0 and ordered, "the lists")

@@ -116,7 +116,9 @@ class DenseRetriever(IndexOptions, EncoderOptions):
             for row, vector, positions in zip(rows, vectors, candidates, strict=True):
                 scores = _rounded(self._vectors.rows(positions).astype(np.float64) @ vector.astype(np.float64))
                 if not np.isfinite(scores).all():
-                    raise RetrievalError(f"A vector in {self._folder} is not finite. Delete it to have it computed again.")
+                    raise RetrievalError(
+                        f"A vector in {self._folder} is not finite. Delete it to have it computed again."
+                    )
                 best = np.lexsort((positions, -scores))[:k]  # by score, then by position in the corpus
                 passages = [self.corpus[position] for position in positions[best].tolist()]
                 results[row] = list(map(Hit, passages, scores[best].tolist()))
