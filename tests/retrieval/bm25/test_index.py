@@ -88,6 +88,13 @@ def test_bm25s_opens_the_index(tmp_path):
     assert loaded.get_scores(passages[7]).argmax() == 7
 
 
+def test_a_good_index_passes_a_check_in_parts_of_any_size(tmp_path, monkeypatch):
+    write_index(zipf(100), tmp_path, k1=1.2, b=0.75)
+    for size in (1, 2, 3, 7, 50, 10**6):
+        monkeypatch.setattr(postings, "MERGED_POSTINGS", size)
+        Index.load(tmp_path, 100).check()
+
+
 @pytest.mark.parametrize("mapped", [True, False])
 def test_an_opened_index_is_read_only(tmp_path, mapped):
     write_index(zipf(10), tmp_path, k1=1.2, b=0.75)
@@ -191,15 +198,17 @@ DAMAGED = [  # the postings of "bee", the second term, are 1 to 3
 
 
 @pytest.mark.parametrize(("file", "content"), DAMAGED)
-def test_damaged_postings_are_refused_before_they_are_searched_and_other_terms_are_found(stored, file, content):
+def test_damaged_postings_are_refused_and_other_terms_are_found(stored, file, content, monkeypatch):
     np.save(stored / file, content)
     index = Index.load(stored, 4)
     assert index.ids(["ant", "cat"]) == [0, 2]
     for _ in range(2):
         with pytest.raises(RetrievalError, match="postings of term 1 are out of range or order"):
             index.ids(["ant", "bee"])
-    with pytest.raises(RetrievalError, match="postings of term 1"):
-        index.check()
+    for size in (1, 2, 100):
+        monkeypatch.setattr(postings, "MERGED_POSTINGS", size)
+        with pytest.raises(RetrievalError, match=r"postings from . on are out of range or order"):
+            index.check()
 
 
 @pytest.mark.parametrize(

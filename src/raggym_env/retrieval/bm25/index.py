@@ -133,8 +133,15 @@ class Index:
             self.vocabulary.check()
         except ValueError as error:
             raise _damaged(self.folder, error) from error
-        for number in range(len(self.starts) - 1):
-            self._check_postings(number)
+        for low in range(0, len(self.positions), MERGED_POSTINGS):
+            high = min(low + MERGED_POSTINGS, len(self.positions))
+            # One more, to compare the last with.
+            positions = self.positions[low : high + 1]
+            ordered = positions[1:] > positions[:-1]
+            # A term's first passage may be before the last of the term before it.
+            firsts = self.starts[slice(*np.searchsorted(self.starts, [low + 1, low + len(positions)]).tolist())]
+            ordered[firsts - low - 1] = True
+            self._require_in_range(positions, self.scores[low:high], bool(ordered.all()), f"from {low:,} on")
 
     def _number(self, term: str) -> int:
         number = self.vocabulary.find(term)
@@ -145,10 +152,16 @@ class Index:
     def _check_postings(self, number: int) -> None:
         """Check that passages are in order and range, and their scores positive numbers: a search checks neither."""
         span = slice(*self.starts[number : number + 2].tolist())
-        positions, scores = self.positions[span], self.scores[span]
-        ordered = positions[0] >= 0 and positions[-1] < self.passages and (positions[1:] > positions[:-1]).all()
-        if not ordered or not scores.min() > 0 or not scores.max() < math.inf:  # `not`, since nan compares false
-            raise _damaged(self.folder, ValueError(f"postings of term {number} are out of range or order"))
+        positions = self.positions[span]
+        ordered = bool((positions[1:] > positions[:-1]).all())
+        self._require_in_range(positions, self.scores[span], ordered, f"of term {number}")
+
+    def _require_in_range(
+        self, positions: NDArray[np.int32], scores: NDArray[np.float32], ordered: bool, which: str
+    ) -> None:
+        in_range = positions.min() >= 0 and positions.max() < self.passages
+        if not (ordered and in_range and scores.min() > 0 and scores.max() < math.inf):  # false for nan
+            raise _damaged(self.folder, ValueError(f"postings {which} are out of range or order"))
 
 
 class _Memo(dict[str, int]):
