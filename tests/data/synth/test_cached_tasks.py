@@ -40,9 +40,9 @@ def test_the_error_for_a_damaged_cache_names_the_file_to_delete(world):
 
 
 WRONG = [
-    {"id": 7}, {"question": None}, {"answers": "abc"}, {"answers": [1]}, {"answers": None},
-    {"supporting": [["T", "0"]]}, {"supporting": [["T", True]]}, {"supporting": [[1, 0]]}, {"supporting": [[]]}, {"evidences": [["a", "b"]]},
-    {"evidences": [["a", "b", 3]]}, {"type": 1}, {"metadata": []}, {"metadata": None},
+    {"id": 7}, {"question": None}, {"answers": "abc"}, {"answers": [1]}, {"answers": None}, {"type": 1},
+    {"supporting": [["T", "0"]]}, {"supporting": [["T", True]]}, {"supporting": [[1, 0]]}, {"supporting": [[]]},
+    {"evidences": [["a", "b"]]}, {"evidences": [["a", "b", 3]]}, {"metadata": []}, {"metadata": None},
 ]  # fmt: skip
 
 
