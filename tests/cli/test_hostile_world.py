@@ -316,6 +316,14 @@ def walk_show(world, tmp_path, monkeypatch):
     check_result(raggym("show", world / "run", "--grep", HOSTILE), {0})
 
 
+def walk_verify(world, tmp_path, monkeypatch):
+    check_result(raggym("data", "verify", world / "Hostile-v0.toml"), {0, 1})
+    check_result(raggym("data", "verify"), {0, 1})
+    check_result(raggym("data", "verify", tmp_path / NAME), {1})
+    check_result(raggym("index", "verify"), {0, 1})
+    check_result(raggym("index", "verify", tmp_path / NAME), {1})
+
+
 def walk_serve(world, tmp_path, monkeypatch):
     from raggym_env.retrieval import server
 
@@ -400,6 +408,8 @@ WALKS = {
     "show": walk_show,
     "serve": walk_serve,
     **dict.fromkeys(("data list", "data info", "data get"), walk_data),
+    "data verify": walk_verify,
+    "index verify": walk_verify,
     **dict.fromkeys(("models list", "models get"), walk_models),
     **dict.fromkeys(("train sft", "train dpo", "train prm", "train grpo", "train mini"), walk_train),
 }

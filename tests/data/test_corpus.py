@@ -1,13 +1,19 @@
 from __future__ import annotations
 
+import contextlib
 import copy
 import json
+import os
 import threading
 from pathlib import Path
 
 import numpy as np
+import pyarrow as pa
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
+from hostile_files import sign
 from raggym_env.core import Passage
 from raggym_env.data import corpus as module
 from raggym_env.data.corpus import Corpus, write_corpus
@@ -115,7 +121,13 @@ def test_a_folder_without_a_corpus_is_not_found(tmp_path):
     [
         ({"version": 0}, "has corpus format 0"),
         ({"rows": 99}, "does not fit its manifest.json"),
+        ({"rows": 0}, "does not fit its manifest.json"),
+        ({"rows": -10}, "does not fit its manifest.json"),
+        ({"rows": 2**62}, "does not fit its manifest.json"),
+        ({"rows": True}, "is not a corpus manifest"),
         ({"rows": "10"}, "is not a corpus manifest"),
+        ({"files": {}}, "has no checksum"),
+        ({"files": {"passages.arrow": 7}}, "its list of files is not one"),
     ],
 )
 def test_a_manifest_that_does_not_fit_is_refused(tmp_path, change, message):
@@ -128,5 +140,150 @@ def test_a_manifest_that_does_not_fit_is_refused(tmp_path, change, message):
 def test_a_damaged_passages_file_is_refused(tmp_path):
     folder = stored(tmp_path / "c")
     (folder / "passages.arrow").write_bytes((folder / "passages.arrow").read_bytes()[:100])
+    with pytest.raises(DataError, match=r"passages\.arrow has 100 bytes, not .* Delete it"):
+        Corpus(folder)
+    sign(folder)
     with pytest.raises(DataError, match=r"cannot be opened .* Delete its folder"):
         Corpus(folder)
+
+
+def test_a_changed_byte_is_noticed_when_a_corpus_is_opened(tmp_path):
+    file = stored(tmp_path / "c") / "passages.arrow"
+    file.write_bytes(file.read_bytes().replace(b"Title 3", b"Title 4"))
+    with pytest.raises(DataError, match=r"the content of passages\.arrow is not what was written\. Delete it"):
+        Corpus(file.parent)
+
+
+def replaced(path: Path, make) -> None:
+    path.unlink()
+    make(path)
+
+
+@pytest.mark.parametrize("name", ["passages.arrow", "manifest.json"])
+@pytest.mark.parametrize(
+    "make", [os.mkfifo, os.mkdir, lambda path: path.symlink_to("/dev/zero"), lambda path: path.symlink_to(path)]
+)
+def test_another_thing_in_place_of_a_file_is_one_clear_error(tmp_path, name, make):
+    folder = stored(tmp_path / "c")
+    replaced(folder / name, make)
+    with pytest.raises(DataError, match=r"Delete"):
+        Corpus(folder)
+
+
+# What a stranger may store: whatever Arrow can write, behind a manifest that fits it.
+def write(folder: Path, batches: list, *, compression: str | None = None, rows: int = 10) -> Path:
+    options = pa.ipc.IpcWriteOptions(compression=compression)
+    path = str(folder / "passages.arrow")
+    with pa.OSFile(path, "wb") as sink, pa.ipc.new_file(sink, batches[0].schema, options=options) as writer:
+        for batch in batches:
+            writer.write_batch(batch)
+    manifest = json.loads((folder / "manifest.json").read_text())
+    (folder / "manifest.json").write_text(json.dumps({**manifest, "rows": rows}))
+    sign(folder)
+    return folder
+
+
+SCHEMA = pa.schema([pa.field(name, pa.large_string(), nullable=False) for name in ("id", "title", "text")])
+
+
+def batch(rows: int = 4, offsets: list[int] | None = None, text: bytes = b"abcdefghij", valid: bytes | None = None):
+    offsets = list(range(rows + 1)) if offsets is None else offsets
+    buffers = [pa.py_buffer(valid) if valid else None, pa.py_buffer(np.array(offsets, "<i8")), pa.py_buffer(text)]
+    columns = [pa.array([str(row) for row in range(rows)], pa.large_string())] * 2
+    columns.append(pa.Array.from_buffers(pa.large_string(), rows, buffers))
+    return pa.record_batch(columns, schema=SCHEMA)
+
+
+def read(folder: Path) -> list[Passage]:
+    corpus = Corpus(folder)
+    each = [corpus[row] for row in range(len(corpus))]
+    assert list(corpus) == each
+    return each
+
+
+def test_the_batches_that_the_next_tests_change_are_good(tmp_path):
+    assert len(read(write(stored(tmp_path / "c"), [batch(), batch(), batch(2)]))) == 10
+
+
+BAD = {
+    "beyond": {"offsets": [0, 1, 2, 3, 2**40]},
+    "before": {"offsets": [-(2**40), 1, 2, 3, 4]},
+    "backwards": {"offsets": [0, 9, 2, 3, 4]},
+    "far and back": {"offsets": [0, 2**62, 2, 3, 4]},
+    "missing value": {"valid": b"\x07"},
+    "not UTF-8": {"text": b"\xff\xfe\xff\xff" * 2},
+    "cut UTF-8": {"text": "ä".encode() * 5},
+    "more rows": {"rows": 5},
+    "fewer rows": {"rows": 3},
+}
+MARK = [0, 1, 3, 4, 7]
+
+
+@pytest.mark.parametrize("bad", BAD)
+def test_a_batch_that_is_not_as_arrow_requires_is_one_clear_error(tmp_path, bad):
+    changes = dict(BAD[bad])
+    offsets = changes.pop("offsets", MARK)
+    bad_batch = batch(offsets=None if "rows" in changes else MARK, **changes)
+    folder = write(stored(tmp_path / "c"), [batch(), bad_batch, batch(2)])
+    # Written afterwards, since Arrow does not make such an array.
+    content = (folder / "passages.arrow").read_bytes().replace(np.array(MARK).tobytes(), np.array(offsets).tobytes())
+    (folder / "passages.arrow").write_bytes(content)
+    sign(folder)
+    corpus = Corpus(folder)
+    assert corpus[0].text == "a"
+    for use in (lambda: [corpus[row] for row in range(4, 8)], lambda: list(corpus), corpus.check):
+        with pytest.raises(DataError, match="is damaged: passages 4 to 7: "):
+            use()
+
+
+@pytest.mark.parametrize("compression", ["lz4", "zstd"])
+def test_a_compressed_batch_is_refused_before_it_is_unpacked(tmp_path, compression):
+    bomb = batch(4, [0, 1, 2, 3, 1 << 26], bytes(1 << 26))
+    folder = write(stored(tmp_path / "c"), [bomb], compression=compression, rows=4)
+    before = pa.total_allocated_bytes()
+    with pytest.raises(DataError, match="batch 0 is compressed"):
+        Corpus(folder)[0]
+    assert pa.total_allocated_bytes() == before
+
+
+@pytest.mark.parametrize(
+    "schema",
+    [
+        pa.schema([("id", pa.string()), ("title", pa.string()), ("text", pa.string())]),
+        pa.schema([(name, pa.dictionary(pa.int32(), pa.large_string())) for name in ("id", "title", "text")]),
+        pa.schema([("id", pa.large_string())]),
+        pa.schema([pa.field(name, pa.large_binary(), nullable=False) for name in ("id", "title", "text")]),
+    ],
+)
+def test_columns_of_other_types_are_refused(tmp_path, schema):
+    columns = [pa.array(["a", "b"]).cast(field.type) for field in schema]
+    folder = write(stored(tmp_path / "c"), [pa.record_batch(columns, schema=schema)], rows=2)
+    with pytest.raises(DataError, match="does not fit its manifest"):
+        Corpus(folder)
+
+
+@settings(max_examples=40)
+@given(changes=st.lists(st.tuples(st.integers(0, 2500), st.binary(min_size=1, max_size=9)), min_size=1, max_size=3))
+def test_changed_bytes_give_passages_or_one_clear_error(tmp_path_factory, changes):
+    folder = stored(tmp_path_factory.mktemp("corpora") / "c")
+    content = bytearray((folder / "passages.arrow").read_bytes())
+    for start, data in changes:
+        content[start : start + len(data)] = data[: max(0, len(content) - start)]
+    (folder / "passages.arrow").write_bytes(content)
+    sign(folder)
+    with contextlib.suppress(DataError):
+        assert all(isinstance(part, str) for passage in read(folder) for part in passage)
+
+
+def test_a_check_reads_everything(tmp_path):
+    parts: list[int] = []
+    Corpus(stored(tmp_path / "c")).check(parts.append)
+    assert sum(parts) == (tmp_path / "c" / "passages.arrow").stat().st_size
+    twice = write(tmp_path / "c", [batch(), batch(), batch(2)])
+    with pytest.raises(MalformedData, match="id '0' occurred before"):
+        Corpus(twice).check()
+    other = stored(tmp_path / "d", [Passage(str(number), "t", "t") for number in range(10)])
+    (other / "manifest.json").write_text((tmp_path / "c" / "manifest.json").read_text())
+    sign(other)
+    with pytest.raises(DataError, match="its passages have the fingerprint"):
+        Corpus(other).check()

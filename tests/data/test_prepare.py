@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -13,7 +14,7 @@ import pytest
 from raggym_env.core import Passage
 from raggym_env.data.corpus import Corpus
 from raggym_env.data.prepare import CorpusSource, contexts_source, file_source, prepare_corpus, prepared_corpus
-from raggym_env.errors import DataNotFound, MalformedData
+from raggym_env.errors import DataError, DataNotFound, MalformedData
 
 # Prepares a corpus of which every passage takes a while, and logs each start and each passage.
 SLOW = """
@@ -115,3 +116,39 @@ def test_the_folder_and_its_manifest_name_the_source(tmp_path):
     corpus = prepare_corpus(corpus_file(tmp_path))
     assert "corpus-jsonl" in corpus.path.name
     assert Corpus(corpus.path).origin == str(tmp_path / "corpus.jsonl")
+
+
+def test_a_file_replaced_by_another_of_its_size_and_time_is_prepared_again(tmp_path):
+    path, new = tmp_path / "corpus.jsonl", tmp_path / "new.jsonl"
+    path.write_text('{"id": "1", "title": "Oslo", "text": "a"}\n')
+    with prepare_corpus(path) as corpus:
+        assert corpus[0].title == "Oslo"
+        folder = corpus.path
+    before = path.stat()
+    new.write_text('{"id": "1", "title": "Rome", "text": "b"}\n')
+    new.replace(path)
+    os.utime(path, ns=(before.st_atime_ns, before.st_mtime_ns))
+    assert prepared_corpus(file_source(path)) is None
+    with prepare_corpus(path) as corpus:
+        assert corpus.path == folder
+        assert corpus[0] == Passage("1", "Rome", "b")
+    assert prepared_corpus(file_source(path)) is not None
+
+
+def test_a_file_that_only_looks_changed_is_not_prepared_again(tmp_path):
+    path = tmp_path / "corpus.jsonl"
+    path.write_text('{"id": "1", "title": "Oslo", "text": "a"}\n')
+    folder = prepare_corpus(path).path
+    inode = (folder / "passages.arrow").stat().st_ino
+    before = path.stat()
+    shutil.copy(path, tmp_path / "copy")
+    (tmp_path / "copy").replace(path)
+    os.utime(path, ns=(before.st_atime_ns, before.st_mtime_ns))
+    assert (prepare_corpus(path).path / "passages.arrow").stat().st_ino == inode
+
+
+@pytest.mark.parametrize("make", [os.mkfifo, os.mkdir, lambda path: path.symlink_to("/dev/zero")])
+def test_a_source_that_is_not_a_file_is_refused_at_once(tmp_path, make):
+    make(tmp_path / "corpus.jsonl")
+    with pytest.raises(DataError, match=r"corpus\.jsonl is not a regular file"):
+        prepare_corpus(tmp_path / "corpus.jsonl")

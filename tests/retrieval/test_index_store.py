@@ -1,6 +1,8 @@
 from __future__ import annotations
 
+import hashlib
 import json
+import os
 import subprocess
 import sys
 import time
@@ -40,7 +42,8 @@ def test_the_manifest_records_what_the_index_was_built_from(tmp_path):
     manifest = json.loads((folder / "manifest.json").read_text())
     assert manifest["kind"] == "kind"
     assert manifest["key"] == {**KEY, "tags": ["a", "b"]}
-    assert manifest["files"] == {"deep/data.bin": 5}
+    digest = hashlib.blake2b(b"12345", digest_size=16).hexdigest()
+    assert manifest["files"] == {"deep/data.bin": {"bytes": 5, "blake2b": digest}}
     assert {"raggym-env", "python", "numpy"} <= set(manifest["built_with"])
 
 
@@ -141,7 +144,7 @@ def test_an_index_of_another_format_or_kind_is_refused(tmp_path):
         open_index(folder, "dense", KEY)
     manifest = json.loads((folder / "manifest.json").read_text())
     (folder / "manifest.json").write_text(json.dumps({**manifest, "format": 0}))
-    with pytest.raises(IndexMismatch, match="format is 0 there and 1 here"):
+    with pytest.raises(IndexMismatch, match="format is 0 there and 2 here"):
         open_index(folder, "kind", KEY)
 
 
@@ -153,6 +156,16 @@ def test_an_index_of_another_format_or_kind_is_refused(tmp_path):
         (lambda folder: (folder / "manifest.json").write_text("[]"), "lists no files"),
         (lambda folder: (folder / "deep" / "data.bin").unlink(), "deep/data.bin is missing"),
         (lambda folder: (folder / "deep" / "data.bin").write_bytes(b"1"), "has 1 bytes, not 5"),
+        (lambda folder: (folder / "deep" / "data.bin").write_bytes(b"54321"), "content of deep/data.bin is not what"),
+        (lambda folder: replace(folder / "deep" / "data.bin", os.mkfifo), "deep/data.bin is not a regular file"),
+        (lambda folder: replace(folder / "deep" / "data.bin", os.mkdir), "deep/data.bin is not a regular file"),
+        (lambda folder: replace(folder / "deep" / "data.bin", lambda path: path.symlink_to("/dev/zero")), "regular"),
+        (lambda folder: replace(folder / "deep" / "data.bin", lambda path: path.symlink_to(path)), "cannot be read"),
+        (lambda folder: replace(folder / "manifest.json", os.mkfifo), "not a regular file"),
+        (lambda folder: (folder / "segments_9").touch(), r"segments_9 is not in manifest\.json"),
+        (lambda folder: edit(folder, files={"deep/data.bin": 5}), "its list of files is not one"),
+        (lambda folder: edit(folder, files={"../x": {"bytes": 5, "blake2b": ""}}), "its list of files is not one"),
+        (lambda folder: (folder / "manifest.json").write_text("[" * 100_000), "nested more than"),
     ],
 )
 def test_a_damaged_index_is_refused_with_its_folder_and_the_cure(tmp_path, damage, message):
@@ -162,6 +175,35 @@ def test_a_damaged_index_is_refused_with_its_folder_and_the_cure(tmp_path, damag
         open_or_build("kind", KEY, write, store=tmp_path)
     assert str(folder) in str(refused.value)
     assert "Delete this folder" in str(refused.value)
+
+
+def replace(path: Path, make) -> None:
+    path.unlink()
+    make(path)
+
+
+def edit(folder: Path, **changes: object) -> None:
+    manifest = json.loads((folder / "manifest.json").read_text())
+    (folder / "manifest.json").write_text(json.dumps({**manifest, **changes}))
+
+
+def test_an_index_of_an_earlier_format_is_built_again_and_nothing_else_is(tmp_path):
+    folder = open_or_build("kind", KEY, write, store=tmp_path)
+    (folder / "deep" / "data.bin").write_bytes(b"old")
+    edit(folder, format=1, files={"deep/data.bin": 3})
+    assert open_or_build("kind", KEY, write, store=tmp_path) == folder
+    assert (folder / "deep" / "data.bin").read_bytes() == b"12345"
+    for changes in ({"format": 99}, {"format": 1, "kind": "other"}, {"format": 1, "key": {}}, {"format": True}):
+        edit(folder, **changes)
+        with pytest.raises(IndexMismatch):
+            open_or_build("kind", KEY, write, store=tmp_path)
+        edit(folder, format=2, kind="kind", key=json.loads(json.dumps(KEY)))
+
+
+def test_what_systems_leave_behind_does_not_damage_an_index(tmp_path):
+    folder = open_or_build("kind", KEY, write, store=tmp_path)
+    (folder / ".DS_Store").touch()
+    assert open_or_build("kind", KEY, write, store=tmp_path) == folder
 
 
 def test_a_store_that_cannot_be_written_is_one_clear_error(tmp_path):

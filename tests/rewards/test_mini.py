@@ -3,6 +3,7 @@
 import copy
 import itertools
 import json
+import os
 import subprocess
 import sys
 from dataclasses import replace
@@ -295,7 +296,7 @@ WRONG = {
     "fewer": ({"metadata": {**METADATA, "features": list(FEATURES)[1:]}}, "was not trained on"),
     "start": ({"metadata": {**METADATA, "start": 2.0}}, r"a start that is not in \[0, 1\]: 2\.0"),
     "no start": ({"metadata": {"features": list(FEATURES)}}, r"a start that is not in \[0, 1\]: None"),
-    "NaN start": ({"metadata": {**METADATA, "start": float("nan")}}, r"a start that is not in \[0, 1\]: nan"),
+    "NaN start": ({"metadata": {**METADATA, "start": float("nan")}}, "NaN is not a JSON value"),
     "lacking": ({"output.bias": None}, "other shapes"),
     "more": ({"more": np.zeros(2, np.float32)}, "other shapes"),
     "shape": ({"hidden.bias": np.zeros(3, np.float32)}, "other shapes"),
@@ -309,6 +310,41 @@ def test_a_weights_file_that_does_not_fit_is_refused_with_the_reason(tmp_path, w
     changes, message = WRONG[wrong]
     with pytest.raises(RewardError, match=message):
         MiniReward(write(tmp_path / "w", **changes))
+
+
+def header(content: bytes) -> bytes:
+    return len(content).to_bytes(8, "little") + content
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        b"",
+        b"\xff" * 8,
+        (2**62).to_bytes(8, "little"),
+        header(b"[" * 100_000),
+        header(b"[]"),
+        header(b'{"a": {"dtype": "F32", "shape": [4611686018427387904], "data_offsets": [0, 8]}}') + bytes(8),
+        header(b'{"a": {"dtype": "F32", "shape": [2], "data_offsets": [0, 999]}}') + bytes(8),
+        header(b'{"a": {"dtype": "F8_E4M3", "shape": [8], "data_offsets": [0, 8]}}') + bytes(8),
+        header(b'{"__metadata__": {"mini": "' + b"[" * 100_000 + b'"}}'),
+        header(b'{"__metadata__": {"mini": "1e999"}}'),
+        header(b'{"__metadata__": {"mini": "' + b"9" * 5000 + b'"}}'),
+    ],
+)
+def test_a_file_that_promises_what_it_does_not_hold_is_one_clear_error(tmp_path, content):
+    (tmp_path / "w").write_bytes(content)
+    with pytest.raises(RewardError):
+        MiniReward(tmp_path / "w")
+
+
+def test_a_pipe_or_a_file_of_absurd_size_is_refused_at_once(tmp_path):
+    os.mkfifo(tmp_path / "pipe")
+    with (tmp_path / "huge").open("wb") as file:
+        file.truncate(1 << 40)
+    for name in ("pipe", "huge"):
+        with pytest.raises(RewardError):
+            MiniReward(tmp_path / name)
 
 
 def test_files_that_are_not_weights_are_refused(tmp_path):

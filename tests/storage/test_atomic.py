@@ -1,11 +1,12 @@
 """Files that are whole or not there, wherever the names beside them lead."""
 
 import os
+import shutil
 from pathlib import Path
 
 import pytest
 
-from raggym_env.storage.atomic import atomic_file, write_atomic
+from raggym_env.storage.atomic import atomic_file, build_once, write_atomic
 
 
 def test_a_link_with_the_name_of_the_partial_file_is_replaced_not_followed(tmp_path):
@@ -55,3 +56,22 @@ def test_a_block_that_fails_leaves_the_old_file(tmp_path):
     with pytest.raises(UnicodeEncodeError), atomic_file(tmp_path / "run.json", "w") as file:
         file.write("half of \ud800")
     assert [path.read_text() for path in tmp_path.iterdir()] == ["old"]
+
+
+def test_what_is_outdated_is_built_again_once(tmp_path):
+    folder, calls = tmp_path / "folder", []
+
+    def build(path):
+        calls.append(path)
+        path.mkdir()
+        (path / "version").write_text(str(len(calls)))
+
+    def outdated(path):
+        return (path / "version").read_text() == "1"
+
+    for _ in range(3):
+        build_once(folder, build, outdated=outdated)
+    assert (folder / "version").read_text() == "2"
+    assert len(calls) == 2
+    shutil.rmtree(folder)
+    assert build_once(folder, build, outdated=outdated).is_dir()

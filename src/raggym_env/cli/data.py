@@ -1,9 +1,10 @@
-"""`raggym data`: list the data sets, show whether their files are available, and download them."""
+"""`raggym data`: list the data sets, show whether their files are available, download and verify them."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import asdict
+from functools import partial
 from typing import Annotated
 
 import typer
@@ -11,12 +12,13 @@ from rich.table import Column
 
 from raggym_env.cli._options import AsJson, TrustCard
 from raggym_env.cli._output import say, say_json, show_fields, show_table
-from raggym_env.data import catalogue
+from raggym_env.cli._verify import folder_bytes, verify_all
+from raggym_env.data import catalogue, verify
 from raggym_env.data.catalogue import SplitStatus
 
 __all__ = ["app"]
 
-app = typer.Typer(help="List, download and describe data sets.", no_args_is_help=True)
+app = typer.Typer(help="List, download, describe and verify data sets.", no_args_is_help=True)
 
 Name = Annotated[str, typer.Argument(help="Name or path of an environment card, or a data set's folder.")]
 
@@ -49,6 +51,23 @@ def info_command(name: Name, as_json: AsJson = False, trust_card: TrustCard = Fa
     _print(statuses, as_json=False)
     if example := next((status.example for status in statuses if status.example), ""):
         show_fields({"example": example})
+
+
+@app.command("verify")
+def verify_command(
+    env: Annotated[str | None, typer.Argument(help="Environment; default: all corpora in the cache.")] = None,
+) -> None:
+    """Read corpora whole, and compare them with their checksums and with the files that they were prepared from.
+
+    With an environment, the questions of its splits are read too. Prints one line for each corpus or split, and exits
+    with 1 if one of them is missing or damaged.
+    """
+    if env is None:
+        folders = verify.prepared_folders()
+        verify_all((path.name, 2 * folder_bytes(path), partial(verify.verify_corpus, path)) for path in folders)
+        return
+    card = catalogue.named_card(env)
+    verify_all((f"{card.name} {split}", 0, partial(verify.verify_split, card, split)) for split in card.dataset.splits)
 
 
 def _print(statuses: Sequence[SplitStatus], as_json: bool) -> None:

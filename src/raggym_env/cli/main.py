@@ -21,6 +21,7 @@ from raggym_env.cli import (
     data,
     evaluate,
     export,
+    index,
     leaderboard,
     models,
     play,
@@ -123,5 +124,6 @@ app.command("show")(show.show)
 app.command("report")(report.report)
 app.command("serve")(serve.serve)
 app.add_typer(data.app, name="data")
+app.add_typer(index.app, name="index")
 app.add_typer(models.app, name="models")
 app.add_typer(train.app, name="train")

@@ -1,9 +1,11 @@
 """A corpus on disk: passages in one memory-mapped Arrow file, with a manifest beside it.
 
     <folder>/passages.arrow     record batches of `BATCH_ROWS` rows (the last may be shorter): id, title, text
-    <folder>/manifest.json      format version, number of rows, fingerprint, source of the passages
+    <folder>/manifest.json      format version, number of rows, fingerprint, source of the passages, checksums
 
-Opening a corpus reads the manifest and the file's footer only, so it takes as long for 21 million passages as for ten.
+Opening a corpus reads the manifest and the file's footer only, so it takes as long for 21 million passages as for ten;
+the whole file once more if it was copied or changed, see `raggym_env.storage.checksums`. A batch is checked when the
+first passage of it is read, so that a corpus from somebody else can be wrong but cannot end the process.
 """
 
 from __future__ import annotations
@@ -20,15 +22,20 @@ from pathlib import Path
 from typing import Any, Self, overload
 
 from raggym_env.core import Passage
+from raggym_env.data.arrow_file import check_columns, require_uncompressed
 from raggym_env.errors import DataError, DataNotFound, MalformedData
+from raggym_env.storage.atomic import write_atomic
+from raggym_env.storage.checksums import Progress, checksums, file_problems
+from raggym_env.storage.parsing import ParseError, parse_json, read_file
 
 __all__ = ["BATCH_ROWS", "FORMAT_VERSION", "Corpus", "write_corpus"]
 
-FORMAT_VERSION = 1
+FORMAT_VERSION = 2
 """Increased whenever a corpus prepared from the same source would differ."""
 BATCH_ROWS = 1024
 """Passages per record batch. The first read from a batch fetches all of it, so batches are small (about 0.5 MB)."""
 PASSAGES, MANIFEST = "passages.arrow", "manifest.json"
+_CURE = "to have it prepared again."
 
 
 class Corpus(Sequence[Passage]):
@@ -43,6 +50,8 @@ class Corpus(Sequence[Passage]):
         Raises:
             DataNotFound: The folder has no manifest.
             DataError: The manifest or the passages file is damaged, or of another format version.
+
+        Reading a passage raises `DataError` too if it is in a damaged part of the file.
         """
         self.path = Path(path)
         manifest = _read_manifest(self.path)
@@ -51,8 +60,12 @@ class Corpus(Sequence[Passage]):
         self.origin: str = manifest["origin"]
         """Description of the source that the passages were read from."""
         self._rows: int = manifest["rows"]
+        self._files = manifest["files"]
         self._lock = threading.Lock()  # Arrow does not promise that its reader is thread-safe
+        if problems := file_problems(self.path, self._files):
+            raise self._problem("; ".join(problems))
         self._file, self._reader = _open_passages(self.path / PASSAGES, self._rows)
+        self._bytes = memoryview(self._file.read_buffer()).cast("B")
         self._batches: list[list[Any] | None] = [None] * self._reader.num_record_batches
 
     def __len__(self) -> int:
@@ -77,13 +90,20 @@ class Corpus(Sequence[Passage]):
             # mapped file, whose pages the system may drop at any time.
             columns = self._batches[number] = self._columns(number)
         ids, titles, texts = columns
-        return Passage(ids[row].as_py(), titles[row].as_py(), texts[row].as_py())
+        try:
+            return Passage(ids[row].as_py(), titles[row].as_py(), texts[row].as_py())
+        except UnicodeDecodeError as error:
+            raise self._damaged(number, error) from error
 
     def __iter__(self) -> Iterator[Passage]:
         # One conversion per column of a batch is many times faster than one per value. Nothing is kept: a pass over
         # the corpus leaves no trace in memory.
         for number in range(len(self._batches)):
-            yield from map(Passage, *(column.to_pylist() for column in self._columns(number)))
+            try:
+                columns = [column.to_pylist() for column in self._columns(number)]
+            except UnicodeDecodeError as error:
+                raise self._damaged(number, error) from error
+            yield from map(Passage, *columns)
 
     def __repr__(self) -> str:
         return f"Corpus({self._rows:,} passages, {self.path})"
@@ -101,13 +121,44 @@ class Corpus(Sequence[Passage]):
     def close(self) -> None:
         """Unmap the file. Passages that were read stay valid; reading from the corpus then raises `DataError`."""
         self._batches = [None] * len(self._batches)
+        self._bytes.release()
         self._file.close()
+
+    def check(self, progress: Progress | None = None) -> None:
+        """Read the whole corpus and compare it with its checksum, its fingerprint and its number of passages.
+
+        Raises:
+            DataError: It is damaged.
+        """
+        if problems := file_problems(self.path, self._files, full=True, progress=progress):
+            raise self._problem("; ".join(problems))
+        digest, hashes = hashlib.blake2b(digest_size=16), array("q")
+        for passage in self:
+            digest.update(_encoded(passage))
+            hashes.append(hash(passage.id))
+        _require_unique_ids(self.path / PASSAGES, hashes, str(self.path))
+        if digest.hexdigest() != self.fingerprint:
+            raise self._problem(f"its passages have the fingerprint {digest.hexdigest()}, not {self.fingerprint}")
 
     def _columns(self, number: int) -> list[Any]:
         if self._file.closed:  # else Arrow's own error would not say which corpus
             raise DataError(f"The corpus at {self.path} was closed.")
-        with self._lock:
-            return list(self._reader.get_batch(number).columns)
+        import pyarrow as pa
+
+        rows = min(BATCH_ROWS, self._rows - number * BATCH_ROWS)
+        try:
+            with self._lock:
+                require_uncompressed(self._bytes, number)
+                return check_columns(self._reader.get_batch(number), rows)
+        except (pa.ArrowException, OSError, ParseError) as error:
+            raise self._damaged(number, error) from error
+
+    def _damaged(self, number: int, error: Exception) -> DataError:
+        first = number * BATCH_ROWS
+        return self._problem(f"passages {first:,} to {min(first + BATCH_ROWS, self._rows) - 1:,}: {error}")
+
+    def _problem(self, problem: str) -> DataError:
+        return DataError(f"The corpus at {self.path} is damaged: {problem}. Delete it {_CURE}")
 
 
 def write_corpus(passages: Iterable[Passage], folder: Path, *, origin: str) -> None:
@@ -132,19 +183,23 @@ def write_corpus(passages: Iterable[Passage], folder: Path, *, origin: str) -> N
     with pa.OSFile(str(folder / PASSAGES), "wb") as sink, pa.ipc.new_file(sink, _schema()) as writer:
         while batch := list(itertools.islice(stream, BATCH_ROWS)):
             for passage in batch:
-                # The lengths keep ("ab", "c") and ("a", "bc") apart.
-                digest.update("{}\0{}\0{}\0{}{}{}".format(*map(len, passage), *passage).encode())
+                digest.update(_encoded(passage))
                 hashes.append(hash(passage.id))
             columns = [pa.array(column, pa.large_string()) for column in zip(*batch, strict=True)]
             writer.write_batch(pa.record_batch(columns, schema=_schema()))
     if not hashes:
         raise MalformedData(origin, "all records", "there is no passage")
     _require_unique_ids(folder / PASSAGES, hashes, origin)
-    manifest = {"version": FORMAT_VERSION, "rows": len(hashes), "fingerprint": digest.hexdigest(), "origin": origin}
     # In this order: a power cut after the folder got its final name must not leave an empty file under that name.
     _flush_to_disk(folder / PASSAGES)
-    (folder / MANIFEST).write_text(json.dumps(manifest, indent=1) + "\n", encoding="utf-8")
-    _flush_to_disk(folder / MANIFEST)
+    manifest = {"version": FORMAT_VERSION, "rows": len(hashes), "fingerprint": digest.hexdigest(), "origin": origin}
+    manifest["files"] = checksums(folder, [PASSAGES])
+    write_atomic(folder / MANIFEST, json.dumps(manifest, indent=1) + "\n")
+
+
+def _encoded(passage: Passage) -> bytes:
+    # The lengths keep ("ab", "c") and ("a", "bc") apart.
+    return "{}\0{}\0{}\0{}{}{}".format(*map(len, passage), *passage).encode()
 
 
 def _schema() -> Any:
@@ -157,19 +212,21 @@ def _schema() -> Any:
 def _read_manifest(folder: Path) -> Mapping[str, Any]:
     file = folder / MANIFEST
     try:
-        manifest = json.loads(file.read_text(encoding="utf-8"))
+        manifest = parse_json(read_file(file))
     except FileNotFoundError as error:
         raise DataNotFound(f"No prepared corpus at {folder}: it has no {MANIFEST}.") from error
-    except (OSError, ValueError) as error:
-        raise DataError(f"{file} cannot be read ({error}). Delete {folder} to have it prepared again.") from error
+    except (OSError, ParseError) as error:
+        raise DataError(f"{file} cannot be read ({error}). Delete {folder} {_CURE}") from error
     types = {"version": int, "rows": int, "fingerprint": str, "origin": str}
-    if not isinstance(manifest, dict) or not all(isinstance(manifest.get(key), types[key]) for key in types):
-        raise DataError(f"{file} is not a corpus manifest. Delete {folder} to have it prepared again.")
+    # Of these types and not of their subclasses, which `true` would be.
+    if not isinstance(manifest, dict) or any(type(manifest.get(key)) is not kind for key, kind in types.items()):
+        raise DataError(f"{file} is not a corpus manifest. Delete {folder} {_CURE}")
     if manifest["version"] != FORMAT_VERSION:
         raise DataError(
-            f"{folder} has corpus format {manifest['version']}, this version reads {FORMAT_VERSION}. Delete it to have "
-            "it prepared again."
+            f"{folder} has corpus format {manifest['version']}, this version reads {FORMAT_VERSION}. Delete it {_CURE}"
         )
+    if not isinstance(manifest.get("files"), dict) or PASSAGES not in manifest["files"]:
+        raise DataError(f"{file} has no checksum of {PASSAGES}. Delete {folder} {_CURE}")
     return manifest
 
 
@@ -180,11 +237,12 @@ def _open_passages(path: Path, rows: int) -> tuple[Any, Any]:
     try:
         file = pa.memory_map(str(path))
         reader = pa.ipc.open_file(file)
-    except (OSError, pa.ArrowInvalid) as error:
-        raise DataError(f"{path} cannot be opened ({error}). Delete its folder to have it prepared again.") from error
-    batches = -(-rows // BATCH_ROWS)
-    if reader.schema != _schema() or reader.num_record_batches != batches:
-        raise DataError(f"{path} does not fit its {MANIFEST}. Delete its folder to have it prepared again.")
+        schema = reader.schema
+    except (OSError, pa.ArrowException) as error:
+        raise DataError(f"{path} cannot be opened ({error}). Delete its folder {_CURE}") from error
+    if rows < 1 or schema != _schema() or reader.num_record_batches != -(-rows // BATCH_ROWS):
+        raise DataError(f"{path} does not fit its {MANIFEST}. Delete its folder {_CURE}")
+    file.seek(0)
     return file, reader
 
 

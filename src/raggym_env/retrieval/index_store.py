@@ -2,12 +2,15 @@
 
     <cache>/indexes/
         bm25-4f1c0d9a8b7e6f50/        one index: its kind and a hash of its key
-            manifest.json             format, kind, key, library versions, build time, and the size of every file
+            manifest.json             format, kind, key, library versions, build time, and a checksum of every file
             ...                       the files of the back end
         bm25-4f1c0d9a8b7e6f50.lock    held while that index is built
 
 The key holds everything the index depends on: the corpus, the analyzer, the parameters. A build writes into
 `<folder>.partial`, which is renamed once it is complete, so a killed build leaves no index behind.
+
+Checksums are verified when a file may have changed, see `raggym_env.storage.checksums`. They find corruption only:
+whoever can write an index can write its manifest. So every back end also checks what it reads, before its kernel does.
 """
 
 from __future__ import annotations
@@ -24,10 +27,12 @@ from typing import Any
 from raggym_env.core import Passage
 from raggym_env.errors import IndexMismatch, RAGGymError, RetrievalError, check_option
 from raggym_env.storage.atomic import atomic_folder, build_once
+from raggym_env.storage.checksums import Progress, checksums, file_problems
+from raggym_env.storage.parsing import ParseError, parse_json, read_file
 from raggym_env.storage.paths import cache_dir
 from raggym_env.storage.work_folder import differences, installed_version
 
-__all__ = ["Store", "corpus_key", "key_hash", "open_index", "open_or_build", "store_folder"]
+__all__ = ["Store", "check_index", "corpus_key", "key_hash", "open_index", "open_or_build", "store_folder"]
 
 Store = str | Path | bool
 """The `store` option of `bm25`, `dense` and `lucene`: where a retriever stores its indexes.
@@ -37,7 +42,7 @@ Store = str | Path | bool
 - `False`: nowhere. The index is built in memory or in a temporary folder, again for every retriever.
 """
 
-_FORMAT = 1
+_FORMAT = 2
 _MANIFEST = "manifest.json"
 _CURE = "Delete this folder to have the index built again."
 _log = logging.getLogger(__name__)
@@ -59,7 +64,9 @@ def store_folder(store: Store) -> Path | None:
 def open_or_build(
     kind: str, key: Mapping[str, Any], build: Callable[[Path], None], *, store: Path, libraries: Sequence[str] = ()
 ) -> Path:
-    """Return the folder of an index, which is built first if it is missing. Of several processes at once, one builds.
+    """Return the folder of an index, which is built first if it is missing or of an earlier format of this store.
+
+    Of several processes at once, one builds.
 
     Args:
         kind: Name of the back end, e.g. "bm25"; the folder's name starts with it.
@@ -74,7 +81,11 @@ def open_or_build(
     """
     folder = store / f"{kind}-{key_hash(key)}"
     try:
-        build_once(folder, lambda path: _build(path, kind, key, build, libraries))
+        build_once(
+            folder,
+            lambda path: _build(path, kind, key, build, libraries),
+            outdated=lambda path: _is_earlier(path, kind, key),
+        )
     except RAGGymError:  # DataNotFound is an OSError as well, and says more than the message below
         raise
     except OSError as error:
@@ -86,29 +97,76 @@ def open_or_build(
 
 
 def open_index(folder: Path, kind: str, key: Mapping[str, Any]) -> Path:
-    """Check that a folder holds the complete index of that kind and key, and return it. Reads only the manifest.
+    """Check that a folder holds the complete index of that kind and key, and return it.
+
+    Reads only the manifest, and files that changed since they were last verified.
 
     Raises:
         IndexMismatch: It was built from other input; the message lists the differences.
-        RetrievalError: The manifest cannot be read, or a file is missing or has another size than when it was built.
+        RetrievalError: The manifest cannot be read, or a file is missing, damaged or not in it.
     """
-    try:
-        manifest = json.loads((folder / _MANIFEST).read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise RetrievalError(f"The index in {folder} has no readable {_MANIFEST}: {error}. {_CURE}") from error
-    if not isinstance(manifest, dict) or not isinstance(manifest.get("files"), dict):
-        raise RetrievalError(f"The index in {folder} has a {_MANIFEST} that lists no files. {_CURE}")
+    manifest = _read_manifest(folder)
     expected = {"format": _FORMAT, "kind": kind, "key": _plain(key)}
     # The folder's name holds a hash of the key only, so a renamed or copied folder is recognized here.
     if changes := differences({name: manifest.get(name) for name in expected}, expected):
         raise IndexMismatch(f"The index in {folder} is another one: {'; '.join(changes)}. {_CURE}")
-    # Sizes find a full disk and an interrupted copy; hashes would read gigabytes on every start.
-    for name, size in manifest["files"].items():
-        if not (path := folder / name).is_file():
-            raise RetrievalError(f"The index in {folder} is incomplete: {name} is missing. {_CURE}")
-        if (actual := path.stat().st_size) != size:
-            raise RetrievalError(f"The index in {folder} is damaged: {name} has {actual} bytes, not {size}. {_CURE}")
+    _require_intact(folder, manifest)
     return folder
+
+
+def check_index(folder: Path, progress: Progress | None = None) -> Mapping[str, Any]:
+    """Read every file of an index, compare it with its checksum, and return the manifest.
+
+    Raises:
+        IndexMismatch: It has another format.
+        RetrievalError: The manifest cannot be read, or a file is missing, damaged or not in it.
+    """
+    manifest = _read_manifest(folder)
+    if changes := differences({"format": manifest.get("format")}, {"format": _FORMAT}):
+        raise IndexMismatch(f"The index in {folder} is another one: {'; '.join(changes)}. {_CURE}")
+    if not isinstance(manifest.get("kind"), str) or not isinstance(manifest.get("key"), dict):
+        raise RetrievalError(f"The index in {folder} has a {_MANIFEST} without a kind or a key. {_CURE}")
+    _require_intact(folder, manifest, full=True, progress=progress)
+    return manifest
+
+
+def _read_manifest(folder: Path) -> Mapping[str, Any]:
+    try:
+        manifest = parse_json(read_file(folder / _MANIFEST))
+    except (OSError, ParseError) as error:
+        raise RetrievalError(f"The index in {folder} has no readable {_MANIFEST}: {error}. {_CURE}") from error
+    if not isinstance(manifest, dict) or not isinstance(manifest.get("files"), dict):
+        raise RetrievalError(f"The index in {folder} has a {_MANIFEST} that lists no files. {_CURE}")
+    return manifest
+
+
+def _require_intact(folder: Path, manifest: Mapping[str, Any], **options: Any) -> None:
+    files = manifest["files"]
+    try:
+        problems = file_problems(folder, files, **options)
+        # Back ends search their folder, so nothing else may be in it, except what systems leave behind.
+        surplus = [name for name in _files(folder) if name not in files and not Path(name).name.startswith(".")]
+    except OSError as error:
+        raise RetrievalError(f"The index in {folder} cannot be read: {error}.") from error
+    problems += [f"{name} is not in {_MANIFEST}" for name in surplus if name != _MANIFEST]
+    if problems:
+        listed = "; ".join(problems[:5]) + (f"; and {len(problems) - 5} more" if len(problems) > 5 else "")
+        raise RetrievalError(f"The index in {folder} is damaged: {listed}. {_CURE}")
+
+
+def _files(folder: Path) -> list[str]:
+    return [path.relative_to(folder).as_posix() for path in sorted(folder.rglob("*")) if not path.is_dir()]
+
+
+def _is_earlier(folder: Path, kind: str, key: Mapping[str, Any]) -> bool:
+    """True for an index of the same input that an earlier version stored. Anything else is left as it is."""
+    try:
+        manifest = _read_manifest(folder)
+    except RetrievalError:
+        return False
+    version = manifest.get("format")
+    same = manifest.get("kind") == kind and manifest.get("key") == _plain(key)
+    return same and type(version) is int and version < _FORMAT
 
 
 def key_hash(key: Mapping[str, Any]) -> str:
@@ -142,7 +200,6 @@ def _build(
     start = time.monotonic()
     with atomic_folder(folder) as partial:
         build(partial)
-        files = [path for path in sorted(partial.rglob("*")) if path.is_file()]
         manifest = {
             "format": _FORMAT,
             "kind": kind,
@@ -153,9 +210,9 @@ def _build(
                 **{name: installed_version(name) for name in ("raggym-env", *libraries)},
             },
             "seconds": round(time.monotonic() - start, 3),
-            "files": {path.relative_to(partial).as_posix(): path.stat().st_size for path in files},
+            "files": checksums(partial, _files(partial)),
         }
-        (partial / _MANIFEST).write_text(json.dumps(manifest, indent=2, ensure_ascii=False), encoding="utf-8")
+        (partial / _MANIFEST).write_text(json.dumps(manifest, indent=2), encoding="utf-8")
 
 
 def _plain(key: Mapping[str, Any]) -> Any:

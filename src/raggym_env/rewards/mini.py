@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
@@ -16,6 +15,7 @@ from raggym_env.core import Action, Answer, Passage, Search, State, Turn
 from raggym_env.errors import RewardError, check_option
 from raggym_env.rewards.features import FEATURES, features
 from raggym_env.storage.lru import LRU
+from raggym_env.storage.parsing import parse_json, read_file
 
 __all__ = ["WEIGHTS", "MiniReward", "inputs", "load_weights", "logits"]
 
@@ -177,16 +177,19 @@ def load_weights(path: Path) -> tuple[Weights, float]:
     Raises:
         RewardError: The file does not exist, is not a weights file, or was trained on other features.
     """
-    from safetensors import SafetensorError, safe_open
+    from safetensors import SafetensorError
+    from safetensors.numpy import load
 
     if not path.is_file():
         raise RewardError(f"No weights at {path}. `raggym train mini` makes such a file.")
     try:
-        with safe_open(path, framework="numpy") as file:
-            metadata: Any = json.loads((file.metadata() or {}).get("mini", "{}"))
-            weights = {name: np.asarray(file.get_tensor(name), np.float32) for name in file.keys()}  # noqa: SIM118
-    # TypeError: NumPy lacks one of the types that a safetensors file can have.
-    except (SafetensorError, OSError, ValueError, TypeError) as error:
+        content = read_file(path)
+        weights = {name: np.asarray(tensor, np.float32) for name, tensor in load(content).items()}
+        # The library returns metadata from files only. It has just checked this header: its length, then JSON.
+        header = parse_json(content[8 : 8 + int.from_bytes(content[:8], "little")])
+        metadata: Any = parse_json(header.get("__metadata__", {}).get("mini", "{}"))
+    # KeyError, TypeError: NumPy lacks one of the types that a safetensors file can have.
+    except (SafetensorError, OSError, ValueError, TypeError, KeyError) as error:
         raise RewardError(f"{path} is not a safetensors file of a mini reward: {error}") from error
     # The names, not only their number: columns in another order would give wrong scores and no error.
     if not isinstance(metadata, dict) or metadata.get("features") != list(FEATURES):

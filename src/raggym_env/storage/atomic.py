@@ -67,16 +67,24 @@ def atomic_folder(path: Path) -> Iterator[Path]:
         shutil.rmtree(partial, ignore_errors=True)
 
 
-def build_once(path: Path, build: Callable[[Path], object]) -> Path:
+def build_once(
+    path: Path, build: Callable[[Path], object], *, outdated: Callable[[Path], bool] = lambda path: False
+) -> Path:
     """Call `build(path)` unless `path` exists. Of several processes at once, one builds and the others wait.
 
-    `build` must create `path` whole or not at all, as with `atomic_file` or `atomic_folder`.
+    Args:
+        path: A file or a folder.
+        build: Must create `path` whole or not at all, as with `atomic_file` or `atomic_folder`.
+        outdated: Called with an existing folder; if it returns True, the folder is deleted and built again.
     """
-    if not path.exists():
+    if not path.exists() or outdated(path):
         from filelock import FileLock  # imported here, so that reading what exists loads nothing
 
         path.parent.mkdir(parents=True, exist_ok=True)
         with FileLock(path.with_name(f"{path.name}.lock")):
-            if not path.exists():  # another process may have built it while this one waited
+            # Asked again: another process may have built it while this one waited.
+            if path.exists() and outdated(path):
+                shutil.rmtree(path)
+            if not path.exists():
                 build(path)
     return path

@@ -1,4 +1,6 @@
 import itertools
+import json
+import os
 
 import pytest
 
@@ -34,4 +36,43 @@ def test_the_error_for_a_damaged_cache_names_the_file_to_delete(world):
     (path,) = (cache_dir() / "datasets" / "synth").glob("*.jsonl")
     path.write_text("{")
     with pytest.raises(DataError, match=f"{path.name} cannot be read"):
+        cached_tasks(world, "dev", 5)
+
+
+WRONG = [
+    {"id": 7}, {"question": None}, {"answers": "abc"}, {"answers": [1]}, {"answers": None}, {"type": 1},
+    {"supporting": [["T", "0"]]}, {"supporting": [["T", True]]}, {"supporting": [[1, 0]]}, {"supporting": [[]]},
+    {"evidences": [["a", "b"]]}, {"evidences": [["a", "b", 3]]}, {"metadata": []}, {"metadata": None},
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("change", WRONG)
+def test_a_field_of_another_type_is_one_clear_error(world, change):
+    cached_tasks(world, "dev", 5)
+    (path,) = (cache_dir() / "datasets" / "synth").glob("*.jsonl")
+    lines = path.read_text().splitlines()
+    lines[2] = json.dumps({**json.loads(lines[2]), **change})
+    path.write_text("\n".join(lines))
+    with pytest.raises(DataError, match="Delete it"):
+        cached_tasks(world, "dev", 5)
+
+
+@pytest.mark.parametrize("line", ["[]", "7", "null", "[" * 100_000, '{"id": ' + "9" * 5000 + "}", ""])
+def test_a_line_that_is_no_task_is_one_clear_error(world, line):
+    cached_tasks(world, "dev", 5)
+    (path,) = (cache_dir() / "datasets" / "synth").glob("*.jsonl")
+    path.write_text("\n".join([*path.read_text().splitlines()[:4], line]))
+    with pytest.raises(DataError, match="Delete it"):
+        cached_tasks(world, "dev", 5)
+
+
+def test_a_cache_cut_off_after_a_line_or_replaced_by_a_pipe_is_one_clear_error(world):
+    cached_tasks(world, "dev", 5)
+    (path,) = (cache_dir() / "datasets" / "synth").glob("*.jsonl")
+    path.write_text("".join(path.read_text().splitlines(keepends=True)[:4]))
+    with pytest.raises(DataError, match="has 4 tasks, not 5"):
+        cached_tasks(world, "dev", 5)
+    path.unlink()
+    os.mkfifo(path)
+    with pytest.raises(DataError, match="not a regular file"):
         cached_tasks(world, "dev", 5)

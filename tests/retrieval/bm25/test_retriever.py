@@ -150,7 +150,7 @@ def test_hits_are_the_best_of_all_passages_by_a_full_sort(texts, query, k):
     retriever = memory(corpus)
     index, terms = retriever._index, retriever.analyzer(query)
     sums = np.zeros(len(corpus))
-    for i in index.vocabulary.ids(terms):
+    for i in index.ids(terms):
         span = slice(index.starts[i], index.starts[i + 1])
         sums[index.positions[span]] += index.scores[span]
 

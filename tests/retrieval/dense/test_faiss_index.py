@@ -75,15 +75,18 @@ def test_a_flat_index_returns_positions_of_minus_1_beyond_its_size(tmp_path):
 @pytest.mark.parametrize(("kind", "least"), [("hnsw", 0.95), ("ivf", 0.85)])
 def test_an_approximate_index_finds_most_of_the_nearest(tmp_path, kind, least, dtype):
     options = IndexOptions(index=kind, nprobe=8)
-    build_index(mapped(DATA.astype(dtype), tmp_path), options, tmp_path / "index")
-    _, positions = FaissIndex(tmp_path / "index", options).search(QUERIES, 10)
+    stored = mapped(DATA.astype(dtype), tmp_path)
+    build_index(stored, options, tmp_path / "index")
+    _, positions = FaissIndex(tmp_path / "index", options, stored).search(QUERIES, 10)
     assert recall(positions, EXACT) >= least
 
 
 def test_an_ivf_index_is_exact_over_all_clusters_and_finds_fewer_in_one(tmp_path):
-    build_index(mapped(DATA, tmp_path), IndexOptions(index="ivf", nlist=30), tmp_path / "index")
-    _, everything = FaissIndex(tmp_path / "index", IndexOptions(index="ivf", nlist=30, nprobe=30)).search(QUERIES, 10)
-    _, little = FaissIndex(tmp_path / "index", IndexOptions(index="ivf", nlist=30, nprobe=1)).search(QUERIES, 200)
+    stored = mapped(DATA, tmp_path)
+    build_index(stored, IndexOptions(index="ivf", nlist=30), tmp_path / "index")
+    options = [IndexOptions(index="ivf", nlist=30, nprobe=nprobe) for nprobe in (30, 1)]
+    _, everything = FaissIndex(tmp_path / "index", options[0], stored).search(QUERIES, 10)
+    _, little = FaissIndex(tmp_path / "index", options[1], stored).search(QUERIES, 200)
     assert recall(everything, EXACT) == 1
     assert (little == -1).any()
 
@@ -126,9 +129,45 @@ def test_an_unknown_kind_gets_a_suggestion():
 def test_unreadable_files_are_one_clear_error(tmp_path):
     (tmp_path / "index").write_bytes(b"no index")
     with pytest.raises(RetrievalError, match="Delete its folder"):
-        FaissIndex(tmp_path / "index", IndexOptions(index="hnsw"))
+        FaissIndex(tmp_path / "index", IndexOptions(index="hnsw"), mapped(DATA, tmp_path / "vectors"))
     with pytest.raises(RetrievalError, match="Delete this folder"):
         MappedVectors.load(tmp_path)  # holds no vectors
     np.save(tmp_path / "0-1.npy", np.array([{}], dtype=object))
     with pytest.raises(RetrievalError, match="Delete this folder"):
         MappedVectors.load(tmp_path)
+
+
+SHARD = np.ones((3, 4), np.float32)
+
+
+@pytest.mark.parametrize(
+    "files",
+    [
+        {},
+        {"0-2.npy": SHARD},
+        {"1-4.npy": SHARD},
+        {"0-3.npy": SHARD, "4-7.npy": SHARD},
+        {"0-3.npy": SHARD, "2-5.npy": SHARD},
+        {"0-3.npy": SHARD, "3-6.npy": SHARD.astype(np.float16)},
+        {"0-3.npy": SHARD, "3-6.npy": SHARD[:, :2]},
+        {"0-3.npy": SHARD, "x.npy": SHARD},
+        {"0-3.npy": SHARD.astype(np.float64)},
+        {"0-3.npy": SHARD[0]},
+        {"0-3.npy": SHARD[:, :0]},
+        {"0-0.npy": SHARD[:0]},
+        {"0-3.npy": np.asfortranarray(SHARD)},
+    ],
+)
+def test_files_that_are_not_the_rows_of_one_array_are_refused(tmp_path, files):
+    for name, array in files.items():
+        np.save(tmp_path / name, array)
+    with pytest.raises(RetrievalError, match="Delete this folder"):
+        MappedVectors.load(tmp_path)
+
+
+def test_a_check_finds_vectors_that_are_not_finite(tmp_path):
+    mapped(DATA, tmp_path).check()
+    broken = DATA.copy()
+    broken[1500, 3] = np.nan
+    with pytest.raises(RetrievalError, match=r"from 1,500 on, one is not finite"):
+        mapped(broken, tmp_path / "other").check()

@@ -6,6 +6,7 @@ import itertools
 import json
 import os
 import pickle
+import shutil
 import subprocess
 import sys
 import threading
@@ -15,6 +16,7 @@ from types import SimpleNamespace
 
 import pytest
 
+from hostile_files import sign
 from raggym_env.core import Passage
 from raggym_env.errors import DataError, MissingExtra, OptionError, RetrievalError, UnknownName
 from raggym_env.protocols import Retriever
@@ -224,11 +226,35 @@ def test_a_damaged_index_is_one_clear_error(tmp_path):
     [segments] = tmp_path.glob("lucene-*/segments_*")
     content = segments.read_bytes()
     segments.write_bytes(content[:-1] + bytes([content[-1] ^ 1]))
+    with pytest.raises(RetrievalError, match=r"damaged: the content of segments_1 is not what was written"):
+        LuceneRetriever(ANIMALS, store=tmp_path)
+    sign(segments.parent)
     with pytest.raises(RetrievalError, match=r"cannot open the index: .*CorruptIndexException: checksum"):
         LuceneRetriever(ANIMALS, store=tmp_path)
     segments.write_bytes(content[:-1])
     with pytest.raises(RetrievalError, match=r"damaged: segments_1.*Delete this folder"):
         LuceneRetriever(ANIMALS, store=tmp_path)
+
+
+def test_an_index_of_another_number_of_documents_is_refused(tmp_path):
+    # Hits are looked up by number: one beyond the corpus would end in an IndexError.
+    for corpus, store in ((ANIMALS, "a"), ([*ANIMALS, Passage("more", "", "zebra")], "b")):
+        LuceneRetriever(corpus, store=tmp_path / store)
+    [ours], [theirs] = (list((tmp_path / store).glob("lucene-*/")) for store in ("a", "b"))
+    manifest = json.loads((ours / "manifest.json").read_text())
+    shutil.rmtree(ours)
+    shutil.copytree(theirs, ours)
+    files = json.loads((theirs / "manifest.json").read_text())["files"]
+    (ours / "manifest.json").write_text(json.dumps({**manifest, "files": files}))
+    with pytest.raises(RetrievalError, match=rf"has {len(ANIMALS) + 1} documents for {len(ANIMALS)} passages"):
+        LuceneRetriever(ANIMALS, store=tmp_path / "a")
+
+
+@pytest.mark.parametrize("name", ["segments_!", "segments_", "segments_zz\u00e9"])
+def test_a_folder_with_oddly_named_segments_is_one_clear_error(tmp_path, name):
+    (tmp_path / name).touch()
+    with pytest.raises(RetrievalError):
+        LuceneRetriever([], index=tmp_path)
 
 
 def test_the_fingerprint_changes_with_everything_that_changes_results():

@@ -9,9 +9,8 @@ from pathlib import Path
 from typing import Any, Literal
 
 import torch
-from safetensors import SafetensorError
 
-from raggym_env.errors import LLMError, OptionError, check_option
+from raggym_env.errors import LLMError, OptionError, RAGGymError, check_option
 from raggym_env.llm.hf.adapters import adapter_folder, merged, split_name
 from raggym_env.models import catalogue
 from raggym_env.models.convert import read_model, require_on_hub, unquantised
@@ -84,7 +83,9 @@ def _load(name: str, dtype: torch.dtype) -> tuple[Any, Any]:
     path, file = find_model(base)
     try:
         model, tokenizer = read_model(path, file, dtype if folder is None else torch.float32)
-    except (OSError, ValueError, KeyError, RuntimeError, SafetensorError) as error:
+    except RAGGymError:
+        raise
+    except Exception as error:  # damaged files end in errors of any class, from tokenizers in a bare Exception
         raise LLMError(f"The model {base!r}, read from {path}, cannot be loaded: {error}") from error
     if folder is not None:
         model = merged(model, folder, base)

@@ -20,9 +20,9 @@ import math
 import tempfile
 from array import array
 from collections import defaultdict
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -32,6 +32,8 @@ from numpy.typing import NDArray
 from raggym_env.errors import DataError, RetrievalError
 from raggym_env.retrieval.bm25.analysis import NAME_MARK
 from raggym_env.retrieval.bm25.vocabulary import Vocabulary, write_vocabulary
+from raggym_env.storage.arrays import open_array
+from raggym_env.storage.parsing import parse_json, read_file
 
 __all__ = ["FORMAT", "Index", "write_index"]
 
@@ -41,6 +43,7 @@ FORMAT = 2
 BLOCK_TERMS = 4_000_000
 MERGED_POSTINGS = 4_000_000
 _CHUNK = 1024  # passages whose terms are lists of strings at the same time
+_MEMO_SIZE = 100_000  # terms of past queries; about 10 MB
 
 # The names that bm25s gives its files.
 _SCORES, _POSITIONS, _STARTS = "data.csc.index.npy", "indices.csc.index.npy", "indptr.csc.index.npy"
@@ -49,49 +52,139 @@ _PARAMS, _VOCABULARY = "params.index.json", "vocab.index.json"
 
 @dataclass(frozen=True)
 class Index:
-    """An opened index. Its arrays are read-only."""
+    """An opened index. Its arrays are read-only. Thread-safe.
+
+    An index from somebody else can give wrong results, but cannot make a search read or write beyond its arrays: the
+    bounds of all terms are checked when it is opened, the postings of a term when the term is looked up first.
+
+    Raises:
+        ValueError: The parts do not fit each other.
+    """
 
     vocabulary: Vocabulary
     scores: NDArray[np.float32]
     positions: NDArray[np.int32]
     """The passages of a term in corpus order, by their position in the corpus."""
     starts: NDArray[np.int64]
-    """Term `i` has the postings `starts[i]:starts[i + 1]`."""
+    """Term `i` has the postings `starts[i]:starts[i + 1]`, of which there is one at least."""
     passages: int
     folder: Path | None = None
     """The folder that the arrays are mapped from; None for an index in memory."""
+    _memo: _Memo = field(init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
         for values in (self.scores, self.positions, self.starts):
             # Read-only arrays are a type of their own for numba: all alike, the kernel is compiled once only.
             values.flags.writeable = False
+        starts = self.starts
+        if len(starts) != len(self.vocabulary) + 1 or len(self.scores) != len(self.positions):
+            raise ValueError(f"{_STARTS} does not fit the vocabulary, or {_SCORES} not {_POSITIONS}")
+        if starts[0] != 0 or starts[-1] != len(self.scores) or (starts[1:] <= starts[:-1]).any():
+            raise ValueError(f"{_STARTS} does not fit {_SCORES}, or is not in order")
+        object.__setattr__(self, "_memo", _Memo(self._number))
 
     @classmethod
-    def load(cls, folder: Path, *, mapped: bool = True) -> Index:
-        """Open the files of `write_index`: mapped, in constant time whatever their size, or read into memory.
+    def load(cls, folder: Path, passages: int, *, mapped: bool = True) -> Index:
+        """Open the files of `write_index`: mapped, in nearly constant time whatever their size, or read into memory.
+
+        Args:
+            folder: The folder of the files.
+            passages: The number of passages of the corpus.
+            mapped: Whether to map the files.
 
         Raises:
-            RetrievalError: The files cannot be read.
+            RetrievalError: The files cannot be read, do not fit each other, or are of another number of passages.
         """
         try:
             # A plain array over the mapped file: slices of numpy.memmap cost several times more.
             scores, positions, starts = (
-                np.load(folder / name, mmap_mode="r" if mapped else None).view(np.ndarray)
-                for name in (_SCORES, _POSITIONS, _STARTS)
+                open_array(folder / name, dtype, mapped=mapped).view(np.ndarray)
+                for name, dtype in ((_SCORES, np.float32), (_POSITIONS, np.int32), (_STARTS, np.int64))
             )
-            passages = int(json.loads((folder / _PARAMS).read_bytes())["num_docs"])
+            params = parse_json(read_file(folder / _PARAMS))
+            if not isinstance(params, dict) or params.get("num_docs") != passages:
+                raise ValueError(f"{_PARAMS} is not that of an index of {passages:,} passages")
             vocabulary = Vocabulary.open(folder, mapped=mapped)
             return cls(vocabulary, scores, positions, starts, passages, folder if mapped else None)
-        except (OSError, ValueError, KeyError, TypeError) as error:
-            raise RetrievalError(
-                f"The index in {folder} cannot be read: {error!r}. Delete this folder to have it built again."
-            ) from error
+        except (OSError, ValueError) as error:
+            raise _damaged(folder, error) from error
 
     def __reduce__(self) -> tuple[Any, ...]:
         # A copy, also one sent to another process, maps the same files: pickling them would read the whole index.
         if self.folder is not None:
-            return Index.load, (self.folder,)
+            return Index.load, (self.folder, self.passages)
         return Index, (self.vocabulary, self.scores, self.positions, self.starts, self.passages)
+
+    def ids(self, terms: Iterable[str]) -> list[int]:
+        """Return the numbers of those terms that are in the vocabulary, in order and with repetitions.
+
+        Raises:
+            RetrievalError: The postings of a term are damaged.
+        """
+        memo = self._memo
+        return [number for term in terms if (number := memo[term]) >= 0]
+
+    def check(self) -> None:
+        """Read the whole index and check what opening does not.
+
+        Raises:
+            RetrievalError: A term is out of order, or its postings are damaged.
+        """
+        try:
+            self.vocabulary.check()
+        except ValueError as error:
+            raise _damaged(self.folder, error) from error
+        for low in range(0, len(self.positions), MERGED_POSTINGS):
+            high = min(low + MERGED_POSTINGS, len(self.positions))
+            # One more, to compare the last with.
+            positions = self.positions[low : high + 1]
+            ordered = positions[1:] > positions[:-1]
+            # A term's first passage may be before the last of the term before it.
+            firsts = self.starts[slice(*np.searchsorted(self.starts, [low + 1, low + len(positions)]).tolist())]
+            ordered[firsts - low - 1] = True
+            self._require_in_range(positions, self.scores[low:high], bool(ordered.all()), f"from {low:,} on")
+
+    def _number(self, term: str) -> int:
+        number = self.vocabulary.find(term)
+        if number >= 0:
+            self._check_postings(number)
+        return number
+
+    def _check_postings(self, number: int) -> None:
+        """Check that passages are in order and range, and their scores positive numbers: a search checks neither."""
+        span = slice(*self.starts[number : number + 2].tolist())
+        positions = self.positions[span]
+        ordered = bool((positions[1:] > positions[:-1]).all())
+        self._require_in_range(positions, self.scores[span], ordered, f"of term {number}")
+
+    def _require_in_range(
+        self, positions: NDArray[np.int32], scores: NDArray[np.float32], ordered: bool, which: str
+    ) -> None:
+        in_range = positions.min() >= 0 and positions.max() < self.passages
+        if not (ordered and in_range and scores.min() > 0 and scores.max() < math.inf):  # false for nan
+            raise _damaged(self.folder, ValueError(f"postings {which} are out of range or order"))
+
+
+class _Memo(dict[str, int]):
+    """Maps the terms looked up so far to their numbers, or -1. Looking one of them up again runs no Python code."""
+
+    def __init__(self, find: Callable[[str], int]) -> None:
+        super().__init__()
+        self._find = find
+
+    def __missing__(self, term: str) -> int:
+        number = self._find(term)
+        # Emptied when full, as frequent terms are back at once. Two threads may both empty it, which does no harm.
+        if len(self) >= _MEMO_SIZE:
+            self.clear()
+        self[term] = number
+        return number
+
+
+def _damaged(folder: Path | None, error: Exception) -> RetrievalError:
+    return RetrievalError(
+        f"The index in {folder or 'memory'} cannot be read: {error}. Delete this folder to have it built again."
+    )
 
 
 # bm25s is not used to build: it needs all terms of all passages in memory as lists, about 4 kB a passage of 100 words.

@@ -99,16 +99,16 @@ class BM25Retriever(BM25Options):
 
         indexes = store_folder(self.store)
         if indexes is None:
-            self._index = _build_in_memory(write)
+            self._index = _build_in_memory(write, len(self.corpus))
         else:
             key["format"] = FORMAT  # changes no result, so it is not in the fingerprint
             folder = open_or_build("bm25", key, write, store=indexes, libraries=("numpy", "PyStemmer"))
-            self._index = Index.load(folder)
+            self._index = Index.load(folder, len(self.corpus))
 
     def search(self, queries: Sequence[str], k: int) -> list[list[Hit]]:
         """As `Retriever.search`; a hit is a passage that contains a term of the query."""
         check_request(queries, k)
-        terms = [self._index.vocabulary.ids(terms) for terms in self.analyzer.batch(queries)]
+        terms = [self._index.ids(terms) for terms in self.analyzer.batch(queries)]
         k = min(k, self._index.passages)
         kernel = self.backend == "numba"
         if self.backend == "auto":
@@ -147,12 +147,12 @@ def _suggest_numba() -> None:
     )
 
 
-def _build_in_memory(write: Callable[[Path], None]) -> Index:
+def _build_in_memory(write: Callable[[Path], None], passages: int) -> Index:
     # Through files even so: the builder needs the room for its blocks, and one way to build is enough.
     try:
         with tempfile.TemporaryDirectory(prefix="raggym-bm25-") as folder:
             write(Path(folder))
-            return Index.load(Path(folder), mapped=False)
+            return Index.load(Path(folder), passages, mapped=False)
     except RAGGymError:  # some of them are OSErrors as well, and say more than the message below
         raise
     except OSError as error:

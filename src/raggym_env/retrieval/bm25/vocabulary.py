@@ -7,24 +7,26 @@ terms.ids.npy       its number in the index; int32
 
 # A million passages have about 780,000 terms. As a dict, which is how bm25s reads its vocabulary, they take 190 MB in
 # every process and half a second to read. A binary search in the mapped file takes 8 microseconds, and only the first
-# time that a process looks a term up.
+# time that a process looks a term up: `Index` remembers the numbers.
 
 from __future__ import annotations
 
 import bisect
 import itertools
 import mmap
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from raggym_env.storage.arrays import open_array
+from raggym_env.storage.parsing import open_file
+
 __all__ = ["Vocabulary", "write_vocabulary"]
 
 _TERMS, _BOUNDS, _IDS = "terms.bin", "terms.bounds.npy", "terms.ids.npy"
-_MEMO_SIZE = 100_000  # terms of past queries; about 10 MB
 
 
 class Vocabulary:
@@ -36,15 +38,16 @@ class Vocabulary:
         Raises:
             ValueError: They do not fit each other.
         """
-        # Checked here, since a wrong bound would cut terms elsewhere and only make searches miss passages.
-        if bounds.dtype != np.int64 or ids.dtype != np.int32 or len(bounds) != len(ids) + 1:
+        # A wrong bound would cut terms elsewhere, and a wrong number read beyond the index.
+        if len(bounds) != len(ids) + 1 or not len(ids):
             raise ValueError(f"{_BOUNDS} does not fit {_IDS}")
-        if bounds[-1] != len(terms):
-            raise ValueError(f"{_TERMS} has {len(terms)} bytes, not {bounds[-1]}")
+        if bounds[0] != 0 or bounds[-1] != len(terms) or (bounds[1:] < bounds[:-1]).any():
+            raise ValueError(f"{_BOUNDS} does not fit {_TERMS}, which has {len(terms)} bytes")
+        if ids.min() < 0 or ids.max() >= len(ids):
+            raise ValueError(f"{_IDS} has a number that is out of range")
         self._terms = terms
         # Memory views, whose items are Python's integers: NumPy's would make every step of the search slower.
         self._bounds, self._ids = bounds.data, ids.data
-        self._memo = _Memo(self)
 
     @classmethod
     def open(cls, folder: Path, *, mapped: bool = True) -> Vocabulary:
@@ -54,49 +57,39 @@ class Vocabulary:
             OSError: A file is missing or cannot be read.
             ValueError: A file has another format, or does not fit the others.
         """
-        bounds, ids = (np.load(folder / name, mmap_mode="r" if mapped else None) for name in (_BOUNDS, _IDS))
-        if not mapped:
-            return cls((folder / _TERMS).read_bytes(), bounds, ids)
-        with (folder / _TERMS).open("rb") as file:  # the mapping outlives the open file
-            return cls(mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ), bounds, ids)
+        bounds = open_array(folder / _BOUNDS, np.int64, mapped=mapped)
+        ids = open_array(folder / _IDS, np.int32, mapped=mapped)
+        with open_file(folder / _TERMS) as file:  # the mapping outlives the open file
+            return cls(mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) if mapped else file.read(), bounds, ids)
 
     def __reduce__(self) -> tuple[Any, ...]:
-        # Neither a mapping nor a memory view can be pickled. The memo is left behind: it would only be sent along.
+        # Neither a mapping nor a memory view can be pickled.
         return Vocabulary, (self._terms[:], np.array(self._bounds), np.array(self._ids))
 
     def __len__(self) -> int:
         return len(self._ids)
 
-    def ids(self, terms: Iterable[str]) -> list[int]:
-        """Return the numbers of those terms that are in the vocabulary, in order and with repetitions."""
-        memo = self._memo
-        return [number for term in terms if (number := memo[term]) >= 0]
-
     def find(self, term: str) -> int:
-        """Return the number of one term, or -1 if it is not in the vocabulary. Takes a binary search every time."""
+        """Return the number of one term, or -1 if it is not in the vocabulary. Takes a binary search."""
         # Bytes of UTF-8 sort as code points do; surrogates, which JSON may bring, have no UTF-8 of their own.
         word = term.encode("utf-8", "surrogatepass")
         rank = bisect.bisect_left(range(len(self)), word, key=self._term)
         return int(self._ids[rank]) if rank < len(self) and self._term(rank) == word else -1
 
+    def check(self) -> None:
+        """Check what opening does not: that the terms are sorted and distinct, and so are their numbers.
+
+        Raises:
+            ValueError: They are not, so that terms would not be found.
+        """
+        terms = map(self._term, range(len(self)))
+        if any(later <= earlier for earlier, later in itertools.pairwise(terms)):
+            raise ValueError(f"{_TERMS} is not sorted")
+        if np.bincount(np.asarray(self._ids)).max() > 1:
+            raise ValueError(f"{_IDS} has a number twice")
+
     def _term(self, rank: int) -> bytes:
         return self._terms[self._bounds[rank] : self._bounds[rank + 1]]
-
-
-class _Memo(dict[str, int]):
-    """Maps the terms looked up so far to their numbers, or -1. Looking one of them up again runs no Python code."""
-
-    def __init__(self, vocabulary: Vocabulary) -> None:
-        super().__init__()
-        self._find = vocabulary.find
-
-    def __missing__(self, term: str) -> int:
-        number = self._find(term)
-        # Emptied when full, as frequent terms are back at once. Two threads may both empty it, which does no harm.
-        if len(self) >= _MEMO_SIZE:
-            self.clear()
-        self[term] = number
-        return number
 
 
 def write_vocabulary(numbers: Mapping[str, int], folder: Path) -> None:

@@ -11,8 +11,10 @@ Building an hnsw or ivf index needs memory for all vectors; a flat one needs non
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -20,14 +22,18 @@ import numpy as np
 from numpy.typing import NDArray
 
 from raggym_env.errors import MissingExtra, RetrievalError, UnknownName, check_option
+from raggym_env.retrieval.dense.faiss_file import check_faiss_file
+from raggym_env.storage.arrays import open_array
 
 __all__ = ["KINDS", "FaissIndex", "FlatIndex", "IndexOptions", "MappedVectors", "Positions", "build_index"]
+__all__ += ["shard_rows"]
 
 KINDS = ("flat", "hnsw", "ivf")
 
 Scores = NDArray[np.float32]
 Positions = NDArray[np.int64]
 
+_SHARD = re.compile(r"([0-9]{1,18})-([0-9]{1,18})\.npy")
 _BLOCK = 16_384  # vectors converted from float16 at once: 64 MB as float32 with 1,024 dimensions
 _MIN_PER_CLUSTER = 39  # FAISS warns that it clusters badly with fewer vectors to train on
 _MAX_PER_CLUSTER = 256  # FAISS ignores any further ones
@@ -95,6 +101,12 @@ class IndexOptions:
         return self.nlist
 
 
+def shard_rows(path: Path) -> tuple[int, int] | None:
+    """Return the rows that a file of vectors holds, by its name: from the first up to, not including, the second."""
+    match = _SHARD.fullmatch(path.name)
+    return (int(match[1]), int(match[2])) if match else None
+
+
 class MappedVectors:
     """One long array of vectors, stored in files `FIRST-END.npy` that hold its rows from `FIRST` up to `END`.
 
@@ -114,14 +126,31 @@ class MappedVectors:
         """Map the files of a folder.
 
         Raises:
-            RetrievalError: One of them cannot be read.
+            RetrievalError: One of them cannot be read, or they are not the rows of one array.
         """
+        paths = sorted(folder.glob("*.npy"))
         try:
-            return cls([np.load(path, mmap_mode="r", allow_pickle=False) for path in sorted(folder.glob("*.npy"))])
-        except (OSError, ValueError, IndexError) as error:  # IndexError: no file, or one with a single number
+            shards = [open_array(path, np.float32, np.float16, ndim=2) for path in paths]
+            ends = np.cumsum([0, *map(len, shards)]).tolist()
+            if [shard_rows(path) for path in paths] != [*pairwise(ends)] or len(ends) < 2:
+                raise ValueError("the files are not all rows of one array")
+            if len({(shard.dtype, shard.shape[1]) for shard in shards}) > 1 or not shards[0].size:
+                raise ValueError("the files hold vectors of different types or dimensions, or of none")
+        except (OSError, ValueError) as error:
             raise RetrievalError(
                 f"The vectors in {folder} cannot be read: {error}. Delete this folder to have them computed again."
             ) from error
+        return cls(shards)
+
+    def check(self) -> None:
+        """Read all vectors.
+
+        Raises:
+            RetrievalError: One of them is not finite.
+        """
+        for start, block in self.blocks():
+            if not np.isfinite(block).all():
+                raise RetrievalError(f"Of the vectors from {start:,} on, one is not finite. Have them computed again.")
 
     def __len__(self) -> int:
         return int(self._ends[-1])
@@ -173,16 +202,17 @@ class FlatIndex:
 class FaissIndex:
     """A stored hnsw or ivf index, memory-mapped. Thread-safe."""
 
-    def __init__(self, path: Path, options: IndexOptions) -> None:
-        """Open an index that this library built: FAISS does not defend itself against malicious files.
+    def __init__(self, path: Path, options: IndexOptions, vectors: MappedVectors) -> None:
+        """Open the index of `vectors` in a file. All sizes, links and positions in it are checked before.
 
         Raises:
-            RetrievalError: It cannot be read.
+            RetrievalError: It cannot be read, or is not such an index.
         """
         faiss = _faiss()
         try:
+            check_faiss_file(path, options.index, vectors.dtype, len(vectors), vectors.dimension)
             self._index = faiss.read_index(str(path), faiss.IO_FLAG_MMAP_IFC | faiss.IO_FLAG_READ_ONLY)
-        except RuntimeError as error:
+        except (OSError, ValueError, RuntimeError) as error:
             raise RetrievalError(
                 f"The index {path} cannot be read: {error}. Delete its folder to have it built again."
             ) from error

@@ -42,6 +42,7 @@ from raggym_env.retrieval.dense.faiss_index import (
     MappedVectors,
     Positions,
     build_index,
+    shard_rows,
 )
 from raggym_env.retrieval.index_store import Store, corpus_key, key_hash, open_or_build, store_folder
 from raggym_env.retrieval.requests import check_request
@@ -106,9 +107,18 @@ class DenseRetriever(IndexOptions, EncoderOptions):
         rows = [row for row, query in enumerate(queries) if query.strip()]
         if rows:
             vectors, total = self._encoder.queries([queries[row] for row in rows]), len(self._vectors)
+            if vectors.shape[1] != self._vectors.dimension:
+                raise RetrievalError(
+                    f"The encoder's vectors have {vectors.shape[1]} dimensions, those of the index in {self._folder} "
+                    f"{self._vectors.dimension}. Delete the index to have it built again."
+                )
             candidates = _candidates(self._index, vectors, min(k, total), total)
             for row, vector, positions in zip(rows, vectors, candidates, strict=True):
                 scores = _rounded(self._vectors.rows(positions).astype(np.float64) @ vector.astype(np.float64))
+                if not np.isfinite(scores).all():
+                    raise RetrievalError(
+                        f"A vector in {self._folder} is not finite. Delete it to have it computed again."
+                    )
                 best = np.lexsort((positions, -scores))[:k]  # by score, then by position in the corpus
                 passages = [self.corpus[position] for position in positions[best].tolist()]
                 results[row] = list(map(Hit, passages, scores[best].tolist()))
@@ -150,7 +160,7 @@ class DenseRetriever(IndexOptions, EncoderOptions):
             build_index(vectors, self, folder / "index.faiss")
 
         folder = open_or_build("dense", key, build, store=self._folder, libraries=("faiss-cpu",))
-        return FaissIndex(folder / "index.faiss", self)
+        return FaissIndex(folder / "index.faiss", self, vectors)
 
     def __reduce__(self) -> tuple[Any, ...]:
         # A copy opens the stored vectors and index again: mapped files cannot be sent to another process.
@@ -198,8 +208,11 @@ def _open_vectors(
     folder = open_or_build("embeddings", key, build, store=store, libraries=libraries)
     shutil.rmtree(folder.with_suffix(".shards"), ignore_errors=True)
     vectors = MappedVectors.load(folder)
-    if len(vectors) != len(corpus):
-        raise RetrievalError(f"{folder} holds {len(vectors)} vectors for {len(corpus)} passages. Delete this folder.")
+    if len(vectors) != len(corpus) or vectors.dtype != key["dtype"]:
+        raise RetrievalError(
+            f"{folder} holds {len(vectors)} vectors in {vectors.dtype} for {len(corpus)} passages in {key['dtype']}. "
+            "Delete this folder."
+        )
     return vectors
 
 
@@ -220,10 +233,7 @@ def _embed(corpus: Sequence[Passage], embed: _Embed, folder: Path, dtype: np.dty
                 raise RetrievalError(f"Passages from {start} on have vectors that {dtype} cannot hold.")
             end = start + len(passages)
             with atomic_file(folder / f"{start:010d}-{end:010d}.npy") as file:
-                np.save(file, vectors, allow_pickle=False)
-                # On disk before it is renamed: after a power cut, an empty file would pass for a complete shard.
-                file.flush()
-                os.fsync(file.fileno())
+                np.save(file, np.ascontiguousarray(vectors), allow_pickle=False)
             bar.update(task, completed=end)
             _log.info("Embedded %d of %d passages", end, len(corpus))
 
@@ -232,8 +242,8 @@ def _embedded(folder: Path) -> int:
     """Return the number of passages, counted from the first without a gap, that are embedded already."""
     count = 0
     for path in sorted(folder.glob("*.npy")):
-        start, end = map(int, path.stem.split("-"))
-        if start != count:
+        start, end = shard_rows(path) or (-1, -1)
+        if start != count or end <= start:
             break
         count = end
     return count

@@ -17,10 +17,11 @@ from typing import Any, NamedTuple
 from raggym_env.core import Passage
 from raggym_env.errors import DataError, RetrievalError, UnknownName
 from raggym_env.retrieval.bm25.analysis import LUCENE_STOP_WORDS, fold, name_words
-from raggym_env.retrieval.lucene.jvm import java_call, start
+from raggym_env.retrieval.lucene.jvm import HEAP, java_call, start
 from raggym_env.retrieval.requests import encodable
 
-__all__ = ["Analysis", "LuceneIndex", "in_memory", "java_classes", "make_analysis", "on_disk", "write_index"]
+__all__ = ["Analysis", "LuceneIndex", "document_count", "in_memory", "java_classes", "make_analysis", "on_disk"]
+__all__ += ["write_index"]
 
 STEMMERS = ("porter", "krovetz", "none")
 STOP_WORDS = ("english", "none")
@@ -109,6 +110,25 @@ def in_memory(java: Any) -> Any:
     """Return a Lucene directory in the Java heap."""
     with java_call("Lucene cannot create a directory in memory"):
         return java.ByteBuffersDirectory()
+
+
+def document_count(folder: Path) -> int:
+    """Return the number of documents of an index on disk, of which Lucene compares every file with its checksum.
+
+    Raises:
+        MissingExtra: Pyserini is not installed.
+        RetrievalError: The index cannot be read.
+    """
+    java = java_classes(HEAP)
+    directory = on_disk(java, folder)
+    with java_call(f"The Lucene index in {folder} is damaged"):
+        reader = java.DirectoryReader.open(directory)
+        try:
+            for leaf in reader.leaves().toArray():
+                leaf.reader().checkIntegrity()
+            return int(reader.maxDoc())
+        finally:
+            reader.close()
 
 
 class LuceneIndex:

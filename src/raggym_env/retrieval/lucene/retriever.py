@@ -21,8 +21,8 @@ import functools
 import hashlib
 import http.client
 import importlib
-import json
 import os
+import re
 import socket
 import sys
 import tarfile
@@ -48,6 +48,7 @@ from raggym_env.retrieval.lucene.index import (
 )
 from raggym_env.retrieval.lucene.jvm import HEAP, java_call
 from raggym_env.retrieval.requests import check_request
+from raggym_env.storage.parsing import ParseError, parse_json, read_file
 
 __all__ = ["LuceneRetriever"]
 
@@ -152,6 +153,11 @@ class LuceneRetriever:
             key |= {"lucene": java.Version.LATEST.major, "rules": _RULES_VERSION}
             directory = _built(java, write, {**key, "analyzer": self._analysis}, store_folder(self.store))
             lucene = LuceneIndex(java, directory, analysis, self.k1, self.b, threads)
+            if lucene.size != len(self.corpus):  # hits are looked up by number
+                raise RetrievalError(
+                    f"The index in {store_folder(self.store)} has {lucene.size:,} documents for {len(self.corpus):,} "
+                    "passages. Delete it to have it built again."
+                )
             return _Opened(lucene, self.corpus.__getitem__, key)
         folder = _folder(self.index)
         directory = on_disk(java, folder)
@@ -159,10 +165,7 @@ class LuceneRetriever:
         unfolded = Analysis(analysis.analyzer)
         lucene = LuceneIndex(java, directory, unfolded, self.k1, self.b, threads, ties_by_id=True)
         stored = _StoredPassages(lucene, self.corpus)
-        # This file lists the segments, each of which has a random id, so its content identifies the index. Files of
-        # earlier commits may remain; their numbers are in base 36.
-        latest = max(folder.glob("segments_*"), key=lambda path: int(path.name.partition("_")[2], 36))
-        identity = hashlib.blake2b(latest.read_bytes(), digest_size=16).hexdigest()
+        identity = _identity(folder)
         return _Opened(lucene, stored, {"index": identity, "corpus": stored.corpus_key})
 
     def __reduce__(self) -> tuple[Any, ...]:
@@ -225,6 +228,17 @@ def _folder(index: str | Path) -> Path:
     return folder
 
 
+def _identity(folder: Path) -> str:
+    """Return a hash of the file that lists an index's segments, each of which has a random id."""
+    # Files of earlier commits may remain. Their numbers are in base 36.
+    files = {path: match for path in folder.iterdir() if (match := re.fullmatch(r"segments_([0-9a-z]+)", path.name))}
+    try:
+        latest = max(files, key=lambda path: int(files[path][1], 36))
+        return hashlib.blake2b(read_file(latest), digest_size=16).hexdigest()
+    except (OSError, ValueError) as error:
+        raise RetrievalError(f"The Lucene index in {folder} cannot be read: {error}.") from error
+
+
 def _published(name: str) -> Path:
     """Return the folder of an index that Pyserini publishes, in Pyserini's cache."""
     try:
@@ -256,8 +270,8 @@ def _text(stored: dict[str, str | None]) -> str | None:
 def _parse(identifier: str, stored: str) -> Passage:
     """Parse a stored document: JSON with a title and a text, or a text whose first line is the title."""
     try:
-        document = json.loads(stored)
-    except (ValueError, RecursionError):
+        document = parse_json(stored)
+    except ParseError:
         document = None
     if not isinstance(document, dict):
         document = {"contents": stored}
