@@ -8,10 +8,11 @@ from typing import Any
 import typer
 from rich.console import Console, RenderableType
 from rich.table import Column, Table
+from rich.text import Text
 
 from raggym_env.text.exits import for_json, for_rich, for_terminal
 
-__all__ = ["say", "say_json", "say_lines", "show", "show_fields", "show_table"]
+__all__ = ["say", "say_json", "say_lines", "show", "show_fields", "show_hanging", "show_table"]
 
 
 def say(value: object, *, err: bool = False) -> None:
@@ -35,9 +36,16 @@ def show(renderable: RenderableType) -> None:
     Console(markup=False, emoji=False, highlight=False).print(renderable)
 
 
-def show_table(columns: Sequence[str | Column], rows: Iterable[Sequence[object]]) -> None:
-    """Print a table."""
-    _show_rows(Table(*columns), rows)
+def show_table(columns: Sequence[str | Column], rows: Iterable[Sequence[object]], *, lines: bool = True) -> None:
+    """Print a table, with or without lines around its cells."""
+    _show_rows(Table(*columns) if lines else Table(*columns, box=None, pad_edge=False, padding=(0, 2, 0, 0)), rows)
+
+
+def show_hanging(head: Text, text: Text, *, width: int = 8) -> None:
+    """Print a text behind a short head. Its further lines are indented, so that none can pass for a line of ours."""
+    _show_rows(
+        Table.grid(Column(min_width=width, no_wrap=True), Column(overflow="fold"), padding=(0, 1)), [(head, text)]
+    )
 
 
 def show_fields(fields: Mapping[str, object]) -> None:
@@ -47,5 +55,5 @@ def show_fields(fields: Mapping[str, object]) -> None:
 
 def _show_rows(table: Table, rows: Iterable[Sequence[object]]) -> None:
     for row in rows:
-        table.add_row(*map(for_rich, row))
+        table.add_row(*(cell if isinstance(cell, Text) else for_rich(cell) for cell in row))
     show(table)

@@ -9,8 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from raggym_env.cli._options import AsJson
-from raggym_env.cli._output import say, say_json
-from raggym_env.cli._output import show as render
+from raggym_env.cli._output import say, say_json, show_table
 
 if TYPE_CHECKING:
     from raggym_env.evaluation.compare import Comparison
@@ -47,10 +46,9 @@ def compare(
 
 
 def _print(comparison: Comparison, comparisons: int) -> None:
-    from rich.table import Table
+    from rich.table import Column
 
     from raggym_env.evaluation.leaderboard import COLUMNS
-    from raggym_env.text.exits import for_rich
 
     left_out = f" ({comparison.left_out:,} left out: not scored in both)" if comparison.left_out else ""
     lines = (
@@ -60,28 +58,20 @@ def _print(comparison: Comparison, comparisons: int) -> None:
     )
     for line in lines:
         say(line)
-    table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0))
-    for head in ("", "A", "B", "B - A [95 %]", "p", "win/tie/loss"):
-        table.add_column(head, justify="left" if not head else "right", no_wrap=True)
+    rows = []
     for part in comparison.differences:
-        counts = f"{part.wins}/{part.ties}/{part.losses}"
-        figures = (
-            _figure(part.first),
-            _figure(part.second),
-            _interval(part.difference),
-            _p_value(part.p_value),
-            counts,
-        )
-        table.add_row(for_rich(COLUMNS.get(part.metric, part.metric)), *figures)
+        figures = (_figure(part.first), _figure(part.second), _interval(part.difference), _p_value(part.p_value))
+        rows.append((COLUMNS.get(part.metric, part.metric), *figures, f"{part.wins}/{part.ties}/{part.losses}"))
     for name, (first, second), digits in (("Searches", comparison.searches, 2), ("Tokens", comparison.tokens, 0)):
         if first or second:
-            table.add_row(
-                name, f"{first:,.{digits}f}", f"{second:,.{digits}f}", f"{second - first:+,.{digits}f}", "", ""
-            )
+            means = (f"{first:,.{digits}f}", f"{second:,.{digits}f}", f"{second - first:+,.{digits}f}")
+            rows.append((name, *means, "", ""))
     for group in comparison.groups:
         figures = (_figure(group.first), _figure(group.second), _interval(group.difference), "", f"n={group.questions}")
-        table.add_row(for_rich(f"{group.field} {group.value}"), *figures)
-    render(table)
+        rows.append((f"{group.field} {group.value}", *figures))
+    heads = ("A", "B", "B - A [95 %]", "p", "win/tie/loss")
+    columns = [Column("", no_wrap=True), *(Column(head, justify="right", no_wrap=True) for head in heads)]
+    show_table(columns, rows, lines=False)
     main = comparison.main
     notes = [f"Kinds of questions by {COLUMNS.get(main.metric, main.metric)}."] if comparison.groups else []
     if main.mcnemar is not None:
