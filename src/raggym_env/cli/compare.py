@@ -58,7 +58,7 @@ def _print(comparison: Comparison, comparisons: int) -> None:
     )
     for line in lines:
         say(line)
-    rows = []
+    rows: list[tuple[str, ...]] = []
     for part in comparison.differences:
         figures = (_figure(part.first), _figure(part.second), _interval(part.difference), _p_value(part.p_value))
         rows.append((COLUMNS.get(part.metric, part.metric), *figures, f"{part.wins}/{part.ties}/{part.losses}"))

@@ -84,7 +84,12 @@ def _texts(task: Task, episode: Episode) -> Iterator[str]:
 
 def _print_list(scored: ScoredRun, tasks: Sequence[Task], limit: int) -> None:
     metric = scored.card.episode.metric
-    columns = [Column("Id", no_wrap=True), Column(metric, justify="right"), Column("Question", ratio=3), "Answer"]
+    columns: list[str | Column] = [
+        Column("Id", no_wrap=True),
+        Column(metric, justify="right"),
+        Column("Question", ratio=3),
+        "Answer",
+    ]
     rows = []
     for task in tasks[:limit]:
         episode = scored.episodes[task.id]
