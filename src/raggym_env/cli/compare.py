@@ -64,11 +64,12 @@ def _print(comparison: Comparison, comparisons: int) -> None:
         rows.append((COLUMNS.get(part.metric, part.metric), *figures, f"{part.wins}/{part.ties}/{part.losses}"))
     for name, (first, second), digits in (("Searches", comparison.searches, 2), ("Tokens", comparison.tokens, 0)):
         if first or second:
-            means = (f"{first:,.{digits}f}", f"{second:,.{digits}f}", f"{second - first:+,.{digits}f}")
-            rows.append((name, *means, "", ""))
+            change = f"{second - first:+,.{digits}f}"
+            rows.append((name, f"{first:,.{digits}f}", f"{second:,.{digits}f}", change, "", ""))
     for group in comparison.groups:
-        figures = (_figure(group.first), _figure(group.second), _interval(group.difference), "", f"n={group.questions}")
-        rows.append((f"{group.field} {group.value}", *figures))
+        size = f"n={group.questions}"
+        means = (_figure(group.first), _figure(group.second), _interval(group.difference))
+        rows.append((f"{group.field} {group.value}", *means, "", size))
     heads = ("A", "B", "B - A [95 %]", "p", "win/tie/loss")
     columns = [Column("", no_wrap=True), *(Column(head, justify="right", no_wrap=True) for head in heads)]
     show_table(columns, rows, lines=False)
