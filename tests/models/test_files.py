@@ -76,7 +76,7 @@ def test_without_a_network_the_error_says_how_to_get_the_model(hub, name, hub_na
 def test_a_hub_that_cannot_be_reached_is_one_clear_error_within_seconds(hub, monkeypatch):
     from huggingface_hub import HfApi, constants
 
-    def unreachable(self, name, timeout):
+    def unreachable(self, name, timeout, files_metadata):
         assert timeout <= 10
         raise connect_error()
 
@@ -93,7 +93,8 @@ def test_a_download_that_breaks_off_is_one_clear_error(hub, monkeypatch):
         raise FileNotFoundError("not in the cache") if local_files_only else connect_error()
 
     monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
-    monkeypatch.setattr(HfApi, "model_info", lambda *args, **options: SimpleNamespace(sha="a" * 40))
+    info = SimpleNamespace(sha="a" * 40, siblings=None)
+    monkeypatch.setattr(HfApi, "model_info", lambda *args, **options: info)
     monkeypatch.setattr("huggingface_hub.snapshot_download", download)
     with pytest.raises(RetrievalError, match=r"not available: ConnectError: no route.*hf download owner/name"):
         source("owner/name")

@@ -6,6 +6,7 @@ import tomllib
 import zipfile
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
@@ -244,7 +245,8 @@ def test_the_hub_gives_the_files_of_an_encoder(catalogued, monkeypatch):
         return str(local_dir)
 
     catalogued(catalogue.ENCODERS, "minilm", ENCODER)
-    monkeypatch.setattr("raggym_env.network.hub_model_commit", lambda name: "a" * 40)
+    info = SimpleNamespace(sha="a" * 40, siblings=[])
+    monkeypatch.setattr("huggingface_hub.HfApi.model_info", lambda self, name, **options: info)
     monkeypatch.setattr("huggingface_hub.snapshot_download", download)
     folder = models.get("minilm", sources=["hub"])
     assert (folder / "1_Pooling" / "config.json").read_bytes() == b"{}"
