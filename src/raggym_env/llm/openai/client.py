@@ -329,8 +329,10 @@ class _Session:
     def _read(self, response: Response, params: Sampling) -> Reply | Trouble:
         if 200 <= response.status < 300:
             reply = read_reply(self.key.masked_reply(response.text), params.stop)
-            # The message may quote a part of the text, and the part may begin or end within the key.
-            return reply if isinstance(reply, Reply) else read_reply(self.key.masked(response.text), params.stop)
+            if isinstance(reply, Trouble) or any(completion.failure for completion in reply.completions):
+                # Read again, since a message may quote a part that begins or ends within the key.
+                reply = read_reply(self.key.masked(response.text), params.stop)
+            return reply
         headers = {name: self.key.masked(value) for name, value in response.headers.items()}
         return read_error(response.status, headers, self.key.masked(response.text), answered=self.answered)
 
@@ -382,6 +384,8 @@ async def _gather(work: Iterable[Coroutine[Any, Any, _T]]) -> list[_T]:
     finally:
         for task in tasks:
             task.cancel()
+        # Until they have closed their connections.
+        await asyncio.gather(*tasks, return_exceptions=True)
 
 
 def _charge(completions: Sequence[Completion], usage: Usage) -> list[Completion]:
