@@ -13,8 +13,8 @@ batches depend on numba, the extra `fast`.
 
 Columns. r@k: the share of a question's gold titles among the titles of its k best passages, as a mean over
 questions. all@5: the share of questions with all of them. MRR: one over the rank of the first gold passage, 0 below
-rank 20. Titles are compared with HTML entities resolved, white space collapsed and case folded, because corpora and
-questions spell them differently in these ways. single, batch: queries per second at k=5, one by one and 32 at
+rank 20. Titles are compared with HTML entities resolved, in NFC, white space collapsed and case folded, because corpora
+and questions spell them differently in these ways. single, batch: queries per second at k=5, one by one and 32 at
 once. index: seconds to build the stored indexes, from their manifests; the indexes of --store are built once and
 reused. open: seconds to create the retriever with its index stored, imports included. disk: megabytes stored.
 
@@ -28,7 +28,6 @@ the weight for bm25, "rrf default" with the default options, "rrf paper" lucene 
 from __future__ import annotations
 
 import argparse
-import html
 import itertools
 import json
 import os
@@ -44,6 +43,7 @@ from raggym_env.data.prepare import prepare_corpus
 from raggym_env.errors import MissingExtra, RAGGymError
 from raggym_env.retrieval import Hit, Retriever, make
 from raggym_env.retrieval.cache import CachedRetriever
+from raggym_env.rewards.evidence import title_key
 from raggym_env.storage.paths import cache_dir
 
 DATA_SETS = {"2Wiki": ("2wikimultihopqa", "dev_open.json"), "HotpotQA": ("hotpotqa", "hotpot_dev_open_v1.json")}
@@ -76,7 +76,7 @@ class DataSet(NamedTuple):
     corpus: Sequence[Passage]
     questions: list[str]
     gold: list[frozenset[str]]
-    """Titles of the supporting passages, as returned by `plain`, for every question."""
+    """Titles of the supporting passages, as returned by `title_key`, for every question."""
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -233,7 +233,7 @@ def fusion(data: DataSet, options: argparse.Namespace, name: str) -> None:
 
 def quality(data: DataSet, results: list[list[Hit]]) -> list[str]:
     """Return the columns r@k, all@5 and MRR."""
-    rankings = [[plain(hit.passage.title) for hit in hits] for hits in results]
+    rankings = [[title_key(hit.passage.title) for hit in hits] for hits in results]
     pairs = list(zip(data.gold, rankings, strict=True))
     shares = {k: [len(gold.intersection(titles[:k])) / len(gold) for gold, titles in pairs] for k in DEPTHS}
     means = [mean(shares[k]) for k in DEPTHS]
@@ -243,10 +243,6 @@ def quality(data: DataSet, results: list[list[Hit]]) -> list[str]:
 
 def reciprocal_rank(gold: frozenset[str], titles: Sequence[str]) -> float:
     return next((1 / rank for rank, title in enumerate(titles, 1) if title in gold), 0.0)
-
-
-def plain(title: str) -> str:
-    return " ".join(html.unescape(title).split()).casefold()
 
 
 def mean(values: Iterable[float]) -> float:
@@ -278,7 +274,7 @@ def read(folder: Path, name: str) -> DataSet:
     # Mapped, so that the corpus does not count as memory of a retriever.
     corpus = prepare_corpus(folder / subfolder / "corpus.jsonl.gz")
     rows = json.loads((folder / subfolder / questions).read_text(encoding="utf-8"))
-    gold = [frozenset(plain(title) for title, _ in row["supporting_facts"]) for row in rows]
+    gold = [frozenset(title_key(title) for title, _ in row["supporting_facts"]) for row in rows]
     return DataSet(corpus, [row["question"] for row in rows], gold)
 
 

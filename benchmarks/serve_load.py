@@ -23,6 +23,11 @@ over 2WikiMultihopQA's 12,003 passages, on two cores with 2 to 7 other busy proc
     256       315 - 750      600 - 260   1,180 - 610 60 - 77    375 - 500
 
 One process uses at most one core, so a million divided by the CPU column bounds its rate on an idle machine.
+
+Then requests for much, at the default limits. The first asks for more passages than the server sends, and must be
+refused within 50 ms (it is sent ten times, and their median is printed); the second for nearly as many as it sends; the
+third, too, from a client that does not read its answer. Meanwhile a connection asks for /health again and again. peak
+MB: the largest resident memory of the server so far, where the system tells it.
 """
 
 from __future__ import annotations
@@ -42,6 +47,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from multiprocessing.connection import Connection
+from pathlib import Path
 from urllib.parse import urlsplit
 
 from raggym_env import data, retrieval
@@ -95,7 +101,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
     row("clients", "requests/s", "p50 ms", "p99 ms", "errors", "wrong", "together", "CPU us", "of single", "of batch")
     row(*["---"] * 10)
-    with serving([card.name, "--split", "test", *options.serve]) as url:
+    with serving([card.name, "--split", "test", *options.serve]) as (url, process):
         exchanges = prepare(url, retriever, queries, options.k)
         for clients in options.clients:
             start = counters(url)
@@ -113,6 +119,13 @@ def main(arguments: Sequence[str] | None = None) -> None:
                 f"{load_result.rate / single:.2f}",
                 f"{load_result.rate / batch:.2f}",
             )
+        print()
+        row("queries x topk", "status", "ms", "answer MB", "/health: answers", "p50 ms", "max ms", "peak MB")
+        row(*["---"] * 8)
+        texts = list(itertools.islice(itertools.cycle(task.question.text for task in dataset.tasks), 1024))
+        for topk, times in ((1000, 10), (100, 1), (100, 0)):
+            cells = asyncio.run(ask_for_much(url, texts, topk, times))
+            row(f"{len(texts):,} x {topk:,}{'' if times else ', not read'}", *cells, peak_memory(process.pid))
 
 
 def load(env: str | None) -> Dataset:
@@ -138,8 +151,8 @@ def timed(retriever: Retriever, batches: Sequence[Sequence[str]], k: int) -> flo
 
 
 @contextmanager
-def serving(options: Sequence[str]) -> Iterator[str]:
-    """Run `raggym serve` in a separate process; yields its URL."""
+def serving(options: Sequence[str]) -> Iterator[tuple[str, subprocess.Popen[str]]]:
+    """Run `raggym serve` in a separate process; yields its URL and the process."""
     command = [sys.executable, "-m", "raggym_env", "serve", *options, "--port", "0"]
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
         assert process.stdout is not None
@@ -147,7 +160,7 @@ def serving(options: Sequence[str]) -> Iterator[str]:
         if not (url := re.search(r"http://\S+", line)):
             sys.exit(f"raggym serve did not start: {line or 'see above'}")
         try:
-            yield url[0]
+            yield url[0], process
         finally:
             process.terminate()
             if process.wait(60) != 0:
@@ -163,11 +176,14 @@ def counters(url: str) -> list[float]:
 
 
 def prepare(url: str, retriever: Retriever, queries: Sequence[str], k: int) -> list[Exchange]:
-    address = urlsplit(url).netloc
-    bodies = [json.dumps({"queries": [query], "topk": k, "return_scores": True}).encode() for query in queries]
-    heads = [f"POST /retrieve HTTP/1.1\r\nhost: {address}\r\ncontent-length: {len(body)}\r\n\r\n" for body in bodies]
     answers = [write_results([hits], scores=True) for hits in retriever.search(queries, k)]
-    return [(head.encode() + body, answer) for head, body, answer in zip(heads, bodies, answers, strict=True)]
+    return [(request(url, [query], k), answer) for query, answer in zip(queries, answers, strict=True)]
+
+
+def request(url: str, queries: Sequence[str], k: int) -> bytes:
+    body = json.dumps({"queries": queries, "topk": k, "return_scores": True}).encode()
+    head = f"POST /retrieve HTTP/1.1\r\nhost: {urlsplit(url).netloc}\r\ncontent-length: {len(body)}\r\n\r\n"
+    return head.encode() + body
 
 
 def under_load(url: str, exchanges: list[Exchange], clients: int, seconds: float) -> Load:
@@ -199,13 +215,11 @@ async def client(url: str, order: Iterator[Exchange], result: Load, start: float
     reader, writer = await asyncio.open_connection(parts.hostname, parts.port)
     try:
         while (sent := time.perf_counter()) < end:
-            request, expected = next(order)
-            writer.write(request)
-            head = await reader.readuntil(b"\r\n\r\n")
-            length = re.search(rb"content-length: (\d+)", head, re.IGNORECASE)
-            body = await reader.readexactly(int(length[1]) if length else 0)
+            sending, expected = next(order)
+            writer.write(sending)
+            status, body = await receive(reader)
             now = time.perf_counter()
-            if not head.startswith(b"HTTP/1.1 200 "):
+            if status != "200":
                 result.errors += 1
             elif body != expected:
                 result.wrong += 1
@@ -215,6 +229,63 @@ async def client(url: str, order: Iterator[Exchange], result: Load, start: float
         result.errors += 1
     finally:
         writer.close()
+
+
+async def receive(reader: asyncio.StreamReader) -> tuple[str, bytes]:
+    """Return the status and the body of an answer."""
+    head = await reader.readuntil(b"\r\n\r\n")
+    length = re.search(rb"content-length: (\d+)", head, re.IGNORECASE)
+    return head.split()[1].decode(), await reader.readexactly(int(length[1]) if length else 0)
+
+
+async def ask_for_much(url: str, queries: Sequence[str], topk: int, times: int) -> list[str]:
+    """Return the cells of a row: how a large request was answered, so many times, and /health in the meantime.
+
+    If `times` is 0, it is sent once, and its answer is not read.
+    """
+    health = asyncio.create_task(watch_health(url))
+    await asyncio.sleep(0.2)
+    reader, writer = await asyncio.open_connection(urlsplit(url).hostname, urlsplit(url).port)
+    status, body, seconds = "-", b"", []
+    for _ in range(times):
+        start = time.perf_counter()
+        writer.write(request(url, queries, topk))
+        status, body = await receive(reader)
+        seconds.append(time.perf_counter() - start)
+    if not times:
+        writer.write(request(url, queries, topk))
+        await asyncio.sleep(8)
+    writer.close()
+    await asyncio.sleep(0.2)
+    health.cancel()
+    latencies = await health
+    answer = [status, f"{1000 * statistics.median(seconds):,.1f}" if seconds else "-", f"{len(body) / 1e6:.1f}"]
+    return [*answer, str(len(latencies)), *(f"{1000 * x:.1f}" for x in (statistics.median(latencies), max(latencies)))]
+
+
+async def watch_health(url: str) -> list[float]:
+    """Ask for /health every 10 ms until cancelled; return the seconds that each answer took."""
+    parts, latencies = urlsplit(url), []
+    reader, writer = await asyncio.open_connection(parts.hostname, parts.port)
+    try:
+        while True:
+            start = time.perf_counter()
+            writer.write(f"GET /health HTTP/1.1\r\nhost: {parts.netloc}\r\n\r\n".encode())
+            await receive(reader)
+            latencies.append(time.perf_counter() - start)
+            await asyncio.sleep(0.01)
+    except asyncio.CancelledError:
+        return latencies
+    finally:
+        writer.close()
+
+
+def peak_memory(pid: int) -> str:
+    try:
+        match = re.search(r"VmHWM:\s+(\d+)", Path(f"/proc/{pid}/status").read_text())
+    except OSError:
+        return "-"
+    return f"{int(match[1]) / 1000:,.0f}" if match else "-"
 
 
 def row(*cells: str) -> None:

@@ -1,8 +1,15 @@
 """A class of the user's own, of ten lines, works in every place that takes a shipped name."""
 
+import inspect
+import math
 import sys
+from collections.abc import Callable
+from pathlib import Path
+from types import UnionType
+from typing import Literal, Union, get_args, get_origin
 
 import gymnasium as gym
+import numpy as np
 import pytest
 from typer.testing import CliRunner
 
@@ -12,10 +19,10 @@ from raggym_env.build import load_mdp
 from raggym_env.cards import env_card, policy_card
 from raggym_env.cli import app
 from raggym_env.core import Answer, Passage, Question, Search, State
-from raggym_env.errors import CardError, OptionError, PolicyError, RetrievalError, RewardError, UnknownName
+from raggym_env.errors import CardError, DataError, OptionError, PolicyError, RetrievalError, RewardError, UnknownName
 from raggym_env.evaluation import evaluate
 from raggym_env.protocols import BasePolicy, propose, score, search
-from raggym_env.registry import LLMS, POLICIES, PROCESS_REWARDS, RETRIEVERS, Registry
+from raggym_env.registry import LLMS, POLICIES, PROCESS_REWARDS, RETRIEVERS, Registry, _resolved
 from raggym_env.runs.run import Run
 from towns import write_towns
 
@@ -264,6 +271,215 @@ def test_an_option_that_does_not_exist_is_one_error_with_a_suggestion(seam):
     name, wrong, right = SHIPPED[seam]
     with pytest.raises(OptionError, match=rf"no option '{wrong}'\. Did you mean '{right}'\? Its options: "):
         MAKERS[seam](name, **{wrong: 1})
+
+
+# -- options of the wrong type ----------------------------------------------------------------------------------------
+
+TABLES = {"retriever": RETRIEVERS, "llm": LLMS, "process reward": PROCESS_REWARDS, "policy": POLICIES}
+GIVEN = {"corpus", "tasks", "dynamics"}
+"""Parameters that the library gives, not a card."""
+MISFITS = {
+    "an object": object(),
+    "bytes": b"high",
+    "a huge integer": 10**400,
+    "a longer one": 10**5000,
+    "a bool": True,
+    "a text": "high",
+    "a fraction": 2.5,
+    "not a number": math.nan,
+    "infinity": math.inf,
+    "a list": [1],
+    "a table": {"a": 1},
+    "nothing": None,
+    "a nested list": [[1]],
+    "a set": {1},
+}
+FITTING = {
+    int: {"nothing else"},
+    float: {"a fraction"},
+    bool: {"a bool"},
+    str: {"a text"},
+    Path: {"a text"},
+    type(None): {"nothing"},
+}
+
+
+def simple(annotation):
+    """The names of the misfits that fit after all; None where the annotation is not a simple one."""
+    kind, arguments = get_origin(annotation), get_args(annotation)
+    if kind in (Union, UnionType):
+        members = [simple(argument) for argument in arguments]
+        return None if None in members else set().union(*members)
+    if annotation in FITTING:
+        return FITTING[annotation]
+    return set() if kind is Literal else None
+
+
+SLOW_PLUGINS = {"hf", "model"}  # they import torch
+EVERY_PLUGIN = [
+    pytest.param(seam, name, marks=[pytest.mark.slow] * (name in SLOW_PLUGINS))
+    for seam, table in TABLES.items()
+    for name in table
+]
+
+
+@pytest.mark.parametrize(("seam", "name"), EVERY_PLUGIN)
+def test_no_option_of_any_plugin_takes_a_value_of_another_type(seam, name):
+    table = TABLES[seam]
+    factory = table.resolve(name)
+    for option, parameter in inspect.signature(factory).parameters.items():
+        if option in GIVEN:
+            continue
+        refused = {misfit for misfit, value in MISFITS.items() if is_refused(table, name, option, value)}
+        fitting = simple(_resolved(factory, parameter.annotation))
+        if fitting is None:  # a list, a table or an object: every scalar but a text is refused
+            assert refused >= {"a huge integer", "a fraction", "not a number", "a bool"}, option
+        else:
+            assert refused >= MISFITS.keys() - fitting - {key for key in MISFITS if MISFITS[key] is parameter.default}
+
+
+def is_refused(table, name, option, value):
+    try:
+        table.check_types(name, {option: value})
+    except OptionError as error:
+        assert str(error).startswith(f"The {table.kind} {name!r}: {option} must be ")  # noqa: PT017
+        assert len(str(error)) < 500  # noqa: PT017
+        return True
+    return False
+
+
+@pytest.mark.parametrize(
+    ("make", "plugin", "options", "problem"),
+    [
+        ("retriever", "bm25", {"k1": "high"}, "k1 must be a finite number, got 'high'"),
+        ("retriever", "bm25", {"title_weight": True}, "title_weight must be a whole number .*, got True"),
+        ("retriever", "rank-bm25", {"title_weight": 10**12}, "title_weight must be a whole number.* at most 1000"),
+        ("retriever", "rrf", {"retrievers": ["bm25", {"name": "bm25", "k1": "high"}]}, "k1 must be a finite number"),
+        ("llm", "openai:m@http://127.0.0.1:9/v1", {"timeout": "x"}, "timeout must be a finite number"),
+        ("llm", "openai:m@http://127.0.0.1:9/v1", {"omit": "temperature"}, "omit must be a list of items, each a text"),
+        ("process reward", "random", {"seed": [1]}, r"seed must be a whole number .*, got \[1\]"),
+        ("process reward", "judge", {"llm": 5}, "llm must be an object of the type LLM or a text, got 5"),
+        ("process reward", "judge", {"llm": "hf:x", "mode": "worst"}, r"mode must be one of \('rank', 'rate'\)"),
+        ("policy", "lexical", {"temperature": math.nan}, "temperature must be a finite number, got nan"),
+        ("policy", "re2search", {"llm": "hf:x", "max_tokens": 2.5}, "max_tokens must be a whole number"),
+        ("policy", "re2search", {"llm": "hf:x", "prompts": {"system": 1, "user": ""}}, "prompts must be a table"),
+        ("policy", "lexical", {"seed": 10**5000}, "too long to show"),
+    ],
+)
+def test_a_value_of_the_wrong_type_is_one_error_before_anything_is_made(make, plugin, options, problem):
+    with pytest.raises(OptionError, match=problem):
+        MAKERS[make](plugin, **options)
+
+
+class Typed:
+    """A plug-in of a user, some of whose annotations say little."""
+
+    def __init__(
+        self,
+        n: int = None,  # noqa: RUF013
+        ratio: float = 0.5,
+        pair: tuple[float, float] = (0, 1),
+        *,
+        names: list[str] = (),
+        matrix: np.ndarray = None,
+        later: "NoSuchName" = 0,  # noqa: F821
+        either: "int | NoSuchName" = 0,  # noqa: F821
+        bare=1,
+        table: dict[str, int] | None = None,
+        back: Callable[[int], int] = len,
+    ) -> None:
+        self.options = dict(locals())
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"n": 3, "ratio": 1},
+        {"n": np.int64(3), "ratio": np.float32(0.5), "names": ("a", "b")},
+        {"n": None, "pair": [0, 0.5], "names": ["a"], "table": {"a": 1}, "back": abs},
+        {"pair": np.array([0.0, 1.0]), "matrix": [[1]], "later": "x", "either": "x", "bare": object()},
+    ],
+)
+def test_what_fits_and_what_has_no_simple_annotation_reaches_a_users_plugin_as_it_is(options):
+    made = Registry("thing", {"typed": Typed}).make("typed", **options).options
+    assert all(made[name] is value for name, value in options.items())
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        *({"n": 3.0}, {"n": "3"}, {"ratio": "x"}, {"pair": [0]}, {"pair": "ab"}, {"names": "ab"}, {"names": [1]}),
+        *({"table": {"a": "b"}}, {"table": [1]}, {"back": "len"}, {"names": {"a": 1}}, {"names": {"a"}}),
+    ],
+)
+def test_what_does_not_fit_a_users_plugin_is_refused_by_its_annotations(options):
+    with pytest.raises(OptionError, match=f"The thing 'typed': {next(iter(options))} must be "):
+        Registry("thing", {"typed": Typed}).make("typed", **options)
+
+
+SETTINGS = {
+    "k": ["high", 2.5, True, 0, 10**400, [1], None],
+    "max_searches": ["x", 2.5, True, -1, 10**400],
+    "metric": ["best", 5, None],
+    "outcome_weight": ["x", True, math.nan, math.inf, 10**400, [1]],
+    "process_weight": ["x", True, math.nan],
+    "split": [5, [1], {"a": 1}],
+}
+
+
+@pytest.mark.parametrize(("setting", "value"), [(name, value) for name, values in SETTINGS.items() for value in values])
+def test_a_setting_of_an_environment_of_the_wrong_type_is_one_error(setting, value):
+    with pytest.raises((CardError, OptionError)) as error:
+        gym.make("RAGGym-Synth-v0", **{setting: value})
+    assert setting in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("kind", "key", "value"),
+    [
+        ("env", "retrieval.options.k1", "high"),
+        ("env", "retrieval.options", 5),
+        ("env", "reward.options.search_cost", "x"),
+        ("env", "dataset.options.passages", 2.5),
+        ("env", "retrieval.options.corpus", "x"),
+        ("env", "reward.options.split", "train"),
+        ("env", "reward.options.tasks", []),
+        ("env", "dataset.sources", [{"questions": ["q"] * 5_000, "corpus": ["c"] * 5_000}]),
+        ("env", "dataset.sources", [{"questions": "q"}] * 5_000),
+        ("env", "dataset.splits.test", "first 99999999999999999999"),
+        ("policy", "options.seed", [1]),
+        ("policy", "options.temperature", True),
+        ("policy", "search.best_of", "3"),
+        ("policy", "search.best_of", True),
+        ("policy", "search.critic_options", "x"),
+        ("policy", "search", {"best_of": 2, "critic": "random", "critic_options": {"dynamics": 1}}),
+        ("policy", "search", {"best_of": 2, "critic": "rollout", "critic_options": {"policy_options": {"policy": 1}}}),
+        ("policy", "search", {"best_of": 2, "critic": "random", "critic_options": {"seed": 0.5}}),
+        ("policy", "search", {"best_of": 2, "critic": "rollout", "critic_options": {"policy_options": 5}}),
+        ("policy", "search", {"best_of": 2, "critic": "rollout", "critic_options": {"policy": 5}}),
+        ("policy", "search.tree", {"width": 2.5}),
+        ("policy", "price", {"prompt": math.nan, "completion": 1}),
+    ],
+)
+def test_a_wrong_type_anywhere_in_a_card_is_one_error_before_work_starts(kind, key, value, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    split = "train" if "rollout" in str(value) else "test"
+    settings = {key if kind == "env" else f"policy.{key}": value}
+    with pytest.raises((CardError, OptionError, DataError)):
+        evaluate("RAGGym-Synth-v0", "lexical", split=split, limit=1, settings=settings)
+    assert not (tmp_path / "runs").exists() or not list((tmp_path / "runs").iterdir())
+
+
+@pytest.mark.parametrize("options", [{"seed": "x"}, {"limit": 2.5}, {"limit": True}, {"limit": "x"}, {"split": 5}])
+def test_an_argument_of_a_run_of_the_wrong_type_is_one_error(options, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(OptionError, match=next(iter(options))):
+        evaluate("RAGGym-Synth-v0", "lexical", **options)
+
+
+def test_a_critic_that_cannot_score_is_one_error():
+    with pytest.raises(OptionError, match="critic must be a name, a class or have a score method, got 5"):
+        policies.make("lexical", best_of=2, critic=5)
 
 
 def test_an_entry_can_be_added_to_a_registry():

@@ -118,9 +118,10 @@ PUBLIC = {
         make_vector_env register_card""",
     "raggym_env.errors": """CardError DataError DataNotFound IndexMismatch InvalidAction InvalidReset LLMError
         MalformedData MissingExtra OptionError PolicyError RAGGymError RetrievalError RewardError RunError UnknownName
-        check_option""",
-    "raggym_env.evaluation": """Estimate Leaderboard Prediction Run Scores Workers bootstrap build_leaderboard evaluate
-        html_report score_record score_records""",
+        check_option shown""",
+    "raggym_env.evaluation": """Comparison Estimate Leaderboard Prediction Run Scores Workers bootstrap
+        build_leaderboard compare evaluate report_page score_record score_records write_report""",
+    "raggym_env.evaluation.report": "report_page write_report",
     "raggym_env.llm": "LLM LLMS Completion Messages Sampling Scorer make",
     "raggym_env.policies": "BasePolicy POLICIES Policy Proposal make",
     "raggym_env.policies.prompt": "COMPONENTS Components PromptAgent",

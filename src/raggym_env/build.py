@@ -11,11 +11,11 @@ from typing import TYPE_CHECKING, Any
 from raggym_env import data, policies, retrieval, rewards
 from raggym_env.cards import EnvCard, PolicyCard, env_card, override
 from raggym_env.core import Task
-from raggym_env.errors import CardError
+from raggym_env.errors import CardError, check_option
 from raggym_env.mdp.dynamics import Dynamics
 from raggym_env.mdp.step_reward import StepReward
 from raggym_env.protocols import Policy, ProcessReward, Retriever
-from raggym_env.registry import PROCESS_REWARDS, Factory
+from raggym_env.registry import PROCESS_REWARDS, RETRIEVERS, Factory
 from raggym_env.retrieval.cache import CachedRetriever
 
 if TYPE_CHECKING:
@@ -67,7 +67,7 @@ def load_mdp(
         split: Split to take the tasks from; by default the card's `default_split`.
         retriever: Instead of the card's: a name, "module:Class", a class, or an object with a `search` method.
         process_reward: Instead of the card's: a name, "module:Class", a class, or an object with a `score` method.
-        trust: Whether a card at a path may name code of its own, "module:Class".
+        trust: Whether a card at a path may use the user's authority; see `raggym_env.cards`.
         settings: `k`, `max_searches`, `metric`, `outcome_weight`, `process_weight`, instead of the card's.
 
     Raises:
@@ -79,13 +79,13 @@ def load_mdp(
     # The user's settings go into the card, so that whatever records the card records them too.
     card = _with_settings(env_card(card, trust=trust), retriever, process_reward, settings)
     # Before the data is loaded, which may take minutes where an index has to be built.
-    _check_plugins(retriever, process_reward)
+    _check_plugins(card, retriever, process_reward)
     dataset = data.load(card, split)
     _check_metric(card, dataset.tasks)
     dynamics = Dynamics(_make_retriever(card, retriever, dataset), card.retrieval.k, card.episode.max_searches)
     if process_reward is None or isinstance(process_reward, str):
         name, options = card.reward.process_reward, card.reward.options
-        process_reward = make_process_reward(name, dataset.tasks, dynamics, dataset.split, options)
+        process_reward = make_process_reward(name, dataset.tasks, dynamics, dataset.split, options, card.trusted)
     elif isinstance(process_reward, type):
         process_reward = make_process_reward(process_reward, dataset.tasks, dynamics, dataset.split, {})
     weights = {"outcome_weight": card.reward.outcome_weight, "process_weight": card.reward.process_weight}
@@ -93,19 +93,27 @@ def load_mdp(
 
 
 def make_process_reward(
-    process_reward: str | Factory, tasks: Sequence[Task], dynamics: Dynamics, split: str, options: Mapping[str, Any]
+    process_reward: str | Factory,
+    tasks: Sequence[Task],
+    dynamics: Dynamics,
+    split: str,
+    options: Mapping[str, Any],
+    trust: bool = False,
 ) -> ProcessReward | None:
     """Make a process reward as `rewards.make` does, with the policy that its options name.
 
     A reward whose constructor takes a `policy`, such as "rollout", may be given a card's name or path, with
-    `policy_options` for `policies.make`; without a `policy` it gets "lexical".
+    `policy_options` for `policies.make`; without a `policy` it gets "lexical". `trust` is for that card.
     """
     # A copy: `policy_options` is taken out, and the card must stay as it is.
     options = dict(options)
     if process_reward != "none" and "policy" in inspect.signature(PROCESS_REWARDS.resolve(process_reward)).parameters:
         policy = options.get("policy", "lexical")
         if isinstance(policy, str | Path):
-            options["policy"] = policies.make(policy, dynamics=dynamics, **options.pop("policy_options", {}))
+            policy_options = options.pop("policy_options", {})
+            valid = isinstance(policy_options, Mapping) and not policy_options.keys() & {"policy", "dynamics"}
+            check_option("policy_options", policy_options, valid, "a table of options of `policy`")
+            options["policy"] = policies.make(policy, **{"dynamics": dynamics, "trust": trust, **policy_options})
     return rewards.make(process_reward, tasks, dynamics, split, **options)
 
 
@@ -113,17 +121,28 @@ def make_policy(card: PolicyCard, mdp: MDP, seed: int) -> Policy:
     """Make a card's policy for an environment, whose tasks and dynamics its critic may use."""
     search = card.search
     critic = search.critic and make_process_reward(
-        search.critic, mdp.tasks, mdp.dynamics, mdp.split, search.critic_options
+        search.critic, mdp.tasks, mdp.dynamics, mdp.split, search.critic_options, card.trusted
     )
     return policies.make(card, seed=seed, critic=critic, dynamics=mdp.dynamics)
 
 
-def _check_plugins(retriever: object, process_reward: object) -> None:
-    """Raise `TypeError` unless each plug-in is None, a name, a class or an object with the right method."""
+def _check_plugins(card: EnvCard, retriever: object, process_reward: object) -> None:
+    """Check the types of the plug-ins, and of the card's options for those that the card names.
+
+    Raises:
+        TypeError: A plug-in is not None, a name, a class or an object with the right method.
+        UnknownName, OptionError: The card names an unknown one, or an option is of the wrong type.
+    """
     if not isinstance(retriever, str | type | Retriever | None):
         raise TypeError(f"retriever must be a name, a class or have a search method, got {retriever!r:.100}.")
     if not isinstance(process_reward, str | type | ProcessReward | None):
         raise TypeError(f"process_reward must be a name, a class or have a score method, got {process_reward!r:.100}.")
+    if isinstance(retriever, str | None):
+        RETRIEVERS.check_types(card.retrieval.name, card.retrieval.options)
+    if isinstance(process_reward, str | None) and card.reward.process_reward != "none":
+        # The name of a policy is made into one.
+        options = {name: value for name, value in card.reward.options.items() if name != "policy"}
+        PROCESS_REWARDS.check_types(card.reward.process_reward, options)
 
 
 def _check_metric(card: EnvCard, tasks: Sequence[Task]) -> None:

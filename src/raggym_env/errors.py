@@ -44,6 +44,7 @@ __all__ = [
     "RunError",
     "UnknownName",
     "check_option",
+    "shown",
 ]
 
 
@@ -86,7 +87,7 @@ class MissingExtra(RAGGymError, ImportError):
 
 
 class CardError(RAGGymError, ValueError):
-    """A card cannot be read, does not fit its schema, or names code and is not trusted."""
+    """A card cannot be read, does not fit its schema, or uses the user's authority and is not trusted."""
 
 
 class DataError(RAGGymError, ValueError):
@@ -149,4 +150,16 @@ def check_option(name: str, value: object, valid: bool, expected: str) -> None:
     raggym_env.errors.OptionError: k must be at least 1, got 0.
     """
     if not valid:
-        raise OptionError(f"{name} must be {expected}, got {value!r}.")
+        raise OptionError(f"{name} must be {expected}, got {shown(value, 1_000)}.")
+
+
+def shown(value: object, length: int = 100) -> str:
+    """Return a value as an error message shows it: its `repr`, at most `length` characters of it.
+
+    >>> shown("bm25"), shown(10**5000)
+    ("'bm25'", 'a value of the type int that is too long to show')
+    """
+    try:
+        return repr(value)[:length]
+    except (ValueError, RecursionError):  # an integer of thousands of digits, a list that is nested as deeply
+        return f"a value of the type {type(value).__name__} that is too long to show"

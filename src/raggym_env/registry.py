@@ -12,14 +12,17 @@ import difflib
 import importlib
 import importlib.util
 import inspect
+import math
 import os
 import re
 import sys
-from collections.abc import Callable, Mapping
-from types import ModuleType
-from typing import Any
+from collections.abc import Callable, Mapping, Sequence
+from numbers import Integral, Real
+from pathlib import Path
+from types import ModuleType, NoneType, SimpleNamespace, UnionType
+from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 
-from raggym_env.errors import OptionError, UnknownName
+from raggym_env.errors import OptionError, UnknownName, shown
 
 __all__ = ["LLMS", "POLICIES", "PROCESS_REWARDS", "RETRIEVERS", "Factory", "Registry", "names_code"]
 
@@ -73,12 +76,12 @@ class Registry(dict[str, str | Factory]):
     def make(self, plugin: str | Factory, /, *arguments: Any, **options: Any) -> Any:
         """Make the plug-in: `resolve(plugin)(*arguments, **options)`.
 
-        Options are checked against the signature before the call, so an error that a constructor raises keeps its
-        traceback.
+        Options are checked against the signature and its annotations before the call, so an error that a constructor
+        raises keeps its traceback.
 
         Raises:
             UnknownName: As for `resolve`.
-            OptionError: An option does not exist, is missing, or is out of range.
+            OptionError: An option does not exist, is missing, of the wrong type, or out of range.
         """
         factory = self.resolve(plugin)
         try:
@@ -88,11 +91,38 @@ class Registry(dict[str, str | Factory]):
         try:
             signature.bind(*arguments, **options)
         except TypeError as error:
-            name = plugin if isinstance(plugin, str) else getattr(plugin, "__qualname__", repr(plugin))
             parameters = list(signature.parameters.values())[len(arguments) :]
             names = [p.name for p in parameters if p.kind in (p.POSITIONAL_OR_KEYWORD, p.KEYWORD_ONLY)]
-            raise OptionError(_wrong_options(f"The {self.kind} {name!r}", names, options, error)) from None
+            raise OptionError(_wrong_options(self._subject(plugin), names, options, error)) from None
+        self.check_types(plugin, options)
         return factory(*arguments, **options)
+
+    def check_types(self, plugin: str | Factory, options: Mapping[str, Any]) -> None:
+        """Raise `OptionError` if an option is not of the type that the plug-in's signature gives it.
+
+        Numbers, texts, bools, paths, choices and lists or tables of these are checked: a bool is no number, a number is
+        finite and within 64 bits, and a text is no list. Everything else, and what has no annotation, is left alone.
+
+        Raises:
+            UnknownName: As for `resolve`.
+        """
+        factory = self.resolve(plugin)
+        try:
+            parameters = inspect.signature(factory).parameters
+        except (TypeError, ValueError):
+            return
+        for name, value in options.items():
+            parameter = parameters.get(name)
+            if parameter is None or value is parameter.default:
+                continue
+            annotation = _resolved(factory, parameter.annotation)
+            if not _fits(value, annotation):
+                expected = f"{name} must be {_words(annotation)}"
+                raise OptionError(f"{self._subject(plugin)}: {expected}, got {shown(value)}.")
+
+    def _subject(self, plugin: str | Factory) -> str:
+        name = plugin if isinstance(plugin, str) else getattr(plugin, "__qualname__", repr(plugin))
+        return f"The {self.kind} {name!r}"
 
 
 def _import(module_name: str) -> ModuleType:
@@ -129,6 +159,82 @@ def _wrong_options(subject: str, names: list[str], options: Mapping[str, Any], e
     close = difflib.get_close_matches(unknown[0], names, n=1)
     hint = f" Did you mean {close[0]!r}?" if close else ""
     return f"{subject} has no option {unknown[0]!r}.{hint} {listed}"
+
+
+def _resolved(factory: Factory, annotation: Any) -> Any:
+    """Return an annotation as an object. One whose names cannot be found is `object`, which says nothing."""
+    # A class inherits parameters that were written in another module.
+    modules = [sys.modules.get(base.__module__) for base in getattr(factory, "__mro__", ())]
+    scopes = [getattr(inspect.unwrap(factory), "__globals__", {}), *(vars(module) for module in modules if module)]
+    for scope in scopes:
+        try:
+            return get_type_hints(SimpleNamespace(__annotations__={"": annotation}), globalns=scope)[""]
+        except (NameError, TypeError, AttributeError, SyntaxError):
+            continue
+    return object
+
+
+def _is_integer(value: Any) -> bool:
+    # A bool is an int in Python. Longer numbers overflow where arrays and other languages compute.
+    return isinstance(value, Integral) and not isinstance(value, bool) and abs(int(value)) < 1 << 64
+
+
+def _is_number(value: Any) -> bool:
+    return _is_integer(value) if isinstance(value, Integral) else isinstance(value, Real) and math.isfinite(value)
+
+
+_SCALARS: dict[Any, tuple[str, Callable[[Any], bool]]] = {
+    bool: ("true or false", lambda value: isinstance(value, bool)),
+    int: ("a whole number of at most 64 bits", _is_integer),
+    float: ("a finite number", _is_number),
+    str: ("a text", lambda value: isinstance(value, str)),
+    Path: ("a path", lambda value: isinstance(value, str | os.PathLike)),
+    NoneType: ("None", lambda value: value is None),
+}
+"""Simple types: their words for messages, and their checks."""
+_PLAIN = (NoneType, bool, int, float, str, bytes, list, tuple, dict)
+
+
+def _fits(value: Any, annotation: Any) -> bool:
+    """True if a value is of an annotation's type, or if the annotation is not one of the simple ones."""
+    kind, arguments = get_origin(annotation) or annotation, get_args(annotation)
+    if kind in (Union, UnionType):
+        return any(_fits(value, argument) for argument in arguments)
+    if kind is Literal:
+        return any(value == choice and type(value) is type(choice) for choice in arguments)
+    if isinstance(kind, type) and kind in _SCALARS:
+        return _SCALARS[kind][1](value)
+    # An object of any class but those of the values of cards and requests: protocols are met without inheriting.
+    if kind is Callable or getattr(kind, "_is_protocol", False):
+        return not isinstance(value, _PLAIN)
+    if kind in (Mapping, dict):
+        return isinstance(value, Mapping) and all(_fits(inner, (*arguments, Any, Any)[1]) for inner in value.values())
+    if kind in (Sequence, list, tuple):
+        # An array is no `Sequence`; a text and a table are like one, and would be read letter by letter, key by key.
+        if isinstance(value, str | bytes | Mapping) or not hasattr(value, "__getitem__"):
+            return False
+        if kind is tuple and arguments and Ellipsis not in arguments:
+            return len(value) == len(arguments) and all(map(_fits, value, arguments))
+        return all(_fits(inner, (*arguments, Any)[0]) for inner in value)
+    return True
+
+
+def _words(annotation: Any) -> str:
+    """Return what a value of a simple annotation is, in words for a message."""
+    kind, arguments = get_origin(annotation) or annotation, get_args(annotation)
+    if kind in (Union, UnionType):
+        return " or ".join(map(_words, arguments))
+    if kind is Literal:
+        return f"one of {arguments}"
+    if isinstance(kind, type) and kind in _SCALARS:
+        return _SCALARS[kind][0]
+    if kind in (Mapping, dict):
+        return "a table"
+    if kind in (Sequence, list, tuple):
+        inner = ", ".join(dict.fromkeys(_words(argument) for argument in arguments if argument is not Ellipsis))
+        count = f"{len(arguments)} items" if kind is tuple and arguments and Ellipsis not in arguments else "items"
+        return f"a list of {count}" + (f", each {inner}" if inner else "")
+    return f"an object of the type {getattr(kind, '__name__', kind)}"
 
 
 def _class_names(module: object) -> list[str]:

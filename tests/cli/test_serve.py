@@ -1,12 +1,14 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 import signal
 import socket
 import subprocess
 import sys
 from contextlib import contextmanager
+from pathlib import Path
 
 import httpx
 import pytest
@@ -102,6 +104,81 @@ def test_a_mistake_is_one_message_and_exit_code_1(arguments, message):
     assert result.exit_code == 1
     assert message in result.stderr
     assert "Traceback" not in result.output
+
+
+def test_a_corpus_that_is_no_regular_file_is_refused_at_once(tmp_path):
+    pipe = tmp_path / "pipe.jsonl"
+    os.mkfifo(pipe)
+    for path in (pipe, tmp_path, Path("/dev/zero")):
+        result = raggym("--corpus", path)
+        assert (result.exit_code, result.stderr) == (1, f"raggym: {path} is not a regular file.\n")
+
+
+def test_a_token_file_that_is_no_text_is_refused(tmp_path):
+    file = tmp_path / "token"
+    file.write_bytes(b"\xff\xfe\x00")
+    result = raggym("RAGGym-Synth-v0", "--token-file", file)
+    assert (result.exit_code, result.stderr) == (1, f"raggym: {file} is not UTF-8 text, so it contains no token.\n")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--allow-host", "box:8000"], "a name or an address"),
+        (["--max-topk", "2"], "default_k must be from 1 to 2, got 3"),
+        (["--max-memory", "8"], "memory of a server's limits must be at least"),
+        (["--search-timeout", "0"], "search_seconds of a server's limits"),
+        (["--search-timeout", "nan"], "search_seconds of a server's limits"),
+    ],
+    ids=str,
+)
+def test_a_limit_out_of_range_is_reported_before_any_index_is_built(arguments, message, towns):
+    result = raggym(towns, "--retriever", "no-such", *arguments)
+    assert result.exit_code == 1
+    assert message in result.stderr
+
+
+@pytest.mark.slow
+def test_limits_and_hosts_are_options(towns):
+    limits = ("--max-queries", "2", "--max-topk", "5", "--max-passages", "8", "--allow-host", "box.example")
+    with serving(towns, *limits) as (url, _, _):
+
+        def status(headers=None, **request):
+            reply = httpx.post(url, json=request, headers=headers, trust_env=False)
+            return reply.status_code, reply.json().get("error", "")
+
+        assert status(queries=["a"] * 3) == (422, "3 queries in one request; at most 2 are answered.")
+        assert status(query="a", topk=6) == (422, "topk must be a whole number from 1 to 5, got 6.")
+        assert "10 passages in one answer; at most 8" in status(queries=["a", "b"], topk=5)[1]
+        assert status({"host": "box.example"}, query="a")[0] == 200
+        assert status({"host": "evil.example"}, query="a")[0] == 421
+
+
+SLOW_START = """
+import time
+
+class Slow:
+    def __init__(self, corpus, **options):
+        print("building", flush=True)
+        time.sleep(60)
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, -signal.SIGTERM)])
+def test_a_slow_start_can_be_interrupted(towns, tmp_path, number, code):
+    (tmp_path / "slow_start.py").write_text(SLOW_START, encoding="utf-8")
+    command = [sys.executable, "-m", "raggym_env", "serve", str(towns), "--retriever", "slow_start:Slow", "--port", "0"]
+    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
+    path = os.pathsep.join([str(tmp_path), os.environ.get("PYTHONPATH", "")])
+    with subprocess.Popen([*command, "--trust-card"], env={**os.environ, "PYTHONPATH": path}, **pipes) as process:
+        try:
+            assert process.stdout.readline() == "building\n"
+            process.send_signal(number)
+            assert process.wait(20) == code
+            assert "Traceback" not in process.stderr.read()
+        finally:
+            process.kill()
 
 
 def test_without_the_extra_the_error_has_the_command_to_install_it(towns, monkeypatch):

@@ -8,6 +8,7 @@ import pytest
 from raggym_env.core import Evidence, Fact, Task
 from raggym_env.data.formats import read_contexts, read_tasks
 from raggym_env.errors import MalformedData, UnknownName
+from raggym_env.mdp.metrics import score
 
 HOTPOT = {
     "_id": "h1",
@@ -70,6 +71,12 @@ def test_contexts_are_pooled_once_each_by_title_and_text(tmp_path):
         ("Byker", "Another place."),
     ]
     assert len({passage.id for passage in passages}) == 3
+
+
+def test_spellings_of_one_paragraph_in_two_unicode_forms_are_one_passage(tmp_path):
+    context = [["Caf\u00e9", ["A pl\u00e4ce."]], ["Cafe\u0301", ["A pla\u0308ce."]], ["Cafe", ["A place."]]]
+    passages = list(read_contexts(written(tmp_path, {**HOTPOT, "context": context}), "hotpotqa"))
+    assert [passage.title for passage in passages] == ["Caf\u00e9", "Cafe"]
 
 
 def test_a_file_without_any_context_cannot_be_the_corpus(tmp_path):
@@ -143,6 +150,60 @@ def test_medqa_options_are_in_letter_order_and_ids_are_positions(tmp_path):
 def test_a_golden_answer_may_be_a_letter_or_an_options_text(tmp_path, options, golden, correct):
     task = one(tmp_path, "jsonl", {**GENERIC, "options": options, "golden_answers": golden}, "f.jsonl")
     assert (task.correct, task.answers) == (correct, ("y",))
+
+
+@pytest.mark.parametrize(
+    ("fields", "golden", "correct"),
+    [
+        ({"choices": ["Oslo", "Rome"]}, ["B"], 1),
+        ({"choices": ["Oslo", "Rome"]}, ["rome"], 1),
+        ({"choices": {"A": "Oslo", "B": "Rome"}}, ["Rome", "B"], 1),
+        ({"choices": ["Oslo", "Rome"], "options": ["Oslo", "Rome"]}, ["A"], 0),
+        ({"choices": None, "options": ["Oslo", "Rome"]}, ["A"], 0),
+        ({"metadata": {"choices": ["Oslo", "Rome"]}}, ["A"], 0),
+        ({"choices": ["I", "I, IV", "I, IV."]}, ["C"], 2),
+        ({"choices": ["I", "I, IV", "I, IV."]}, ["I, IV", "C"], 1),
+        ({"choices": ["Caf\u00e9", "Bar"]}, ["Cafe\u0301"], 0),
+    ],
+)
+def test_choices_are_options_and_golden_answers_name_one_of_them(tmp_path, fields, golden, correct):
+    task = one(tmp_path, "jsonl", {**GENERIC, **fields, "golden_answers": golden}, "f.jsonl")
+    assert task.correct == correct
+    assert task.answers == (task.question.options[correct],)
+    assert score("accuracy", golden[0], task) == 1.0
+
+
+def test_choices_that_contradict_the_options_are_refused(tmp_path):
+    row = {**GENERIC, "options": ["x", "y"], "choices": ["y", "x"], "golden_answers": ["A"]}
+    with pytest.raises(MalformedData, match="fields 'options' and 'choices' differ"):
+        one(tmp_path, "jsonl", row)
+    with pytest.raises(MalformedData, match="field 'choices' should be 2 to 26 options"):
+        one(tmp_path, "jsonl", {**GENERIC, "choices": ["x"], "golden_answers": ["A"]})
+    with pytest.raises(MalformedData, match="the letter or the text of exactly one option"):
+        one(tmp_path, "jsonl", {**GENERIC, "choices": ["B", "A"], "golden_answers": ["A"]})
+
+
+@pytest.mark.parametrize("name", ["candidates", "history", "image", "messages", "opa", "answer_choices"])
+@pytest.mark.parametrize(("format", "row"), [("jsonl", GENERIC), ("hotpotqa", HOTPOT), ("medqa", MEDQA)])
+def test_a_field_that_changes_the_question_is_refused_by_name(tmp_path, recwarn, format, row, name):
+    with pytest.raises(MalformedData, match=f"record 1: field '{name}' changes the question"):
+        one(tmp_path, format, {**row, name: ["x", "y"]})
+    one(tmp_path, format, {**row, name: []})
+
+
+def test_other_fields_that_are_not_read_are_named_once(tmp_path):
+    rows = [{**GENERIC, "id": str(number), "difficulty": 1, f"note{number % 20:02}": "x"} for number in range(40)]
+    with pytest.warns(UserWarning, match=r"does not read: 'difficulty', 'note00'.* and 9 more") as seen:
+        read_tasks(written(tmp_path, *rows), "jsonl")
+    assert len(seen) == 1
+
+
+@pytest.mark.parametrize(
+    ("format", "row"), [("jsonl", GENERIC), ("hotpotqa", HOTPOT), ("2wikimultihopqa", WIKI), ("medqa", MEDQA)]
+)
+def test_the_fields_of_official_records_give_no_warning(tmp_path, recwarn, format, row):
+    one(tmp_path, format, row)
+    assert not recwarn.list
 
 
 def test_generic_records_may_keep_their_facts_in_the_metadata(tmp_path):

@@ -6,6 +6,7 @@ import pytest
 from pydantic import ValidationError
 
 from raggym_env.cards import DatasetCard, EnvCard, Source, env_card, override
+from raggym_env.data.dataset import load, load_tasks
 from raggym_env.data.sources import locate, places
 from raggym_env.errors import CardError, DataNotFound
 from raggym_env.storage.paths import card_names
@@ -190,3 +191,62 @@ def test_without_the_hub_only_folders_are_searched():
     source = Source(questions="hub:a/b:test")
     with pytest.raises(DataNotFound, match=r"hotpotqa has no hub-a-b-test\.jsonl"):
         locate(env_card("RAGGym-HotpotQA-v0"), source, use_hub=False)
+
+
+LINKED = """
+title = "Mine"
+[dataset]
+format = "jsonl"
+folder = "sub"
+[[dataset.splits.test]]
+questions = "q.jsonl"
+corpus = "c.jsonl"
+"""
+ROW = '{"id": "1", "question": "Who?", "golden_answers": ["Ada"]}\n'
+PASSAGE = '{"id": "p", "title": "Ada", "text": "A person."}\n'
+
+
+@pytest.fixture
+def linked(tmp_path):
+    """A folder with a card and its files, and a private one outside."""
+    folder, private = tmp_path / "theirs", tmp_path / "private"
+    for place in (folder, private, tmp_path / "user" / "sub"):
+        place.mkdir(parents=True)
+        (place / "q.jsonl").write_text(ROW)
+        (place / "c.jsonl").write_text(PASSAGE)
+    (folder / "Mine-v0.toml").write_text(LINKED)
+    return folder, private
+
+
+def test_links_inside_a_cards_folder_and_into_the_users_data_are_followed(linked, tmp_path):
+    folder, _ = linked
+    (folder / "q.jsonl").rename(folder / "real.jsonl")
+    (folder / "q.jsonl").symlink_to("real.jsonl")
+    (folder / "c.jsonl").unlink()
+    (folder / "c.jsonl").symlink_to(tmp_path / "user" / "sub" / "c.jsonl")
+    assert load(folder / "Mine-v0.toml").split == "test"
+
+
+@pytest.mark.parametrize("name", ["q.jsonl", "c.jsonl", "q.jsonl.gz", "sub"])
+def test_a_link_beside_a_strangers_card_that_leads_out_is_refused(name, linked):
+    folder, private = linked
+    (folder / name.removesuffix(".gz")).unlink(missing_ok=True)
+    if name == "sub":
+        (folder / "q.jsonl").unlink()
+        (folder / "sub").symlink_to(private)
+    else:
+        (folder / name).symlink_to(private / name.removesuffix(".gz"))
+    with pytest.raises(CardError, match=rf"leads out of the folder of .*Mine-v0\.toml, to {private}.*--trust-card"):
+        load_tasks(folder / "Mine-v0.toml")
+    if not name.endswith(".gz"):  # which these files are not
+        assert load_tasks(env_card(folder / "Mine-v0.toml", trust=True)).tasks
+        assert load_tasks(folder / "Mine-v0.toml", root=folder).tasks  # the user named the folder
+
+
+def test_links_in_the_users_own_data_folder_lead_anywhere(linked, tmp_path):
+    folder, private = linked
+    for name in ("q.jsonl", "c.jsonl"):
+        (folder / name).unlink()
+        (tmp_path / "user" / "sub" / name).unlink()
+        (tmp_path / "user" / "sub" / name).symlink_to(private / name)
+    assert load_tasks(folder / "Mine-v0.toml").source.startswith(str(tmp_path / "user"))

@@ -10,7 +10,6 @@ from gymnasium.utils.env_checker import check_env
 
 from raggym_env.core import Answer, Passage, Question, Search, Task
 from raggym_env.envs.env import RAGEnv
-from raggym_env.envs.render import printable
 from raggym_env.errors import DataError, InvalidAction, InvalidReset, RetrievalError, UnknownName
 from raggym_env.mdp.dynamics import Dynamics
 from raggym_env.mdp.metrics import exact_match
@@ -182,10 +181,6 @@ def test_human_rendering_prints_every_step_once(capsys):
 def test_an_unknown_render_mode_is_refused():
     with pytest.raises(ValueError, match="render_mode"):
         make(render_mode="rgb_array")
-
-
-def test_a_passage_cannot_drive_the_terminal():
-    assert printable("a\x1b[2Jb\r\n\u202e") == "a [2Jb   "
 
 
 def test_rewards_read_the_metric_they_are_named_after():

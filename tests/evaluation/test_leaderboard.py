@@ -1,3 +1,5 @@
+import bz2
+import gzip
 import json
 
 import pytest
@@ -42,7 +44,7 @@ def test_a_run_in_which_not_all_questions_are_scored_is_not_ranked_above_complet
     board = build_leaderboard([crashed, run(towns, Guesser(), tmp_path / "b")])
     assert [row.policy for row in board.boards[0].rows] == ["guesser", "reader"]
     text = board.to_markdown()
-    assert "|  | reader | 1.000 [1.000, 1.000]" in text
+    assert "|  | reader | 1.000 [0.342, 1.000]" in text
     assert "2/12, 10 failed" in text
     assert "are not ranked" in text
 
@@ -89,6 +91,30 @@ def test_a_predictions_file_is_scored_on_the_whole_split(towns, tmp_path):
     )
 
 
+@pytest.mark.parametrize("write", [json.dumps, lambda value: json.dumps(value, indent=1)])
+@pytest.mark.parametrize(
+    "form",
+    [
+        lambda answers: {"answer": answers, "sp": {key: [["A", 0]] for key in answers}},
+        lambda answers: {"answer": answers, "sp": {}, "evidence": {key: [["a", "b", "c"]] for key in answers}},
+        lambda answers: answers,
+        lambda answers: [{"_id": key, "prediction": answer, "f1": 0} for key, answer in answers.items()],
+    ],
+    ids=["HotpotQA", "2WikiMultihopQA", "SQuAD", "rows"],
+)
+@pytest.mark.parametrize("suffix", ["", ".gz", ".bz2"])
+def test_official_predictions_files_are_scored_and_unknown_ids_counted(towns, tmp_path, write, form, suffix):
+    answers = {f"q{i}": f"the River{i % 7}" for i in range(12)}
+    compress = {"": bytes, ".gz": gzip.compress, ".bz2": bz2.compress}[suffix]
+    for extra in ({}, {"train-1": "x", "train-2": "y"}):
+        path = tmp_path / f"mine.json{suffix}"
+        path.write_bytes(compress(write(form({**answers, **extra})).encode()))
+        board = build_leaderboard([path], card=towns)
+        row = board.boards[0].rows[0]
+        assert (row.scores.metrics["em"].mean, row.scores.complete, row.unknown) == (1, True, len(extra))
+        assert ("2 of its predictions are for other questions and not scored." in board.to_markdown()) == bool(extra)
+
+
 def test_missing_predictions_leave_a_file_unranked(towns, tmp_path):
     write_jsonl(tmp_path / "mine.jsonl", [{"id": "q0", "prediction": "River0"}])
     scores = build_leaderboard([tmp_path / "mine.jsonl"], card=towns).boards[0].rows[0].scores
@@ -100,8 +126,13 @@ def test_missing_predictions_leave_a_file_unranked(towns, tmp_path):
     [
         ({"id": "q0"}, MalformedData, "line 1: field 'prediction'"),
         ({"id": "q0", "prediction": None}, MalformedData, "line 1: field 'prediction'"),
-        ({"id": 3, "prediction": "x"}, MalformedData, "line 1: field 'id'"),
-        ({"id": "zz", "prediction": "x"}, DataError, "none of its ids"),
+        ({"id": 1.5, "prediction": "x"}, MalformedData, "line 1: field 'id'"),
+        ({"id": 3, "prediction": "x"}, DataError, "none of its 1 ids is a question"),
+        ({"id": "zz", "prediction": "x"}, DataError, "none of its 1 ids is a question"),
+        ({"q0": 5}, MalformedData, "prediction of 'q0': an answer should be a string, found 5"),
+        ({"answer": {"q0": None}}, MalformedData, "prediction of 'q0': an answer should be a string, found None"),
+        ({"answer": {"zz": "x"}, "sp": {}}, DataError, "none of its 1 ids is a question"),
+        ({}, DataError, "none of its 0 ids"),
     ],
 )
 def test_malformed_predictions_name_line_and_field(towns, tmp_path, row, error, said):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+import unicodedata
 
 import pytest
 from hypothesis import given
@@ -26,6 +27,20 @@ QUESTION = "Where did the director of the film Red Harbour die?"
 
 def reading(*passages: Passage, text: str = QUESTION) -> Reading:
     return Reading(parse_question(text), passages)
+
+
+@pytest.mark.parametrize("forms", [("NFC", "NFD"), ("NFD", "NFC"), ("NFD", "NFD")])
+def test_a_reading_does_not_depend_on_the_unicode_forms_of_question_and_passages(forms: tuple[str, str]) -> None:
+    text = "Where did the director of the film Señal Ünica die?"
+    pages = [
+        Passage("1", "Señal Ünica", "Señal Ünica is a 1962 film directed by Ágnes Brandté and starring Tom Reed."),
+        Passage("2", "Ágnes Brandté", "Ágnes Brandté (3 May 1920 – 7 June 1991) was a director who died in São Paulo."),
+    ]
+    expected = answers_from(reading(*pages, text=text))
+    assert expected[0].text == "São Paulo"
+    question, passages = forms
+    decomposed = [Passage(page.id, *(unicodedata.normalize(passages, part) for part in page[1:])) for page in pages]
+    assert answers_from(reading(*decomposed, text=unicodedata.normalize(question, text))) == expected
 
 
 PASSAGES = st.lists(st.builds(Passage, st.just("i"), LOOSE, LOOSE | st.text(max_size=60)), max_size=4)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import unicodedata
 
 import pytest
 from hypothesis import given
@@ -58,3 +59,8 @@ def test_whole_words_match_between_word_boundaries(text: str) -> None:
     alternatives = ("two", "ten", "x", "film", "fil")
     plain = re.compile(rf"\b(?:{'|'.join(alternatives)})\b")
     assert [m.span() for m in re.finditer(whole_words(alternatives), text)] == [m.span() for m in plain.finditer(text)]
+
+
+@given(st.text(alphabet="aeouéñçüÉŞ -()'.", max_size=20), st.sampled_from(["NFC", "NFD"]))
+def test_a_key_does_not_depend_on_the_unicode_form(text: str, form: str) -> None:
+    assert key(unicodedata.normalize(form, text)) == key(text)

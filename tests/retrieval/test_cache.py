@@ -115,8 +115,9 @@ def test_clear_empties_the_cache(echo):
 def test_wrong_requests_and_sizes_are_refused(echo):
     with pytest.raises(RetrievalError, match="list of queries"):
         CachedRetriever(echo).search("a", 1)
-    with pytest.raises(OptionError, match="size"):
-        CachedRetriever(echo, size=0)
+    for size in (0, -1, 2.5, "3", None, True):
+        with pytest.raises(OptionError, match="size"):
+            CachedRetriever(echo, size=size)
     assert echo.calls == []
 
 

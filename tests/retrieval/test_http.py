@@ -16,87 +16,11 @@ from raggym_env.build import load_mdp
 from raggym_env.cards import env_card, override
 from raggym_env.core import Passage, Search
 from raggym_env.errors import IndexMismatch, OptionError, RetrievalError
-from raggym_env.retrieval import Hit, make, server
+from raggym_env.retrieval import make, server
 from raggym_env.retrieval.http import HTTPRetriever
-from raggym_env.retrieval.wire import read_results, write_results
 from raggym_env.testing import ScriptedRetriever, check_retriever
 from raw_server import head, raw_server
 from towns import write_towns
-
-ODD = [
-    Passage("1", "Plain", "A plain text."),
-    Passage("2", "", "No title."),
-    Passage("3", "", 'First line\nand "second"'),
-    Passage("4", '"Quoted" and \\ "', ""),
-    Passage("5", "Two\nlines", "\n\nleading\nlines\n"),
-    Passage("6", " spaces  within ", "\ttab"),
-    Passage("7", "Zażółć 日本 \U0001f600", "\x00\u2028\ud800"),
-]
-
-
-@pytest.mark.parametrize("passage", ODD, ids=lambda passage: repr(passage.title))
-@pytest.mark.parametrize("scores", [True, False])
-def test_a_passage_is_read_as_it_was_written(passage, scores):
-    ((hit,),) = read_results(write_results([[Hit(passage, 0.1)]], scores=scores), 1, 1)
-    assert hit == Hit(passage, 0.1 if scores else 1.0)
-
-
-@pytest.mark.parametrize(
-    ("document", "passage"),
-    [
-        ({"id": "7", "contents": '"Dune"\nA novel.\nBy Herbert.'}, Passage("7", "Dune", "A novel.\nBy Herbert.")),
-        ({"id": 7, "contents": "Dune\nA novel."}, Passage("7", "Dune", "A novel.")),
-        ({"id": "7", "contents": "A novel."}, Passage("7", "", "A novel.")),
-        ({"id": "7", "title": "Dune", "text": "A novel.", "contents": "other"}, Passage("7", "Dune", "A novel.")),
-        ({"id": "7", "title": "Dune", "contents": '"dune"\nA novel.'}, Passage("7", "Dune", "A novel.")),
-    ],
-    ids=str,
-)
-def test_documents_of_other_servers_are_read(document, passage):
-    body = json.dumps({"result": [[{"document": document, "score": 2}], [document]]}).encode()
-    assert read_results(body, 2, 1) == [[Hit(passage, 2.0)], [Hit(passage, 1.0)]]
-
-
-def test_a_document_without_an_id_gets_one_that_depends_on_its_content():
-    """Search-R1's own server gives none for BM25."""
-    rows = [[{"title": "A", "text": text, "contents": ""} for text in ("x", "y", "x")]]
-    ids = [hit.passage.id for hit in read_results(json.dumps({"result": rows}).encode(), 1, 3)[0]]
-    assert ids[0] == ids[2] != ids[1]
-
-
-DOCUMENT = {"id": "1", "contents": "x"}
-
-
-@pytest.mark.parametrize(
-    ("answer", "message"),
-    [
-        (b"<html>", "not JSON"),
-        (b"[" * 100_000, "not JSON"),
-        ([], "no list named result"),
-        ({"result": None}, "no list named result"),
-        ({"result": []}, "0 results for 1 queries"),
-        ({"result": [[], []]}, "2 results for 1 queries"),
-        ({"result": [None]}, "not a list"),
-        ({"result": [[DOCUMENT] * 3]}, "3 passages instead of at most 2"),
-        ({"result": [["x"]]}, "not an object"),
-        ({"result": [[{"document": "x", "score": 1}]]}, "not an object"),
-        ({"result": [[{"document": DOCUMENT}]]}, "not a finite number"),
-        ({"result": [[{"document": DOCUMENT, "score": True}]]}, "not a finite number"),
-        ({"result": [[{"document": DOCUMENT, "score": 10**400}]]}, "not a finite number"),
-        (b'{"result": [[{"document": {"id": "1", "contents": "x"}, "score": NaN}]]}', "not a finite number"),
-        ({"result": [[{"document": DOCUMENT, "score": s} for s in (1, 2)]]}, "not best first"),
-        ({"result": [[{"contents": "x", "id": 1.5}]]}, "neither a text nor a whole number"),
-        ({"result": [[{"contents": "x", "id": True}]]}, "neither a text nor a whole number"),
-        ({"result": [[{"id": "1"}]]}, "without title and text"),
-    ],
-    ids=str,
-)
-def test_a_malformed_answer_is_refused(answer, message):
-    with pytest.raises(ValueError, match=re.escape(message)):
-        read_results(answer if isinstance(answer, bytes) else json.dumps(answer).encode(), 1, 2)
-
-
-# From here on, over the wire.
 
 
 def good(handler, body):
@@ -119,6 +43,12 @@ def test_a_request_is_search_r1s_and_long_lists_are_sent_in_parts():
         {"queries": ["a", "b"], "topk": 4, "return_scores": True},
         {"queries": ["c"], "topk": 4, "return_scores": True},
     ]
+
+
+def test_requests_for_many_passages_have_fewer_queries():
+    with FakeServer(after=good) as server:
+        client(server).search(["a"] * 20, 1000)
+    assert [len(body["queries"]) for body in server.bodies] == [8, 8, 4]
 
 
 def test_no_queries_send_no_request():
@@ -184,6 +114,45 @@ def test_an_answer_that_is_too_long_is_not_read():
         pytest.raises(RetrievalError, match="longer than 1,000 bytes"),
     ):
         client(server, max_bytes=1000).search(["a"], 1)
+
+
+def items(*rows):
+    return lambda handler, body: handler.send(200, json.dumps({"result": rows}).encode())
+
+
+@pytest.mark.parametrize("scores", [True, False])
+def test_servers_that_send_more_than_asked_for_and_no_scores_are_back_ends(scores):
+    """As Search-R1's servers for web search do."""
+    documents = [{"contents": f'"T{i}"\ntext {i}'} for i in range(5)]
+    row = [{"document": document, **({"score": 1 - i / 9} if scores else {})} for i, document in enumerate(documents)]
+    with FakeServer(after=items(row)) as server:
+        (hits,) = client(server).search(["a"], 3)
+    assert [hit.passage.title for hit in hits] == ["T0", "T1", "T2"]
+    assert [hit.score for hit in hits] == ([1, 1 - 1 / 9, 1 - 2 / 9] if scores else [1, 1 / 2, 1 / 3])
+
+
+@pytest.mark.parametrize(
+    "answer",
+    [
+        {"error": "index not loaded", "result": [[]]},
+        {"error": "index not loaded"},
+        {"detail": "Not Found"},
+        {"result": [[{"document": {"contents": "quota exceeded"}, "url": "", "type": "error"}]]},
+    ],
+    ids=str,
+)
+def test_a_failure_told_with_status_200_is_a_failure(answer):
+    with FakeServer(after=raw(json.dumps(answer).encode())) as server, pytest.raises(RetrievalError):
+        client(server).search(["a"], 1)
+
+
+@pytest.mark.parametrize("end", ["", "/"])
+def test_a_slash_at_the_end_of_the_url_changes_nothing(end):
+    local = ScriptedRetriever({}, default=["x"])
+    with server.running(local) as url:
+        remote = HTTPRetriever(url=url + end)
+        assert titles(remote.search(["a"], 1)) == [["x"]]
+        assert remote.fingerprint == local.fingerprint
 
 
 def test_a_malformed_answer_names_the_url():
@@ -286,6 +255,13 @@ def test_another_servers_redirect_gets_neither_token_nor_query(monkeypatch):
         ({"timeout": 0}, "timeout"),
         ({"retries": -1}, "retries"),
         ({"max_queries": 0}, "max_queries"),
+        ({"timeout": "30"}, "timeout of the 'http' retriever must be a number"),
+        ({"timeout": float("nan")}, "timeout"),
+        ({"retries": None}, "retries of the 'http' retriever must be a whole number"),
+        ({"retries": 1.5}, "retries of the 'http' retriever must be a whole number"),
+        ({"retries": True}, "retries of the 'http' retriever must be a whole number"),
+        ({"backoff": [1]}, "backoff of the 'http' retriever must be a number"),
+        ({"token_env": 7}, "token_env of the 'http' retriever must be"),
     ],
     ids=str,
 )
@@ -320,11 +296,13 @@ def test_many_threads_share_one_retriever():
     assert results == [[[f"T{i}"]] for i in range(200)]
 
 
-def test_a_failure_of_the_served_retriever_is_a_failure_here_and_says_why():
+def test_a_failure_of_the_served_retriever_is_a_failure_here_and_names_its_line_in_the_servers_log(caplog):
     with server.running(ScriptedRetriever({}, fails=["bad"], default=["x"])) as url:
         remote = HTTPRetriever(url=url)
-        with pytest.raises(RetrievalError, match=r"500: Scripted to fail on \['bad'\]"):
+        with pytest.raises(RetrievalError, match="500: The search failed") as failure:
             remote.search(["bad"], 1)
+    name = re.search(r"at ([0-9a-f]{4}-[0-9]+)\.", str(failure.value))[1]
+    assert re.search(rf"{name} failed.*Scripted to fail on \['bad'\]", caplog.text)
 
 
 def test_another_index_behind_the_url_is_refused():

@@ -42,6 +42,14 @@ def test_it_ranks_as_bm25_does_where_their_formulas_agree():
     assert all(ids(a) == ids(b) for a, b in pairs)
 
 
+def test_titles_are_found_by_their_ascii_spelling_and_if_they_are_stop_words_alone():
+    titles = ["The The", "If/Then", "Łódź", "Kadıköy", "This Is It (song)"]
+    corpus = [Passage(str(number), title, "a text") for number, title in enumerate(titles)]
+    retriever = RankBM25Retriever([*corpus, *passages(*FILLER)])
+    hits = retriever.search(["the the", "if then", "Lodz", "Kadikoy", "this is it", "the zebra"], 1)
+    assert [ids(row) for row in hits] == [["0"], ["1"], ["2"], ["3"], ["4"], []]
+
+
 def test_a_large_corpus_is_refused_before_any_work(monkeypatch):
     monkeypatch.setattr(rank_bm25, "MAX_PASSAGES", 3)
     with pytest.raises(DataError, match=r"up to 3 passages; this one has 4.*'bm25'"):

@@ -1,7 +1,11 @@
 """Process rewards from gold supporting facts."""
 
+import unicodedata
+
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from raggym_env import rewards
 from raggym_env.core import Answer, Fact, Question, Search, State, Task
@@ -179,7 +183,7 @@ def test_options_out_of_range_are_refused(options):
     (name,) = options
     with pytest.raises(OptionError, match=rf"{name} must be .*in \[0, 1\]"):
         EvidenceValue([FILM], steps, **options)
-    with pytest.raises(OptionError, match=rf"{name} must be .*in \[0, 1\]"):
+    with pytest.raises(OptionError, match=rf"{name} must be (.*in \[0, 1\]|a finite number|a list of 2 items)"):
         rewards.make("evidence_value", [FILM], steps, "train", **options)
 
 
@@ -202,3 +206,9 @@ def test_gold_facts_and_answers_are_for_training_splits_only():
         rewards.make("evidence_value", [FILM, PILL], steps, "train")
     with pytest.raises(RewardError, match="needs the tasks and the dynamics"):
         rewards.make("evidence_value", [], None, "train")
+
+
+@given(st.text(alphabet="aeouéñçüÉŞ &;-()ßİ", min_size=1, max_size=20), *[st.sampled_from(["NFC", "NFD"])] * 2)
+def test_titles_match_whatever_their_unicode_forms(title, one, other):
+    task = Task(Question("1", "q"), ("a",), supporting=(Fact(unicodedata.normalize(one, title)), Fact("other")))
+    assert evidence_recall(task, [unicodedata.normalize(other, title)]) == 0.5

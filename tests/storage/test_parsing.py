@@ -42,7 +42,17 @@ def test_hostile_json_is_one_error_of_one_line(text: str, as_bytes: bool) -> Non
 
 @pytest.mark.parametrize(
     "text",
-    ["a = 1" + "0" * 400, "a = inf", "a = -nan", "a = 1e999", "a = " + "[" * 50_000, "a =", "a = 1\na = 2", '"\x00"'],
+    [
+        "a = 1" + "0" * 400,
+        "a." * 5_000 + "b = 1",
+        "a = inf",
+        "a = -nan",
+        "a = 1e999",
+        "a = " + "[" * 50_000,
+        "a =",
+        "a = 1\na = 2",
+        '"\x00"',
+    ],
 )
 def test_hostile_toml_is_one_error_of_one_line(text: str) -> None:
     with pytest.raises(ParseError) as caught:

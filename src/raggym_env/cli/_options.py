@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import tomllib
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -10,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from raggym_env.errors import CardError, RunError
+from raggym_env.storage.parsing import ParseError, parse_toml
 
 if TYPE_CHECKING:
     from raggym_env.runs.ray.pool import Workers
@@ -23,7 +23,11 @@ AsJson = Annotated[bool, typer.Option("--json", help="Print JSON for programs.")
 Env = Annotated[str, typer.Argument(help="Environment: an id (`raggym envs`) or the path of a card.")]
 PolicyName = Annotated[str, typer.Option("--policy", help="Policy: a name (`raggym policies`) or the path of a card.")]
 TrustCard = Annotated[
-    bool, typer.Option("--trust-card", help="Let cards at paths import code (module:Class). Only for cards you trust.")
+    bool,
+    typer.Option(
+        "--trust-card",
+        help="Let cards at paths name code, servers, keys and files elsewhere. Only for cards that you have read.",
+    ),
 ]
 LLM = Annotated[str | None, typer.Option("--llm", help="Model: hf:smollm2, hf:smollm2+ADAPTER or openai:MODEL@URL.")]
 Settings = Annotated[
@@ -87,8 +91,8 @@ def parse_settings(settings: Sequence[str] | None, option: str = "--set") -> dic
         if not equals or not key:
             raise CardError(f"{option} takes KEY=VALUE, got {setting!r}.")
         try:
-            parsed[key] = tomllib.loads(f"value = {value}")["value"]
-        except tomllib.TOMLDecodeError:
+            parsed[key] = parse_toml(f"value = {value}")["value"]
+        except ParseError:
             # Most values are names, such as rank-bm25: requiring TOML's quotes inside the shell's would be a nuisance.
             parsed[key] = value
     return parsed

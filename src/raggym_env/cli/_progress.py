@@ -10,6 +10,9 @@ import typer
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
+from raggym_env.cli._output import say
+from raggym_env.text.exits import for_terminal
+
 __all__ = ["EpisodeBar"]
 
 
@@ -18,15 +21,15 @@ class EpisodeBar(Progress):
 
     def __init__(self, name: str) -> None:
         super().__init__(
-            TextColumn("{task.description}"),
+            TextColumn("{task.description}", markup=False),
             BarColumn(),
             MofNCompleteColumn(),
-            TextColumn("{task.fields[rate]}"),
-            TextColumn("{task.fields[score]}"),
+            TextColumn("{task.fields[rate]}", markup=False),
+            TextColumn("{task.fields[score]}", markup=False),
             TimeRemainingColumn(),
             console=Console(stderr=True),  # results go to stdout, which may be piped into a file
         )
-        self._name = name
+        self._name = for_terminal(name, length=80)
         self._outcomes: list[float] = []
         self._errors: Counter[str] = Counter()
         self._row = self.add_task("loading", total=None, rate="", score="")
@@ -47,7 +50,7 @@ class EpisodeBar(Progress):
         """If episodes failed, print the most frequent reasons and exit with code 2."""
         if not failed:
             return
-        typer.echo(f"{failed} episodes failed. The same command runs them again. Most frequent reasons:", err=True)
+        say(f"{failed} episodes failed. The same command runs them again. Most frequent reasons:", err=True)
         for error, count in self._errors.most_common(3):
-            typer.echo(f"  {count} x {error}", err=True)
+            say(f"  {count} x {error}", err=True)
         raise typer.Exit(2)

@@ -11,7 +11,7 @@ from rich.table import Table
 from rich.text import Text
 
 from raggym_env.core import Action, Answer, Search, option_letter
-from raggym_env.text.untrusted import clipped, one_line
+from raggym_env.text.exits import for_rich, for_terminal
 from raggym_env.training.process_data.rows import comparable
 from raggym_env.training.process_data.trajectories import Collection, Trajectory, TrajectoryStep
 
@@ -75,13 +75,17 @@ def sample(trajectories: Iterable[Trajectory], count: int) -> list[Trajectory]:
 def render(trajectory: Trajectory) -> RenderableType:
     """Return a trajectory to print: for every state the last passages and the candidates, the executed one marked.
 
-    Texts of policies and passages are on one line each, without control characters, and their markup is not read.
+    Texts of policies and passages are on one line each.
     """
     question = trajectory.question
     options = [f"{option_letter(index)}. {_line(text)}" for index, text in enumerate(question.options)]
     answer = "No answer" if trajectory.answer is None else f"Answered {_line(trajectory.answer)!r}"
     return Group(
-        Panel(Text("\n".join([one_line(question.text), *options])), title=Text(_line(question.id)), title_align="left"),
+        Panel(
+            Text("\n".join([for_terminal(question.text), *options])),
+            title=for_rich(_line(question.id)),
+            title_align="left",
+        ),
         *(part for number, step in enumerate(trajectory.steps, 1) for part in _step(number, step)),
         Text.assemble(f"{answer}, ", _outcome(trajectory.outcome), "\n"),
     )
@@ -91,14 +95,13 @@ def _step(number: int, step: TrajectoryStep) -> Iterator[RenderableType]:
     # Only the newest passages: those of earlier searches were printed with their steps.
     if step.state.history:
         titles = " · ".join(_line(passage.title) for passage in step.state.history[-1].passages)
-        yield Text(f"   found: {titles or 'nothing'}", style="dim")
+        yield for_rich(f"   found: {titles or 'nothing'}", style="dim")
     yield Text(f"Step {number}, searches left: {step.state.searches_left}", style="bold")
     table = Table.grid(padding=(0, 2))
     for candidate in step.candidates:
         executed = candidate.action == step.action
         outcome = "" if candidate.outcome is None else _outcome(candidate.outcome)
-        # Text: rich reads markup in a plain string, and this one comes from a model.
-        action = Text(_describe(candidate.action), style="bold" if executed else "")
+        action = for_rich(_describe(candidate.action), style="bold" if executed else "")
         table.add_row(" ▶" if executed else "", f"{candidate.score or 0.0:+.3f}", action, outcome)
     yield table
 
@@ -117,4 +120,4 @@ def _outcome(value: float) -> Text:
 
 
 def _line(text: str) -> str:
-    return clipped(one_line(text), 100)  # about the width of a terminal, with the columns before it
+    return for_terminal(text, length=100)  # about the width of a terminal, with the columns before it

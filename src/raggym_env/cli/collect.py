@@ -6,9 +6,9 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import typer
-from rich.console import Console
 
 from raggym_env.cli import _options as shared
+from raggym_env.cli._output import say, show
 from raggym_env.cli._progress import EpisodeBar
 from raggym_env.errors import RunError
 
@@ -70,14 +70,13 @@ def collect(
     bar.exit_if_failed(_summary(collection))
 
 
-def _inspect(folder: Path, show: int, *, kept: bool) -> None:
+def _inspect(folder: Path, count: int, *, kept: bool) -> None:
     from raggym_env.cli._trajectories import render, sample
     from raggym_env.training import Collection
 
     collection = Collection.read(folder)
-    console = Console(highlight=False)  # highlighting would colour numbers inside the texts
-    for trajectory in sample(collection.trajectories(kept=kept), show):
-        console.print(render(trajectory))
+    for trajectory in sample(collection.trajectories(kept=kept), count):
+        show(render(trajectory))
     _summary(collection)
 
 
@@ -87,6 +86,6 @@ def _summary(collection: Any) -> int:
 
     summary = summarise(collection)
     for name, value in summary.rows():
-        typer.echo(f"{name:13} {value}")
-    typer.echo(f"{'folder':13} {collection.run.path}")
+        say(f"{name:13} {value}")
+    say(f"{'folder':13} {collection.run.path}")
     return summary.failed

@@ -2,20 +2,17 @@
 
 from __future__ import annotations
 
-import json
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict
 from typing import Annotated
 
 import typer
-from rich.console import Console
-from rich.markup import escape
-from rich.table import Column, Table
+from rich.table import Column
 
-from raggym_env.cli._options import AsJson
+from raggym_env.cli._options import AsJson, TrustCard
+from raggym_env.cli._output import say, say_json, show_fields, show_table
 from raggym_env.data import catalogue
 from raggym_env.data.catalogue import SplitStatus
-from raggym_env.text.untrusted import one_line
 
 __all__ = ["app"]
 
@@ -31,50 +28,40 @@ def list_command(as_json: AsJson = False) -> None:
 
 
 @app.command("get")
-def get_command(name: Name, as_json: AsJson = False) -> None:
+def get_command(name: Name, as_json: AsJson = False, trust_card: TrustCard = False) -> None:
     """Download what the hub has and prepare the corpora. Exits with 1 if a split stays unavailable."""
-    statuses = catalogue.get(catalogue.named_card(name))
+    statuses = catalogue.get(catalogue.named_card(name, trust=trust_card))
     _print(statuses, as_json)
     if any(status.problem for status in statuses):
         raise typer.Exit(1)
 
 
 @app.command("info")
-def info_command(name: Name, as_json: AsJson = False) -> None:
+def info_command(name: Name, as_json: AsJson = False, trust_card: TrustCard = False) -> None:
     """Describe one data set: its licence, its splits with their sources and sizes, and an example question."""
-    card = catalogue.named_card(name)
+    card = catalogue.named_card(name, trust=trust_card)
     statuses = catalogue.statuses(card)
     about = {"name": card.name, "title": card.title, "description": card.description, "licence": card.licence}
     if as_json:
-        typer.echo(json.dumps({**about, "splits": [asdict(status) for status in statuses]}, indent=2))
+        say_json({**about, "splits": [asdict(status) for status in statuses]})
         return
-    console = Console()
-    # Cards and data sets may come from strangers: `one_line` removes what would control the terminal.
-    for field, text in about.items():
-        console.print(f"{field:12} {one_line(text)}", markup=False, highlight=False)
+    show_fields(about)
     _print(statuses, as_json=False)
     if example := next((status.example for status in statuses if status.example), ""):
-        console.print(f"example      {one_line(example)}", markup=False, highlight=False)
+        show_fields({"example": example})
 
 
 def _print(statuses: Sequence[SplitStatus], as_json: bool) -> None:
     if as_json:
-        typer.echo(json.dumps([asdict(status) for status in statuses], indent=2))
+        say_json([asdict(status) for status in statuses])
         return
-    console = Console()
-    console.print(_table(statuses))
-    for status in statuses:
-        if status.problem:
-            # Not wrapped, so that paths and commands in it can be copied.
-            console.print(status.problem, markup=False, highlight=False, soft_wrap=True)
-
-
-def _table(statuses: Iterable[SplitStatus]) -> Table:
-    table = Table("card", "split", "questions", "passages", Column("read from", overflow="fold"))
+    rows = []
     for status in statuses:
         # "-" rather than 0: the size is unknown as long as the split cannot be read.
         questions = "-" if status.questions is None else f"{status.questions:,}"
         passages = "-" if status.passages is None else f"{status.passages:,}"
-        # Escaped, as Rich would read "[" in a path as markup.
-        table.add_row(status.card, status.split, questions, passages, escape(status.source) or "not found")
-    return table
+        rows.append((status.card, status.split, questions, passages, status.source or "not found"))
+    show_table(["card", "split", "questions", "passages", Column("read from", overflow="fold")], rows)
+    for status in statuses:
+        if status.problem:
+            say(status.problem)  # not wrapped, so that paths and commands in it can be copied

@@ -23,6 +23,7 @@ from raggym_env.cli._options import (
     parse_settings,
     ray_workers,
 )
+from raggym_env.cli._output import say
 from raggym_env.cli._progress import EpisodeBar
 from raggym_env.errors import CardError
 
@@ -79,8 +80,8 @@ def evaluate(
             progress=bar,
         )
     for name, estimate in scores.metrics.items():
-        typer.echo(f"{name:10} {estimate.mean:.3f}  95 % interval [{estimate.low:.3f}, {estimate.high:.3f}]")
-    typer.echo(f"{scores.scored} of {scores.questions} questions scored; run folder: {run.path}")
+        say(f"{name:10} {estimate.mean:.3f}  95 % interval [{estimate.low:.3f}, {estimate.high:.3f}]")
+    say(f"{scores.scored} of {scores.questions} questions scored; run folder: {run.path}")
     bar.exit_if_failed(scores.failed)
 
 

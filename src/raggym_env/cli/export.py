@@ -7,7 +7,9 @@ from typing import Annotated, Any, Literal
 
 import typer
 
-from raggym_env.cli._options import Data
+from raggym_env.cards import policy_card
+from raggym_env.cli._options import Data, TrustCard
+from raggym_env.cli._output import say
 
 __all__ = ["export"]
 
@@ -22,6 +24,7 @@ def export(
     pairs: Annotated[int | None, typer.Option(min=1, help="Maximum number of pairs per state.")] = None,
     outcome_weight: Annotated[float, typer.Option(help="Weight of an answer's outcome, added to its score.")] = 0.0,
     seed: Annotated[int, typer.Option(help="Seed of the pairs that are drawn.")] = 0,
+    trust_card: TrustCard = False,
 ) -> None:
     """Export process data as rows for TRL's SFT, DPO or reward trainer."""
     from raggym_env.training import Collection, Renderer
@@ -31,6 +34,7 @@ def export(
     if to != "sft" and pairs is not None:  # otherwise the kind's own default
         options["pairs"] = pairs
     options |= {"kept": not every, "outcome_weight": outcome_weight}
-    provenance = run_export(Collection.read(data), out, to, None if to == "reward" else Renderer(agent), **options)
+    renderer = None if to == "reward" else Renderer(policy_card(agent, trust=trust_card))
+    provenance = run_export(Collection.read(data), out, to, renderer, **options)
     counts = provenance["counts"]
-    typer.echo(f"{counts['rows']:,} {to} rows of {counts['trajectories']:,} trajectories: {out}")
+    say(f"{counts['rows']:,} {to} rows of {counts['trajectories']:,} trajectories: {out}")

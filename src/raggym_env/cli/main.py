@@ -2,14 +2,36 @@
 
 from __future__ import annotations
 
+import io
+import logging
 import sys
+import traceback
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import typer
 from typer.core import TyperGroup
 
-from raggym_env.cli import cards, collect, data, evaluate, export, leaderboard, models, play, serve, train
+from raggym_env.cli import (
+    cards,
+    collect,
+    compare,
+    data,
+    evaluate,
+    export,
+    leaderboard,
+    models,
+    play,
+    report,
+    serve,
+    show,
+    train,
+)
+from raggym_env.cli._output import say_lines
 from raggym_env.errors import RAGGymError
+from raggym_env.text.exits import for_terminal
 
 __all__ = ["app"]
 
@@ -17,18 +39,68 @@ __all__ = ["app"]
 class _Group(TyperGroup):
     """A command group that prints the library's errors as messages. Bugs keep their traceback."""
 
+    def make_context(self, *arguments: Any, **options: Any) -> Any:
+        with _usage_errors_for_a_terminal():
+            return super().make_context(*arguments, **options)
+
     def invoke(self, ctx: Any) -> Any:
         try:
-            return super().invoke(ctx)
+            with _usage_errors_for_a_terminal():
+                return super().invoke(ctx)
         except (RAGGymError, OSError) as error:  # OSError: a path that cannot be read or written, a full disk
-            print(f"raggym: {error}", file=sys.stderr)
+            say_lines(_message(f"raggym: {error}"), err=True)
             raise typer.Exit(1) from error
         except KeyboardInterrupt:
-            print("raggym: interrupted. Finished work is kept; the same command resumes.", file=sys.stderr)
+            say_lines("raggym: interrupted. Finished work is kept; the same command resumes.", err=True)
             raise typer.Exit(130) from None
 
 
-app = typer.Typer(
+@contextmanager
+def _usage_errors_for_a_terminal() -> Iterator[None]:
+    """Make an error about the command line fit to print. It repeats an argument, such as the name of a file."""
+    try:
+        yield
+    except Exception as error:
+        # Click's base class of these errors, which Typer does not export, and which it has a copy of in some versions.
+        if hasattr(error, "format_message") and isinstance(message := getattr(error, "message", None), str):
+            error.message = for_terminal(message)  # type: ignore[attr-defined]
+        raise
+
+
+class _App(typer.Typer):
+    """The command as a process of its own, where nothing that others print goes round the exit functions."""
+
+    def __call__(self, *arguments: Any, **options: Any) -> Any:
+        for stream in (sys.stdin, sys.stdout):
+            if isinstance(stream, io.TextIOWrapper):
+                # A terminal that cannot show a letter gets a question mark, not a traceback. stderr is so already.
+                stream.reconfigure(errors="replace")
+        # Where no logging is configured, warnings are printed, by a handler that formats nothing.
+        if logging.lastResort is not None:
+            logging.lastResort.setFormatter(_LogFormatter())
+        format_warning = warnings.formatwarning
+        warnings.formatwarning = lambda *args, **kw: _message(format_warning(*args, **kw)) + "\n"
+        try:
+            return super().__call__(*arguments, **options)
+        finally:
+            sys.excepthook = _print_traceback  # Typer's own, which it has just set, prints the message as it is
+
+
+class _LogFormatter(logging.Formatter):
+    def format(self, record: logging.LogRecord) -> str:
+        return _message(super().format(record))
+
+
+def _print_traceback(*error: Any) -> None:
+    say_lines(for_terminal("".join(traceback.format_exception(*error)).rstrip("\n"), lines=True), err=True)
+
+
+def _message(text: str) -> str:
+    """Return a message for stderr. Its further lines are indented, so that no line break in it begins a message."""
+    return "\n  ".join(for_terminal(text, lines=True).rstrip("\n").split("\n"))
+
+
+app = _App(
     name="raggym",
     help="Question answering with a search engine as a Markov decision process: environments, policies, leaderboard.",
     no_args_is_help=True,
@@ -43,6 +115,9 @@ app.command("eval")(evaluate.evaluate)
 app.command("collect")(collect.collect)
 app.command("export")(export.export)
 app.command("leaderboard")(leaderboard.leaderboard)
+app.command("compare")(compare.compare)
+app.command("show")(show.show)
+app.command("report")(report.report)
 app.command("serve")(serve.serve)
 app.add_typer(data.app, name="data")
 app.add_typer(models.app, name="models")

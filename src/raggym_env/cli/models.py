@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import asdict
 from typing import Annotated
 
 import typer
-from rich.console import Console
-from rich.table import Column, Table
+from rich.table import Column
 
 from raggym_env.cli._options import AsJson
+from raggym_env.cli._output import say, say_json, show_table
 from raggym_env.models.catalogue import SOURCES, statuses
 from raggym_env.models.get import get
 
@@ -23,14 +22,15 @@ app = typer.Typer(help="List and get small language models, sentence encoders an
 def list_command(as_json: AsJson = False) -> None:
     """Show the models and adapters of the catalogue, and where they are on this machine."""
     if as_json:
-        typer.echo(json.dumps([asdict(status) for status in statuses()], indent=2))
+        say_json([asdict(status) for status in statuses()])
         return
-    # A folder is wrapped, not cut off, so that it can be copied.
-    table = Table(Column("model", no_wrap=True), "title", "licence", "MB", "source", Column("folder", overflow="fold"))
+    rows = []
     for status in statuses():
         size = "" if status.megabytes is None else f"{status.megabytes:,.0f}"
-        table.add_row(status.name, status.title, status.licence, size, status.source or "", status.folder or "not here")
-    Console().print(table)
+        rows.append((status.name, status.title, status.licence, size, status.source or "", status.folder or "not here"))
+    # A folder is wrapped, not cut off, so that it can be copied.
+    folder = Column("folder", overflow="fold")
+    show_table([Column("model", no_wrap=True), "title", "licence", "MB", "source", folder], rows)
 
 
 @app.command("get")
@@ -41,4 +41,4 @@ def get_command(
     ] = None,
 ) -> None:
     """Get a model or adapter into the cache, unless it is on this machine, and print its folder."""
-    typer.echo(get(name, sources=[source] if source else SOURCES))
+    say(get(name, sources=[source] if source else SOURCES))

@@ -7,6 +7,7 @@ from typing import Annotated
 import typer
 
 from raggym_env.cli._options import Env, TrustCard
+from raggym_env.cli._output import say
 
 __all__ = ["play"]
 
@@ -26,21 +27,21 @@ def play(
 
     environment = make_env(env, split=split, render_mode="human", trust=trust_card)
     environment.reset(seed=seed, options=None if index is None else {"index": index})
-    typer.echo(HELP)
+    say(HELP)
     ended = False
     while not ended:
         try:
             line = input("> ").strip()
         except EOFError:
-            typer.echo("")
+            say("")
             return
         # An empty query or answer is most likely a slip of the Enter key, so it costs no step.
         if not line.removeprefix("=").strip():
-            typer.echo(HELP)
+            say(HELP)
             continue
         action = Answer(line[1:].strip()) if line.startswith("=") else Search(line)
         _, _, terminated, truncated, _ = environment.step(action)
         ended = terminated or truncated
     # The gold answer is shown to a person, after the end.
     assert environment.task is not None  # noqa: S101  # an episode has just ended
-    typer.echo(f"The answer was: {' / '.join(environment.task.answers)}")
+    say(f"The answer was: {' / '.join(environment.task.answers)}")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from dataclasses import replace
 from pathlib import Path
 from typing import Annotated
 
@@ -10,10 +11,14 @@ import typer
 
 from raggym_env.cards import DatasetCard, EnvCard, SourceCard, env_card, override
 from raggym_env.cli._options import Settings, TrustCard, parse_settings
+from raggym_env.cli._output import say
 from raggym_env.errors import OptionError
-from raggym_env.retrieval.wire import TOKEN_ENV
+from raggym_env.retrieval.wire import TOKEN_ENV, Limits
 
 __all__ = ["serve"]
+
+_LIMITS = Limits()
+_MIB = 2**20
 
 
 def serve(
@@ -38,6 +43,21 @@ def serve(
     batch_wait: Annotated[float, typer.Option(min=0, max=1000, help="Milliseconds to wait for more queries.")] = 2.0,
     threads: Annotated[int, typer.Option(min=1, help="Searches at the same time.")] = 1,
     grace: Annotated[int, typer.Option(min=0, help="Seconds for accepted requests to finish at the end.")] = 60,
+    allow_host: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="Further name of this machine in requests, or * for any. May be given several times. Without a token "
+            "the server answers only for --host and loopback names, so that no web page can use it."
+        ),
+    ] = None,
+    max_queries: Annotated[int, typer.Option(min=1, help="Queries in one request.")] = _LIMITS.queries,
+    max_topk: Annotated[int, typer.Option(min=1, help="Passages per query.")] = _LIMITS.topk,
+    max_passages: Annotated[int, typer.Option(min=1, help="Queries times topk in one request.")] = _LIMITS.passages,
+    max_answer: Annotated[int, typer.Option(min=1, help="MiB of an answer.")] = _LIMITS.answer // _MIB,
+    max_memory: Annotated[int, typer.Option(min=1, help="MiB of all requests and answers together.")] = (
+        _LIMITS.memory // _MIB
+    ),
+    search_timeout: Annotated[float, typer.Option(help="Seconds that a search may take.")] = _LIMITS.search_seconds,
     trust_card: TrustCard = False,
 ) -> None:
     """Serve a search engine in the format of Search-R1: POST /retrieve, GET /health, GET /metrics.
@@ -57,24 +77,31 @@ def serve(
     if retriever is not None:
         changes["retrieval.name"] = retriever
     card = override(_NO_ENVIRONMENT if env is None else env_card(env, trust=trust_card), changes)
-    token = _token(token_file)
+    options = server.ServerOptions(
+        name=card.retrieval.name,
+        default_k=topk,
+        token=_token(token_file),
+        hosts=(host, *(allow_host or ())),
+        limits=server.Limits(
+            memory=max_memory * _MIB,
+            queries=max_queries,
+            topk=max_topk,
+            passages=max_passages,
+            answer=max_answer * _MIB,
+            search_seconds=search_timeout,
+        ),
+        batching=server.Batching(size=batch_size, wait=batch_wait / 1000, threads=threads),
+        grace=grace,
+    )
     with server.bind(host, port) as listener:
-        if token is None and not server.is_local(listener):
-            typer.echo(f"Warning: anyone who can reach {host} can search. --token-file requires a token.", err=True)
+        if options.token is None and not server.is_local(listener):
+            say(f"Warning: anyone who can reach {host} can search. --token-file requires a token.", err=True)
         passages = load(card, split).corpus if corpus is None else prepare_corpus(corpus)
-        options = server.ServerOptions(
-            name=card.retrieval.name,
-            passages=len(passages),
-            default_k=topk,
-            token=token,
-            batching=server.Batching(size=batch_size, wait=batch_wait / 1000, threads=threads),
-            grace=grace,
-        )
         server.serve(
             make(card.retrieval.name, passages, **card.retrieval.options),
             listener,
-            options,
-            ready=lambda url: typer.echo(f"Serving {card.retrieval.name} over {len(passages):,} passages at {url}"),
+            replace(options, passages=len(passages)),
+            ready=lambda url: say(f"Serving {card.retrieval.name} over {len(passages):,} passages at {url}"),
         )
 
 
@@ -91,7 +118,10 @@ def _token(file: Path | None) -> str | None:
     # Never from the command line, which every user of the machine can read.
     if file is None:
         return os.environ.get(TOKEN_ENV) or None
-    token = file.read_text(encoding="utf-8").strip()
+    try:
+        token = file.read_text(encoding="utf-8").strip()
+    except UnicodeDecodeError as error:
+        raise OptionError(f"{file} is not UTF-8 text, so it contains no token.") from error
     if not token:
         raise OptionError(f"{file} contains no token.")
     return token

@@ -11,6 +11,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from raggym_env.cli._options import Data, TrustCard, parse_settings
+from raggym_env.cli._output import say
 
 __all__ = ["app"]
 
@@ -225,10 +226,10 @@ def mini(
     config = MiniConfig(epochs=epochs, networks=networks, hidden=hidden, held_out=held_out, seed=seed)
     with _Bar() as bar:
         recipe = train_mini(data, out, config=config, progress=bar)
-    typer.echo(f"rows        {recipe['states']:,} states, {recipe['candidates']:,} candidates")
+    say(f"rows        {recipe['states']:,} states, {recipe['candidates']:,} candidates")
     if recipe["held_out"]["agreement"] is not None:
-        typer.echo(f"held out    ranked right {recipe['held_out']['agreement']:.3f}")
-    typer.echo(f"result      {out}")
+        say(f"held out    ranked right {recipe['held_out']['agreement']:.3f}")
+    say(f"result      {out}")
 
 
 class _Bar(Progress):
@@ -236,10 +237,10 @@ class _Bar(Progress):
 
     def __init__(self) -> None:
         super().__init__(
-            TextColumn("{task.description}"),
+            TextColumn("{task.description}", markup=False),
             BarColumn(),
             MofNCompleteColumn(),
-            TextColumn("{task.fields[metrics]}"),
+            TextColumn("{task.fields[metrics]}", markup=False),
             TimeRemainingColumn(),
             console=Console(stderr=True),
         )
@@ -258,14 +259,14 @@ class _Bar(Progress):
 
 def _summarise(recipe: Any) -> None:
     report = recipe.report
-    typer.echo(f"rows        {', '.join(f'{count:,} {name}' for name, count in report['rows'].items())}")
+    say(f"rows        {', '.join(f'{count:,} {name}' for name, count in report['rows'].items())}")
     if report["log"]:  # empty if logging_steps, passed through to TRL, is greater than the number of steps
         losses = [entry["loss"] for entry in report["log"]]
-        typer.echo(f"loss        {losses[0]:.4f} -> {losses[-1]:.4f} in {report['steps']} steps")
+        say(f"loss        {losses[0]:.4f} -> {losses[-1]:.4f} in {report['steps']} steps")
     for key in ("heldout_before", "heldout_after"):
         if key in report:
-            typer.echo(f"{key.replace('_', ' '):11} ranked right {report[key]['accuracy']:.3f}")
+            say(f"{key.replace('_', ' '):11} ranked right {report[key]['accuracy']:.3f}")
     for stage in ("before", "after"):
         for metric, (mean, low, high) in report.get(stage, {}).get("scores", {}).items():
-            typer.echo(f"{stage:11} {metric:10} {mean:.3f}  95 % interval [{low:.3f}, {high:.3f}]")
-    typer.echo(f"result      {report['result']}")
+            say(f"{stage:11} {metric:10} {mean:.3f}  95 % interval [{low:.3f}, {high:.3f}]")
+    say(f"result      {report['result']}")

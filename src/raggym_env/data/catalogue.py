@@ -38,19 +38,19 @@ def shipped_cards() -> list[EnvCard]:
     return [env_card(name) for name in card_names("envs")]
 
 
-def named_card(name: str) -> EnvCard:
-    """Return a card by its name, its path or its data set's folder.
+def named_card(name: str, *, trust: bool = False) -> EnvCard:
+    """Return a card by its name, its path or its data set's folder. `trust` is as for `env_card`.
 
     Raises:
         UnknownName: No card has that name, and no shipped card that folder.
-        CardError: The card cannot be read.
+        CardError: The card cannot be read, or uses authority and is not trusted.
     """
     # Several cards share a folder. The last by name wins, which is the plain one: "-Wiki-v0" sorts before "-v0".
     cards = {card.dataset.folder or card.dataset.format: card for card in shipped_cards()}
     if name in cards:
         return cards[name]
     if Path(name).suffix == ".toml" or name in card_names("envs"):
-        return env_card(name)
+        return env_card(name, trust=trust)
     raise UnknownName("data set or environment card", name, [*cards, *card_names("envs")])
 
 

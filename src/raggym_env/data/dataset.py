@@ -19,7 +19,7 @@ from raggym_env.data.prepare import CorpusSource, contexts_source, file_source, 
 from raggym_env.data.sources import Located, locate, no_corpus, not_found
 from raggym_env.data.synth import SynthWorld
 from raggym_env.data.synth.cached_tasks import cached_tasks
-from raggym_env.errors import CardError, DataNotFound, MissingExtra, UnknownName
+from raggym_env.errors import CardError, DataNotFound, MissingExtra, UnknownName, check_option
 
 __all__ = ["Dataset", "TaskSet", "load", "load_tasks", "tasks_fingerprint"]
 
@@ -71,9 +71,14 @@ def load(card: EnvCard | str | Path, split: str | None = None, *, root: Path | N
     return Dataset(**vars(resolved.task_set), corpus=resolved.prepare())
 
 
-def load_tasks(card: EnvCard | str | Path, split: str | None = None, *, root: Path | None = None) -> TaskSet:
-    """Load a split's tasks without preparing or opening its corpus. Arguments and errors are those of `load`."""
-    return resolve_split(card, split, root=root).task_set
+def load_tasks(
+    card: EnvCard | str | Path, split: str | None = None, *, root: Path | None = None, use_hub: bool = True
+) -> TaskSet:
+    """Load a split's tasks without preparing or opening its corpus. Arguments and errors are those of `load`.
+
+    With `use_hub` false nothing is downloaded; rows that were downloaded before are used.
+    """
+    return resolve_split(card, split, root=root, use_hub=use_hub).task_set
 
 
 def tasks_fingerprint(tasks: Sequence[Task]) -> str:
@@ -130,6 +135,7 @@ def resolve_split(
     """
     card = env_card(card)
     split = card.dataset.default_split if split is None else split
+    check_option("split", split, isinstance(split, str), "a name")
     if split not in card.dataset.splits:
         raise UnknownName(f"split of {card.name}", split, card.dataset.splits)
     if card.dataset.format == "synth":

@@ -1,29 +1,38 @@
-"""Read the records of a question or corpus file (JSON array, JSON lines or TSV; plain or gzip) as a stream.
+"""Read the records of a question or corpus file (JSON array, JSON lines or TSV; plain, gzip or bzip2) as a stream.
 
 Every fault in a file is reported as one `MalformedData` that names the file, the line or record, the field and the
-value.
+value. A record, and what a compressed file may expand to, are limited, so that no file fills the memory.
 """
 
 from __future__ import annotations
 
+import bz2
 import gzip
 import io
 import itertools
 import json
+import os
 import zlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from io import BufferedReader
 from pathlib import Path
-from typing import Any, NoReturn, TextIO, TypeVar
+from typing import Any, BinaryIO, TextIO, TypeVar
 
 from raggym_env.errors import DataError, DataNotFound, MalformedData
+from raggym_env.storage.parsing import MAX_BYTES, ParseError, check_value, json_decoder, open_file, parse_json
 
-__all__ = ["Record", "json_records", "tsv_records"]
+__all__ = ["COMPRESSED", "Record", "json_document", "json_records", "tsv_records"]
+
+COMPRESSED: Mapping[str, Callable[[BinaryIO], BinaryIO]] = {".gz": gzip.open, ".bz2": bz2.open}  # type: ignore[dict-item]
+"""The last suffix of a compressed file's name -> the function that expands it."""
 
 _BOM = b"\xef\xbb\xbf"
 _CHUNK = 1 << 20  # characters read at a time
+# A compressed file may expand to the larger of the two. Text is compressed to a fifth or so; a file of one repeated
+# byte, made to fill a memory or a day, to a thousandth and less.
+_EXPANSION, _EXPANDED = 250, 256 << 20
 
 C = TypeVar("C", list[Any], dict[str, Any])
 
@@ -87,14 +96,9 @@ class Record:
         return value
 
     def checked(self, name: str, value: object) -> str:
-        """Return `value` if it is a string that can be stored as UTF-8; the field's `name` is for the error."""
+        """Return `value` if it is a string; the field's `name` is for the error."""
         if not isinstance(value, str):
             raise self.wrong(name, "a string", value)
-        if not value.isascii():
-            try:
-                value.encode()
-            except UnicodeEncodeError as error:  # JSON can escape half of a surrogate pair
-                raise self.wrong(name, "valid Unicode", value) from error
         return value
 
 
@@ -103,8 +107,9 @@ def json_records(path: Path) -> Iterator[Record]:
 
     Raises:
         DataNotFound: The file does not exist.
-        MalformedData: The file is not UTF-8, not JSON (`NaN` is not), cut off, empty, or holds values other than
-            objects.
+        DataError: The file cannot be read, or is a pipe or a device.
+        MalformedData: The file is not UTF-8, not JSON (`NaN` is not), cut off, empty, holds values other than
+            objects, a record of more than `MAX_BYTES`, or expands to far more than its size.
     """
     # By content, not by name: 2WikiMultihopQA's official id_aliases.json holds JSON lines.
     with _opened(path) as stream:
@@ -114,6 +119,22 @@ def json_records(path: Path) -> Iterator[Record]:
     if start == b"[":
         return _array_records(path)
     return _line_records(path)
+
+
+def json_document(path: Path) -> Any:
+    """Return the one JSON value of a file of at most `MAX_BYTES`, plain or compressed.
+
+    Raises:
+        DataNotFound: The file does not exist.
+        DataError: The file cannot be read, or is a pipe or a device.
+        MalformedData: The file is larger, or not one JSON value in UTF-8.
+    """
+    with _opened(path) as stream:
+        content = stream.read(MAX_BYTES + 1)
+    try:
+        return parse_json(content)
+    except ParseError as error:
+        raise MalformedData(path, "the whole file", str(error)) from error
 
 
 def tsv_records(path: Path) -> Iterator[Record]:
@@ -133,23 +154,63 @@ def tsv_records(path: Path) -> Iterator[Record]:
 
 
 @contextmanager
-def _opened(path: Path) -> Iterator[gzip.GzipFile | BufferedReader]:
+def _opened(path: Path) -> Iterator[BufferedReader]:
     try:
-        with path.open("rb") as raw:
-            yield gzip.GzipFile(fileobj=raw) if path.suffix == ".gz" else raw
+        with open_file(path) as raw:
+            if (expand := COMPRESSED.get(path.suffix)) is None:
+                yield raw
+            else:
+                limit = max(_EXPANDED, _EXPANSION * os.fstat(raw.fileno()).st_size)
+                yield BufferedReader(_Expanded(expand(raw), limit), _CHUNK)
     except FileNotFoundError as error:
         raise DataNotFound(f"No file at {path}.") from error
-    except (EOFError, gzip.BadGzipFile, zlib.error) as error:
-        raise MalformedData(path, "gzip stream", f"damaged or cut off ({error})") from error
-    except OSError as error:
-        raise DataError(f"{path} cannot be read: {error}") from error
+    except (EOFError, _Damaged, zlib.error) as error:
+        raise MalformedData(path, "compressed stream", f"damaged or cut off ({error})") from error
+    except _TooLarge as error:
+        raise MalformedData(path, "compressed stream", str(error)) from error
+    except (OSError, ParseError) as error:
+        raise DataError(f"{path} cannot be read: {error}.") from error
+
+
+class _Damaged(Exception):
+    pass
+
+
+class _TooLarge(Exception):
+    pass
+
+
+class _Expanded(io.RawIOBase):
+    """The content of a compressed file, up to a limit."""
+
+    def __init__(self, stream: BinaryIO, limit: int) -> None:
+        self._stream = stream
+        self._left = self._limit = limit
+
+    def readable(self) -> bool:
+        return True
+
+    def readinto(self, buffer: Any) -> int:
+        try:
+            data = self._stream.read(len(buffer))
+        except OSError as error:  # both classes raise it for content that is not theirs
+            raise _Damaged(str(error)) from error
+        self._left -= len(data)
+        if self._left < 0:
+            raise _TooLarge(f"it expands to more than {self._limit:,} bytes, far more than text does")
+        buffer[: len(data)] = data
+        return len(data)
 
 
 def _lines(path: Path) -> Iterator[tuple[int, str]]:
     """Yield the lines that are not blank, with their numbers from 1."""
     # Read as bytes and decoded line by line, so that the error can name the line that is not UTF-8.
     with _opened(path) as stream:
-        for number, line in enumerate(stream, start=1):
+        for number in itertools.count(1):
+            if not (line := stream.readline(MAX_BYTES + 1)):
+                return
+            if len(line) > MAX_BYTES:
+                raise MalformedData(path, f"line {number}", f"longer than {MAX_BYTES:,} bytes")
             if number == 1:
                 line = line.removeprefix(_BOM)
             try:
@@ -163,9 +224,9 @@ def _lines(path: Path) -> Iterator[tuple[int, str]]:
 def _line_records(path: Path) -> Iterator[Record]:
     for index, (number, text) in enumerate(_lines(path)):
         try:
-            row = _DECODER.decode(text)
-        except (ValueError, RecursionError) as error:  # RecursionError: a file of 100,000 open brackets
-            raise MalformedData(path, f"line {number}", f"not JSON: {error}") from error
+            row = parse_json(text)
+        except ParseError as error:
+            raise MalformedData(path, f"line {number}", str(error)) from error
         yield Record(path, "line", number, index, _object(row, path, f"line {number}"))
 
 
@@ -180,7 +241,11 @@ def _array_records(path: Path) -> Iterator[Record]:
                 return
             except UnicodeDecodeError as error:  # raised for a whole chunk, which may hold further records
                 raise MalformedData(path, f"{where} or later", f"not UTF-8 ({error})") from error
-            except (ValueError, RecursionError) as error:
+            except ParseError as error:
+                raise MalformedData(path, where, str(error)) from error
+            except RecursionError:
+                raise MalformedData(path, where, "not readable JSON: nested too deeply") from None
+            except ValueError as error:
                 raise MalformedData(path, where, f"not JSON: {getattr(error, 'msg', error)}") from error
             yield Record(path, "record", index + 1, index, _object(row, path, where))
 
@@ -189,14 +254,6 @@ def _object(row: object, path: Path, where: str) -> dict[str, Any]:
     if not isinstance(row, dict):
         raise MalformedData(path, where, f"expected a JSON object, found {row!r:.80}")
     return row
-
-
-def _refuse_constant(name: str) -> NoReturn:
-    raise ValueError(f"{name} is not a JSON value")
-
-
-# Python's decoder accepts NaN and Infinity by default. They are not JSON, and other tools could not read our output.
-_DECODER = json.JSONDecoder(parse_constant=_refuse_constant)
 
 
 class _Array:
@@ -210,6 +267,7 @@ class _Array:
         self._stream = stream
         self._text = ""  # the part of the file in memory
         self._position = 0  # of the next character in `_text` that was not read
+        self._decoder = json_decoder()
 
     def __iter__(self) -> Iterator[Any]:
         self._expect("[")
@@ -244,13 +302,16 @@ class _Array:
         while True:
             # The decoder cannot tell a value that is cut off by the end of the chunk from one that is wrong, so
             # decoding fails for good only when the file has ended.
+            start = self._position
             try:
-                value, self._position = _DECODER.raw_decode(self._text, self._position)
+                value, self._position = self._decoder.raw_decode(self._text, start)
             except json.JSONDecodeError:
+                if len(self._text) - start > MAX_BYTES:
+                    raise ParseError(f"no record ends within {MAX_BYTES:,} characters") from None
                 if not self._grow():
                     raise
             else:
-                return value
+                return check_value(value, self._text[start : self._position])
 
     def _grow(self) -> bool:
         """Read the next part of the file; False at its end."""

@@ -8,7 +8,9 @@ from __future__ import annotations
 
 import hashlib
 import html
-from collections.abc import Callable, Iterator
+import unicodedata
+import warnings
+from collections.abc import Callable, Iterable, Iterator, Set
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -16,8 +18,9 @@ from typing import Any
 from raggym_env.core import Evidence, Fact, Passage, Question, Task, option_letter
 from raggym_env.data.files import Record, json_records, tsv_records
 from raggym_env.errors import MalformedData, UnknownName
+from raggym_env.mdp.metrics import option_key
 
-__all__ = ["FORMATS", "Format", "clean_title", "read_contexts", "read_tasks"]
+__all__ = ["FORMATS", "Format", "clean_title", "joined", "read_contexts", "read_tasks"]
 
 
 @dataclass(frozen=True)
@@ -34,19 +37,25 @@ class Format:
     """Completes the tasks from other files beside the questions file, whose path it gets."""
     page: str = ""
     """URL of the page that publishes the official files."""
+    fields: frozenset[str] | None = None
+    """Names of the fields that are read or known to change nothing; None if any others may be there."""
 
 
 def read_tasks(path: Path, format: str) -> list[Task]:
     """Return all tasks of a questions file, in the file's order.
 
     Args:
-        path: JSON or JSON lines (for Bamboogle also TSV), plain or `.gz`.
+        path: JSON or JSON lines (for Bamboogle also TSV), plain, `.gz` or `.bz2`.
         format: A key of `FORMATS`.
 
     Raises:
         UnknownName: The format does not exist.
         DataNotFound: The file does not exist.
-        MalformedData: The file does not follow its format, or two records have the same id.
+        MalformedData: The file does not follow its format, has a field that changes what is asked and is not read,
+            or two records have the same id.
+
+    Warns:
+        UserWarning: Records have fields that are not read. They are named once for the file.
     """
     if format not in FORMATS:
         raise UnknownName("file format", format, FORMATS)
@@ -54,14 +63,40 @@ def read_tasks(path: Path, format: str) -> list[Task]:
     # Downloaded rows are JSON lines, whatever the official files are.
     records = json_records if ".jsonl" in path.suffixes else form.records
     tasks: dict[str, Task] = {}
+    unread: set[str] = set()
     for record in records(path):
+        if form.fields is not None and (others := record.fields.keys() - form.fields):
+            _check_unread(record, others)
+            unread |= others
         task = form.task(record)
         if task.id in tasks:
             raise record.error(f"id {task.id!r} occurred in an earlier record")
         tasks[task.id] = task
     if not tasks:
         raise MalformedData(path, "all records", "the file holds no question")
+    if unread:
+        names = ", ".join(f"{name!r:.60}" for name in sorted(unread)[:_LISTED])
+        more = f" and {len(unread) - _LISTED} more" if len(unread) > _LISTED else ""
+        warnings.warn(f"{path}: fields that format {format!r} does not read: {names}{more}.", stacklevel=2)
     return form.finish(list(tasks.values()), path)
+
+
+# Without these a question is another one: what is to be chosen from, looked at, or was said before.
+_DECISIVE = frozenset(("A", "B", "answer_choices", "answer_options", "audio", "candidates", "choice_list", "dialog",
+                       "conversation", "dialogue", "distractors", "history", "image", "image_path", "images",
+                       "messages", "mc1_targets", "mc2_targets", "multiple_choice", "opa", "opb", "option_a",
+                       "option_b", "table", "tables", "video"))  # fmt: skip
+_LISTED = 12  # a file may have a thousand
+
+
+def _check_unread(record: Record, names: Set[str]) -> None:
+    """Raise `MalformedData` if one of the fields, which are not read, changes what is asked. An empty one does not."""
+    decisive = sorted(name for name in names & _DECISIVE if record.fields[name])
+    if decisive:
+        raise record.error(
+            f"field {decisive[0]!r} changes the question and cannot be read. Rename it to 'options' if it holds the "
+            "answers to choose from; leave it out if the question is complete without it"
+        )
 
 
 def read_contexts(path: Path, format: str) -> Iterator[Passage]:
@@ -93,6 +128,15 @@ def clean_title(title: str) -> str:
     'Ant & Dec'
     """
     return html.unescape(title) if "&" in title else title
+
+
+def joined(sentences: Iterable[str]) -> str:
+    """Return sentences as one text, with single spaces between them.
+
+    >>> joined(["It is old.", " It is tall.", ""])
+    'It is old. It is tall.'
+    """
+    return " ".join(filter(None, map(str.strip, sentences)))
 
 
 def _hotpotqa(record: Record) -> Task:
@@ -148,14 +192,14 @@ def _medqa(record: Record) -> Task:
 
 
 def _jsonl(record: Record) -> Task:
-    question = Question(record.identifier("id"), record.text("question"), _options(record))
+    flat = _flattened(record)
+    question = Question(record.identifier("id"), record.text("question"), _options(flat))
     golden = record.optional("golden_answers", list)
     if not golden:
         raise record.wrong("golden_answers", "a list of at least one answer", record.fields.get("golden_answers"))
     answers = tuple(dict.fromkeys(record.texts("golden_answers", golden)))
     correct = _correct(record, question.options, answers) if question.options else None
     metadata = record.optional("metadata", dict)
-    flat = _flattened(record)
     return Task(
         question,
         answers if correct is None else (question.options[correct],),
@@ -173,18 +217,24 @@ def _flattened(record: Record) -> Record:
 
 
 def _options(record: Record) -> tuple[str, ...]:
-    """Return the options' texts in letter order, from a list or from an object with the keys A, B, ..."""
-    options = record.fields.get("options")
+    """Return the options' texts in letter order, from a list or from an object with the keys A, B, ...
+
+    FlashRAG's files call them `choices`.
+    """
+    name = "options" if record.fields.get("options") is not None else "choices"
+    options = record.fields.get(name)
     if options is None:
         return ()
+    if name == "options" and record.fields.get("choices") not in (None, options):
+        raise record.error("fields 'options' and 'choices' differ: only one of them can be the options")
     if isinstance(options, dict):
         letters = [option_letter(index) for index in range(min(len(options), 26))]
         if sorted(options) != letters:
-            raise record.wrong("options", "an object with the keys A, B, ... and no gap", sorted(options))
+            raise record.wrong(name, "an object with the keys A, B, ... and no gap", sorted(options))
         options = [options[letter] for letter in letters]
     if not isinstance(options, list) or not 2 <= len(options) <= 26:
-        raise record.wrong("options", "2 to 26 options, as a list or an object with the keys A, B, ...", options)
-    return record.texts("options", options)
+        raise record.wrong(name, "2 to 26 options, as a list or an object with the keys A, B, ...", options)
+    return record.texts(name, options)
 
 
 def _option_index(options: tuple[str, ...], answer: str) -> int | None:
@@ -193,16 +243,22 @@ def _option_index(options: tuple[str, ...], answer: str) -> int | None:
 
 
 def _correct(record: Record, options: tuple[str, ...], answers: tuple[str, ...]) -> int:
-    """Return the index of the one option that every golden answer names, by letter or by text."""
-    candidates: set[int | None] = set()
+    """Return the index of the one option that every golden answer names, by letter or by text.
+
+    An answer that is the letter of one option and the text of another names both, and the record is refused: unlike
+    an agent, a file does not say which it means. Options of equal texts are one.
+    """
+    keys = [option_key(option) for option in options]
+    candidates: list[set[str]] = []
     for answer in answers:
-        # "A" may be the letter of one option and the text of another: then both count, and the record is refused.
         by_letter = _option_index(options, answer)
-        by_text = options.index(answer) if answer in options else None
-        candidates |= {by_letter, by_text} - {None} or {None}
-    if len(candidates) != 1 or (correct := candidates.pop()) is None:
+        candidates.append({option_key(answer)} & set(keys) | (set() if by_letter is None else {keys[by_letter]}))
+    # Each must name one option, and all the same.
+    if any(len(names) != 1 for names in candidates) or len(set.union(*candidates)) != 1:
         raise record.wrong("golden_answers", "the letter or the text of exactly one option", list(answers))
-    return correct
+    # Of equal options the one that the first answer names by its letter, or else the first.
+    by_letter = _option_index(options, answers[0])
+    return keys.index(candidates[0].pop()) if by_letter is None else by_letter
 
 
 def _facts(record: Record) -> tuple[Fact, ...]:
@@ -241,11 +297,11 @@ def _contexts(record: Record) -> Iterator[Passage]:
         if not isinstance(item, list) or len(item) != 2 or not isinstance(item[1], list):
             raise record.wrong("context", "[title, sentences] pairs", item)
         title = clean_title(record.checked("context", item[0]))
-        sentences = [record.checked("context", sentence).strip() for sentence in item[1]]
-        text = " ".join(filter(None, sentences))
+        text = joined(record.checked("context", sentence) for sentence in item[1])
         # "\x00" keeps ("ab", "c") and ("a", "bc") apart. 8 bytes: a collision in 10 million has odds of 1 in 400,000.
-        digest = hashlib.blake2b(f"{title}\x00{text}".encode(), digest_size=8)
-        yield Passage(digest.hexdigest(), title, text)
+        # NFC, so that two spellings of one paragraph are one passage.
+        content = unicodedata.normalize("NFC", f"{title}\x00{text}")
+        yield Passage(hashlib.blake2b(content.encode(), digest_size=8).hexdigest(), title, text)
 
 
 def _with_aliases(tasks: list[Task], path: Path) -> list[Task]:
@@ -272,13 +328,23 @@ def _with_aliases(tasks: list[Task], path: Path) -> list[Task]:
     ]
 
 
+_HOTPOTQA = frozenset(("_id", "id", "question", "answer", "type", "level", "supporting_facts", "context"))
+_2WIKI = _HOTPOTQA | {"evidences", "answer_id", "entity_ids", "evidences_id"}
+_MEDQA = frozenset(("question", "answer", "options", "answer_idx", "meta_info", "metamap_phrases"))
+_JSONL = frozenset(("id", "question", "golden_answers", "options", "choices", "metadata", "type", "supporting_facts",
+                    "context"))  # fmt: skip
+
 FORMATS: dict[str, Format] = {
-    "hotpotqa": Format(_hotpotqa, _contexts, page="https://hotpotqa.github.io"),
+    "hotpotqa": Format(_hotpotqa, _contexts, page="https://hotpotqa.github.io", fields=_HOTPOTQA),
     "2wikimultihopqa": Format(
-        _2wikimultihopqa, _contexts, finish=_with_aliases, page="https://github.com/Alab-NII/2wikimultihop"
+        _2wikimultihopqa,
+        _contexts,
+        finish=_with_aliases,
+        page="https://github.com/Alab-NII/2wikimultihop",
+        fields=_2WIKI,
     ),
     "bamboogle": Format(_bamboogle, records=tsv_records, page="https://github.com/ofirpress/self-ask"),
-    "medqa": Format(_medqa, page="https://github.com/jind11/MedQA"),
-    "jsonl": Format(_jsonl, lambda record: _contexts(_flattened(record))),
+    "medqa": Format(_medqa, page="https://github.com/jind11/MedQA", fields=_MEDQA),
+    "jsonl": Format(_jsonl, lambda record: _contexts(_flattened(record)), fields=_JSONL),
 }
 """Formats by their name in cards, without "synth", which is generated and not read."""

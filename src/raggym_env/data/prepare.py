@@ -8,19 +8,21 @@ gets a new folder and is prepared again.
 from __future__ import annotations
 
 import hashlib
+import itertools
 import json
 import logging
 import re
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
+from stat import S_ISREG
 from typing import Any
 
 from raggym_env.core import Passage
 from raggym_env.data.corpus import BATCH_ROWS, FORMAT_VERSION, Corpus, write_corpus
 from raggym_env.data.formats import read_contexts
-from raggym_env.data.passages import read_passages
-from raggym_env.errors import DataNotFound
+from raggym_env.data.passages import corpus_files, read_passages
+from raggym_env.errors import DataError, DataNotFound
 from raggym_env.storage.atomic import atomic_folder, build_once
 from raggym_env.storage.paths import cache_dir
 
@@ -51,8 +53,9 @@ class CorpusSource:
 
 
 def file_source(path: Path) -> CorpusSource:
-    """Return the source for a corpus file in one of the forms of `raggym_env.data.passages.read_passages`."""
-    return CorpusSource(str(path), ("file", *_stamp(path)), lambda: read_passages(path))
+    """Return the source for a corpus file or folder in one of the forms of `raggym_env.data.passages.read_passages`."""
+    stamps = (_stamp(file) for file in corpus_files(path))
+    return CorpusSource(str(path), ("file", *itertools.chain.from_iterable(stamps)), lambda: read_passages(path))
 
 
 def contexts_source(path: Path, format: str) -> CorpusSource:
@@ -95,4 +98,6 @@ def _stamp(path: Path) -> tuple[str, int, int]:
         stat = path.stat()
     except FileNotFoundError as error:
         raise DataNotFound(f"No file at {path}.") from error
+    if not S_ISREG(stat.st_mode):  # reading a pipe or a device may never end
+        raise DataError(f"{path} is not a regular file.")
     return str(path.resolve()), stat.st_size, stat.st_mtime_ns

@@ -7,10 +7,11 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from raggym_env.cards import EnvCard, Source
+from raggym_env.data.files import COMPRESSED
 from raggym_env.data.formats import FORMATS
 from raggym_env.data.hub import PREFIX, HubName, fetch, hub_name
-from raggym_env.errors import DataNotFound, MissingExtra
-from raggym_env.storage.paths import cache_dir, card_file, data_dir
+from raggym_env.errors import CardError, DataNotFound, MissingExtra
+from raggym_env.storage.paths import cache_dir, data_dir, data_folders, is_shipped
 
 __all__ = ["CONTEXTS", "Located", "locate", "no_corpus", "not_found", "places"]
 
@@ -42,10 +43,15 @@ def places(card: EnvCard, root: Path | None = None) -> list[Path]:
     if root is not None:
         folders = [root / folder, root]
     else:
-        user = data_dir()
-        beside_card = [] if _is_shipped(card) else [card.path.parent, card.path.parent / folder]
-        folders = [*beside_card, *([user / folder] if user else []), _download_folder(card)]
+        folders = [*_beside(card), *(data / folder for data in data_folders())]
     return list(dict.fromkeys(folders))  # without a folder name, two of them are the same
+
+
+def _beside(card: EnvCard) -> list[Path]:
+    """Return the folders that come with a card: none with a shipped one, nor with one that is in no folder."""
+    if is_shipped(card.path) or not card.path.is_absolute():
+        return []
+    return [card.path.parent, card.path.parent / card.dataset.folder]
 
 
 def _download_folder(card: EnvCard) -> Path:
@@ -62,6 +68,7 @@ def locate(card: EnvCard, source: Source, *, root: Path | None = None, use_hub: 
         use_hub: If false, nothing is downloaded.
 
     Raises:
+        CardError: A file beside a card that is not trusted leads out of the card's folder by a link.
         DataNotFound: A file is missing. The message lists what is missing in which folder, and why the hub could
             not provide it.
     """
@@ -73,19 +80,37 @@ def locate(card: EnvCard, source: Source, *, root: Path | None = None, use_hub: 
     for folder in folders:
         files = [file for name in names if (file := _file(folder, name))]
         if len(files) == len(names):
+            _check_links(card, files, folder, root)
             return Located(source, files[0], files[1] if corpus_file else hub_corpus)
     if hub is None or not use_hub or root is not None:
         raise DataNotFound(_missing(names, folders))
     corpus: Path | HubName | None = hub_corpus
     if corpus_file:
         # Rows from the hub are stored in the cache, so their corpus file may be in any folder.
-        corpus = next((file for folder in folders if (file := _file(folder, corpus_file))), None)
-        if corpus is None:  # checked before the download, which may take long
+        places_of_corpus = [(folder, file) for folder in folders if (file := _file(folder, corpus_file))]
+        if not places_of_corpus:  # checked before the download, which may take long
             raise DataNotFound(_missing([corpus_file], folders))
+        folder, corpus = places_of_corpus[0]
+        _check_links(card, [corpus], folder, root)
     try:
         return Located(source, fetch(hub, _download_folder(card)), corpus)
     except (DataNotFound, MissingExtra) as error:
         raise DataNotFound(f"{_missing(names, folders)}; {error}") from error
+
+
+def _check_links(card: EnvCard, files: Sequence[Path], folder: Path, root: Path | None) -> None:
+    """Raise `CardError` if files beside a card that is not trusted lead out of its folder by a link."""
+    if root is not None or card.trusted or folder not in _beside(card):
+        return  # the user named the folder
+    roots = [place.resolve() for place in (card.path.parent, *data_folders())]
+    for file in files:
+        target = file.resolve()
+        if not any(target.is_relative_to(place) for place in roots):
+            raise CardError(
+                f"{file} leads out of the folder of {card.path}, to {target}. If you trust the card, pass "
+                "--trust-card (trust=True in Python). Links in $RAGGYM_DATA are followed for all cards that lie "
+                "elsewhere."
+            )
 
 
 def not_found(card: EnvCard, split: str, reasons: Sequence[str]) -> DataNotFound:
@@ -95,7 +120,7 @@ def not_found(card: EnvCard, split: str, reasons: Sequence[str]) -> DataNotFound
     if any(source.questions.startswith(PREFIX) for source in sources):
         remedies.append(_download_command(card))
     page = FORMATS[card.dataset.format].page
-    files = f"the official files ({page})" if page and _is_shipped(card) else "the files"
+    files = f"the official files ({page})" if page and is_shipped(card.path) else "the files"
     corpora = [source.corpus for source in sources]
     # A corpus file is worth naming only if every source needs one.
     if not any(corpus == CONTEXTS or corpus.startswith(PREFIX) for corpus in corpora):
@@ -114,14 +139,14 @@ def no_corpus(card: EnvCard, split: str, located: Located, reason: str) -> DataN
     remedies = [_download_command(card)]
     if files:
         # A corpus of 20 million passages is better linked to than copied.
-        remedies.append(f"put {' or '.join(files)} (.gz, too, or a link to it) into {_user_folder(card)}")
+        remedies.append(f"put {' or '.join(files)} (.gz or .bz2, too, or a link to it) into {_user_folder(card)}")
     return DataNotFound(
         f"No corpus for the split {split!r} of {card.name}:{''.join(lines)}\nTo get it, {', or '.join(remedies)}."
     )
 
 
 def _download_command(card: EnvCard) -> str:
-    return f"run `raggym data get {card.name if _is_shipped(card) else card.path}` where there is a network"
+    return f"run `raggym data get {card.name if is_shipped(card.path) else card.path}` where there is a network"
 
 
 def _user_folder(card: EnvCard) -> str:
@@ -135,9 +160,6 @@ def _missing(names: Sequence[str], folders: Sequence[Path]) -> str:
 
 
 def _file(folder: Path, name: str) -> Path | None:
-    return next((path for path in (folder / name, folder / f"{name}.gz") if path.is_file()), None)
-
-
-def _is_shipped(card: EnvCard) -> bool:
-    # By path, not by name: a user's edited copy of a shipped card keeps its name.
-    return card.path == card_file("envs", card.path.stem).resolve()
+    paths = [folder / f"{name}{suffix}" for suffix in ("", *COMPRESSED)]
+    # A corpus may be a folder of files.
+    return next((path for path in paths if path.is_file() or (name and path.is_dir())), None)

@@ -57,13 +57,15 @@ def register_card(path: str | Path, *, trust: bool = False) -> str:
 
     Args:
         path: A card; its file name without `.toml` becomes the id, e.g. `MyDocs-v0.toml`.
-        trust: Whether the card may name code of its own, "module:Class".
+        trust: Whether the card may use your authority: name code, URLs, keys and files elsewhere; see
+            `raggym_env.cards`. The environments that are made of it inherit the trust.
 
     Returns:
         The id for `gym.make`.
 
     Raises:
-        CardError: The file is not a card, its name is not an environment id, or it names code and is not trusted.
+        CardError: The file is not a card, its name is not an environment id, or it uses authority and is not
+            trusted.
     """
     from raggym_env.cards import env_card
 

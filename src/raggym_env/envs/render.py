@@ -7,16 +7,14 @@ from collections.abc import Sequence
 
 from raggym_env.core import State, Turn, option_letter
 from raggym_env.mdp.step_reward import Reward
+from raggym_env.text.exits import for_terminal
 
-__all__ = ["printable", "render_episode"]
+__all__ = ["render_episode"]
 
 _WIDTH = 100
 _PASSAGE_CHARS = 240  # enough to see what a passage is about, three lines of a terminal
-
-
-def printable(text: str) -> str:
-    """Return the text without control characters, so that a passage cannot drive the terminal that shows it."""
-    return "".join(char if char.isprintable() else " " for char in text)
+_TITLE_CHARS = 200
+_TEXT_CHARS = 10_000
 
 
 def render_episode(state: State, rewards: Sequence[Reward] = (), *, last: bool = False) -> str:
@@ -36,8 +34,8 @@ def render_episode(state: State, rewards: Sequence[Reward] = (), *, last: bool =
         if not last or (number == len(state.history) and not ended):
             blocks.append(_turn(number, turn, rewards))
     if ended:
-        answer = "no answer" if state.answer is None else f"answer: {printable(state.answer)}"
-        blocks.append(f"Ended ({state.stop}), {answer}{_reward(rewards, len(rewards) - 1)}")
+        answer = "no answer" if state.answer is None else f"answer: {state.answer}"
+        blocks.append(_wrap(f"Ended ({state.stop}), ", answer) + _reward(rewards, len(rewards) - 1))
     else:
         blocks.append(f"{state.searches_left} searches left")
     return "\n".join(blocks)
@@ -48,8 +46,9 @@ def _turn(number: int, turn: Turn, rewards: Sequence[Reward]) -> str:
     if not turn.passages:
         lines.append("  nothing found")
     for rank, passage in enumerate(turn.passages, 1):
-        excerpt = textwrap.shorten(printable(passage.text), _PASSAGE_CHARS, placeholder=" ...")
-        lines.append(_wrap(f"  [{rank}] ", f"{passage.title}: {excerpt}"))
+        title = for_terminal(passage.title, length=_TITLE_CHARS)
+        excerpt = textwrap.shorten(for_terminal(passage.text), _PASSAGE_CHARS, placeholder=" ...")
+        lines.append(_wrap(f"  [{rank}] ", f"{title}: {excerpt}"))
     return "\n".join(lines)
 
 
@@ -61,6 +60,7 @@ def _reward(rewards: Sequence[Reward], index: int) -> str:
 
 
 def _wrap(head: str, text: str) -> str:
-    return textwrap.fill(
-        printable(text), _WIDTH, initial_indent=head, subsequent_indent=" " * len(head), break_long_words=False
-    )
+    # Whole, however long a question is: it is read, and cut only where it would fill screens.
+    text = for_terminal(text, length=_TEXT_CHARS)
+    # Of a blank text, `fill` would drop the head too.
+    return textwrap.fill(text, _WIDTH, initial_indent=head, subsequent_indent=" " * len(head)) or head.rstrip()

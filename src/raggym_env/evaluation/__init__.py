@@ -1,13 +1,16 @@
 """Evaluation: run a policy, score what it did, rank it, and show it on a page."""
 
+from raggym_env.evaluation.compare import Comparison, compare
 from raggym_env.evaluation.evaluate import evaluate
 from raggym_env.evaluation.leaderboard import Leaderboard, build_leaderboard
-from raggym_env.evaluation.report import html_report
-from raggym_env.evaluation.scores import Estimate, Prediction, Scores, bootstrap, score_record, score_records
+from raggym_env.evaluation.report import report_page, write_report
+from raggym_env.evaluation.scores import Prediction, Scores, score_record, score_records
+from raggym_env.evaluation.statistics import Estimate, bootstrap
 from raggym_env.runs.ray.pool import Workers
 from raggym_env.runs.run import Run
 
 __all__ = [
+    "Comparison",
     "Estimate",
     "Leaderboard",
     "Prediction",
@@ -16,8 +19,10 @@ __all__ = [
     "Workers",
     "bootstrap",
     "build_leaderboard",
+    "compare",
     "evaluate",
-    "html_report",
+    "report_page",
     "score_record",
     "score_records",
+    "write_report",
 ]

@@ -43,7 +43,7 @@ def evaluate(
         settings: Changes to the cards by dotted key: `retrieval.k`, `policy.options.x`.
         in_flight: Episodes that run side by side, in each worker if there are workers.
         workers: Ray workers that run the episodes instead of this process. The run is the same with and without.
-        trust: Whether cards at paths may name code of their own, "module:Class".
+        trust: Whether cards at paths may use the user's authority; see `raggym_env.cards`.
         progress: Called as each episode ends; see `Progress`.
 
     Returns:

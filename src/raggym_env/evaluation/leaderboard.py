@@ -3,24 +3,22 @@
 from __future__ import annotations
 
 import tomllib
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from raggym_env import data
-from raggym_env.cards import EnvCard, env_card, policy_card
+from raggym_env.cards import EnvCard, env_card
 from raggym_env.core import Task
-from raggym_env.data.files import json_records
 from raggym_env.errors import DataError, RunError
-from raggym_env.evaluation.scores import Prediction, Scores, score_records
-from raggym_env.runs.run import Run
-from raggym_env.storage.paths import card_names
+from raggym_env.evaluation.predictions import read_predictions
+from raggym_env.evaluation.scored_run import LoadTasks, ScoredRun, cached_tasks
+from raggym_env.evaluation.scores import Scores, score_records
+from raggym_env.text.exits import for_markdown
 
 __all__ = ["COLUMNS", "Board", "Leaderboard", "Row", "build_leaderboard"]
 
 Json = dict[str, Any]
-LoadTasks = Callable[[EnvCard, str], data.TaskSet]
 # In the order of the columns. A board leaves out a metric that none of its rows has.
 COLUMNS = {"accuracy": "Accuracy", "em": "EM", "f1": "F1", "cover_em": "Cover EM", "recall": "Recall"}
 
@@ -38,6 +36,8 @@ class Row:
     """Published means by metric, in [0, 1]. Not computed here and never ranked."""
     setting: str = ""
     """Retriever, passages per search, search budget and fingerprint of the corpus; empty for predictions."""
+    unknown: int = 0
+    """Predictions for questions that are not in the split. They are not scored."""
 
     def figure(self, metric: str) -> tuple[float, float | None, float | None] | None:
         """Return the mean and interval of a metric, or None. A published mean has no interval."""
@@ -104,7 +104,7 @@ def build_leaderboard(
     """Score runs and predictions, and rank them by environment.
 
     Args:
-        sources: Run folders, or files of `{"id", "prediction"}` lines.
+        sources: Run folders, or predictions files in a form of `read_predictions`.
         card: Environment of the predictions; needed with a predictions file only.
         split: Split of the predictions.
         published: A TOML file of published results, shown unranked beside the runs: a table `[[result]]` each with
@@ -114,11 +114,11 @@ def build_leaderboard(
         RunError: A folder is not a run, or its questions are not those of the local data set.
         DataError: A predictions file is malformed, or no environment was given for it.
     """
-    load_tasks = _cached(data.load_tasks)
+    load_tasks = cached_tasks()
     entries = []
     for source in map(Path, sources):
         if source.is_dir():
-            entries.append(_run_entry(Run.read(source), load_tasks))
+            entries.append(_run_entry(source, load_tasks))
         else:
             entries.append(_predictions_entry(source, card, split, load_tasks))
     cited = _published(Path(published)) if published is not None else []
@@ -131,69 +131,10 @@ def build_leaderboard(
     return Leaderboard(tuple(_board(group, cited) for _, group in sorted(groups.items())))
 
 
-def _cached(load_tasks: LoadTasks) -> LoadTasks:
-    """Return the function with a cache, since the runs of a board share their data set."""
-    cache: dict[str, data.TaskSet] = {}
-
-    def load(card: EnvCard, split: str) -> data.TaskSet:
-        # Not by the card's name: two runs may have different cards of one name.
-        key = f"{card.path} {card.dataset.model_dump_json()} {split}"
-        if key not in cache:
-            cache[key] = load_tasks(card, split)
-        return cache[key]
-
-    return load
-
-
-def _run_entry(run: Run, load_tasks: LoadTasks) -> _Entry:
-    # Its policy was steered by a critic that may read gold answers.
-    if "collect" in run.config:
-        raise RunError(
-            f"{run.path} is process data of `raggym collect`, not an evaluation. `--inspect` shows its contents."
-        )
-    card, split = run.card, run.config["split"]
-    taskset = load_tasks(card, split)
-    # Scoring old answers on changed questions would give a number that nobody could reproduce.
-    if taskset.fingerprint != run.config["dataset"]:
-        raise RunError(
-            f"{run.path} was made on other questions than those in {taskset.source} now, so it cannot be scored on "
-            "them. Restore that file, or run the evaluation again."
-        )
-    tasks = run.select(taskset.tasks)
-    retrieval, episode = card.retrieval, card.episode
-    options = "".join(f", {name}={value}" for name, value in retrieval.options.items())
-    corpus = str(run.config["corpus"])[:6]  # shown since runs over different passages are not comparable
-    setting = f"{retrieval.name}, k={retrieval.k}{options}, {episode.max_searches} searches, corpus {corpus}"
-    row = Row(_label(run), str(run.path), score_records(run.episodes(), tasks, run.price), setting=setting)
-    return _Entry(card, split, tasks, taskset.fingerprint, row)
-
-
-def _label(run: Run) -> str:
-    """Return the policy's name with the model, changed options, the search at inference and the seed."""
-    policy, seed = run.config["policy"], run.config["seed"]
-    name = str(policy["name"])
-    # An old record may lack the table.
-    search = {key: value for key, value in policy.get("search", {}).items() if value}
-    if tree := search.pop("tree", None):
-        search["tree"] = f"{tree['width']}x{tree['depth']}"
-    parts = [*_options(policy), *(f"{key.replace('_', ' ')} {value}" for key, value in search.items())]
-    parts += [f"seed {seed}"] if seed else []
-    return f"{name} ({', '.join(parts)})" if parts else name
-
-
-def _options(policy: Mapping[str, Any]) -> list[str]:
-    """Return the model, and the options in which a run of a shipped card differs from that card."""
-    options = dict(policy.get("options", {}))
-    llm = options.pop("llm", None)
-    # The name comes from a run folder, so it is looked up among the shipped cards only, never opened as a path.
-    shipped = policy["name"] in card_names("policies")
-    defaults = policy_card(policy["name"]).options if shipped else options
-    changed = [
-        f"{key} changed" if isinstance(value, dict | list) else f"{key}={value}"
-        for key, value in options.items()
-        if value != defaults.get(key)
-    ]
-    return [*([str(llm)] if llm else []), *changed]
+def _run_entry(path: Path, load_tasks: LoadTasks) -> _Entry:
+    run = ScoredRun.read(path, load_tasks)
+    row = Row(run.label, str(path), run.scores, setting=run.setting)
+    return _Entry(run.card, run.split, run.tasks, run.taskset.fingerprint, row)
 
 
 def _predictions_entry(path: Path, card: str | Path | EnvCard | None, split: str, load_tasks: LoadTasks) -> _Entry:
@@ -203,26 +144,14 @@ def _predictions_entry(path: Path, card: str | Path | EnvCard | None, split: str
         raise DataError(f"{path} is a predictions file: name its environment with --env.")
     card = env_card(card)
     taskset = load_tasks(card, split)
-    predictions = _predictions(path)
+    predictions = read_predictions(path)
     ids = {task.id for task in taskset.tasks}
+    unknown = sum(prediction.id not in ids for prediction in predictions)
     # A file of another split would otherwise be scored as if every question were missing.
-    if not any(prediction.id in ids for prediction in predictions):
-        raise DataError(f"{path}: none of its ids is a question of {card.name}, split {split!r}.")
-    row = Row(path.stem, str(path), score_records(predictions, taskset.tasks))
+    if unknown == len(predictions):
+        raise DataError(f"{path}: none of its {unknown} ids is a question of {card.name}, split {split!r}.")
+    row = Row(path.stem, str(path), score_records(predictions, taskset.tasks), unknown=unknown)
     return _Entry(card, split, taskset.tasks, taskset.fingerprint, row)
-
-
-def _predictions(path: Path) -> list[Prediction]:
-    # Any other field is ignored: a predictions file must not decide what failed or was searched.
-    predictions: dict[str, Prediction] = {}
-    for record in json_records(path):
-        question = record.text("id")
-        if question in predictions:
-            raise record.error(f"id {question!r} occurred before")
-        if "prediction" not in record.fields:
-            raise record.error(f"field 'prediction' is missing; the record has {sorted(record.fields)}")
-        predictions[question] = Prediction(question, record.checked("prediction", record.fields["prediction"]))
-    return list(predictions.values())
 
 
 def _published(path: Path) -> list[tuple[str, Row]]:
@@ -259,7 +188,7 @@ def _markdown(board: Board) -> str:
     # Only where they differ: a column of equal cells says nothing.
     heads += ["Setting"] if len(settings) > 1 else []
     lines = [
-        f"### {board.environment}, {board.split} split, {board.questions} questions",
+        f"### {for_markdown(board.environment)}, {for_markdown(board.split)} split, {board.questions} questions",
         "",
         _line(heads),
         _line(["---:" if head == "#" else "---" for head in heads]),
@@ -270,13 +199,18 @@ def _markdown(board: Board) -> str:
             scores = row.scores
             cells.append(f"{scores.tokens:,}" if scores else "")
             cells.append(f"{scores.cost:.4f}" if scores and scores.cost is not None else "")
-        cells += [row.setting] if len(settings) > 1 else []
+        cells += [for_markdown(row.setting)] if len(settings) > 1 else []
         lines.append(_line(cells))
     notes = [f"Ranked by {COLUMNS[board.metric]}; 95 % bootstrap intervals."]
     if len(settings) == 1 and (setting := settings.pop()):
-        notes.append(f"Setting: {setting}.")
+        notes.append(f"Setting: {for_markdown(setting)}.")
     if any(row.scores and not row.scores.complete for row in board.rows):
         notes.append("Runs in which not every question is scored are not ranked; their means are over the scored ones.")
+    notes += [
+        f"{row.policy}: {row.unknown:,} of its predictions are for other questions and not scored."
+        for row in board.rows
+        if row.unknown
+    ]
     if any(row.cited for row in board.rows):
         notes.append("Cited rows are published results, obtained with other corpora, retrievers and questions.")
     return "\n".join([*lines, "", " ".join(notes)])
@@ -285,14 +219,14 @@ def _markdown(board: Board) -> str:
 def _cells(row: Row, place: int, metrics: Sequence[str]) -> list[str]:
     figures = [_figure(row.figure(name)) for name in metrics]
     if row.scores is None:
-        return ["", f"{row.policy} (cited: {row.source})", *figures, "", ""]
+        return ["", f"{for_markdown(row.policy)} (cited: {for_markdown(row.source)})", *figures, "", ""]
     scores = row.scores
     scored = f"{scores.scored}/{scores.questions}"
     scored += f", {scores.no_action} no action" if scores.no_action else ""
     scored += f", {scores.failed} failed" if scores.failed else ""
     return [
         str(place) if scores.complete else "",
-        row.policy,
+        for_markdown(row.policy),
         *figures,
         "" if scores.searches is None else f"{scores.searches:.2f}",
         scored,
@@ -307,4 +241,4 @@ def _figure(figure: tuple[float, float | None, float | None] | None) -> str:
 
 
 def _line(cells: Sequence[str]) -> str:
-    return "| " + " | ".join(cell.replace("|", "\\|") for cell in cells) + " |"
+    return "| " + " | ".join(cells) + " |"

@@ -6,18 +6,14 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
-import numpy as np
-
 from raggym_env.cards import PriceCard
 from raggym_env.core import Search, StopReason, Task, Usage
-from raggym_env.errors import OptionError
+from raggym_env.evaluation.statistics import Estimate, bootstrap
 from raggym_env.mdp.metrics import all_scores
 from raggym_env.mdp.records import Episode
 from raggym_env.rewards.evidence import evidence_recall
 
-__all__ = ["Estimate", "Prediction", "Scores", "bootstrap", "score_record", "score_records"]
-
-_RESAMPLES = 2000  # the interval then moves by about .001 between seeds on 1,000 questions
+__all__ = ["Prediction", "Scores", "score_record", "score_records", "searches_of"]
 
 
 class Prediction(NamedTuple):
@@ -28,14 +24,6 @@ class Prediction(NamedTuple):
     answer: str | None
     error: None = None
     """As `Episode.error`: a predictions file has no say in what failed."""
-
-
-class Estimate(NamedTuple):
-    """A mean over questions with its 95 % interval."""
-
-    mean: float
-    low: float
-    high: float
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,31 +66,6 @@ class Scores:
         return self.scored == self.questions
 
 
-def bootstrap(values: Sequence[float], seed: int = 0) -> Estimate:
-    """Return the mean and its 95 % percentile-bootstrap interval (Efron, 1979), from 2,000 resamples.
-
-    >>> bootstrap([1.0, 1.0])
-    Estimate(mean=1.0, low=1.0, high=1.0)
-
-    Raises:
-        OptionError: There are no values.
-    """
-    if not len(values):
-        raise OptionError("A mean needs at least one value, got none.")
-    sample = np.asarray(values, np.float64)
-    rng = np.random.default_rng(seed)
-    # In blocks: all resamples of a large set at once would take gigabytes.
-    block = max(1, 2_000_000 // len(sample))
-    means = np.concatenate(
-        [
-            sample[rng.integers(len(sample), size=(min(block, _RESAMPLES - start), len(sample)))].mean(axis=1)
-            for start in range(0, _RESAMPLES, block)
-        ]
-    )
-    low, high = np.percentile(means, [2.5, 97.5])
-    return Estimate(float(sample.mean()), float(low), float(high))
-
-
 def score_records(
     records: Iterable[Episode | Prediction], tasks: Sequence[Task], price: PriceCard | None = None
 ) -> Scores:
@@ -130,7 +93,7 @@ def score_records(
         failed=len(answered) - len(scored),
         no_action=sum(episode.stop == StopReason.NO_ACTION for episode in episodes),
         metrics={name: bootstrap(column) for name, column in values.items()},
-        searches=sum(map(_searches, episodes)) / len(episodes) if episodes else None,
+        searches=sum(map(searches_of, episodes)) / len(episodes) if episodes else None,
         usage=usage,
         cost=None if price is None else _cost(usage, price),
     )
@@ -153,6 +116,7 @@ def score_record(record: Episode | Prediction, task: Task) -> dict[str, float]:
     return scores
 
 
-def _searches(episode: Episode) -> int:
+def searches_of(episode: Episode) -> int:
+    """Return the number of searches that were run; the one beyond the budget was not."""
     searches = sum(isinstance(step.action, Search) for step in episode.steps)
-    return searches - (episode.stop == StopReason.SEARCH_BUDGET)  # the search beyond the budget was not run
+    return searches - (episode.stop == StopReason.SEARCH_BUDGET)

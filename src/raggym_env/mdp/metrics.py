@@ -3,12 +3,20 @@
 `normalize`, `exact_match` and `token_f1` follow `hotpot_evaluate_v1.py` (HotpotQA, arXiv 1809.09600), which took
 its normalisation from the SQuAD 1.1 script (arXiv 1606.05250). `cover_em` is the cover-exact-match of the search
 agent literature, over whole tokens. `accuracy` reads an option by `read_option`.
+
+They deviate from the scripts in two points (`benchmarks/METRICS.md` lists these and smaller ones, with the questions
+that each touches):
+
+- Texts are compared in Unicode NFC, so that "é" equals "e" with a combining accent.
+- A gold answer of which normalisation leaves nothing ("The The", "...") is compared with its articles or, if it has no
+  letters, as written. It matches as a whole or not at all, and nothing matches a blank prediction.
 """
 
 from __future__ import annotations
 
 import re
 import string
+import unicodedata
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 
@@ -19,9 +27,11 @@ __all__ = [
     "METRICS",
     "accuracy",
     "all_scores",
+    "comparable",
     "cover_em",
     "exact_match",
     "normalize",
+    "option_key",
     "read_option",
     "score",
     "token_f1",
@@ -38,28 +48,56 @@ _CLAUSE_END = re.compile(r"[,.;:!?](?=\s|$)(?!\s*\d)|\s[-–—]\s|\n")
 
 
 def normalize(text: str) -> str:
-    """Return the text in lower case, without ASCII punctuation and a/an/the, with single spaces.
+    """Return the text in NFC and lower case, without ASCII punctuation and a/an/the, with single spaces.
 
-    The steps are those of the SQuAD script, in its order. Punctuation is removed, not replaced: "St.Louis" is one
-    token. Characters outside `string.punctuation`, such as "–" and "’", stay.
+    The steps after NFC are those of the SQuAD script, in its order. Punctuation is removed, not replaced: "St.Louis"
+    is one token. Characters outside `string.punctuation`, such as "–" and "’", stay.
 
     >>> normalize("The  Beatles' 'Abbey Road'!")
     'beatles abbey road'
     """
-    return " ".join(_ARTICLES.sub(" ", text.lower().translate(_PUNCTUATION)).split())
+    return " ".join(_ARTICLES.sub(" ", _lower(text).translate(_PUNCTUATION)).split())
+
+
+def _with_articles(text: str) -> str:
+    return " ".join(_lower(text).translate(_PUNCTUATION).split())
+
+
+def _as_written(text: str) -> str:
+    return " ".join(_lower(text).split())
+
+
+def _lower(text: str) -> str:
+    return unicodedata.normalize("NFC", text).lower()
+
+
+def _form(text: str) -> Callable[[str], str]:
+    """Return the first of the three forms above in which the text is not empty; `_as_written` for a blank text."""
+    return next((form for form in (normalize, _with_articles) if form(text)), _as_written)
+
+
+def comparable(text: str) -> str:
+    """Return what answers are compared by: the normalised text, or as much less of it as leaves something.
+
+    It is empty only for a blank text.
+
+    >>> comparable("The Beatles!"), comparable("The The!"), comparable("!!!")
+    ('beatles', 'the the', '!!!')
+    """
+    return _form(text)(text)
 
 
 def exact_match(prediction: str, gold: str | Sequence[str]) -> float:
-    """Return 1.0 if the normalised prediction equals the normalised gold answer (any of several), else 0.0."""
-    normalized = normalize(prediction)
-    return max(float(normalized == normalize(answer)) for answer in _golds(gold))
+    """Return 1.0 if the prediction equals the gold answer (any of several) after `comparable`, else 0.0."""
+    return max(_exact_match(prediction, answer) for answer in _golds(gold))
 
 
 def token_f1(prediction: str, gold: str | Sequence[str]) -> float:
     """Return the token-overlap F1 with the gold answer (the best of several), by the HotpotQA script.
 
     If either side normalises to "yes", "no" or "noanswer" and the other side differs, the score is 0. Repeated
-    tokens count as often as both sides have them. No shared token scores 0, two empty answers included.
+    tokens count as often as both sides have them. No shared token scores 0. For a gold answer of which normalisation
+    leaves nothing, the score is that of `exact_match`.
 
     >>> token_f1("the Eiffel Tower", "Eiffel Tower, Paris")
     0.8
@@ -71,8 +109,8 @@ def cover_em(prediction: str, gold: str | Sequence[str]) -> float:
     """Return 1.0 if the prediction contains the gold answer (any of several) as a run of whole normalised tokens.
 
     A gold "yes", "no" or "noanswer" is covered only by a prediction whose opening clause is that word and nothing
-    else ("No, they are not."). A gold of no tokens is covered only by a prediction of none. An exact match is
-    always covered.
+    else ("No, they are not."), and so is a gold answer that is a single article or mark ("The", "..."). An exact match
+    is always covered, and nothing by a blank prediction.
 
     >>> cover_em("It is the Eiffel Tower in Paris.", "Eiffel Tower"), cover_em("a novelist", "no")
     (1.0, 0.0)
@@ -85,10 +123,11 @@ def accuracy(answer: str, options: Sequence[str], correct: int) -> float:
 
     Args:
         answer: A letter, an option's text, or both.
-        options: Texts in order; the first is "A".
+        options: Texts in order; the first is "A". Options of equal texts are one: each is correct if one of them is.
         correct: Index of the correct option.
     """
-    return float(read_option(answer, options) == correct)
+    index = read_option(answer, options)
+    return float(index is not None and option_key(options[index]) == option_key(options[correct]))
 
 
 def _golds(gold: str | Sequence[str]) -> Sequence[str]:
@@ -99,8 +138,16 @@ def _golds(gold: str | Sequence[str]) -> Sequence[str]:
     return golds
 
 
+def _exact_match(prediction: str, gold: str) -> float:
+    form = _form(gold)
+    expected = form(gold)
+    return float(bool(expected) and form(prediction) == expected)
+
+
 def _token_f1(prediction: str, gold: str) -> float:
     predicted, expected = normalize(prediction), normalize(gold)
+    if not expected:
+        return _exact_match(prediction, gold)
     # Otherwise the one shared token of "no" and "no doubt, yes" would earn credit.
     if predicted != expected and (predicted in _VERDICTS or expected in _VERDICTS):
         return 0.0
@@ -113,14 +160,15 @@ def _token_f1(prediction: str, gold: str) -> float:
 
 
 def _cover_em(prediction: str, gold: str) -> float:
-    expected = normalize(gold)
-    if expected in _VERDICTS:
-        # "no" occurs in many answers that do not mean it ("There is no doubt: yes"), so only the opening counts.
-        opening = _CLAUSE_END.split(prediction.strip(), maxsplit=1)[0]
-        return float(expected in (normalize(opening), normalize(prediction)))
-    predicted = normalize(prediction)
+    form = _form(gold)
+    predicted, expected = form(prediction), form(gold)
     if not expected:
-        return float(not predicted)
+        return 0.0
+    if expected in _VERDICTS or (form is not normalize and " " not in expected):
+        # "no" occurs in many answers that do not mean it ("There is no doubt: yes"), and "the" in most, so only the
+        # opening counts.
+        opening = _CLAUSE_END.split(prediction.strip(), maxsplit=1)[0]
+        return float(expected in (form(opening), predicted))
     # Spaces around both, so that "art" is not covered by "party".
     return float(f" {expected} " in f" {predicted} ")
 
@@ -138,27 +186,44 @@ def read_option(text: str, options: Sequence[str]) -> int | None:
     """Return the index of the option that an answer names, or None if it names none clearly.
 
     Accepted in either case: the letter ("B", "b", "(B)", "[B]", "B.", "B)", "B:"), the letter with that option's
-    own text ("B. Aspirin", "(B) Aspirin", "B Aspirin"), and the option's text (equal after `normalize`); each also
-    after a lead-in ("Answer: B", "The correct answer is (B)", "Option B") and between asterisks, quotes or spaces.
+    own text ("B. Aspirin", "(B) Aspirin", "B Aspirin"), and the option's text; each also after a lead-in ("Answer: B",
+    "The correct answer is (B)", "Option B") and between asterisks, quotes or spaces.
+
+    A letter is always read as the letter, since that is what agents are told to give, even where it is the text of
+    another option. A text is that of the option that equals it but for case and marks at its ends, or else of the one
+    that equals it after `normalize`. Options of equal texts are one option, whose index is that of the first.
 
     Anything else is no answer: a letter with the text of another option or with any other text ("A patient with
-    fever", "C. difficile"), two letters, a letter beyond the options, a text that two options share.
+    fever", "C. difficile"), two letters, a letter beyond the options, a text like those of two different options.
 
     >>> read_option("(B) Aspirin", ["Heparin", "Aspirin"])
     1
+    >>> read_option("B", ["B", "A"]), read_option("1.5 mg", ["15 mg", "1.5 mg"])
+    (1, 1)
     """
     # The whole text first: an option may itself begin like a lead-in ("Option pricing"). Then without one lead-in, and
     # without two: "The correct answer is option B".
     for _ in range(3):
-        matches = [index for index, option in enumerate(options) if _option_key(option) == _option_key(text)]
-        letter = _letter(text, options)
-        if matches or letter is not None or not (lead := _LEAD.match(_bare(text))):
-            break
+        index = _read_option(text, options)
+        if index is not None or not (lead := _LEAD.match(_bare(text))):
+            return index
         text = _bare(text)[lead.end() :]
-    if not matches:
+    return None
+
+
+def _read_option(text: str, options: Sequence[str]) -> int | None:
+    letter, rest = _letter(text, options)
+    if letter is not None and not rest:
         return letter
-    # A text that two options share names neither; nor does one option's letter that is another one's text.
-    return matches[0] if len(matches) == 1 and letter in (None, matches[0]) else None
+    keys = [option_key(option) for option in options]
+    for key in (option_key(text), option_key(_bare(text))):
+        if key in keys:
+            return keys.index(key)
+    if letter is not None and option_key(rest) == keys[letter]:
+        return letter
+    # Normalised, "1.5 mg" and "15 mg" are equal: a text that is neither of them as written may mean either.
+    matches = [index for index, option in enumerate(options) if comparable(option) == comparable(text)]
+    return matches[0] if len({keys[index] for index in matches}) == 1 else None
 
 
 def _bare(text: str) -> str:
@@ -166,22 +231,24 @@ def _bare(text: str) -> str:
     return text.replace("**", "").strip(" \t\r\n*\"'`“”‘’_")
 
 
-def _option_key(text: str) -> str:
-    # Options made of punctuation or an article alone ("+", "A") normalise to nothing; they count as written.
-    return normalize(text) or " ".join(text.lower().split())
+def option_key(text: str) -> str:
+    """Return what options are told apart by: the text in NFC, without case and a full stop or comma at its end.
+
+    >>> option_key("Aspirin.") == option_key("ASPIRIN"), option_key("A+") == option_key("A-")
+    (True, False)
+    """
+    folded = " ".join(unicodedata.normalize("NFC", text).casefold().split())
+    return folded.rstrip(".,;: ") or folded  # options made of marks alone count as written
 
 
-def _letter(text: str, options: Sequence[str]) -> int | None:
-    """Return the index of the option whose letter the text is, alone or followed by that option's own text."""
+def _letter(text: str, options: Sequence[str]) -> tuple[int | None, str]:
+    """Return the index of the option whose letter the text begins with, or None, and the text after the letter."""
     match = _LETTER.fullmatch(_bare(text))
     if match is None:
-        return None
-    letter, rest = next(filter(None, match.groups()[:3])), match[4].strip()
+        return None, ""
+    letter = next(filter(None, match.groups()[:3]))
     index = string.ascii_uppercase.index(letter.upper())
-    if index >= len(options):
-        return None
-    # A letter with any other text is a sentence ("A patient with fever"), not an answer.
-    return index if not rest or _option_key(rest) == _option_key(options[index]) else None
+    return (index if index < len(options) else None), match[4].strip()
 
 
 def _accuracy_of_task(answer: str, task: Task) -> float:

@@ -9,7 +9,7 @@ from typing import Any
 
 from raggym_env import rewards
 from raggym_env.cards import PolicyCard, override, policy_card
-from raggym_env.errors import CardError, OptionError
+from raggym_env.errors import CardError, OptionError, check_option
 from raggym_env.mdp.dynamics import Dynamics
 from raggym_env.policies.best_of import BestOf
 from raggym_env.policies.tree import Tree
@@ -42,12 +42,12 @@ def make(
         tree: Options `width`, `depth` and `n` of a look-ahead; see `Tree`. Needs the `dynamics` too.
         critic: A process reward, or the name or class of one that needs no gold facts.
         dynamics: The dynamics of the environment, for `tree`.
-        trust: Whether a card at a path may name code, as "module:Class".
+        trust: Whether a card at a path may use the user's authority; see `raggym_env.cards`.
         **options: Keyword arguments of the policy's class. They override the card's `options`.
 
     Raises:
         UnknownName: No card or class has that name.
-        CardError: The card cannot be read, or names code and is not trusted.
+        CardError: The card cannot be read, or uses authority and is not trusted.
         OptionError: An option is unknown, missing or out of range.
         RewardError: The critic named needs gold facts.
     """
@@ -94,6 +94,7 @@ def _with_search(
         if made is None:
             raise CardError(f"Policy {card.name!r}: the process reward {critic!r} cannot choose.")
         critic = made
+    check_option("critic", critic, isinstance(critic, ProcessReward), "a name, a class or have a score method")
     if search.tree is None:
         return BestOf(policy, critic, search.best_of or 1)
     if dynamics is None:

@@ -7,7 +7,7 @@ from dataclasses import replace
 
 from raggym_env.core import Answer, State
 from raggym_env.errors import check_option
-from raggym_env.mdp.metrics import normalize
+from raggym_env.mdp.metrics import comparable
 from raggym_env.policies.best_of import ranked
 from raggym_env.protocols import BasePolicy, Policy, Proposal, propose, total_usage
 
@@ -43,7 +43,7 @@ def _elected(samples: Sequence[Proposal]) -> list[Proposal]:
     for sample in samples:
         if sample.action is not None:
             answer = sample.action.text if isinstance(sample.action, Answer) else sample.action.draft
-            groups.setdefault(None if answer is None else normalize(answer), []).append(sample)
+            groups.setdefault(None if answer is None else comparable(answer), []).append(sample)
     votes = sum(len(group) for group in groups.values())
     # Stable, and a dictionary keeps insertion order: between groups of equal size, the earlier wins.
     largest_first = sorted(groups.values(), key=lambda group: -len(group))

@@ -8,15 +8,15 @@ from collections.abc import Sequence
 
 from raggym_env.core import Passage, Question
 from raggym_env.reading.reader import Candidate
-from raggym_env.reading.text import terms, words
+from raggym_env.reading.text import composed, terms, words
 
 __all__ = ["option_queries", "rank"]
 
 
 def rank(question: Question, passages: Sequence[Passage]) -> list[Candidate]:
     """Return the options, best first: those whose words are in a passage that is also about the question."""
-    question_terms = terms(question.text).keys()
-    passage_terms = [terms(f"{passage.title} {passage.text}").keys() for passage in passages]
+    question_terms = terms(composed(question.text)).keys()
+    passage_terms = [terms(composed(f"{passage.title} {passage.text}")).keys() for passage in passages]
     counts = Counter(term for in_passage in passage_terms for term in in_passage)
     rarity = {term: math.log(1 + len(passages) / count) for term, count in counts.items()}
     # Divided by the root of the length, as long passages share words with everything.
@@ -26,7 +26,7 @@ def rank(question: Question, passages: Sequence[Passage]) -> list[Candidate]:
     ]
 
     def support(option: str) -> float:
-        option_terms = terms(option).keys()
+        option_terms = terms(composed(option)).keys()
         shares = (len(option_terms & in_passage) / (len(option_terms) or 1) for in_passage in passage_terms)
         return max((share * weight for share, weight in zip(shares, relevance, strict=True)), default=0.0)
 

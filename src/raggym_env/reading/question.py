@@ -6,7 +6,7 @@ import re
 from dataclasses import dataclass
 from functools import lru_cache
 
-from raggym_env.reading.text import COUNTRIES, STOP, entities, key, stem, terms, words
+from raggym_env.reading.text import COUNTRIES, STOP, composed, entities, key, stem, terms, words
 
 __all__ = ["ParsedQuestion", "parse_question"]
 
@@ -102,7 +102,7 @@ _LONGEST = 10_000
 @lru_cache(maxsize=4_096)
 def parse_question(text: str) -> ParsedQuestion:
     """Parse a question, of which the first 10,000 characters count."""
-    whole, text = text, text[:_LONGEST]
+    whole, text = text, composed(text[:_LONGEST])
     lower = text.lower()
     names = _names(text)
     choices = _choices(text)

@@ -12,7 +12,7 @@ from raggym_env.core import Passage
 from raggym_env.reading.pages import Page, Sentence, page_of, sentences_of
 from raggym_env.reading.question import ParsedQuestion
 from raggym_env.reading.spans import Span, role_of, word_before
-from raggym_env.reading.text import key, longest_term, whole_words
+from raggym_env.reading.text import composed, key, longest_term, whole_words
 
 __all__ = ["FITS", "ORGANIZATION", "Candidate", "Reading"]
 
@@ -72,7 +72,7 @@ class Reading:
 
     def __init__(self, question: ParsedQuestion, passages: Sequence[Passage]) -> None:
         self.question = question
-        self.passages = passages
+        self.passages = passages = [*map(_composed, passages)]
         self.pages = [page_of(passage) for passage in passages]
         self.sentences = [sentence for page in self.pages for sentence in page.sentences]
         # Reversed, so that of several pages with one title the first is kept.
@@ -306,6 +306,12 @@ class Reading:
         # Otherwise the longest title of those that the name starts with or that start with the name.
         near = [title for title in self.titles if title.startswith(padded) or padded.startswith(title)]
         return self.titles[max(near, key=lambda title: (len(title), title))] if near else None
+
+
+def _composed(passage: Passage) -> Passage:
+    title, text = composed(passage.title), composed(passage.text)
+    # Most are composed already, and stay the same object.
+    return passage if title is passage.title and text is passage.text else Passage(passage.id, title, text)
 
 
 def _match(terms: frozenset[str], pages: Sequence[Page]) -> tuple[dict[Sentence, Set[str]], dict[str, float]]:

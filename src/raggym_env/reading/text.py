@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import unicodedata
 from collections.abc import Iterable
 from functools import lru_cache
 from itertools import accumulate
@@ -15,6 +16,7 @@ __all__ = [
     "WORD",
     "YEAR",
     "Tokens",
+    "composed",
     "countries_in",
     "entities",
     "key",
@@ -79,6 +81,11 @@ COUNTRIES = dict(pair.strip().split(":") for pair in _DEMONYMS.replace("\n", "")
 NATIONS = {**COUNTRIES, **{country: country for country in COUNTRIES.values()}, "U.S.": "United States"}
 # Longest first, so that "Czech Republic" is matched as a whole and not as "Czech".
 _NATION = re.compile(r"(?<!\w)(?:" + "|".join(map(re.escape, sorted(NATIONS, key=len, reverse=True))) + r")(?!\w)")
+
+
+def composed(text: str) -> str:
+    """Return the text in Unicode NFC. Decomposed, an accent is no part of a word and would split it."""
+    return text if text.isascii() else unicodedata.normalize("NFC", text)
 
 
 def whole_words(words: Iterable[str]) -> str:
@@ -169,7 +176,7 @@ def terms(text: str) -> dict[str, int]:
 @lru_cache(maxsize=50_000)
 def key(text: str) -> str:
     """Return a text's lower-case words between single spaces, without a final parenthesis ("Ed Wood (film)")."""
-    bare = text.rstrip()
+    bare = composed(text).rstrip()
     if bare.endswith(")"):
         bare = bare[: bare.rfind("(")].rstrip() or bare
     return _normalized(WORD.findall(bare))[1:-1]

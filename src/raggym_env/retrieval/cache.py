@@ -23,7 +23,7 @@ class CachedRetriever:
     that miss the same query at the same time both search for it.
 
     Raises:
-        OptionError: `size` is below 1. To cache nothing, use the retriever itself.
+        OptionError: `size` is no whole number from 1. To cache nothing, use the retriever itself.
     """
 
     hits: int
@@ -32,7 +32,7 @@ class CachedRetriever:
     """Queries sent to the retriever. `hits + misses` is the number of queries answered."""
 
     def __init__(self, retriever: Retriever, *, size: int = 10_000) -> None:
-        check_option("size", size, size >= 1, "at least 1")
+        check_option("size", size, type(size) is int and size >= 1, "a whole number, at least 1")
         self.retriever = retriever
         self.size = size
         self.hits = self.misses = 0

@@ -11,6 +11,7 @@ this way, with `rrf_k = 60`; its code takes 100 passages of each for the 32 it r
 from __future__ import annotations
 
 import math
+import sys
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
@@ -96,8 +97,8 @@ class RRFRetriever:
         depth: int | None = None,
         weights: Sequence[float] | None = None,
     ) -> None:
-        # A string or a single table is a sequence as well, and would be read item by item.
-        if isinstance(retrievers, str | Mapping) or len(retrievers) < 2:
+        # A string is a sequence as well, and would be read letter by letter.
+        if isinstance(retrievers, str) or not isinstance(retrievers, Sequence) or len(retrievers) < 2:
             raise OptionError(
                 f"'rrf' fuses at least two retrievers, got {retrievers!r:.200}. "
                 'Give them as retrievers = ["bm25", {name = "dense"}].'
@@ -105,7 +106,8 @@ class RRFRetriever:
         check_option("rrf_k", rrf_k, _is_number(rrf_k) and rrf_k >= 0, "a number, at least 0")
         if weights is None:
             weights = [1.0] * len(retrievers)
-        positive = not isinstance(weights, str) and all(_is_number(weight) and weight > 0 for weight in weights)
+        is_list = isinstance(weights, Sequence) and not isinstance(weights, str)
+        positive = is_list and all(_is_number(weight) and weight > 0 for weight in weights)
         expected = f"{len(retrievers)} positive numbers, one per retriever"
         check_option("weights", weights, positive and len(weights) == len(retrievers), expected)
         self._rrf_k = float(rrf_k)
@@ -187,4 +189,5 @@ def check_depth(depth: int) -> int:
 
 def _is_number(value: object) -> bool:
     # A bool is an int in Python; nan and infinity would make scores that cannot be sorted.
-    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+    # Compared, since math.isfinite raises for a whole number that is too large for a float.
+    return isinstance(value, int | float) and not isinstance(value, bool) and abs(value) <= sys.float_info.max

@@ -41,6 +41,7 @@ __all__ = ["HTTPRetriever"]
 _MAX_BACKOFF = 10.0  # seconds
 _MAX_RETRY_AFTER = 60.0  # seconds; a server that asks for more is reported as unavailable
 _RETRIED = (429, 502, 503, 504)
+_MAX_HITS = 8192  # passages in one request
 _random = random.Random()  # not the module's functions, whose draws belong to the caller
 
 
@@ -49,8 +50,8 @@ class HTTPRetriever:
     """Searches by requests to a server. Thread-safe. Copies, also in other processes, open connections of their own.
 
     Passages are the server's, with their ids: the environment's corpus is not read, and may be a part of the server's.
-    From `raggym serve` they arrive exactly as they are in its corpus. Another server's are parsed from `contents`,
-    whose first line is the title, without the quotes around it.
+    From `raggym serve` they arrive exactly as they are in its corpus. Another server's are read in all forms of
+    `raggym_env.retrieval.wire.read_results`.
 
     The constructor requests /health, where `raggym serve` reports its retriever's fingerprint, as it does with every
     result. If the fingerprint changes, searches fail, since results of two indexes must not be mixed. Other servers
@@ -78,7 +79,8 @@ class HTTPRetriever:
     """Environment variable with the token to send, if it is set. Its name must start with RAGGYM_, or be listed in
     $RAGGYM_KEY_ENVS: otherwise a card from somebody else could have your other secrets sent to its server."""
     max_queries: int = 256
-    """Queries in one request; more are sent in several, one after the other."""
+    """Queries in one request, fewer where each is to have more than 32 passages. More are sent in several requests, one
+    after the other."""
     connections: int = 64
     """Maximum number of requests at the same time, over all threads."""
     max_bytes: int = 64 * 2**20
@@ -93,6 +95,15 @@ class HTTPRetriever:
             )
         if not urlsplit(self.url).path.strip("/"):
             self.url = f"{self.url.rstrip('/')}/retrieve"
+        for kind, expected, names in (
+            (int, "a whole number", ("retries", "max_queries", "connections", "max_bytes")),
+            (int | float, "a number", ("timeout", "backoff")),
+            (str, "a text", ("token_env",)),
+        ):
+            for name in names:
+                value = getattr(self, name)
+                is_kind = isinstance(value, kind) and not isinstance(value, bool)
+                check_option(f"{name} of the 'http' retriever", value, is_kind, expected)
         for name, valid, expected in (
             ("timeout", self.timeout > 0, "above 0"),
             ("retries", self.retries >= 0, "0 or more"),
@@ -122,8 +133,9 @@ class HTTPRetriever:
             IndexMismatch: The server's index has changed since this object was made.
         """
         check_request(queries, k)
-        starts = range(0, len(queries), self.max_queries)
-        return [hits for start in starts for hits in self._request(queries[start : start + self.max_queries], k)]
+        size = min(self.max_queries, max(1, _MAX_HITS // k))
+        starts = range(0, len(queries), size)
+        return [hits for start in starts for hits in self._request(queries[start : start + size], k)]
 
     def close(self) -> None:
         """Close the connections. The next search opens new ones."""
@@ -151,7 +163,7 @@ class HTTPRetriever:
             raise RetrievalError(f"{self.url}: the answer {self._client.key.masked(str(error))}.") from None
 
     def _served_fingerprint(self) -> str | None:
-        reply = self._send("GET", urljoin(self.url, "health"))
+        reply = self._send("GET", urljoin(self.url.rstrip("/"), "health"))
         try:
             fingerprint = parse_json(reply.body)["fingerprint"] if reply.status == 200 else None
         except (ParseError, LookupError, TypeError):  # not the /health of `raggym serve`

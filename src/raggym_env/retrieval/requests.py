@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Mapping, Sequence, Set
+from numbers import Integral
 
 from raggym_env.errors import RetrievalError
 
@@ -13,13 +14,17 @@ def check_request(queries: Sequence[str], k: int) -> None:
     """Refuse a request that no retriever can answer.
 
     Raises:
-        RetrievalError: `queries` is one string instead of a list of strings, or `k` is below 1.
+        RetrievalError: `queries` is no list of strings, or `k` no whole number from 1.
     """
     # A string is a sequence of strings, so it would be searched letter by letter without any error.
     if isinstance(queries, str):
         raise RetrievalError(f"search takes a list of queries, got one string: {queries!r:.80}. Pass [query].")
-    if k < 1:
-        raise RetrievalError(f"k must be at least 1, got {k!r}.")
+    # An array of strings will do; a generator would be used up by this very check, and a set has no order.
+    is_list = isinstance(queries, Collection) and not isinstance(queries, Mapping | Set)
+    if not is_list or not all(isinstance(query, str) for query in queries):
+        raise RetrievalError(f"search takes a list of queries, each a string, got {queries!r:.80}.")
+    if not isinstance(k, Integral) or isinstance(k, bool) or k < 1:  # a bool is an int in Python
+        raise RetrievalError(f"k must be a whole number, at least 1, got {k!r:.80}.")
 
 
 def encodable(text: str) -> str:

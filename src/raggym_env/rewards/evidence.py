@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import html
 import re
+import unicodedata
 from collections.abc import Iterable, Sequence
 
 import numpy as np
@@ -20,8 +21,11 @@ _SPACE = re.compile(r"\s+")
 
 
 def title_key(title: str) -> str:
-    """Return a title in a form that is the same for a data set and its corpus, which differ in case and escapes."""
-    return _SPACE.sub(" ", html.unescape(title)).strip().casefold()
+    """Return a title in a form that is the same for a data set and its corpus, which differ in case and escapes.
+
+    They may also differ in white space and Unicode form: "é" equals "e" with a combining accent.
+    """
+    return _SPACE.sub(" ", unicodedata.normalize("NFC", html.unescape(title))).strip().casefold()
 
 
 def evidence_recall(task: Task, titles: Iterable[str]) -> float | None:

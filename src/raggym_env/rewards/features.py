@@ -24,7 +24,7 @@ from raggym_env.core import Action, Answer, Search, State
 from raggym_env.reading.answers import answers, reading_of
 from raggym_env.reading.mentions import Mention, mention_of
 from raggym_env.reading.reader import FITS, ORGANIZATION
-from raggym_env.reading.text import COUNTRIES, MONTHS, Tokens, key, names_in, split_words
+from raggym_env.reading.text import COUNTRIES, MONTHS, Tokens, composed, key, names_in, split_words
 
 __all__ = ["FEATURES", "features"]
 
@@ -176,7 +176,7 @@ class _Text(NamedTuple):
 
 
 def _parse(text: str) -> _Text:
-    return _parse_short(text[:_LONGEST].strip())
+    return _parse_short(composed(text[:_LONGEST].strip()))
 
 
 # Cached, as the candidates of later states of an episode are mostly the same.

@@ -11,10 +11,11 @@ from raggym_env import build
 from raggym_env.build import MDP, load_mdp
 from raggym_env.cards import EnvCard, PolicyCard, PriceCard, env_card, override, policy_card
 from raggym_env.core import Task
-from raggym_env.errors import OptionError, RunError
+from raggym_env.errors import RunError, check_option
 from raggym_env.mdp.records import Episode
 from raggym_env.mdp.rollout import rollout
 from raggym_env.protocols import Policy
+from raggym_env.registry import POLICIES
 from raggym_env.storage.work_folder import installed_version
 
 __all__ = ["Plan", "RunSpec", "card_identity", "first_tasks"]
@@ -42,7 +43,9 @@ class RunSpec:
     def of(
         cls, card: str | Path | EnvCard, policy: str | Path | PolicyCard | Policy, *, trust: bool = False, **rest: Any
     ) -> RunSpec:
-        """Return the spec with its cards loaded. `trust` says whether cards at paths may name code.
+        """Return the spec with its cards loaded. `trust` says whether cards at paths may use the user's authority.
+
+        The cards hold the trust, so that whatever loads the plan, such as a Ray worker, has it too.
 
         Raises:
             TypeError: The policy is neither a card nor an object with `propose`.
@@ -59,8 +62,10 @@ class RunSpec:
 
         Raises:
             RunError: Settings would change the card of a policy that is an object.
+            OptionError: The seed or an option of the policy is of the wrong type.
             RAGGymError: As for `load_mdp`.
         """
+        check_option("seed", self.seed, type(self.seed) is int, "a whole number")
         policy_changes, card_changes = {}, {}
         for key, value in self.settings.items():
             if key.startswith("policy."):
@@ -68,6 +73,9 @@ class RunSpec:
             else:
                 card_changes[key] = value
         card = override(self.card, card_changes)
+        if isinstance(self.policy, PolicyCard):  # before the data is loaded, which may take minutes
+            policy = override(self.policy, policy_changes)
+            POLICIES.check_types(policy.policy, policy.options)
         mdp = load_mdp(card, self.split)
         make_policy, identity, price = self._policy(policy_changes, mdp)
         # Everything that changes an episode. Paths are not part of it: the same run on another machine is the same run.
@@ -136,8 +144,7 @@ def first_tasks(tasks: Sequence[Task], limit: int | None) -> Sequence[Task]:
     """Return the first `limit` tasks, or all.
 
     Raises:
-        OptionError: The limit is below 1.
+        OptionError: The limit is not a whole number from 1 on.
     """
-    if limit is not None and limit < 1:
-        raise OptionError(f"limit must be at least 1 or None, got {limit}.")
+    check_option("limit", limit, limit is None or (type(limit) is int and limit >= 1), "at least 1 or None")
     return tasks if limit is None else tasks[:limit]

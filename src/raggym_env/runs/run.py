@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import re
 import shutil
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
@@ -16,14 +15,13 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Protocol
 
-from pydantic import ValidationError
-
-from raggym_env.cards import EnvCard, PriceCard
+from raggym_env.cards import EnvCard, PriceCard, recorded_card
 from raggym_env.core import Task
-from raggym_env.errors import RunError
+from raggym_env.errors import CardError, RunError
 from raggym_env.mdp.records import Episode, append_record, check_episode, read_episodes, read_records, repair
 from raggym_env.runs.plan import Plan, first_tasks
 from raggym_env.storage.work_folder import FolderKind, locked
+from raggym_env.text.exits import for_file_name
 
 __all__ = ["Executor", "LocalExecutor", "Progress", "Run", "execute"]
 
@@ -72,8 +70,8 @@ class Run:
     def card(self) -> EnvCard:
         """The environment card as it was when the run started."""
         try:
-            return EnvCard.model_validate({**self.config["environment"], "path": self.card_path})
-        except (ValidationError, TypeError) as error:
+            return recorded_card(self.config["environment"], self.card_path)
+        except (CardError, TypeError) as error:
             raise RunError(f"{self.path / 'run.json'} was changed by hand: {error}") from error
 
     def select(self, tasks: Sequence[Task]) -> Sequence[Task]:
@@ -197,8 +195,8 @@ def _default_folder(config: Json) -> Path:
     # The digest keeps runs with other settings apart, and finds the same run again.
     digest = hashlib.blake2b(json.dumps(config, sort_keys=True).encode(), digest_size=4).hexdigest()
     # A policy object may have any name, such as one with slashes.
-    policy = re.sub(r"[^\w.+-]+", "-", config["policy"]["name"]).lstrip(".")
-    return Path("runs") / "_".join((config["environment"]["name"], config["split"], policy, digest))
+    names = (config["environment"]["name"], config["split"], config["policy"]["name"])
+    return Path("runs") / "_".join((*map(for_file_name, names), digest))
 
 
 def _open(path: Path, config: Json, card_path: str) -> Run:

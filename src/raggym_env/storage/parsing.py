@@ -13,11 +13,22 @@ import os
 import re
 import stat
 import tomllib
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from io import BufferedReader
 from pathlib import Path
 from typing import Any, NoReturn
 
-__all__ = ["MAX_BYTES", "ParseError", "check_value", "json_decoder", "parse_json", "parse_toml", "read_file"]
+__all__ = [
+    "MAX_BYTES",
+    "ParseError",
+    "check_value",
+    "json_decoder",
+    "open_file",
+    "parse_json",
+    "parse_toml",
+    "read_file",
+]
 
 MAX_BYTES = 64 << 20
 """Default limit on the size of one document, in bytes. Data sets are read record by record instead."""
@@ -28,7 +39,8 @@ _MAX_INT = 1 << 64
 
 # Only a text with one of these can hold a value that needs mending: a long integer, a large exponent, or an escaped
 # surrogate. Nearly no text does, and a regular expression is much faster than a walk over the value.
-_SUSPECT = re.compile(r"[0-9]{19}|[eE]\+?[0-9]{3}|\\u[dD][89a-fA-F]|[\ud800-\udfff]")
+_NUMBER = re.compile(r"[0-9](?:[0-9]{18}|[eE]\+?[0-9]{3})")
+_SURROGATE, _ESCAPED = re.compile("[\ud800-\udfff]"), re.compile(r"\\u[dD][89a-fA-F]")
 
 
 class ParseError(ValueError):
@@ -69,9 +81,14 @@ def parse_json(text: str | bytes, *, max_bytes: int = MAX_BYTES) -> Any:
 
 def parse_toml(text: str | bytes, *, max_bytes: int = 1 << 20) -> dict[str, Any]:
     """Return the table of a TOML text. Arguments and errors as for `parse_json`; `inf` and `nan` are refused too."""
-    table: dict[str, Any] = _parse(text, "TOML", tomllib.loads, max_bytes)
+    table: dict[str, Any] = _parse(text, "TOML", _toml, max_bytes)
     # TOML has constants where JSON has none, so that no pattern finds all of its infinite numbers.
     return _mended(table)  # type: ignore[no-any-return]
+
+
+def _toml(text: str) -> dict[str, Any]:
+    # Dotted keys nest tables without a bracket.
+    return _checked_depth(tomllib.loads(text))  # type: ignore[no-any-return]
 
 
 def _parse(text: str | bytes, form: str, parser: Callable[[str], Any], max_bytes: int) -> Any:
@@ -105,12 +122,26 @@ def check_value(value: Any, text: str) -> Any:
     """
     # A text with few brackets cannot be nested deeply.
     if text.count("[") + text.count("{") > _MAX_DEPTH:
-        level, depth = [value], 0
-        while level := [inner for outer in level for inner in _inner(outer) if isinstance(inner, dict | list)]:
-            depth += 1
-            if depth >= _MAX_DEPTH:
-                raise ParseError(f"nested more than {_MAX_DEPTH} deep")
-    return _mended(value) if _SUSPECT.search(text) else value
+        _checked_depth(value)
+    return _mended(value) if _is_suspect(text) else value
+
+
+def _is_suspect(text: str) -> bool:
+    # Three patterns, each of which starts with one set of characters, take a tenth of the time of one for all.
+    return bool(
+        _NUMBER.search(text)
+        or ("\\u" in text and _ESCAPED.search(text))
+        or (not text.isascii() and _SURROGATE.search(text))
+    )
+
+
+def _checked_depth(value: Any) -> Any:
+    level, depth = [value], 0
+    while level := [inner for outer in level for inner in _inner(outer) if isinstance(inner, dict | list)]:
+        depth += 1
+        if depth >= _MAX_DEPTH:
+            raise ParseError(f"nested more than {_MAX_DEPTH} deep")
+    return value
 
 
 def _inner(value: Any) -> Any:
@@ -131,26 +162,35 @@ def _mended(value: Any) -> Any:
 
 
 def read_file(path: Path, *, max_bytes: int = MAX_BYTES, follow_links: bool = True) -> bytes:
-    """Return the bytes of a regular file.
+    """Return the bytes of a regular file. `follow_links` and errors as for `open_file`.
+
+    Raises:
+        ParseError: It is larger than `max_bytes`, too.
+    """
+    with open_file(path, follow_links=follow_links) as file:
+        if (size := os.fstat(file.fileno()).st_size) > max_bytes:
+            raise ParseError(f"{size:,} bytes, the limit is {max_bytes:,}")
+        return file.read(max_bytes)
+
+
+@contextmanager
+def open_file(path: Path, *, follow_links: bool = True) -> Iterator[BufferedReader]:
+    """Open a regular file to read its bytes.
 
     Args:
         path: The file. A pipe or a device is refused, since reading it may never end.
-        max_bytes: Maximum size.
         follow_links: Whether the last part of the path may be a symbolic link. False for files in a folder from
             somebody else, whose links may lead anywhere.
 
     Raises:
-        OSError: The file cannot be read, e.g. `FileNotFoundError`.
-        ParseError: It is not a regular file, a link that is not followed, or too large.
+        OSError: The file cannot be opened, e.g. `FileNotFoundError`.
+        ParseError: It is not a regular file, or a link that is not followed.
     """
     if not follow_links and path.is_symlink():
         raise ParseError("a symbolic link, which is not followed")
     # O_NONBLOCK: opening a pipe without a writer would wait for one. Windows has neither.
     descriptor = os.open(path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0))
     with os.fdopen(descriptor, "rb") as file:
-        status = os.fstat(descriptor)
-        if not stat.S_ISREG(status.st_mode):
+        if not stat.S_ISREG(os.fstat(descriptor).st_mode):
             raise ParseError("not a regular file")
-        if status.st_size > max_bytes:
-            raise ParseError(f"{status.st_size:,} bytes, the limit is {max_bytes:,}")
-        return file.read(max_bytes)
+        yield file

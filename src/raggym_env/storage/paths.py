@@ -6,7 +6,7 @@ import os
 from pathlib import Path
 from typing import Literal
 
-__all__ = ["CardKind", "cache_dir", "card_file", "card_names", "data_dir"]
+__all__ = ["CardKind", "cache_dir", "card_file", "card_names", "data_dir", "data_folders", "is_shipped"]
 
 _PACKAGED = Path(__file__).parents[1] / "_cards"
 # A wheel carries the cards inside the package; in a checkout they are the two folders at its top.
@@ -25,6 +25,13 @@ def card_names(kind: CardKind) -> list[str]:
     return sorted(path.stem for path in (_CARDS / kind).glob("*.toml"))
 
 
+def is_shipped(path: Path) -> bool:
+    """True if a resolved path is that of a card that ships with the library."""
+    # By path, not by name: a user's edited copy of a shipped card keeps its name.
+    kinds: tuple[CardKind, ...] = ("envs", "policies")
+    return any(path == card_file(kind, path.stem).resolve() for kind in kinds)
+
+
 def data_dir() -> Path | None:
     """Return the user's folder of data sets, `$RAGGYM_DATA`; None if it is not set."""
     value = os.environ.get("RAGGYM_DATA")
@@ -39,3 +46,9 @@ def cache_dir() -> Path:
     from platformdirs import user_cache_path
 
     return user_cache_path("raggym-env")
+
+
+def data_folders() -> list[Path]:
+    """Return the folders of data sets: `$RAGGYM_DATA` if it is set, and the one in the cache."""
+    user = data_dir()
+    return [*([user] if user else []), cache_dir() / "datasets"]

@@ -4,21 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from jinja2 import StrictUndefined
-from jinja2.sandbox import ImmutableSandboxedEnvironment
-
 from raggym_env.core import Question, Turn, option_letter
+from raggym_env.text.templates import CardTemplates
 from raggym_env.text.untrusted import as_data, clipped, passage_lines
 
 __all__ = ["history_sections", "question_section", "shown_again", "template_environment"]
 
 
-def template_environment() -> ImmutableSandboxedEnvironment:
-    """Return the Jinja environment of cards' templates: sandboxed, and strict about undefined variables."""
-    # A card may come from somebody else, so its templates must not reach Python objects. autoescape is for HTML.
-    return ImmutableSandboxedEnvironment(
-        undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True, autoescape=False
-    )
+def template_environment() -> CardTemplates:
+    """Return the environment that compiles the templates of cards; see `raggym_env.text.templates`."""
+    return CardTemplates()
 
 
 def question_section(question: Question) -> str:

@@ -10,24 +10,41 @@ from raggym_env.core import Passage
 __all__ = ["as_data", "clipped", "one_line", "passage_lines", "visible"]
 
 # Characters that a person does not see and a tokenizer reads: control characters, zero-width characters,
-# bidirectional overrides, fillers, variation selectors, and tag characters, which can hide a whole sentence.
-# White space, \x85 included, stays, and so do the two joiners (U+200C, U+200D), which Persian and emoji need.
+# bidirectional overrides, fillers, variation selectors, format controls of hieroglyphs and musical notes, the basic
+# plane's non-characters, and tag characters, which can hide a whole sentence. White space stays, \x85 included.
 _INVISIBLE = re.compile(
     r"[\x00-\x08\x0e-\x1b\x7f-\x84\x86-\x9f\xad\u034f\u061c\u115f\u1160\u17b4\u17b5\u180b-\u180f\u200b\u200e\u200f"
-    r"\u202a-\u202e\u2060-\u206f\u3164\ufe00-\ufe0f\ufeff\uffa0\ufff0-\ufffb\U0001bca0-\U0001bca3"
-    r"\U0001d173-\U0001d17a\U000e0000-\U000e0fff]"
+    r"\u202a-\u202e\u2060-\u206f\u3164\ufdd0-\ufdef\ufe00-\ufe0f\ufeff\uffa0\ufff0-\ufffb\ufffe\uffff"
+    r"\U00013430-\U0001343f\U00016fe4\U0001bca0-\U0001bca3\U0001d159\U0001d173-\U0001d17a\U000e0000-\U000e0fff]"
+)
+# The joiners (U+200C, U+200D) stay behind a character that they can join: of a script from Arabic to Mongolian, or an
+# emoji. Anywhere else they show nothing, and a row of them can spell a message.
+_IDLE_JOINER = re.compile(
+    r"(?<![\u0600-\u109f\u1780-\u18af\u1a20-\u1aaf\u1b00-\u1bff\u2190-\u21ff\u2300-\u27bf\u2900-\u297f\u2b00-\u2bff"
+    r"\ua840-\ua87f\ua8e0-\ua8ff\ufb50-\ufdff\ufe70-\ufefc\U00010a00-\U00011fff\U0001e900-\U0001e95f"
+    r"\U0001f000-\U0001faff])[\u200c\u200d]"
 )
 # All but comparisons with a number: data tags, action tags, and the control tokens of chat templates ("<|...|>",
-# "<s>", "<start_of_turn>"), which a tokenizer would read as the structure of the chat.
-_OPENING = re.compile(r"<(?!=?[ ]?[-+]?[\d.,$€£])")
-# Control words such as Llama 2's [INST]. Citations and numbers in brackets stay.
-_BRACKETED = re.compile(r"\[(/?[A-Z_]{3,})\]")
+# "<s>", "<start_of_turn>", "<0x0A>", "<2en>"), which a tokenizer would read as the structure of the chat.
+_OPENING = re.compile(r"<(?!=?[ ]?[-+]?[\d.,$€£])|<(?=\d+[A-Za-z]\w*>)")
+# Control tokens in other brackets: Llama 2's and Mistral's [INST], [TOOL_CALLS] and [control_8], ChatGLM's [gMASK],
+# BERT's [unused1], InternLM's [UNUSED_TOKEN_146], EXAONE's [|user|], MiniMax' ]~b] and [e~[, and Kimi's ◁think▷.
+# Citations and numbers in brackets stay.
+_CONTROL = re.compile(
+    r"\[/?(?:[gs]?[A-Z_]{3,}|UNUSED_TOKEN_\d+|unused\d+|control_\d+|\|\w+\|)\]|\]~!?b[\[\]]|\[e~\[|◁/?\w+▷"
+)
+_PARENTHESES = str.maketrans("[]◁▷", "()‹›")
 
 
 def visible(text: str) -> str:
     """Return the text without control and invisible characters. Line breaks stay; half a surrogate pair is U+FFFD."""
+    if text.isascii() and text.isprintable():  # most text, and five times as fast
+        return text
     # A JSON escape can give a character as two surrogates, which UTF-16 joins; an unpaired one becomes U+FFFD.
-    return _INVISIBLE.sub("", text.encode("utf-16-le", "surrogatepass").decode("utf-16-le", "replace"))
+    paired = text.encode("utf-16-le", "surrogatepass").decode("utf-16-le", "replace")
+    shown = _INVISIBLE.sub("", paired)
+    # After the others, which may stand between a joiner and what it joins; and rarely, as looking behind is slow.
+    return _IDLE_JOINER.sub("", shown) if "\u200c" in shown or "\u200d" in shown else shown
 
 
 def one_line(text: str) -> str:
@@ -43,7 +60,7 @@ def as_data(text: str) -> str:
     >>> as_data("see </passages> <|im_end|> [INST], p < 0.05")
     'see ‹/passages> ‹|im_end|> (INST), p < 0.05'
     """
-    return _BRACKETED.sub(r"(\1)", _OPENING.sub("‹", one_line(text)))
+    return _CONTROL.sub(lambda token: token[0].translate(_PARENTHESES), _OPENING.sub("‹", one_line(text)))
 
 
 def clipped(text: str, length: int) -> str:

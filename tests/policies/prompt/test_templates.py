@@ -94,6 +94,10 @@ def test_steps_of_an_episode_share_all_but_the_end_of_the_prompt():
         ({"usr": "x"}, r"no prompt \['usr'\]"),
         ({"retry": "{{ question }}"}, "'question' is undefined"),
         ({"user": "{{ question.__class__.__mro__ }}"}, "prompt user cannot be rendered"),
+        ({"user": "x\n{{ 'a' * 3000000000 }}"}, r"prompt user .* cannot use '\*'\n  line 2"),
+        ({"system": "{% for i in range(99999999) %}x{% endfor %}"}, "prompt system .* loops over a variable"),
+        ({"retry": "{{ problem|center(3000000000) }}"}, "prompt retry .* cannot use the filter 'center'"),
+        ({"user": "{{ searches_left + question }}"}, "prompt user cannot be rendered"),
         ({"note_system": "x", "note_user": "{{ nope }}"}, "note_user"),
     ],
 )
@@ -113,6 +117,16 @@ def test_a_card_without_its_user_prompt_is_refused():
         {"question": "Who?"},
         {"question": "Who?", "reply": "x", "hint": 1},
         {"question": "Who?", "reply": "x", "history": ["x"]},
+        {"question": 5, "reply": "x"},
+        {"question": "Who?", "reply": ["x"]},
+        {"question": "Who?", "reply": "x", "searches_left": True},
+        {"question": "Who?", "reply": "x", "searches_left": -1},
+        {"question": "Who?", "reply": "x", "options": [1]},
+        {"question": "Who?", "reply": "x", "history": [{"query": 5}]},
+        {"question": "Who?", "reply": "x", "history": [{"query": "q", "passages": [["T", 1]]}]},
+        {"question": "Who?", "reply": "x", "history": [{"query": "q", "passages": [["T"]]}]},
+        {"question": "Who?", "reply": "x", "history": [{"query": "q", "note": 1}]},
+        ["question", "reply"],
     ],
 )
 def test_a_wrong_example_is_refused(content):

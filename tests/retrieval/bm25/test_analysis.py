@@ -3,14 +3,17 @@ from __future__ import annotations
 import copy
 import json
 import pickle
+import unicodedata
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from raggym_env.core import Passage
 from raggym_env.errors import UnknownName
 from raggym_env.retrieval.bm25 import analysis
-from raggym_env.retrieval.bm25.analysis import ENGLISH_STOP_WORDS, Analyzer
+from raggym_env.retrieval.bm25.analysis import ENGLISH_STOP_WORDS, NAME_MARK, Analyzer, fold
 
 PLAIN = Analyzer(stemmer="none", stop_words="none")
 
@@ -24,6 +27,22 @@ PLAIN = Analyzer(stemmer="none", stop_words="none")
         ("Straße", "STRASSE"),
         ("İstanbul", "istanbul"),
         ("films directed", "film directs"),
+        ("Łódź", "lodz"),
+        ("Brønnøysund", "BRONNOYSUND"),
+        ("Đakovo", "dakovo"),
+        ("Æthelstan Micropædia", "aethelstan micropaedia"),
+        ("Œuvre", "oeuvre"),
+        ("Kadıköy", "kadikoy"),
+        ("Ħamrun", "hamrun"),
+        ("Eiður Þórsson", "eidur thorsson"),
+        ("GROẞE", "grosse"),
+        ("Ŧŋĸ", "tnq"),
+        ("Paraŀlel Paral·lel", "parallel parallel"),
+        ("ſtars ﬁlm", "stars film"),
+        ("Əliyev", "Aliyev"),
+        ("Ɓaɗi", "badi"),
+        ("Oʻahu ʿAlī", "oahu ali"),
+        ("Ǿrsted ǣr", "orsted aer"),
     ],
 )
 def test_spellings_of_one_word_give_the_same_terms(one, other):
@@ -48,7 +67,8 @@ def test_stop_words_are_matched_before_stemming_and_after_folding():
 
 
 def test_a_text_without_words_has_no_terms():
-    assert Analyzer()("") == Analyzer()(" ?! _ the ") == []
+    assert Analyzer()("") == Analyzer()(" ?! _ ") == []
+    assert list(Analyzer().passages([Passage("1", "?", " ?! _ the ")], 1)) == [[]]
 
 
 def test_a_batch_gives_what_single_calls_give():
@@ -59,6 +79,61 @@ def test_a_batch_gives_what_single_calls_give():
 @pytest.mark.parametrize(("weight", "terms"), [(0, ["city"]), (1, ["rome", "city"]), (2, ["rome", "rome", "city"])])
 def test_a_title_counts_as_often_as_its_weight_says(weight, terms):
     assert list(Analyzer(stemmer="none").passages([Passage("1", "Rome", "a city")], weight)) == [terms]
+
+
+LATIN = [chr(code) for code in range(0x80, 0x250) if unicodedata.category(chr(code)) in ("Lu", "Ll", "Lt")]
+
+
+def test_nearly_all_latin_letters_have_an_ascii_spelling_in_both_cases():
+    unspelled = [letter for letter in LATIN if not fold(letter).isascii()]
+    # Letters of phonetic alphabets and of languages that no name in English text is written in.
+    assert len(unspelled) < 40
+    assert not set("".join(unspelled)) & set("ÆæØøÐðÞþßŁłĐđĦħıŒœŊŋŦŧĸŀĿſŉƒəƏɓƊɗƘƙƴƵƶȷǝ")
+    for letter in LATIN:
+        if letter.upper().lower() == letter:
+            assert fold(letter.upper()).lower() == fold(letter).lower(), letter
+
+
+@given(st.text(alphabet=st.one_of(st.sampled_from(LATIN), st.characters(max_codepoint=0x24F)), max_size=12))
+def test_folding_is_the_same_for_every_unicode_form_and_twice_changes_nothing_more(text):
+    assert fold(unicodedata.normalize("NFD", text)) == fold(text) == fold(fold(text))
+    assert Analyzer()(fold(text)) == Analyzer()(text) or not fold(text).isascii()
+
+
+@given(st.text(alphabet=st.characters(max_codepoint=0x7F)))
+def test_folding_leaves_ascii_as_it_is(text):
+    assert fold(text) is text
+
+
+STOPS = sorted(ENGLISH_STOP_WORDS)
+
+
+@given(st.lists(st.sampled_from(STOPS), min_size=1, max_size=5), st.sampled_from([" ", "/", "&", " (", "-"]))
+def test_a_query_of_stop_words_alone_keeps_them_as_terms_of_their_own_kind(words, between):
+    [name] = Analyzer().passages([Passage("1", between.join(words).title(), "")], 1)
+    assert Analyzer()(between.join(words)) == name == [f"{NAME_MARK}{word}" for word in words]
+    assert not set(Analyzer()(" ".join([*words, "zebra"]))) & set(name)
+
+
+def test_a_title_of_stop_words_alone_keeps_them_even_beside_a_parenthesis():
+    titles = ["The The", "It (novel)", "It", "The Who", "A (band)", "(No Pussyfooting)", "?", "What If... (web series)"]
+    terms = [Analyzer(stemmer="none").passages([Passage("1", title, "the band")], 1) for title in titles]
+    assert [next(each) for each in terms] == [
+        [" the", " the", "band"],
+        ["novel", " it", "band"],
+        [" it", "band"],
+        ["who", "band"],
+        ["band", " a", "band"],
+        ["pussyfooting", "band"],
+        ["band"],
+        ["web", "series", " what", " if", "band"],
+    ]
+
+
+def test_without_stop_words_or_without_titles_there_are_no_names():
+    assert PLAIN("The The") == ["the", "the"]
+    assert list(PLAIN.passages([Passage("1", "The The", "x")], 1)) == [["the", "the", "x"]]
+    assert list(Analyzer().passages([Passage("1", "The The", "x")], 0)) == [["x"]]
 
 
 def test_params_change_with_the_options_only():

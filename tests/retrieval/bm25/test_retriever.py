@@ -19,7 +19,9 @@ from hypothesis import strategies as st
 from raggym_env.core import Passage
 from raggym_env.errors import DataError, MissingExtra, OptionError, RetrievalError, UnknownName
 from raggym_env.protocols import Retriever
+from raggym_env.retrieval.bm25 import analysis, index
 from raggym_env.retrieval.bm25 import retriever as bm25
+from raggym_env.retrieval.bm25.analysis import fold
 from raggym_env.retrieval.bm25.retriever import KERNEL_BATCH, BM25Retriever
 
 
@@ -73,6 +75,48 @@ def test_no_queries_give_no_results():
 def test_a_title_is_searched_too():
     retriever = memory([Passage("1", "Rome", "a city"), Passage("2", "Paris", "a city")])
     assert ids(retriever.search(["rome"], 2)[0]) == ["1"]
+
+
+NAMES = [Passage(str(number), title, "an English band from Zurich") for number, title in enumerate(
+    ["The The", "It", "AT&T", "If/Then", "Łódź", "Who Is It (song)", "The Who", "Sæward", "It (novel)"])]  # fmt: skip
+
+
+@BACKENDS
+@pytest.mark.parametrize("title", [passage.title for passage in NAMES])
+def test_every_title_is_found_by_itself_by_its_ascii_spelling_and_without_accents(backend, title):
+    retriever = memory(NAMES, backend=backend)
+    for query in (title, title.upper(), fold(title)):
+        assert retriever.search([query], 1)[0][0].passage.title == title
+
+
+def test_titles_of_stop_words_alone_change_no_score_of_any_other_query():
+    texts = ["cat dog", "dog bird the cat", "the fish"]
+    named, plain = ([Passage(str(n), title, text) for n, text in enumerate(texts)] for title in ("The It", "?"))
+    queries = ["cat", "the dog", "fish of the bird", "who is the cat"]
+    for blocks in (3, 4_000_000):
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(index, "BLOCK_TERMS", blocks)
+            found = [[(hit.passage.id, hit.score) for hit in hits] for hits in memory(named).search(queries, 9)]
+        assert found == [[(hit.passage.id, hit.score) for hit in hits] for hits in memory(plain).search(queries, 9)]
+    assert [ids(hits) for hits in memory(named).search(["the", "it", "of"], 9)] == [["2", "0", "1"]] * 2 + [[]]
+
+
+def test_a_corpus_of_nothing_but_stop_words_in_titles_is_searched():
+    retriever = memory([Passage("1", "The The", ""), Passage("2", "It", "")])
+    assert [(ids(hits), hits[0].score > 0) for hits in retriever.search(["the the", "it"], 9)] == [
+        (["1"], True),
+        (["2"], True),
+    ]
+
+
+def test_an_index_of_earlier_rules_is_built_again(tmp_path, monkeypatch):
+    with monkeypatch.context() as earlier:
+        earlier.setattr(analysis, "_RULES_VERSION", analysis._RULES_VERSION - 1)
+        earlier.setattr(analysis, "fold", str)
+        analysis._memo.cache_clear()
+        assert BM25Retriever(NAMES, store=tmp_path).search(["lodz"], 1) == [[]]
+    analysis._memo.cache_clear()
+    assert ids(BM25Retriever(NAMES, store=tmp_path).search(["lodz"], 1)[0]) == ["4"]
 
 
 words = st.lists(st.sampled_from(["ant", "bee", "cat", "dog", "elk", "fox", "gnu", "hen"]), max_size=8).map(" ".join)

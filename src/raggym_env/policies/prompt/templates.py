@@ -1,6 +1,7 @@
 """The prompts of a card: Jinja templates over a state, rendered to chat messages.
 
-A template sees these variables; every text in them is data made safe by `text.untrusted.as_data`:
+`raggym_env.text.templates` says which part of Jinja they may use. A template sees these variables; every text in them
+is data made safe by `text.untrusted.as_data`:
 
     question        the question and its lettered options, in a `<question>` section
     history         the past searches, oldest first, each in a `<passages>` or `<note>` section; "" if none
@@ -15,9 +16,10 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
-from typing import Any
+from typing import Annotated, Any
 
 from jinja2 import TemplateError
+from pydantic import BaseModel, Field, ValidationError
 
 from raggym_env.core import Passage, Question, State, Turn
 from raggym_env.errors import OptionError, PolicyError, check_option
@@ -65,22 +67,37 @@ class Example:
         Raises:
             OptionError: A key is missing, unknown or of the wrong type.
         """
-        keys = {"question", "reply", "options", "searches_left", "history"}
-        if unknown := content.keys() - keys:
-            raise OptionError(f"an example has no {sorted(unknown)}; it has {sorted(keys)}")
         try:
-            turns = content.get("history", ())
-            history = tuple(
-                # Prompts never show the ids of passages.
-                Turn(turn["query"], tuple(Passage("", *passage) for passage in turn.get("passages", ())))
-                for turn in turns
-            )
-            question = Question("", content["question"], tuple(content.get("options", ())))
-            state = State(question, history, content.get("searches_left", 1))
-            notes = tuple(turn.get("note", "") for turn in turns) if any("note" in turn for turn in turns) else None
-            return cls(state, notes, content["reply"].strip())
-        except (KeyError, TypeError, AttributeError) as error:
-            raise OptionError(f"an example cannot be read ({error!r}): {dict(content)!r:.200}") from error
+            example = _ExampleCard.model_validate(content)
+        except ValidationError as error:
+            problem = error.errors()[0]
+            key = ".".join(map(str, problem["loc"])) or "it"
+            raise OptionError(f"an example cannot be read ({key}: {problem['msg']}): {content!r:.200}") from error
+        history = tuple(
+            # Prompts never show the ids of passages.
+            Turn(turn.query, tuple(Passage("", *passage) for passage in turn.passages))
+            for turn in example.history
+        )
+        state = State(Question("", example.question, example.options), history, example.searches_left)
+        has_notes = any(turn.note is not None for turn in example.history)
+        notes = tuple(turn.note or "" for turn in example.history) if has_notes else None
+        return cls(state, notes, example.reply.strip())
+
+
+class _TurnCard(BaseModel):
+    model_config = {"extra": "forbid"}
+    query: str
+    passages: tuple[tuple[str, str], ...] = ()
+    note: str | None = None
+
+
+class _ExampleCard(BaseModel):
+    model_config = {"extra": "forbid"}
+    question: str
+    reply: str
+    options: tuple[str, ...] = ()
+    searches_left: Annotated[int, Field(ge=0, strict=True)] = 1
+    history: tuple[_TurnCard, ...] = ()
 
 
 class Prompts:
@@ -109,7 +126,7 @@ class Prompts:
             try:
                 self._templates[name] = environment.from_string(text)
             except TemplateError as error:
-                raise OptionError(f"the prompt {name} is not a Jinja template: {error}") from error
+                raise OptionError(f"the prompt {name} is not a Jinja template of a card: {error}") from error
         self._examples: list[Mapping[str, str]] = []
         self._check()  # before the examples, which are rendered by the same templates
         for example in examples:
@@ -156,10 +173,9 @@ class Prompts:
         return history_sections(history, notes, **asdict(self._limits))
 
     def _render(self, name: str, **values: object) -> str:
-        # A template is text of a card, not of the library: it may use undefined names or wrong types, or divide by 0.
         try:
             return self._templates[name].render(**values).strip()
-        except (TemplateError, TypeError, ArithmeticError, LookupError) as error:
+        except TemplateError as error:  # it may use undefined names or wrong types
             raise PolicyError(f"The prompt {name} cannot be rendered: {error}") from error
 
     def _check(self) -> None:

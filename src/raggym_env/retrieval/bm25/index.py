@@ -20,7 +20,7 @@ import math
 import tempfile
 from array import array
 from collections import defaultdict
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
@@ -30,6 +30,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from raggym_env.errors import DataError, RetrievalError
+from raggym_env.retrieval.bm25.analysis import NAME_MARK
 from raggym_env.retrieval.bm25.vocabulary import Vocabulary, write_vocabulary
 
 __all__ = ["FORMAT", "Index", "write_index"]
@@ -121,7 +122,8 @@ def write_index(passages: Iterable[list[str]], folder: Path, *, k1: float, b: fl
         frequencies = np.zeros(len(vocabulary), np.int64)
         for block in blocks:
             frequencies += np.bincount(block.keys() >> 32, minlength=len(vocabulary))
-        scorer = _Scorer(frequencies, np.frombuffer(lengths, np.int32), float(k1), float(b))
+        uncounted = [number for term, number in vocabulary.items() if term.startswith(NAME_MARK)]
+        scorer = _Scorer(frequencies, _counted_lengths(lengths, blocks, uncounted), float(k1), float(b))
         _merge(blocks, frequencies, scorer, folder)
     write_vocabulary(vocabulary, folder)
     # bm25s needs the vocabulary as JSON too; `Index` reads of these two files only the number of passages.
@@ -129,6 +131,15 @@ def write_index(passages: Iterable[list[str]], folder: Path, *, k1: float, b: fl
     (folder / _PARAMS).write_text(json.dumps(params, indent=4), encoding="utf-8")
     with (folder / _VOCABULARY).open("w", encoding="utf-8") as file:
         file.write(json.dumps(vocabulary, ensure_ascii=False))
+
+
+def _counted_lengths(lengths: array[int], blocks: Sequence[_Block], uncounted: Iterable[int]) -> NDArray[np.int32]:
+    """Return the passages' numbers of terms without those terms that are not to change the scores of others."""
+    counted = np.array(lengths, np.int32)
+    for number, block in itertools.product(uncounted, blocks):
+        keys, counts = block.read(number, number + 1)
+        counted[keys & 0xFFFFFFFF] -= counts
+    return counted if counted.any() else np.array(lengths, np.int32)  # a mean of 0 divides nothing
 
 
 def _numbered_blocks(

@@ -61,5 +61,6 @@ def check_parameters(k1: float, b: float, title_weight: int) -> None:
     for name, value, high in (("k1", k1, 1000), ("b", b, 1)):
         valid = isinstance(value, int | float) and 0 <= value <= high  # false for nan
         check_option(name, value, valid, f"a number in [0, {high}]")
-    valid = isinstance(title_weight, int) and title_weight >= 0
-    check_option("title_weight", title_weight, valid, "a whole number, at least 0")
+    # A title is repeated that often: a larger number would fill the memory.
+    valid = isinstance(title_weight, int) and 0 <= title_weight <= 1_000
+    check_option("title_weight", title_weight, valid, "a whole number, at least 0 and at most 1000")

@@ -60,8 +60,9 @@ class IndexOptions:
             raise UnknownName("index of the 'dense' retriever", str(self.index), KINDS)
         for name in ("m", "ef_construction", "ef_search", "nlist", "nprobe"):
             value, least = getattr(self, name), 2 if name == "m" else 1
-            valid = (isinstance(value, int) and value >= least) or (name == "nlist" and value is None)
-            check_option(name, value, valid, f"a whole number, at least {least}")
+            # Bounded: FAISS computes with 32 bits.
+            valid = (isinstance(value, int) and least <= value <= 1_000_000) or (name == "nlist" and value is None)
+            check_option(name, value, valid, f"a whole number, at least {least} and at most 1000000")
 
     def build_key(self, vectors: int) -> dict[str, Any]:
         """Return what the stored index depends on, apart from its vectors.

@@ -6,8 +6,12 @@ The index stays on disk, memory-mapped. Lucene stores passage lengths in one byt
 A query is data: it is split into words as the passages are, and a passage that contains one of them is a hit. No
 operator or field name of Lucene's query language has a meaning.
 
-Pyserini can open an index that is built here, with the ids of the passages and without their texts. Its document
-numbers are positions in the corpus, so a hit costs no look-up and equal scores keep corpus order.
+English passages and queries are folded before they are split (`raggym_env.retrieval.bm25.analysis.fold`): "Lodz" finds
+"Łódź". A query of stop words alone is compared with the titles that have no other words, either.
+
+Pyserini can open an index that is built here, with the ids of the passages and without their texts; it finds the same
+for queries that are folded. Document numbers are positions in the corpus, so a hit costs no look-up and equal scores
+keep corpus order.
 """
 
 from __future__ import annotations
@@ -33,13 +37,23 @@ from raggym_env.errors import DataError, MissingExtra, RetrievalError, UnknownNa
 from raggym_env.protocols import Hit
 from raggym_env.retrieval.bm25.options import K1, TITLE_WEIGHT, B, check_parameters
 from raggym_env.retrieval.index_store import Store, corpus_key, key_hash, open_or_build, store_folder
-from raggym_env.retrieval.lucene.index import LuceneIndex, in_memory, java_classes, make_analyzer, on_disk, write_index
+from raggym_env.retrieval.lucene.index import (
+    Analysis,
+    LuceneIndex,
+    in_memory,
+    java_classes,
+    make_analysis,
+    on_disk,
+    write_index,
+)
 from raggym_env.retrieval.lucene.jvm import HEAP, java_call
 from raggym_env.retrieval.requests import check_request
 
 __all__ = ["LuceneRetriever"]
 
 
+# Raised whenever the same passages and options give another index, so that stored ones are not reused.
+_RULES_VERSION = 2
 _NETWORK_TIMEOUT = 60.0  # seconds without a byte
 _TITLE_LENGTH = 300  # characters; a longer first line is not a title
 _TEXTS = ("text", "body", "passage", "segment", "contents")  # names of the text in the collections of Pyserini
@@ -128,20 +142,22 @@ class LuceneRetriever:
     @cached_property
     def _opened(self) -> _Opened:
         java = java_classes(self.heap)
-        analyzer = make_analyzer(java, **self._analysis)
+        analysis = make_analysis(java, **self._analysis)
         # By default the processors that this process may use, which may be fewer than the machine has.
         usable = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
         threads = self.threads or usable or 1
         if self.index is None:
-            write = functools.partial(write_index, java, self.corpus, analyzer, self.title_weight)
+            write = functools.partial(write_index, java, self.corpus, analysis, self.title_weight)
             key: dict[str, Any] = {"corpus": corpus_key(self.corpus), "title_weight": self.title_weight}
-            key["lucene"] = java.Version.LATEST.major
+            key |= {"lucene": java.Version.LATEST.major, "rules": _RULES_VERSION}
             directory = _built(java, write, {**key, "analyzer": self._analysis}, store_folder(self.store))
-            lucene = LuceneIndex(java, directory, analyzer, self.k1, self.b, threads)
+            lucene = LuceneIndex(java, directory, analysis, self.k1, self.b, threads)
             return _Opened(lucene, self.corpus.__getitem__, key)
         folder = _folder(self.index)
         directory = on_disk(java, folder)
-        lucene = LuceneIndex(java, directory, analyzer, self.k1, self.b, threads, ties_by_id=True)
+        # Its texts were not folded, and so the queries are not, either.
+        unfolded = Analysis(analysis.analyzer)
+        lucene = LuceneIndex(java, directory, unfolded, self.k1, self.b, threads, ties_by_id=True)
         stored = _StoredPassages(lucene, self.corpus)
         # This file lists the segments, each of which has a random id, so its content identifies the index. Files of
         # earlier commits may remain; their numbers are in base 36.

@@ -6,6 +6,7 @@ import re
 from dataclasses import dataclass, field
 
 from raggym_env.errors import OptionError, check_option
+from raggym_env.retrieval.server.hosts import AllowedHosts
 from raggym_env.retrieval.wire import Limits
 
 __all__ = ["Batching", "ServerOptions"]
@@ -27,12 +28,19 @@ class Batching:
     """Maximum number of queries waiting for a search. A request that would exceed it is answered with 503."""
     threads: int = 1
     """Searches at the same time. More help a retriever that releases the interpreter lock, as Lucene does."""
+    spares: int = 4
+    """Threads that take the place of those whose search hangs. The hanging search and the next ones then run at the
+    same time: 0 for a retriever that no two threads may call at once."""
 
     def __post_init__(self) -> None:
         for name in ("size", "waiting", "threads"):
             value = getattr(self, name)
-            check_option(f"{name} of a server's batching", value, value >= 1, "at least 1")
-        check_option("wait of a server's batching", self.wait, 0 <= self.wait <= 1, "in [0, 1] seconds")
+            valid = type(value) is int and value >= 1
+            check_option(f"{name} of a server's batching", value, valid, "a whole number, at least 1")
+        spares, wait = self.spares, self.wait
+        check_option("spares of a server's batching", spares, type(spares) is int and spares >= 0, "a whole number")
+        valid = isinstance(wait, int | float) and 0 <= wait <= 1
+        check_option("wait of a server's batching", wait, valid, "in [0, 1] seconds")
 
 
 @dataclass(frozen=True)
@@ -51,6 +59,9 @@ class ServerOptions:
     """Passages per query if a request does not say: 3, as in the examples of Search-R1's server."""
     token: str | None = field(default=None, repr=False)
     """The token that clients must send as `Authorization: Bearer TOKEN`; None for none."""
+    hosts: tuple[str, ...] = ()
+    """Further host names that the server answers for, without a port; "*" for any. Of use only without a token: see
+    `raggym_env.retrieval.server.hosts`."""
     limits: Limits = field(default_factory=Limits)
     """Maximum number, size and duration of requests."""
     batching: Batching = field(default_factory=Batching)
@@ -60,6 +71,7 @@ class ServerOptions:
 
     def __post_init__(self) -> None:
         topk = self.limits.topk
+        AllowedHosts("127.0.0.1", self.hosts)  # raises for a name that is none
         check_option("default_k", self.default_k, 1 <= self.default_k <= topk, f"from 1 to {topk}")
         if self.token is not None and not re.fullmatch(r"[!-~]+", self.token):
             raise OptionError("token must be printable ASCII characters without spaces.")  # its value is a secret

@@ -7,12 +7,17 @@
 Requests that wait at the same time are searched together: see `raggym_env.retrieval.server.batching`. Every failure
 is answered with `{"error": "..."}`, and never with an empty result:
 
-    400, 422    the body is not a JSON object, or a field is wrong
+    400, 422    the body is not a JSON object, or a field is wrong or over its limit
     401         the token is missing or wrong
-    408, 413    the body arrived too slowly, or is too long
-    500         the retriever failed on these very queries
+    403, 421    the request comes from a web page, or is for another host: see `raggym_env.retrieval.server.hosts`
+    408         the body arrived too slowly
+    413         the body or the answer is too long
+    500         the retriever failed on these very queries; the log says how, under the name in the message
     503         too many requests or queries are waiting; `Retry-After` says when to try again
     504         the search took too long
+
+A search that takes too long goes on in its thread, which cannot be ended, and another thread takes its place. Once no
+thread is left, /health has the status 503 and says "unhealthy", so that a supervisor can restart the server.
 
 One process has one event loop and the search threads. To use more cores, run several servers on different ports
 behind a proxy. A server that faces an untrusted network belongs behind a proxy anyway, for TLS and against clients
@@ -150,15 +155,17 @@ def _server(
     import uvicorn
 
     from raggym_env.retrieval.server.app import RetrievalApp  # imports Starlette
+    from raggym_env.retrieval.server.hosts import AllowedHosts
 
     class Server(uvicorn.Server):
         async def startup(self, sockets: list[socket.socket] | None = None) -> None:
             await super().startup(sockets)
             ready(url_of(listener))
 
+    hosts = None if options.token else AllowedHosts(listener.getsockname()[0], options.hosts)
     search(retriever, _WARM_UP, options.default_k)
     config = uvicorn.Config(
-        RetrievalApp(retriever, options).asgi,
+        RetrievalApp(retriever, options, hosts).asgi,
         http="h11",  # the implementation whose header size can be limited
         ws="none",
         lifespan="on",

@@ -20,7 +20,7 @@ from typing import Any, Literal, get_args
 import numpy as np
 
 from raggym_env.build import MDP, load_mdp
-from raggym_env.cards import PolicyCard, SearchCard, env_card, override, policy_card
+from raggym_env.cards import PolicyCard, SearchCard, check_authority, env_card, override, policy_card
 from raggym_env.core import Action, Answer, State
 from raggym_env.errors import OptionError, RAGGymError, RewardError, check_option
 from raggym_env.llm.scripted import ScriptedLLM
@@ -226,7 +226,10 @@ def _states(
         source = ProcessData.read(data, limit)
         run = source.collection.run
         # The card as it was when the data was collected, and its split: "evidence" needs that split's gold facts.
-        mdp = load_mdp(override(run.card, changes), run.config["split"])
+        card = env_card(run.card, trust=trust)
+        if not trust:
+            check_authority(card)  # the folder may be somebody else's, and its card is about to be used
+        mdp = load_mdp(override(card, changes), run.config["split"])
         return mdp, [step for trajectory in source.trajectories for step in trajectory.steps], source.identity
     mdp = load_mdp(override(env_card(data, trust=trust), changes), "train")
     identity = {"environment": card_identity(mdp.card), "dataset": mdp.dataset.fingerprint, "limit": limit}

@@ -44,7 +44,7 @@ def train_sft(
         best: Which actions are good; see `sft_rows`.
         outcome_weight: Weight of an answer's outcome, which is added to its score; see `rows.graded`.
         evaluation: How to evaluate the agent before and after training; None for no evaluation.
-        trust: True to let cards at paths name code, "module:Class", which is then imported.
+        trust: Whether cards at paths may use the user's authority; see `raggym_env.cards`.
         progress: Called after every step and every episode of an evaluation.
 
     Returns:

@@ -1,0 +1,42 @@
+"""Sphinx configuration. `make docs` builds the site into docs/_build; warnings are errors."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).parent))
+
+import generate
+import raggym_env
+
+project = "raggym-env"
+author = "The raggym-env developers"
+copyright = "The raggym-env developers"
+release = raggym_env.__version__
+
+extensions = ["myst_parser", "sphinx.ext.autodoc", "sphinx.ext.napoleon", "sphinx_copybutton"]
+exclude_patterns = ["_build"]
+html_theme = "furo"
+html_title = "raggym-env"
+html_static_path = ["_static"]
+html_css_files = ["site.css"]
+html_extra_path = ["generated/llms.txt"]
+
+myst_enable_extensions = ["colon_fence", "dollarmath", "attrs_inline"]
+myst_heading_anchors = 3
+
+# Docstrings mark code with single backticks, as Markdown does.
+default_role = "code"
+autodoc_member_order = "bysource"
+autodoc_typehints = "description"
+autodoc_typehints_description_target = "documented_params"
+autodoc_class_signature = "separated"
+napoleon_google_docstring = True
+napoleon_numpy_docstring = False
+
+# The prompt is not part of a command that is copied.
+copybutton_prompt_text = r"\$ |>>> |\.\.\. "
+copybutton_prompt_is_regexp = True
+
+generate.write_all(Path(__file__).parent / "generated")

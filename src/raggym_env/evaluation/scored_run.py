@@ -1,0 +1,148 @@
+"""A run folder with its questions, scored question by question: what leaderboard, compare, show and report all read."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+from raggym_env import data
+from raggym_env.cards import EnvCard, policy_card
+from raggym_env.core import Task
+from raggym_env.errors import RunError
+from raggym_env.evaluation.scores import Scores, score_record, score_records
+from raggym_env.mdp.records import Episode
+from raggym_env.runs.run import Run
+from raggym_env.storage.paths import card_names
+
+__all__ = ["LoadTasks", "ScoredRun", "cached_tasks", "groups_of"]
+
+LoadTasks = Callable[[EnvCard, str], data.TaskSet]
+
+_GROUP_FIELDS = ("hops", "level")
+
+
+@dataclass(frozen=True)
+class ScoredRun:
+    """A run, the questions it covers, and the scores of its answers, all computed from the records."""
+
+    run: Run
+    card: EnvCard
+    taskset: data.TaskSet
+    tasks: Sequence[Task]
+    """The questions that the run covers, in the split's order."""
+    records: Sequence[Episode]
+    """Every recorded episode, in the order in which they ended. A failed question that was run again has several."""
+
+    @classmethod
+    def read(cls, path: str | Path, load_tasks: LoadTasks = data.load_tasks) -> ScoredRun:
+        """Read a run folder and the questions of its split.
+
+        Raises:
+            RunError: The folder holds no evaluation, or was made on other questions than those of the local data set.
+            DataError: The data set is not here.
+        """
+        run = Run.read(path)
+        # Its policy was steered by a critic that may read gold answers.
+        if "collect" in run.config:
+            raise RunError(
+                f"{run.path} is process data of `raggym collect`, not an evaluation. `--inspect` shows its contents."
+            )
+        card = run.card
+        taskset = load_tasks(card, run.config["split"])
+        # Scoring old answers on changed questions would give a number that nobody could reproduce.
+        if taskset.fingerprint != run.config["dataset"]:
+            raise RunError(
+                f"{run.path} was made on other questions than those in {taskset.source} now, so it cannot be scored "
+                "on them. Restore that file, or run the evaluation again."
+            )
+        return cls(run, card, taskset, run.select(taskset.tasks), run.episodes())
+
+    @property
+    def split(self) -> str:
+        return str(self.run.config["split"])
+
+    @property
+    def key(self) -> tuple[str, ...]:
+        """What two runs must share to be compared: the environment, the questions and the metric."""
+        size = f"{len(self.tasks):09}"
+        return self.card.name, self.split, size, self.taskset.fingerprint, self.card.episode.metric
+
+    @cached_property
+    def episodes(self) -> Mapping[str, Episode]:
+        """The episode that counts by question id, the last one recorded, for every question that has one."""
+        latest = {episode.id: episode for episode in self.records}
+        return {task.id: latest[task.id] for task in self.tasks if task.id in latest}
+
+    @cached_property
+    def by_question(self) -> Mapping[str, Mapping[str, float]]:
+        """The scores in [0, 1] by question id and metric, for every question whose episode did not fail."""
+        tasks = {task.id: task for task in self.tasks}
+        return {
+            question: score_record(episode, tasks[question])
+            for question, episode in self.episodes.items()
+            if episode.error is None
+        }
+
+    @cached_property
+    def scores(self) -> Scores:
+        """The scores over all questions."""
+        return score_records(self.records, self.tasks, self.run.price)
+
+    @property
+    def setting(self) -> str:
+        """The retriever, passages per search, search budget and fingerprint of the corpus, as one line."""
+        retrieval, episode = self.card.retrieval, self.card.episode
+        options = "".join(f", {name}={value}" for name, value in retrieval.options.items())
+        corpus = str(self.run.config["corpus"])[:6]  # runs over different passages are not comparable
+        return f"{retrieval.name}, k={retrieval.k}{options}, {episode.max_searches} searches, corpus {corpus}"
+
+    @property
+    def label(self) -> str:
+        """The policy's name with the model, changed options, the search at inference and the seed."""
+        policy, seed = self.run.config["policy"], self.run.config["seed"]
+        name = str(policy["name"])
+        # An old record may lack the table.
+        search = {key: value for key, value in policy.get("search", {}).items() if value}
+        if tree := search.pop("tree", None):
+            search["tree"] = f"{tree['width']}x{tree['depth']}"
+        parts = [*_options(policy), *(f"{key.replace('_', ' ')} {value}" for key, value in search.items())]
+        parts += [f"seed {seed}"] if seed else []
+        return f"{name} ({', '.join(parts)})" if parts else name
+
+
+def _options(policy: Mapping[str, Any]) -> list[str]:
+    """Return the model, and the options in which a run of a shipped card differs from that card."""
+    options = dict(policy.get("options", {}))
+    llm = options.pop("llm", None)
+    # The name comes from a run folder, so it is looked up among the shipped cards only, never opened as a path.
+    shipped = policy["name"] in card_names("policies")
+    defaults = policy_card(policy["name"]).options if shipped else options
+    changed = [
+        f"{key} changed" if isinstance(value, dict | list) else f"{key}={value}"
+        for key, value in options.items()
+        if value != defaults.get(key)
+    ]
+    return [*([str(llm)] if llm else []), *changed]
+
+
+def cached_tasks(load_tasks: LoadTasks = data.load_tasks) -> LoadTasks:
+    """Return the function with a cache, since the runs of a board share their data set."""
+    cache: dict[str, data.TaskSet] = {}
+
+    def load(card: EnvCard, split: str) -> data.TaskSet:
+        # Not by the card's name: two runs may have different cards of one name.
+        key = f"{card.path} {card.dataset.model_dump_json()} {split}"
+        if key not in cache:
+            cache[key] = load_tasks(card, split)
+        return cache[key]
+
+    return load
+
+
+def groups_of(task: Task) -> dict[str, str]:
+    """Return the groups that a question is in, by field: its type, and its hops and level if the data set has them."""
+    groups = {"type": task.type} if task.type else {}
+    return groups | {name: str(task.metadata[name]) for name in _GROUP_FIELDS if name in task.metadata}
