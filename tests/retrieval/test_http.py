@@ -251,7 +251,7 @@ def test_another_servers_redirect_gets_neither_token_nor_query(monkeypatch):
         ({"url": 7}, "url of the 'http' retriever"),
         ({"token_env": "AWS_SECRET_ACCESS_KEY"}, "starts with RAGGYM_"),
         ({"token_env": "OPENAI_API_KEY"}, "starts with RAGGYM_"),
-        ({"token_env": ["RAGGYM_X"]}, "starts with RAGGYM_"),
+        ({"token_env": ["RAGGYM_X"]}, "token_env of the 'http' retriever must be a text"),
         ({"timeout": 0}, "timeout"),
         ({"retries": -1}, "retries"),
         ({"max_queries": 0}, "max_queries"),

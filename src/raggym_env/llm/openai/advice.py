@@ -50,7 +50,7 @@ def advice(server: Server, message: str, body: Mapping[str, Any]) -> str:
         body: The request, as it was sent.
     """
     if any(turn.get("role") == "system" for turn in body["messages"]) and _ABOUT_ROLES.search(message):
-        return f"If the model takes no system message: {_setting(system_role=False)}"
+        return f"If the model takes no system message: {_settings(system_role=False)}"
     # A model's name may consist of such words.
     words = message.replace(str(body["model"]), "")
     named = [name for name in body if re.search(rf"(?<![A-Za-z0-9_]){re.escape(name)}(?![A-Za-z0-9_])", words)]
@@ -58,23 +58,17 @@ def advice(server: Server, message: str, body: Mapping[str, Any]) -> str:
     if field is None:
         return (
             "Options of the model change what is sent: omit (fields to leave out), extra_body (fields to add), "
-            f"system_role and n_supported. E.g. {_setting(omit=['seed'])}"
+            f"system_role and n_supported. E.g. {_settings(omit=['seed'])}"
         )
     if field == "n":
-        return f"If the model gives one reply at a time: {_setting(n_supported=False)}"
+        return f"If the model gives one reply at a time: {_settings(n_supported=False)}"
     omit = [*server.omit, field]
     if field == "max_tokens" and "max_completion_tokens" in words:
-        extra = {**server.extra_body, "max_completion_tokens": body[field]}
-        return f"If the model takes the newer field: {_setting(omit=omit, extra_body=extra)}"
-    return f"If the model takes no {field}: {_setting(omit=omit)}. Otherwise, set another {field}"
+        extra = {"extra_body.max_completion_tokens": body[field]}
+        return f"If the model takes the newer field: {_settings(omit=omit, **extra)}"
+    return f"If the model takes no {field}: {_settings(omit=omit)}. Otherwise, set another {field}"
 
 
-def _setting(**options: Any) -> str:
-    """Return options of a model as the command line takes them; a card's `llm_options` has the same form."""
-    return f"--set 'policy.options.llm_options={_toml(options)}'"
-
-
-def _toml(value: Any) -> str:
-    if isinstance(value, Mapping):
-        return "{" + ", ".join(f"{name} = {_toml(inner)}" for name, inner in value.items()) + "}"
-    return json.dumps(value)
+def _settings(**options: Any) -> str:
+    """Return options of a model as the command line takes them. JSON of these values is TOML too."""
+    return " ".join(f"--set 'policy.options.llm_options.{name}={json.dumps(value)}'" for name, value in options.items())
