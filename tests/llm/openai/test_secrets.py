@@ -167,9 +167,14 @@ def test_a_server_that_is_not_given_as_a_url_is_refused_and_never_taken_for_open
             monkeypatch.setenv("OPENAI_BASE_URL", default)
         else:
             monkeypatch.delenv("OPENAI_BASE_URL", raising=False)
-        with pytest.raises(OptionError, match=r"openai:MODEL@http://HOST:PORT/v1") as caught:
+        with pytest.raises(OptionError, match=r"is named like openai:[\w/]+@http://\S+") as caught:
             llm.make(f"openai:{name}")
         assert "hunter2" not in str(caught.value)
+
+
+def test_the_name_that_lacks_a_scheme_is_shown_with_one():
+    with pytest.raises(OptionError, match=r"named like openai:org/m:free@http://localhost:8000/v1, with"):
+        llm.make("openai:org/m:free@localhost:8000/v1")
 
 
 @pytest.mark.parametrize(

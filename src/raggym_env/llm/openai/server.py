@@ -143,10 +143,12 @@ def split_name(name: str) -> tuple[str, str]:
     if not models:
         model, url = name, os.environ.get("OPENAI_BASE_URL") or _OFFICIAL
         if "@" in name or "://" in name:
-            # The name may hold a secret where a password could be, so the message does not repeat it.
+            # The name may hold a secret where a password could be, so only a plain one is repeated.
+            plain = re.fullmatch(r"([\w./:-]+)@([\w.-]+(:\d+)?(/[\w./-]*)?)", name, re.ASCII)
+            example = f"openai:{plain[1]}@http://{plain[2]}" if plain else _FORM
             raise OptionError(
-                f"A server's model is named like {_FORM}, with http:// or https:// before the host and a model before "
-                "the @. If the @ belongs to the model's name, add the URL too."
+                f"A server's model is named like {example}, with http:// or https:// before the host and a model "
+                "before the @. If the @ belongs to the model's name, add the URL too."
             )
         if not is_plain_url(url):
             raise OptionError(
