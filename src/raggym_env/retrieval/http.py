@@ -19,22 +19,22 @@ import hashlib
 import json
 import os
 import random
-import re
 import time
 import weakref
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import KW_ONLY, InitVar, dataclass, fields
-from typing import Any, NamedTuple
+from typing import Any
 from urllib.parse import urljoin, urlsplit
-
-import httpx
 
 from raggym_env.core import Passage
 from raggym_env.errors import IndexMismatch, OptionError, RetrievalError, check_option
-from raggym_env.network import client_options, is_plain_url, retry_after
+from raggym_env.network.clients import Client, RequestFailed, Response
+from raggym_env.network.keys import check_key_env, read_key
+from raggym_env.network.urls import is_plain_url, retry_after
 from raggym_env.protocols import Hit
 from raggym_env.retrieval.requests import check_request
 from raggym_env.retrieval.wire import FINGERPRINT_HEADER, TOKEN_ENV, read_results
+from raggym_env.storage.parsing import ParseError, parse_json
 
 __all__ = ["HTTPRetriever"]
 
@@ -76,15 +76,15 @@ class HTTPRetriever:
     backoff: float = 0.25
     """Seconds before the first retry. Doubles with each, up to 10; a random part of up to a half is subtracted."""
     token_env: str = TOKEN_ENV
-    """Environment variable with the token to send, if it is set. Its name must start with RAGGYM_: otherwise a card
-    from somebody else could have your other secrets sent to its server."""
+    """Environment variable with the token to send, if it is set. Its name must start with RAGGYM_, or be listed in
+    $RAGGYM_KEY_ENVS: otherwise a card from somebody else could have your other secrets sent to its server."""
     max_queries: int = 256
     """Queries in one request, fewer where each is to have more than 32 passages. More are sent in several requests, one
     after the other."""
     connections: int = 64
     """Maximum number of requests at the same time, over all threads."""
     max_bytes: int = 64 * 2**20
-    """Maximum length of an answer; a longer one is a failure."""
+    """Maximum length of an answer, decompressed; a longer one is a failure."""
 
     def __post_init__(self, corpus: Sequence[Passage] | None) -> None:
         # URLs are logged and written to records, so they must hold no secret. The message repeats none either.
@@ -108,12 +108,12 @@ class HTTPRetriever:
             ("timeout", self.timeout > 0, "above 0"),
             ("retries", self.retries >= 0, "0 or more"),
             ("backoff", self.backoff >= 0, "0 or more"),
-            ("token_env", re.fullmatch(r"RAGGYM_[A-Z0-9_]+", self.token_env), "a name that starts with RAGGYM_"),
             ("max_queries", self.max_queries >= 1, "1 or more"),
             ("connections", self.connections >= 1, "1 or more"),
             ("max_bytes", self.max_bytes >= 1, "1 or more"),
         ):
             check_option(f"{name} of the 'http' retriever", getattr(self, name), bool(valid), expected)
+        check_key_env("token_env of the 'http' retriever", self.token_env, known=())
         self._open()
         self._served = self._served_fingerprint()
         self.fingerprint = self._served or f"http-{hashlib.blake2b(self.url.encode(), digest_size=8).hexdigest()}"
@@ -149,7 +149,7 @@ class HTTPRetriever:
         reply = self._send("POST", self.url, body.encode())
         if reply.status != 200:
             hint = f" Is {self.token_env} set, and correct?" if reply.status in (401, 403) else ""
-            raise RetrievalError(f"{self.url} answered with {reply.summary()}{hint}")
+            raise RetrievalError(f"{self.url} answered with {self._summary(reply)}{hint}")
         served = reply.headers.get(FINGERPRINT_HEADER)
         if self._served and served and served != self._served:
             raise IndexMismatch(
@@ -159,17 +159,18 @@ class HTTPRetriever:
         try:
             return read_results(reply.body, len(queries), k)
         except ValueError as error:
-            raise RetrievalError(f"{self.url}: the answer {error}.") from error
+            # Masked, since it may quote the answer.
+            raise RetrievalError(f"{self.url}: the answer {self._client.key.masked(str(error))}.") from None
 
     def _served_fingerprint(self) -> str | None:
         reply = self._send("GET", urljoin(self.url.rstrip("/"), "health"))
         try:
-            fingerprint = json.loads(reply.body)["fingerprint"] if reply.status == 200 else None
-        except (ValueError, LookupError, TypeError, RecursionError):  # not the /health of `raggym serve`
+            fingerprint = parse_json(reply.body)["fingerprint"] if reply.status == 200 else None
+        except (ParseError, LookupError, TypeError):  # not the /health of `raggym serve`
             return None
         return fingerprint if isinstance(fingerprint, str) else None
 
-    def _send(self, method: str, url: str, body: bytes | None = None) -> _Reply:
+    def _send(self, method: str, url: str, body: bytes | None = None) -> Response:
         """Return the first reply whose status is not one of those that are retried."""
         failure, after = "", 0.0
         for attempt in range(self.retries + 1):
@@ -178,57 +179,43 @@ class HTTPRetriever:
                 pause = min(_MAX_BACKOFF, self.backoff * 2 ** (attempt - 1)) * _random.uniform(0.5, 1.0)
                 time.sleep(max(after, pause))
             try:
-                reply = self._attempt(method, url, body)
-            except (httpx.ReadTimeout, httpx.WriteTimeout) as error:
-                raise RetrievalError(f"{url} did not answer within {self.timeout:g} s.") from error
-            except httpx.TransportError as error:
-                failure, after = f"{type(error).__name__}: {error}", 0.0
+                if self._owner != os.getpid():  # closed; or after a fork, where two processes would share connections
+                    self._open()
+                reply = self._client.send(method, url, body)
+            except RequestFailed as error:
+                if error.kind == "timeout":
+                    raise RetrievalError(f"{url} did not answer within {self.timeout:g} s.") from error
+                if error.kind not in ("unreachable", "broken"):
+                    raise RetrievalError(f"{url}: the answer cannot be read: {error}.") from error
+                failure, after = str(error), 0.0
                 continue
-            except httpx.RequestError as error:  # e.g. a body that is not compressed as its header says
-                raise RetrievalError(f"{url}: the answer cannot be read: {error}") from error
             if reply.status not in _RETRIED:
                 return reply
-            failure, after = reply.summary(), retry_after(reply.headers)
+            failure, after = self._summary(reply), retry_after(reply.headers)
             if after > _MAX_RETRY_AFTER:
                 break
         raise RetrievalError(f"{url} is not available, tried {attempt + 1} times: {failure}")
 
-    def _attempt(self, method: str, url: str, body: bytes | None) -> _Reply:
-        if self._owner != os.getpid():  # closed; or after a fork, where two processes would share connections
-            self._open()
-        deadline = time.monotonic() + self.timeout
-        content = bytearray()
-        headers = {"content-type": "application/json"}
-        with self._client.stream(method, url, content=body, headers=headers) as response:
-            for chunk in response.iter_bytes():
-                content += chunk
-                if len(content) > self.max_bytes:
-                    raise RetrievalError(f"{url}: the answer is longer than {self.max_bytes:,} bytes.")
-                # httpx's time-out applies to each chunk, so a server that sends a byte at a time never exceeds it.
-                if time.monotonic() > deadline:
-                    raise httpx.ReadTimeout("")
-        return _Reply(response.status_code, response.headers, bytes(content))
+    def _summary(self, reply: Response) -> str:
+        """Return the status and the server's error message."""
+        text = self._client.key.masked(reply.text)
+        try:
+            content = parse_json(text)
+            reason = content.get("error") or content.get("detail") or content  # "detail": FastAPI
+        except (ParseError, AttributeError):
+            reason = text[:200]
+        return f"{reply.status}: {reason!s:.500}"
 
     def _open(self) -> None:
-        options = client_options(self.url, self.token_env, timeout=self.timeout, connections=self.connections)
         try:
-            self._client = httpx.Client(**options)
-        except (ImportError, ValueError) as error:  # proxies of the environment that httpx cannot use
-            raise RetrievalError(f"The HTTP client for {self.url} cannot be created: {error}") from error
+            self._client = Client(
+                self.url,
+                read_key(self.token_env),
+                timeout=self.timeout,
+                connections=self.connections,
+                max_bytes=self.max_bytes,
+            )
+        except RequestFailed as error:
+            raise RetrievalError(f"The HTTP client for {self.url} cannot be created: {error}.") from error
         self._owner = os.getpid()
         weakref.finalize(self, self._client.close)
-
-
-class _Reply(NamedTuple):
-    status: int
-    headers: Mapping[str, str]
-    body: bytes
-
-    def summary(self) -> str:
-        """Return the status and the server's error message."""
-        try:
-            content = json.loads(self.body)
-            reason = content.get("error") or content.get("detail") or content  # "detail": FastAPI
-        except (ValueError, AttributeError, RecursionError):
-            reason = self.body[:200].decode("utf-8", "replace")
-        return f"{self.status}: {reason!s:.500}"

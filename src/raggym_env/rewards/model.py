@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import logging
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
@@ -15,6 +14,8 @@ from numpy.typing import NDArray
 from raggym_env.core import Action, State
 from raggym_env.errors import MissingExtra, RAGGymError, RewardError, check_option
 from raggym_env.llm.hf.batching import MIN_PREFIX, Tokens, common_prefix, runs
+from raggym_env.models.files import check_files
+from raggym_env.storage.parsing import parse_json, read_file
 from raggym_env.text.state_chat import ACTION_TOKENS, encode, fitted, render
 
 try:
@@ -206,6 +207,7 @@ def _read(name: str, dtype: torch.dtype) -> tuple[Any, Any]:
     source, gguf = find_model(name)
     if gguf:
         raise RewardError(f"{name} is a GGUF file, which holds no classifier. Pass a folder with safetensors.")
+    check_files(Path(source))
     _require_one_output(name, AutoConfig.from_pretrained(source, trust_remote_code=False).num_labels)
     model, missing = _classifier(source, dtype)
     # transformers initializes a missing head at random and only warns.
@@ -233,8 +235,8 @@ def _read_adapter(path: str, base: str, dtype: torch.dtype) -> tuple[Any, Any]:
             "task_type SEQ_CLS."
         )
     _require_one_output(path, outputs[0])
-    base = base or json.loads((folder / _ADAPTER).read_bytes())["base_model_name_or_path"]
-    source, _ = find_model(base)
+    source, _ = find_model(base or _base_name(folder))
+    check_files(Path(source))
     # The base has no trained head, of which transformers warns: the adapter brings it.
     with _errors_only():
         model, _ = _classifier(source, dtype)
@@ -244,6 +246,14 @@ def _read_adapter(path: str, base: str, dtype: torch.dtype) -> tuple[Any, Any]:
     if tokenizer.pad_token_id is not None:
         model.config.get_text_config().pad_token_id = tokenizer.pad_token_id
     return PeftModel.from_pretrained(model, str(folder)).merge_and_unload(), tokenizer
+
+
+def _base_name(folder: Path) -> str:
+    config = parse_json(read_file(folder / _ADAPTER))
+    name = config.get("base_model_name_or_path") if isinstance(config, dict) else None
+    if not isinstance(name, str) or not name:
+        raise RewardError(f"{folder / _ADAPTER} names no base model. Name it: BASE+{folder}")
+    return name
 
 
 @contextmanager

@@ -384,8 +384,10 @@ def test_a_key_that_a_server_echoes_is_removed_from_the_message(connect):
 
 def test_a_stand_in_for_a_key_is_not_removed_from_words(connect, monkeypatch):
     monkeypatch.setenv("OPENAI_API_KEY", "a")
-    with FakeServer(after=status(400, "a bad idea")) as server:
-        [[completion]] = connect(server).generate(ask("a"), Sampling())
+    with FakeServer(replies(), status(400, "a bad idea")) as server:
+        model = connect(server)
+        model.generate(ask("a"), Sampling())
+        [[completion]] = model.generate(ask("a"), Sampling())
     assert "a bad idea" in completion.failure
 
 
@@ -397,13 +399,23 @@ def test_errors_carry_no_exception_of_the_client(connect):
 
 
 def test_another_variable_or_no_key_at_all_can_be_chosen(connect, monkeypatch):
-    monkeypatch.setenv("OTHER_KEY", "other")
+    names = ("RAGGYM_OTHER", "GROQ_API_KEY", "MY_OWN")
+    for name in names:
+        monkeypatch.setenv(name, name.lower())
+    monkeypatch.setenv("RAGGYM_KEY_ENVS", "X, MY_OWN")
     with FakeServer() as server:
-        connect(server, key_env="OTHER_KEY").generate(ask("a"), Sampling())
-        connect(server, key_env=None).generate(ask("a"), Sampling())
-    assert server.keys[0] == "Bearer other"
-    assert KEY not in server.keys[1]
-    assert server.keys[1] == ""
+        for name in (*names, None, ""):
+            connect(server, key_env=name).generate(ask("a"), Sampling())
+    assert server.keys == ["Bearer raggym_other", "Bearer groq_api_key", "Bearer my_own", "", ""]
+
+
+@pytest.mark.parametrize("name", ["AWS_SECRET_ACCESS_KEY", "HF_TOKEN", "PATH", "openai_api_key", "X_API_KEY"])
+def test_a_variable_that_is_not_known_to_hold_a_key_is_never_sent(connect, monkeypatch, name):
+    monkeypatch.setenv(str(name), "wJalrXUtnFEMI")
+    with FakeServer() as server, pytest.raises(OptionError, match="RAGGYM_KEY_ENVS=NAME") as caught:
+        connect(server, key_env=name)
+    assert "wJalrXUtnFEMI" not in str(caught.value)
+    assert server.bodies == []
 
 
 def test_a_redirect_is_not_followed_so_the_key_reaches_no_other_server(connect):

@@ -6,7 +6,6 @@ the catalogue. No pickle is opened, and no code that comes with an adapter is ru
 
 from __future__ import annotations
 
-import json
 import warnings
 from pathlib import Path
 from typing import Any
@@ -16,6 +15,7 @@ from safetensors.torch import load_file
 
 from raggym_env.errors import LLMError, MissingExtra, OptionError
 from raggym_env.models import catalogue
+from raggym_env.storage.parsing import ParseError, parse_json, read_file
 
 __all__ = ["adapter_folder", "merged", "split_name"]
 
@@ -59,10 +59,10 @@ def adapter_folder(name: str) -> Path:
             raise LLMError(f"No adapter {name!r}: it is neither a folder nor an adapter of the catalogue ({names}).")
         folder = adapters[name]
     try:
-        config = json.loads((folder / _CONFIG).read_text(encoding="utf-8"))
+        config = parse_json(read_file(folder / _CONFIG))
     except FileNotFoundError as error:
         raise LLMError(f"The folder {folder} is not an adapter: it has no {_CONFIG}.") from error
-    except (OSError, ValueError) as error:
+    except (OSError, ParseError) as error:
         raise LLMError(f"{folder / _CONFIG} cannot be read: {error}") from error
     kind = config.get("peft_type") if isinstance(config, dict) else None
     if kind != "LORA":

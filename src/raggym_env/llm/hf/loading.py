@@ -13,8 +13,9 @@ import torch
 from raggym_env.errors import LLMError, OptionError, RAGGymError, check_option
 from raggym_env.llm.hf.adapters import adapter_folder, merged, split_name
 from raggym_env.models import catalogue
-from raggym_env.models.convert import read_model, require_on_hub, unquantised
-from raggym_env.network import HubUnreachable
+from raggym_env.models.convert import read_model, unquantised
+from raggym_env.models.files import hub_folder
+from raggym_env.network.hub import HubUnreachable
 
 __all__ = ["Dtype", "context_length", "find_model", "load_parts", "plain_model", "resolve_device", "resolve_dtype"]
 
@@ -97,7 +98,9 @@ def _load(name: str, dtype: torch.dtype) -> tuple[Any, Any]:
 
 
 def find_model(name: str) -> tuple[str, str | None]:
-    """Return where transformers reads a model from: a folder or a name on the hub, and the GGUF file in the folder.
+    """Return where transformers reads a model from: a folder, and the name of the GGUF file in it, if it is one.
+
+    A model on the hub is downloaded if it was not before: its safetensors weights, configuration and tokenizer.
 
     Args:
         name: A model of `raggym models list`, a folder with a config.json, a `.gguf` file, or a name on the hub.
@@ -116,14 +119,13 @@ def find_model(name: str) -> tuple[str, str | None]:
     if (path / "config.json").is_file():
         return str(path), None
     try:
-        require_on_hub(name)
+        return str(hub_folder(name)), None
     except HubUnreachable as error:
         raise LLMError(
             f"No model {name!r}. Looked in the cache ({', '.join(sorted(catalogue.MODELS))}: raggym models get NAME), "
             "for a folder with a config.json, for a .gguf file, and on the hub: "
             f"{error} (with a network: hf download OWNER/NAME)."
         ) from error
-    return name, None
 
 
 def resolve_device(device: str) -> torch.device:

@@ -6,12 +6,14 @@ How failures are handled:
     that is not a chat completion                                 before `Retry-After`; then that prompt fails
     400, 413, 422 (context too long, bad option), no content,    that prompt fails, at once
     content filter
+    400, 405, 413, 415, 422 before the first reply               a very short prompt is sent in the same form: if it is
+                                                                 answered, the first one fails alone, as above
     401, 402, 404; 403, a redirect and no connection before      `LLMError`: no prompt could work
-    the first reply; quota used up
+    the first reply; quota used up; the short prompt is refused
 
 So a server that dies in the middle of a run costs the episodes that needed it, and a wrong key, URL or model name ends
 the run. A server that does not keep up gets fewer requests at a time: see `Window`. The key is read from the
-environment when the first request is sent, goes only to the URL that was named, and is removed from error messages.
+environment, checked when the model is made, goes only to the URL that was named, and is removed from error messages.
 """
 
 from __future__ import annotations
@@ -28,20 +30,21 @@ from concurrent.futures import CancelledError
 from dataclasses import replace
 from typing import Any, Literal, TypeVar
 
-import httpx
-
 from raggym_env.core import Usage
 from raggym_env.errors import LLMError
+from raggym_env.llm.openai.advice import advice, explanation
 from raggym_env.llm.openai.replies import Reply, Trouble, clean, read_error, read_reply
 from raggym_env.llm.openai.server import Server, Window, split_name
-from raggym_env.network import CONNECT_TIMEOUT_S, client_options
+from raggym_env.network.clients import CONNECT_TIMEOUT_S, AsyncClient, RequestFailed, Response
 from raggym_env.protocols import Completion, Messages, Sampling
+from raggym_env.storage.parsing import ParseError, parse_json
 
 __all__ = ["OpenAIModel", "Server", "connect"]
 
 _LONGEST_BACKOFF = 30.0
 _LONGEST_RETRY_AFTER = 120.0
-_SHORTEST_KEY = 8
+_BUSY = (408, 409, 425, 429)
+_PROBE = "Answer with one word: yes."
 
 _T = TypeVar("_T")
 
@@ -108,6 +111,8 @@ def connect(
     omit: Sequence[str] = (),
     key_env: str | None = "OPENAI_API_KEY",
     n_supported: bool | Literal["auto"] = "auto",
+    system_role: bool = True,
+    max_bytes: int = 32 << 20,
 ) -> OpenAIModel:
     """Return the model named `MODEL@URL`, or `MODEL` alone at `$OPENAI_BASE_URL` or else at OpenAI. Sends nothing yet.
 
@@ -116,11 +121,24 @@ def connect(
 
     Raises:
         OptionError: The name or an option is out of range.
-        LLMError: OpenAI's own endpoint is named, and there is no key.
+        LLMError: OpenAI's own endpoint is named, and there is no key; or the key has characters that no key has.
     """
-    extra, never_sent = dict(extra_body or {}), tuple(omit)
+    model, url = split_name(name)
     return OpenAIModel(
-        Server(*split_name(name), concurrency, timeout, retries, backoff, extra, never_sent, key_env, n_supported)
+        Server(
+            model,
+            url,
+            concurrency=concurrency,
+            timeout=timeout,
+            retries=retries,
+            backoff=backoff,
+            extra_body=dict(extra_body or {}),
+            omit=tuple(omit),
+            key_env=key_env,
+            n_supported=n_supported,
+            system_role=system_role,
+            max_bytes=max_bytes,
+        )
     )
 
 
@@ -134,14 +152,18 @@ class _Session:
         self.answered = False
         self.usage_missing = self.usage_warned = False
         self.random = random.Random()  # not the module's, whose draws belong to the caller
+        self.probing = asyncio.Lock()
         self.key = server.key()
+        problem = None
         try:
             # Not OpenAI's client library: its retries hold a slot while they wait and give up on malformed replies.
-            self.client = httpx.AsyncClient(
-                **client_options(server.url, server.key_env, timeout=server.timeout, connections=server.concurrency)
+            self.client = AsyncClient(
+                server.url, self.key, timeout=server.timeout, connections=server.concurrency, max_bytes=server.max_bytes
             )
-        except (ImportError, ValueError) as error:  # the key, or a proxy of the environment that httpx cannot use
-            raise LLMError(f"Cannot connect to {server.url}: {error}") from error
+        except RequestFailed as error:
+            problem = f"Cannot connect to {server.url}: {error}."
+        if problem:
+            raise LLMError(problem)
         self.loop = asyncio.new_event_loop()
         self.thread = threading.Thread(target=self.loop.run_forever, name="raggym-openai", daemon=True)
         self.thread.start()
@@ -184,7 +206,7 @@ class _Session:
         """Request the i-th completion alone."""
         reply, usage = await self._request(self._body(prompt, replace(params, n=1, seed=params.seed + i)), params)
         if isinstance(reply, Trouble):
-            return Completion("", usage=usage, failure=reply.message, outage=reply.retry)
+            return _failed(reply, usage)
         return replace(reply.completions[0], usage=usage)
 
     async def _samples(self, prompt: Messages, params: Sampling, first: int) -> list[Completion]:
@@ -201,7 +223,7 @@ class _Session:
                 self.one_request = self.server.n_supported is True
                 completions += await self._samples(prompt, params, len(completions))
             return completions
-        failures = _charge([Completion("", failure=reply.message, outage=reply.retry)] * params.n, usage)
+        failures = _charge([_failed(reply, Usage())] * params.n, usage)
         if self.server.n_supported != "auto" or reply.status not in (400, 422):
             return failures
         # The server refuses either `n` or the prompt; a request without `n` tells which.
@@ -222,7 +244,10 @@ class _Session:
         }
         body = {
             "model": self.server.model,
-            "messages": [{name: clean(text) for name, text in message.items()} for message in prompt],
+            "messages": [
+                {name: clean(text) for name, text in message.items()}
+                for message in (prompt if self.server.system_role else _without_system(prompt))
+            ],
             "temperature": params.temperature,
             limit: params.max_tokens,
             **{name: value for name, value in optional.items() if value is not None},
@@ -230,7 +255,9 @@ class _Session:
         }
         return {name: value for name, value in body.items() if name not in self.server.omit}
 
-    async def _request(self, body: Mapping[str, Any], params: Sampling) -> tuple[Reply | Trouble, Usage]:
+    async def _request(
+        self, body: Mapping[str, Any], params: Sampling, *, probe: bool = False
+    ) -> tuple[Reply | Trouble, Usage]:
         """Attempt a request until there is a reply or no point in trying again. The usage is that of all attempts."""
         usage, attempts = Usage(), 0
         while True:
@@ -245,62 +272,108 @@ class _Session:
                 self.answered = True
                 self.usage_missing |= reply.usage is None
                 return reply, usage + (reply.usage or Usage())
-            message = reply.message
-            # A short key is a stand-in such as EMPTY, and would also match in ordinary words.
-            if self.key and len(self.key) >= _SHORTEST_KEY:
-                message = message.replace(self.key, "[key]")
-            message = message[:500] + (f", after {attempts} tries" if attempts > 1 else "")
+            message = reply.message[:500] + (f", after {attempts} tries" if attempts > 1 else "")
             last = not reply.retry or attempts > self.server.retries or reply.pause > _LONGEST_RETRY_AFTER
             # A refused connection is fatal only at the last attempt: the server may still be starting.
             if reply.fatal and (last or reply.status is not None):
                 raise LLMError(await self._explain(reply.status, message))
+            if last and _refused(reply) and not (probe or self.answered or self._n_may_be_why(body, reply)):
+                reply, probe_usage = await self._refused_alone(body, reply, message, params)
+                usage += probe_usage
             if last:
                 return replace(reply, message=f"{self.server.url}: {message}"), usage
             backoff = min(self.server.backoff * 2.0 ** (attempts - 1), _LONGEST_BACKOFF)
             # Random, so that requests that failed together do not all come back together.
             await asyncio.sleep(reply.pause + backoff * self.random.uniform(0.5, 1.0))
 
+    def _n_may_be_why(self, body: Mapping[str, Any], reply: Trouble) -> bool:
+        """True if the request is sent again without `n`, which tells more."""
+        return "n" in body and self.server.n_supported == "auto" and reply.status in (400, 422)
+
+    async def _refused_alone(
+        self, body: Mapping[str, Any], reply: Trouble, message: str, params: Sampling
+    ) -> tuple[Trouble, Usage]:
+        """Return the trouble of a prompt that was refused before any was answered, if others are not.
+
+        Raises:
+            LLMError: The server refuses a short prompt with the same fields and roles too, so it would refuse all.
+        """
+        async with self.probing:  # one probe serves all the prompts that wait here
+            if self.answered:
+                return reply, Usage()
+            turns = [{**turn, "content": _PROBE} for turn in body["messages"]]
+            answer, usage = await self._request({**body, "messages": turns}, params, probe=True)
+            if isinstance(answer, Trouble):
+                if _refused(answer):
+                    raise LLMError(
+                        f"{self.server.url} refuses every request ({message}). {advice(self.server, message, body)}."
+                    )
+                # Whether the prompt or the server is to blame cannot be told, so the prompt may be tried again.
+                reply = replace(reply, retry=True)
+            return reply, usage
+
     async def _attempt(self, body: Mapping[str, Any], params: Sampling) -> Reply | Trouble:
         """Send a request once, under one deadline for connecting, sending and reading."""
-        # Encoded here, in ASCII: httpx would write UTF-8, which cannot hold a lone surrogate of `extra_body`.
-        content, headers = json.dumps(body), {"Content-Type": "application/json"}
         try:
-            # httpx's own time-outs start anew with every byte that arrives.
-            async with asyncio.timeout(self.server.timeout):
-                response = await self.client.post("chat/completions", content=content, headers=headers)
-        except (TimeoutError, httpx.ReadTimeout, httpx.WriteTimeout):
-            return Trouble(f"no reply within {self.server.timeout:g} s", retry=True)
-        except httpx.RequestError as error:
-            unreached = isinstance(error, httpx.ConnectError | httpx.ConnectTimeout)
-            reason = str(error) or type(error).__name__
-            return Trouble(f"the connection failed ({reason})", retry=True, fatal=unreached and not self.answered)
-        if response.is_success:
-            return read_reply(response.text, params.stop)
-        return read_error(response.status_code, response.headers, response.text, answered=self.answered)
+            # In ASCII: UTF-8 cannot hold a lone surrogate of `extra_body`.
+            response = await self.client.send("POST", "chat/completions", json.dumps(body).encode())
+        except RequestFailed as error:
+            kind, reason = error.kind, str(error)
+        else:
+            return self._read(response, params)
+        if kind in ("unreachable", "broken"):
+            fatal = kind == "unreachable" and not self.answered
+            return Trouble(f"the connection failed ({reason})", retry=True, fatal=fatal)
+        return Trouble(reason, retry=True)
+
+    def _read(self, response: Response, params: Sampling) -> Reply | Trouble:
+        if 200 <= response.status < 300:
+            reply = read_reply(self.key.masked_reply(response.text), params.stop)
+            if isinstance(reply, Trouble) or any(completion.failure for completion in reply.completions):
+                # Read again, since a message may quote a part that begins or ends within the key.
+                reply = read_reply(self.key.masked(response.text), params.stop)
+            return reply
+        headers = {name: self.key.masked(value) for name, value in response.headers.items()}
+        return read_error(response.status, headers, self.key.masked(response.text), answered=self.answered)
 
     async def _explain(self, status: int | None, message: str) -> str:
-        """Return the message of a fatal error: what happened, and what to do."""
-        server, variable = self.server, self.server.key_env or "key_env"
-        if status is None:
-            return f"Nothing answers at {server.url} ({message}). Start the server, or correct the URL."
-        if status < 400:
-            return f"{server.url} redirects ({message}). Name that URL instead, if the key may be sent there."
-        if status in (401, 403):
-            problem = f"refuses the key in ${variable}" if self.key else f"needs a key, and ${variable} is not set"
-            return f"{server.url} {problem} ({message}). Set ${variable} to a key that may use {server.model!r}."
-        if status == 404:
-            models = await self._served_models()
-            hint = f"It serves: {models}." if models else "Check the URL: it usually ends in /v1."
-            return f"{server.url} has no model {server.model!r} ({message}). {hint}"
-        return f"{server.url} has no credit left for {server.model!r} ({message}). The run can be resumed once it has."
+        models = await self._served_models() if status == 404 else ""
+        return explanation(self.server, status, message, key_sent=bool(self.key), models=models)
 
     async def _served_models(self) -> str:
         try:
             async with asyncio.timeout(CONNECT_TIMEOUT_S):
-                response = await self.client.get("models")
-            return ", ".join(sorted(str(model["id"]) for model in response.json()["data"])[:20])
-        except (httpx.RequestError, TimeoutError, ValueError, LookupError, TypeError, RecursionError):
+                response = await self.client.send("GET", "models")
+            listed = parse_json(self.key.masked(response.text))["data"]
+            return ", ".join(sorted(str(model["id"])[:100] for model in listed)[:20])
+        except (RequestFailed, TimeoutError, ParseError, LookupError, TypeError):
             return ""  # the list is a hint only
+
+
+def _refused(reply: Trouble) -> bool:
+    """True if the server refused the request itself, and would refuse it again."""
+    return reply.status is not None and 400 <= reply.status < 500 and reply.status not in _BUSY
+
+
+def _failed(reply: Trouble, usage: Usage) -> Completion:
+    # Of what is not retried, only a refused request is the prompt's own fault.
+    return Completion("", usage=usage, failure=reply.message, outage=reply.retry or not _refused(reply))
+
+
+def _without_system(prompt: Messages) -> list[Mapping[str, str]]:
+    """Return the prompt with its system messages at the start of the user's next."""
+    turns: list[Mapping[str, str]] = []
+    system = ""
+    for turn in [*prompt, {"role": "", "content": ""}]:
+        if turn["role"] == "system":
+            system += turn["content"] + "\n\n"
+        elif system and turn["role"] == "user":
+            turns.append({**turn, "content": system + turn["content"]})
+            system = ""
+        else:
+            turns += [{"role": "user", "content": system.rstrip()}] * bool(system) + [turn]
+            system = ""
+    return turns[:-1]
 
 
 async def _gather(work: Iterable[Coroutine[Any, Any, _T]]) -> list[_T]:
@@ -311,6 +384,8 @@ async def _gather(work: Iterable[Coroutine[Any, Any, _T]]) -> list[_T]:
     finally:
         for task in tasks:
             task.cancel()
+        # Until they have closed their connections.
+        await asyncio.gather(*tasks, return_exceptions=True)
 
 
 def _charge(completions: Sequence[Completion], usage: Usage) -> list[Completion]:

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from raggym_env.core import Usage
-from raggym_env.network import retry_after
+from raggym_env.network.urls import retry_after
 from raggym_env.protocols import Completion
 
 __all__ = ["Reply", "Trouble", "clean", "read_error", "read_reply"]

@@ -5,16 +5,21 @@ from __future__ import annotations
 import asyncio
 import json
 import os
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from raggym_env.errors import LLMError, OptionError, check_option
-from raggym_env.network import is_plain_url
+from raggym_env.network.keys import Key, check_key_env, read_key
+from raggym_env.network.urls import is_plain_url
 
 __all__ = ["Server", "Window", "split_name"]
 
 _OFFICIAL = "https://api.openai.com/v1"
+_FORM = "openai:MODEL@http://HOST:PORT/v1"
+# The scheme is part of the separator: a model's name may contain an @.
+_SEPARATOR = re.compile(r"@(?=https?://)", re.IGNORECASE)
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,9 +43,14 @@ class Server:
     omit: Sequence[str] = ()
     """Fields never to send, for models that refuse them (some refuse `temperature`)."""
     key_env: str | None = "OPENAI_API_KEY"
-    """Environment variable that holds the key; None sends no key."""
+    """Environment variable that holds the key; None or "" sends no key. One of `network.keys.KEY_ENVS`, one whose name
+    starts with RAGGYM_, or one listed in $RAGGYM_KEY_ENVS."""
     n_supported: bool | Literal["auto"] = "auto"
     """Whether one request may ask for several completions. "auto" tries, and remembers if the server refuses."""
+    system_role: bool = True
+    """Whether the model accepts a system message. False puts its text at the start of the user's message."""
+    max_bytes: int = 32 << 20
+    """Maximum length of a reply, decompressed."""
 
     def __post_init__(self) -> None:
         number = int | float
@@ -51,8 +61,12 @@ class Server:
             ("retries", isinstance(self.retries, int) and self.retries >= 0, "a whole number from 0"),
             ("backoff", isinstance(self.backoff, number) and self.backoff >= 0, "0 or more"),
             ("n_supported", self.n_supported in (True, False, "auto"), 'true, false or "auto"'),
+            ("system_role", isinstance(self.system_role, bool), "true or false"),
+            ("max_bytes", isinstance(self.max_bytes, int) and self.max_bytes >= 1, "a whole number from 1"),
         ):
             check_option(name, getattr(self, name), valid, expected)
+        if self.key_env:
+            check_key_env("key_env", self.key_env)
         # The next two may hold a secret, so the messages do not repeat them.
         if not is_plain_url(self.url):
             raise OptionError("url must be like http://host:8000/v1, without user, password, query or fragment.")
@@ -60,7 +74,8 @@ class Server:
             json.dumps(self.extra_body, allow_nan=False)
         except (TypeError, ValueError):
             raise OptionError("extra_body must contain JSON values only.") from None
-        if self.official and not self.key():
+        key = self.key()  # checked now, before anything is sent
+        if self.official and not key:
             raise LLMError(f"{_OFFICIAL} needs a key: set {self.key_env or 'OPENAI_API_KEY'} in the environment.")
 
     @property
@@ -68,9 +83,12 @@ class Server:
         """True for OpenAI's own endpoint."""
         return self.url.startswith(_OFFICIAL)
 
-    def key(self) -> str | None:
-        """Return the key from the environment; None if there is none."""
-        return os.environ.get(self.key_env) or None if self.key_env else None
+    def key(self) -> Key:
+        """Return the key from the environment, false if there is none. Raises `LLMError` if no key can look like it."""
+        try:
+            return read_key(self.key_env)
+        except OptionError as error:
+            raise LLMError(f"Cannot connect to {self.url}: {error}") from None
 
 
 class Window:
@@ -114,11 +132,28 @@ class Window:
 
 
 def split_name(name: str) -> tuple[str, str]:
-    """Split `MODEL@URL` into model and URL. The default URL is `$OPENAI_BASE_URL`, or else OpenAI's."""
-    for scheme in ("@https://", "@http://"):  # the scheme is part of the separator: a model's name may contain an @
-        model, at, rest = name.rpartition(scheme)
-        if at:
-            return model, (scheme[1:] + rest).rstrip("/")
-    if "://" in name:
-        raise OptionError("A server's model is named like openai:MODEL@http://host:8000/v1: the model is missing.")
-    return name, (os.environ.get("OPENAI_BASE_URL") or _OFFICIAL).rstrip("/")
+    """Split `MODEL@URL` into model and URL. The default URL is `$OPENAI_BASE_URL`, or else OpenAI's.
+
+    Raises:
+        OptionError: The model is missing, or the server is not given as a URL. Such a name must never reach the default
+            server, which would get prompts and a key that were meant for another one.
+    """
+    *models, url = _SEPARATOR.split(name)
+    model = "@".join(models)
+    if not models:
+        model, url = name, os.environ.get("OPENAI_BASE_URL") or _OFFICIAL
+        if "@" in name or "://" in name:
+            # The name may hold a secret where a password could be, so only a plain one is repeated.
+            plain = re.fullmatch(r"([\w./:-]+)@([\w.-]+(:\d+)?(/[\w./-]*)?)", name, re.ASCII)
+            example = f"openai:{plain[1]}@http://{plain[2]}" if plain else _FORM
+            raise OptionError(
+                f"A server's model is named like {example}, with http:// or https:// before the host and a model "
+                "before the @. If the @ belongs to the model's name, add the URL too."
+            )
+        if not is_plain_url(url):
+            raise OptionError(
+                "$OPENAI_BASE_URL must be like http://host:8000/v1, without user, password, query or fragment."
+            )
+    if "://" in model:
+        raise OptionError(f"A server's model is named like {_FORM}, with one URL, at the end.")
+    return model, url.rstrip("/")

@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 
 from raggym_env.core import Passage
 from raggym_env.errors import MissingExtra, OptionError, RetrievalError, UnknownName, check_option
-from raggym_env.models.files import Source, find
+from raggym_env.models.files import Source, UnsafeFiles, check_files, find
 from raggym_env.retrieval.requests import encodable
 
 __all__ = ["ENCODERS", "Encoder", "EncoderOptions", "EncoderSpec", "Vectors", "passage_text", "torch_device"]
@@ -178,13 +178,13 @@ class Encoder:
         return np.ascontiguousarray(vectors, dtype=np.float32)
 
     def _load(self, source: Source, length: int | None) -> Any:
-        if not any(source.folder.glob("**/*.safetensors")):
+        try:
+            check_files(source.folder)
+        except UnsafeFiles as error:
             raise RetrievalError(
-                f"The encoder in {source.folder} has no safetensors weights. Other formats are pickles, which can run "
-                "code, so they are not read. If you trust them, load and save the model once by "
-                "sentence_transformers.SentenceTransformer(NAME).save(FOLDER), then pass model=FOLDER, and like=NAME "
-                "if NAME is in the table of encoders."
-            )
+                f"The encoder cannot be loaded: {error}. A folder may need like=NAME, where NAME is in the table of "
+                "encoders."
+            ) from error
         model = _sentence_transformer(source.folder, self._spec, self._device)
         limits = [limit for limit in (model.max_seq_length, length, self._max_length) if limit]
         if limits:

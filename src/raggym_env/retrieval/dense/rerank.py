@@ -14,7 +14,7 @@ from typing import Any, Protocol, runtime_checkable
 
 from raggym_env.core import Passage
 from raggym_env.errors import MissingExtra, RetrievalError, check_option
-from raggym_env.models.files import find
+from raggym_env.models.files import check_files, find
 from raggym_env.protocols import Hit, search
 from raggym_env.retrieval.dense.encoders import passage_text, torch_device
 from raggym_env.retrieval.fusion import Spec, check_depth, make_member
@@ -174,6 +174,7 @@ def _load(folder: Path, device: str | None) -> Any:
     except ImportError as error:
         raise MissingExtra("A cross-encoder", "dense") from error
     try:
+        check_files(folder)
         encoder = CrossEncoder(
             str(folder),
             device=device,
