@@ -119,7 +119,7 @@ def test_what_a_model_wrote_is_masked_only_where_the_key_is_no_word():
     assert Key("RAGGYM_KEY", "not-needed").masked_reply("It is not-needed.") == "It is not-needed."
 
 
-@pytest.mark.parametrize("name", [*KEY_ENVS, "RAGGYM_X", "RAGGYM_RETRIEVER_TOKEN"])
+@pytest.mark.parametrize("name", [*sorted(KEY_ENVS), "RAGGYM_X", "RAGGYM_RETRIEVER_TOKEN"])
 def test_known_names_may_hold_a_key(name):
     check_key_env("key_env", name)
 

@@ -19,7 +19,9 @@ def test_k_is_at_least_one():
 
 
 @pytest.mark.parametrize(
-    "queries", [None, 7, [None], [b"who"], ["who", 7], {"who": 1}, {"who"}, iter(["who"]), b"who"], ids=str
+    "queries",
+    [None, 7, [None], [b"who"], ["who", 7], {"who": 1}, {"who"}, iter(["who"]), b"who"],
+    ids=lambda queries: type(queries).__name__,
 )
 def test_queries_are_strings(queries):
     with pytest.raises(RetrievalError, match="a list of queries, each a string"):
