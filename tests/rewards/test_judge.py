@@ -141,9 +141,15 @@ def test_the_last_object_of_a_reply_counts(reply):
     )
 
 
-@pytest.mark.parametrize("rating", ['"9"', "11", "-1", "NaN", "true", "null"])
-def test_a_rating_is_a_number_from_0_to_10(rating):
-    with pytest.raises(RewardError, match="numbers from 0 to 10"):
+@pytest.mark.parametrize(
+    ("rating", "problem"),
+    [
+        *((rating, "numbers from 0 to 10") for rating in ('"9"', "11", "-1", "true", "null", "1e400", "[]")),
+        *((rating, "does not end with a JSON object") for rating in ("NaN", "Infinity", "9 out of 10")),
+    ],
+)
+def test_a_rating_is_a_number_from_0_to_10(rating, problem):
+    with pytest.raises(RewardError, match=problem):
         judge(lambda messages: f'{{"ratings": [{rating}]}}').score([START], [[Search("a")]])
 
 
