@@ -76,7 +76,7 @@ _CLOSING = rf"""
   | <\|start\|>assistant{_SPACE}to=user<\|message\|>
 """
 # The harmony format where a server dropped its control tokens: "analysisWe need ...assistantfinal{...}".
-_BARE_START = re.compile(r"\Aanalysis(?=[A-Z])")
+_BARE_START = re.compile(r"^analysis(?=[A-Z])", re.MULTILINE)
 _BARE_END = re.compile(r"assistant(final|analysis|commentary)(?:json)?")
 
 # -- control tokens -----------------------------------------------------------------------------------------------
@@ -88,7 +88,7 @@ _OTHER_ROLE = (
 )
 _OPENS_TURN = (
     r"(?:<\|(?:im_start|start_header_id|header_start|start|turn|role_start|begin_of_turn)\|?>"
-    r"|<start_of_turn>|<\|start_of_turn_token\|>|<extra_id_\d>|<s>)"
+    r"|<start_of_turn>|<\|start_of_turn_token\|>|<extra_id_\d>)"
 )
 _END = (
     r"(?:im_end|im_sep|eo[tmdspa](?:_id|_token)?|end|end[_▁ ]?of[_▁ ]?(?:turn|text|sentence|utterance|message|assistant"
@@ -101,8 +101,8 @@ _TURN = rf"""
   | \[INST\] | <<SYS>> | \[(?:TOOL_RESULTS|SYSTEM_PROMPT|AVAILABLE_TOOLS)\]
 """
 _BREAK = rf"""
-    {_OPENS_TURN}\s{{0,2}}(?:<\|)?{_OWN_ROLE}(?:_token)?\b(?:\|>)?   # <|im_start|>assistant
-  | <[|｜](?:im_)?{_OWN_ROLE}(?:_token)?[|｜]>(?:assistant)? | \[\|{_OWN_ROLE}\|\] | <_bot>
+    {_OPENS_TURN}\s{{0,2}}(?:<\|)?{_OWN_ROLE}(?:_token)?\b(?:\|>)?(?![ ]to=(?:self|user)<)  # <|im_start|>assistant
+  | <[|｜](?:im_)?{_OWN_ROLE}(?:_token)?[|｜]>(?:assistant(?=<))? | \[\|{_OWN_ROLE}\|\] | <_bot>
   | <[|｜]{_END}[|｜]> | \[\|{_END}\|\] | <(?:seed:)?{_END}> | <_end> | <turn\|>
   | </s> | \[/?EOS\] | \[/INST\] | \[e~\[
 """
@@ -112,7 +112,7 @@ _NEUTRAL = r"""
 """
 _MARK = re.compile(
     # The lookaheads rule out nearly every place of a reply at once, the tags of actions among them.
-    rf"(?=[<\[◁][<|｜/_a-z])(?!</?(?:answer|search|draft)>)(?:(?P<opening>{_OPENING})|(?P<closing>{_CLOSING})|(?P<turn>{_TURN})|(?P<break>(?:(?:{_BREAK})\s*+)+)"
+    rf"(?=<(?:[/|｜]{{0,2}}[_a-z]|<)|◁/?[a-z]|\[[|/]?[a-z])(?!</?(?:answer|search|draft)>)(?:(?P<opening>{_OPENING})|(?P<closing>{_CLOSING})|(?P<turn>{_TURN})|(?P<break>(?:(?:{_BREAK})\s*+)+)"
     rf"|(?P<neutral>(?:{_NEUTRAL})+))",
     re.IGNORECASE | re.VERBOSE,
 )
@@ -137,7 +137,7 @@ _INVENTED = re.compile(
   | (?<=[>}}\]])[^\S\n]*+<{_SECTIONS}(?=[\s>/])
   | ^[^\S\n]*+(?=[<*\#_>\[a-z]) (?:
         <{_SECTIONS}(?=[\s>/])
-      | [*\#_]{{0,4}}[ ]?(?:user|human|system|assistant|question)[*_]{{0,3}}[ ]?:
+      | [*\#_]{{0,4}}[ ]?(?:user|human|system|question)[*_]{{0,3}}[ ]?:
       | \#{{1,4}}[ ]?(?:instruction|input|user|human|question)\b
       | (?P<label> [*\#_>]{{0,4}}[ ]?(?:{_LABELS})[*_]{{0,3}}[ ]?: | \[\d{{1,3}}\][ ]?\S )
     )
@@ -215,9 +215,9 @@ def end_of_turn(text: str, start: int, end: int, *, search: bool) -> int | None:
     return None
 
 
-def is_end(text: str, offset: int) -> bool:
-    """Return whether nothing but white space, a closing fence, emphasis or a full stop follows an offset."""
-    return _NOTHING.match(text, offset) is not None
+def is_end(text: str, offset: int, stop: int | None = None) -> bool:
+    """Return whether nothing but white space, a closing fence, emphasis or a full stop stands between two offsets."""
+    return _NOTHING.match(text, offset, len(text) if stop is None else stop) is not None
 
 
 def with_reasoning(text: str, reasoning: str, finish: str | None) -> str:
@@ -230,7 +230,11 @@ def with_reasoning(text: str, reasoning: str, finish: str | None) -> str:
         return text
     if text.strip():
         return f"<think>\n{reasoning}\n</think>\n\n{text}"
-    return f"<think>\n{reasoning}" if finish == "length" else reasoning
+    if finish != "length":
+        return reasoning
+    opened = f"<think>\n{reasoning}"
+    # Reasoning that holds a closing bracket, or another turn, is reasoning all the same.
+    return opened if reply_text(opened).unfinished else "<think>\n" + _BARE_END.sub(" ", _MARK.sub(" ", reasoning))
 
 
 def prose(reply: str) -> str:

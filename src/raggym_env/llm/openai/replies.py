@@ -161,8 +161,7 @@ def _action_of_call(message: Mapping[str, Any]) -> str | None:
     if not isinstance(calls, list) or len(calls) != 1 or not isinstance(calls[0], Mapping):
         return None
     function = calls[0].get("function")
-    name = function.get("name") if isinstance(function, Mapping) else None
-    if name not in ("search", "answer"):
+    if not isinstance(function, Mapping) or (name := function.get("name")) not in ("search", "answer"):
         return None
     arguments = function.get("arguments")
     if isinstance(arguments, str):

@@ -145,25 +145,31 @@ def _read(reply: str, finish: str | None) -> _Reading:
     if unfinished:
         return _Reading(Failure(Reason.UNFINISHED, "the reply ends before its reasoning does"))
     last: _Block | None = None
-    draft, end, turn_end = None, 0, None
+    draft, early_draft, end, turn_end = None, None, 0, None
+    settled = True  # whether nothing stands between the last action and the drafts behind it
     for block in _blocks(text):
         if last and last.acts and (turn_end := _turn_end(text, last, block.start)) is not None:
             break
-        end = block.end
         if isinstance(block.content, Parsed) and not block.acts:
             draft = block.content.draft or draft
+            settled = settled and is_end(text, end, block.start)
         elif not (last and _is_unused(block, last)):
-            last = block
+            # A draft in a tag of its own belongs to the next search, or after the last one to that.
+            last, early_draft, draft, settled = block, draft, None, True
+        end = block.end
     else:
         if last and last.acts:
             turn_end = _turn_end(text, last, len(text))
-    stop = len(text) if turn_end is None else turn_end
-    # Where the model went on into another turn, its own turn was finished before the limit.
-    outcome = _outcome(text[:stop], last, end, draft, finish if turn_end is None else None)
+    text = text[:turn_end]
+    outcome = _outcome(text, last, end, draft or early_draft)
+    # Where the model went on into another turn, its own one had ended before the limit.
+    if finish == "length" and turn_end is None and isinstance(outcome, Parsed) and not (settled and is_end(text, end)):
+        # The model might have revised it: nothing tells a tentative action from a final one.
+        outcome = Failure(Reason.UNFINISHED, "the reply goes on after its last JSON object or tag")
     return _Reading(outcome, turn_end)
 
 
-def _outcome(text: str, last: _Block | None, end: int, draft: str | None, finish: str | None) -> Parsed | Failure:
+def _outcome(text: str, last: _Block | None, end: int, draft: str | None) -> Parsed | Failure:
     """Return the outcome of a text, its last block and the draft in a tag; `end` is the offset after all blocks."""
     if last is None and _TAG.search(text):
         return Failure(Reason.BROKEN, "a tag does not stand on a line of its own, or is not closed")
@@ -173,10 +179,6 @@ def _outcome(text: str, last: _Block | None, end: int, draft: str | None, finish
         return last.content
     if _LEFT_OPEN.search(text, end) or _TAG.search(text, end):
         return Failure(Reason.BROKEN, "the last JSON object or tag of the reply is part of something unreadable")
-    # The model might have revised it: nothing tells a tentative action from a final one.
-    if finish == "length" and not is_end(text, end):
-        return Failure(Reason.UNFINISHED, "the reply goes on after its last JSON object or tag")
-    # A draft may stand in a tag of its own, before or after the search.
     if last.content.search is not None and last.content.draft is None:
         return Parsed(search=last.content.search, draft=draft)
     return last.content
@@ -233,7 +235,7 @@ def _tag_block(text: str, name: str, start: int) -> tuple[int, Parsed | Failure]
         blank_draft = name == "draft" and value.reason == Reason.BLANK
         return end, Parsed() if blank_draft else value
     # <answer>{"answer": "Oslo"}</answer>: is the answer the text between the tags, or the one in the object?
-    if value.startswith("{"):
+    if value.startswith("{") and ":" in value:
         return end, Failure(Reason.AMBIGUOUS, f"the tag {name} holds a JSON object")
     return end, Parsed(**{name: value})
 
@@ -256,10 +258,10 @@ def _from_object(members: Mapping[str, Value]) -> Parsed | Failure:
     text = _text(name, members[name])
     if isinstance(text, Failure):
         return text
-    draft = members.get("draft")
-    if name == "answer" or draft is None or _is_blank(draft):
+    value = members.get("draft")
+    if name == "answer" or value is None or _is_blank(value):
         return Parsed(**{name: text})
-    draft = _text("draft", draft)
+    draft = _text("draft", value)
     return draft if isinstance(draft, Failure) else Parsed(search=text, draft=draft)
 
 
