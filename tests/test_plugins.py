@@ -514,6 +514,15 @@ def test_bare_actions_are_proposals(value):
     assert [row[0].action for row in propose(Returns(value), [STATE])] == [Search("a")]
 
 
+def test_a_state_without_proposals_has_one_failure():
+    class Silent:
+        def propose(self, states, n):
+            return [[] for _ in states]
+
+    (row,) = propose(Silent(), [STATE], 3)
+    assert [(proposal.action, proposal.failure) for proposal in row] == [(None, "the policy proposed nothing")]
+
+
 @pytest.mark.parametrize("value", [None, [], Search("a"), [["a"]], [[None]], [[(2, "a")]], "ab", {0: []}])
 def test_what_is_no_proposal_is_one_error_that_shows_the_right_form(value):
     with pytest.raises(PolicyError, match=r"Returns\.propose must return .* def propose\(self, states, n\)"):

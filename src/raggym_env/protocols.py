@@ -7,7 +7,7 @@ batch first: what can run together is given together.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, NamedTuple, Protocol, overload, runtime_checkable
 
 import numpy as np
@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 
 from raggym_env.core import Action, Answer, Obs, Passage, Search, State, Usage, as_action
 from raggym_env.errors import InvalidAction, PolicyError, RetrievalError, RewardError, check_option
+from raggym_env.text.replies import stored
 
 __all__ = [
     "LLM",
@@ -107,6 +108,8 @@ class Completion:
     outage: bool = False
     """True if the same prompt may succeed later, because the server did not answer. False if it cannot: the prompt is
     too long, or was refused."""
+    reasoning: str = ""
+    """The reasoning that a server returned apart from the text; "" if it did not."""
 
 
 @runtime_checkable
@@ -276,9 +279,10 @@ def total_usage(proposals: Sequence[Proposal]) -> Usage:
 
 
 def propose(policy: Policy, states: Sequence[State], n: int = 1) -> list[list[Proposal]]:
-    """Call `policy.propose` and return lists of proposals.
+    """Call `policy.propose` and return lists of proposals, at least one for each state.
 
-    A bare action counts as a proposal, and a single action in place of a state's list as a list of one.
+    A bare action counts as a proposal, and a single action in place of a state's list as a list of one. A blank action
+    is an output that is not an action, and a state without proposals has failed: a proposal that says so.
 
     Raises:
         PolicyError: The policy returned another number of lists, or an item that is neither a proposal nor an action.
@@ -293,28 +297,33 @@ def _proposals(policy: Policy, row: Any) -> list[Proposal]:
     # `(0, query)` is an action, although it is a tuple as a row of two proposals may be.
     if not isinstance(row, list | tuple) or (len(row) == 2 and isinstance(row[1], str)):
         row = [row]
-    return [_sound(policy, item) if type(item) is Proposal else _proposal(policy, item) for item in row]
+    return [_proposal(policy, item) for item in row] or [Proposal(None, failure="the policy proposed nothing")]
 
 
-def _sound(policy: Policy, item: Proposal) -> Proposal:
-    """Return a proposal if its parts have the types that every caller computes with: costs add up, actions hash."""
+def _check_parts(policy: Policy, item: Proposal) -> None:
+    # The types that every caller computes with: costs add up, actions hash.
     hashable = getattr(type(item.action), "__hash__", None) is not None
     if not hashable or type(item.usage) is not Usage or not all(type(option) is Proposal for option in item.candidates):
         expected = "proposals with an action, a Usage and candidates that are proposals"
         raise PolicyError(_wrong_form(policy, "propose", expected, _PROPOSE, item))
-    return item
 
 
 def _proposal(policy: Policy, item: Any) -> Proposal:
-    if isinstance(
-        item, Search | Answer
-    ):  # even a blank one: whoever takes it calls `Proposal.chosen`, which refuses it
-        return Proposal(item)
+    if isinstance(item, Proposal):
+        _check_parts(policy, item)
+    proposal = item if isinstance(item, Proposal) else Proposal(item)
+    if (text := stored(proposal.text)) is not proposal.text:
+        proposal = replace(proposal, text=text)
+    if proposal.action is None and item is not None:
+        return proposal
     try:
-        return Proposal(as_action(item))
+        action = as_action(proposal.action)
     except InvalidAction as error:
+        if isinstance(proposal.action, Search | Answer):  # a blank one, which a policy that reads a model may return
+            return replace(proposal, action=None, failure=proposal.failure or str(error))
         expected = "actions or proposals, one list for each state"
         raise PolicyError(_wrong_form(policy, "propose", expected, _PROPOSE, item)) from error
+    return proposal if action is proposal.action else replace(proposal, action=action)
 
 
 def search(retriever: Retriever, queries: Sequence[str], k: int) -> list[list[Hit]]:

@@ -26,6 +26,7 @@ def env(max_searches=2):
         ("<search>a</search> no, better: <search>b\nc</search>", Search("b\nc")),
         ("I could <answer>guess</answer> but <search>a < b</search>", Search("a < b")),
         ("<answer><b>bold</b></answer>", Answer("<b>bold</b>")),
+        ("<ANSWER>Oslo</ANSWER>", Answer("Oslo")),
     ],
 )
 def test_the_block_at_the_end_of_a_reply_is_the_action(text, action):
@@ -42,7 +43,6 @@ def test_the_block_at_the_end_of_a_reply_is_the_action(text, action):
         "<answer> </answer>",
         "<answer>Oslo</search>",
         "<answer>Oslo</answer> trailing words",
-        "<ANSWER>Oslo</ANSWER>",
         "<information><answer>Oslo</answer></information>",
         "<search>q<answer>Oslo</search>",
     ],

@@ -11,7 +11,7 @@ from raggym_env.mdp.step_reward import StepReward
 from raggym_env.policies.best_of import BestOf
 from raggym_env.policies.tree import Tree
 from raggym_env.policies.vote import Vote
-from raggym_env.protocols import BasePolicy, Proposal
+from raggym_env.protocols import BasePolicy, Proposal, propose
 from raggym_env.rewards.evidence import EvidenceReward
 from raggym_env.testing import check_policy
 from worlds import BOTH, FILM, dynamics
@@ -256,6 +256,22 @@ def test_a_policy_that_proposes_nothing_is_a_failure_of_that_state(search):
     _, _, states = start(FILM, BOTH)
     rows = search(Silent()).propose(states)
     assert [row[0].failure for row in rows] == ["the policy proposed nothing"] * 2
+
+
+@pytest.mark.parametrize("blank", [Search(""), Answer(" \n"), Search("a", draft="")])
+def test_a_blank_candidate_is_an_output_that_is_no_action_and_no_outage(blank):
+    steps, _, states = start(FILM)
+    for search in (
+        lambda policy: BestOf(policy, Longest(), n=2),
+        lambda policy: Vote(policy, n=2),
+        lambda policy: Tree(policy, Longest(), steps, n=2),
+        lambda policy: policy,
+    ):
+        (row,) = propose(search(Fixed(blank, Answer("x"))), states, 2)
+        assert row[-1].action == Answer("x")
+        episode = next(iter(rollout(search(Fixed(blank)), [FILM], steps)))
+        assert (episode.stop, episode.error) == ("no_action", None)
+        assert episode.output
 
 
 @pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])

@@ -141,10 +141,50 @@ def test_the_last_object_of_a_reply_counts(reply):
     )
 
 
-@pytest.mark.parametrize("rating", ['"9"', "11", "-1", "NaN", "true", "null"])
-def test_a_rating_is_a_number_from_0_to_10(rating):
-    with pytest.raises(RewardError, match="numbers from 0 to 10"):
+@pytest.mark.parametrize(
+    ("rating", "problem"),
+    [
+        *((rating, "numbers from 0 to 10") for rating in ('"9"', "11", "-1", "true", "null", "1e400", "[]")),
+        *((rating, "does not end with a JSON object") for rating in ("NaN", "Infinity", "9 out of 10")),
+    ],
+)
+def test_a_rating_is_a_number_from_0_to_10(rating, problem):
+    with pytest.raises(RewardError, match=problem):
         judge(lambda messages: f'{{"ratings": [{rating}]}}').score([START], [[Search("a")]])
+
+
+@pytest.mark.parametrize(
+    "reply",
+    [
+        "\ufeff{'ranking': [3, 2, 1],}<|im_end|>",
+        '<think>Perhaps {"ranking": [1, 2, 3]}</think>\n```json\n{"Ranking": [3, 2, 1]}\n```<|eot_id|>',
+        '{"ranking": [3, 2, 1]}<|im_end|>\n<|im_start|>user\nAgain<|im_end|>\n{"ranking": [1, 2, 3]}',
+        '{"ranking": [3, 2, 1]}\n\nUser: next\n\n{"ranking": [1, 2, 3]}',
+    ],
+)
+def test_a_ranking_is_read_by_the_leniency_of_actions(reply):
+    reward = judge([reply])
+    (scores,) = reward.score([START], [CANDIDATES[:3]])
+    assert numbered(reward.llm.calls[0].messages)[3].endswith(
+        ["Oslo", "(answer so far: Oslo)", "weather"][int(scores.argmax())]
+    )
+
+
+def test_a_ranking_in_reasoning_that_was_cut_off_is_no_ranking():
+    for completion in (
+        Completion('<think>Perhaps {"ranking": [1, 2]}', "length"),
+        Completion("", "length", reasoning='{"ranking": [1, 2]}'),
+    ):
+        with pytest.raises(RewardError, match="cut off at 512 tokens"):
+            judge(lambda messages, completion=completion: completion).score([START], [CANDIDATES[:2]])
+
+
+def test_a_candidate_of_any_length_leaves_the_prompt_short_and_a_long_reply_the_error():
+    reward = judge(lambda messages: "x" * 3_000_000, retries=1)
+    with pytest.raises(RewardError) as caught:
+        reward.score([START], [[Answer("a" * 3_000_000), Search("b" * 3_000_000, "c" * 3_000_000)]])
+    assert len(str(caught.value)) < 2_000
+    assert sum(len(message["content"]) for call in reward.llm.calls for message in call.messages) < 40_000
 
 
 def test_a_reply_that_cannot_be_parsed_is_an_error_that_names_the_state_and_never_zeros():

@@ -115,7 +115,6 @@ class Candidates:
 
         Raises:
             PolicyError: The policy or the features returned the wrong form.
-            InvalidAction: A proposal is blank, or not an action at all.
         """
         slots = {state: cached for state in states if (cached := self._cache.use(state)) is not None}
         new_states = [state for state in dict.fromkeys(states) if state not in slots]
@@ -134,8 +133,7 @@ class Candidates:
     def _fill(self, state: State, proposals: Sequence[Proposal]) -> Slots:
         candidates = tuple(distinct(proposals)[: self.n])
         if not candidates:
-            failed = proposals[0] if proposals else Proposal(None, failure="the policy proposed nothing")
-            return replace(self.empty(), usage=total_usage(proposals), failed=failed)
+            return replace(self.empty(), usage=total_usage(proposals), failed=proposals[0])
         actions = [proposal.chosen() for proposal in candidates]
         rows = np.concatenate([self._rows(state, actions), _rank_features(candidates)], axis=1)
         slots = np.clip(rows, -_BOUND, _BOUND)[np.arange(self.n) % len(rows)]

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -12,6 +11,7 @@ from typing import Any
 from raggym_env.core import Usage
 from raggym_env.errors import LLMError, OptionError
 from raggym_env.protocols import Completion, Messages, Sampling
+from raggym_env.storage.parsing import ParseError, parse_json, read_file
 
 __all__ = ["Call", "Pattern", "Replies", "Reply", "ScriptedLLM", "load"]
 
@@ -136,8 +136,8 @@ def load(path: str | Path) -> ScriptedLLM:
     """
     path = Path(path).expanduser()
     try:
-        text = path.read_text(encoding="utf-8")
-    except (OSError, UnicodeError) as error:
+        text = read_file(path).decode("utf-8-sig")
+    except (OSError, UnicodeError, ParseError) as error:
         raise LLMError(f"The script {path} cannot be read: {error}.") from error
     script: Mapping[Pattern, Replies] | list[Reply]
     if path.suffix == ".jsonl":
@@ -189,6 +189,6 @@ def _checked(where: str, replies: Any) -> Replies:
 
 def _json(where: str, text: str) -> Any:
     try:
-        return json.loads(text)
-    except (ValueError, RecursionError) as error:
+        return parse_json(text)
+    except ParseError as error:
         raise LLMError(f"{where}: not JSON ({error}).") from error

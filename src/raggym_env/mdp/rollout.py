@@ -139,7 +139,7 @@ def _choose(running: Sequence[_Running], policy: Policy) -> list[_Choice]:
         return [choice for episode in running for choice in _choose([episode], policy)]
     choices = []
     for episode, proposals in zip(running, rows, strict=True):
-        proposal = proposals[0] if proposals else Proposal(None, failure="the policy proposed nothing")
+        proposal = proposals[0]
         episode.usage += proposal.usage  # also of an output that turns out not to be an action
         try:
             choices.append(_Choice(episode, proposal, proposal.chosen()))

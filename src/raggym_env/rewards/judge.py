@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, get_args
@@ -15,8 +14,9 @@ from raggym_env.core import Action, Answer, Passage, Question, Search, State, Tu
 from raggym_env.errors import OptionError, RewardError, check_option
 from raggym_env.llm import LLM, make
 from raggym_env.protocols import Completion, Messages, Sampling
-from raggym_env.text.sections import history_sections, question_section, shown_again, template_environment
-from raggym_env.text.untrusted import as_data
+from raggym_env.text.replies import last_object, with_reasoning
+from raggym_env.text.sections import ACTION_CHARS, history_sections, question_section, shown_again, template_environment
+from raggym_env.text.untrusted import as_data, clipped
 
 __all__ = ["PROMPTS", "JudgeReward", "Mode"]
 
@@ -63,6 +63,7 @@ That reply cannot be used: {{ problem }}. Reply with one line only, the JSON obj
 `searches_left`, `n` (the number of candidates) and, in `retry`, `problem`."""
 
 _KEYS = {"rank": "ranking", "rate": "ratings"}
+_QUOTED = 300  # characters of a reply that an error repeats
 
 
 class JudgeReward:
@@ -175,13 +176,14 @@ class JudgeReward:
         if reply.failure is not None:
             case.no_reply, case.problem = True, f"the model gave no reply: {reply.failure}"
             return
+        text = with_reasoning(reply.text, reply.reasoning, reply.finish)
         try:
-            scores = _parse_scores(reply.text, case.mode, len(case.candidates))
+            scores = _parse_scores(text, case.mode, len(case.candidates))
             case.scores = dict(zip(case.candidates, scores, strict=True))
         except _InvalidReply as error:
             cut = f"; it was cut off at {self._sampling.max_tokens} tokens" if reply.finish == "length" else ""
-            case.problem, case.reply = f"{error}{cut}", reply.text
-            case.messages = self._prompts.retry(case.messages, reply.text, case.problem)
+            case.problem, case.reply = f"{error}{cut}", text[:_QUOTED]
+            case.messages = self._prompts.retry(case.messages, text, case.problem)
 
 
 @dataclass(slots=True)
@@ -200,7 +202,7 @@ class _Case:
     problem: str = ""
     """Why the last reply cannot be used."""
     reply: str = ""
-    """The last reply that could not be parsed."""
+    """The beginning of the last reply that could not be parsed."""
 
     @property
     def key(self) -> tuple[State, frozenset[Action]]:
@@ -225,7 +227,10 @@ class _InvalidReply(ValueError):
 def _parse_scores(reply: str, mode: Mode, n: int) -> list[float]:
     """Return the scores in [-0.5, 0.5] of the `n` candidates in the order shown."""
     key = _KEYS[mode]
-    values = _last_object(reply, key)[key]
+    found = last_object(reply, key)
+    if found is None:
+        raise _InvalidReply(f'it does not end with a JSON object that has the key "{key}"')
+    values = found[key]
     # bool is a subclass of int, and NaN fails every comparison.
     if mode == "rate":
         if (
@@ -239,22 +244,6 @@ def _parse_scores(reply: str, mode: Mode, n: int) -> list[float]:
     if not integers or sorted(values) != list(range(1, n + 1)):
         raise _InvalidReply(f'"ranking" must be a list of the numbers 1 to {n}, each once, got {values!r:.100}')
     return [0.5 - values.index(number) / (n - 1) for number in range(1, n + 1)]
-
-
-def _last_object(reply: str, key: str) -> dict[str, Any]:
-    """Return the JSON object with a key at the end of a reply. Only a closing fence or a full stop may follow it."""
-    decoder = json.JSONDecoder()
-    # From the last brace backwards: an inner object lacks the key or is followed by more of the outer one.
-    start = reply.rfind("{")
-    while start >= 0:
-        try:
-            value, end = decoder.raw_decode(reply, start)
-        except (ValueError, RecursionError):
-            value, end = None, 0
-        if isinstance(value, dict) and key in value and not reply[end:].strip(" \t\r\n`.*"):
-            return value
-        start = reply.rfind("{", 0, start)
-    raise _InvalidReply(f'it does not end with a JSON object that has the key "{key}"')
 
 
 class _Prompts:
@@ -305,6 +294,6 @@ class _Prompts:
 
 def _candidate_line(action: Action) -> str:
     if isinstance(action, Answer):
-        return f"answer: {as_data(action.text)}"
-    draft = "" if action.draft is None else f" (answer so far: {as_data(action.draft)})"
-    return f"search: {as_data(action.query)}{draft}"
+        return f"answer: {clipped(as_data(action.text), ACTION_CHARS)}"
+    draft = "" if action.draft is None else f" (answer so far: {clipped(as_data(action.draft), ACTION_CHARS)})"
+    return f"search: {clipped(as_data(action.query), ACTION_CHARS)}{draft}"

@@ -62,9 +62,15 @@ def json_decoder() -> json.JSONDecoder:
 
 
 _DECODER = json_decoder()
+# For replies of servers, in which a count or a log-probability that is no number must not cost the text beside it.
+_FORGIVING = json.JSONDecoder(
+    parse_constant=lambda _: None,
+    parse_int=lambda digits: int(digits) if len(digits) < 20 else None,
+    parse_float=lambda digits: number if math.isfinite(number := float(digits)) else None,
+)
 
 
-def parse_json(text: str | bytes, *, max_bytes: int = MAX_BYTES) -> Any:
+def parse_json(text: str | bytes, *, max_bytes: int = MAX_BYTES, forgive_numbers: bool = False) -> Any:
     """Return the value of a JSON text. Half of a surrogate pair becomes U+FFFD; two halves are joined.
 
     >>> parse_json('{"k": 10}')
@@ -73,11 +79,12 @@ def parse_json(text: str | bytes, *, max_bytes: int = MAX_BYTES) -> Any:
     Args:
         text: The text, or its bytes in UTF-8, with or without a byte order mark.
         max_bytes: Maximum length of `text`, in its own units.
+        forgive_numbers: Whether NaN, Infinity and numbers beyond 64 bits become None instead of an error.
 
     Raises:
         ParseError: The text is not JSON, too long, nested too deeply, or has a number beyond 64 bits.
     """
-    return _parse(text, "JSON", _DECODER.decode, max_bytes)
+    return _parse(text, "JSON", (_FORGIVING if forgive_numbers else _DECODER).decode, max_bytes)
 
 
 def parse_toml(text: str | bytes, *, max_bytes: int = 1 << 20) -> dict[str, Any]:

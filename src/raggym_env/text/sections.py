@@ -8,7 +8,23 @@ from raggym_env.core import Question, Turn, option_letter
 from raggym_env.text.templates import CardTemplates
 from raggym_env.text.untrusted import as_data, clipped, passage_lines
 
-__all__ = ["history_sections", "question_section", "shown_again", "template_environment"]
+__all__ = [
+    "ACTION_CHARS",
+    "NOTE_CHARS",
+    "QUESTION_CHARS",
+    "history_sections",
+    "question_section",
+    "shown_again",
+    "template_environment",
+]
+
+# What a prompt shows of one text at most. No ordinary text is as long: a prompt is bounded whatever a data set holds.
+ACTION_CHARS = 2_000
+"""Characters of an answer, an option, a draft or a query in a prompt."""
+QUESTION_CHARS = 20_000
+"""Characters of a question in a prompt."""
+NOTE_CHARS = 20_000
+"""Characters of a note in a prompt."""
 
 
 def template_environment() -> CardTemplates:
@@ -18,8 +34,10 @@ def template_environment() -> CardTemplates:
 
 def question_section(question: Question) -> str:
     """Return the question and its lettered options in a `<question>` section."""
-    options = [f"{option_letter(index)}. {as_data(text)}" for index, text in enumerate(question.options)]
-    return "\n".join(("<question>", as_data(question.text), *options, "</question>"))
+    options = [
+        f"{option_letter(index)}. {clipped(as_data(text), ACTION_CHARS)}" for index, text in enumerate(question.options)
+    ]
+    return "\n".join(("<question>", clipped(as_data(question.text), QUESTION_CHARS), *options, "</question>"))
 
 
 def history_sections(
@@ -37,7 +55,7 @@ def history_sections(
         notes: One text per search that replaces its passages; None shows the passages.
         passage_chars: Maximum number of characters of each passage's text.
         history_chars: Maximum number of characters of all sections. Of the oldest searches that do not fit, only the
-            query is shown; the newest is always shown whole.
+            query is shown; the newest is always shown.
         numbered: Whether passages are numbered.
     """
     room = history_chars
@@ -51,7 +69,7 @@ def history_sections(
             lines = passage_lines(turn.passages, passage_chars, numbered=numbered)
             section = "\n".join((f'<passages query="{query}">', *(lines or ["nothing"]), "</passages>"))
         else:
-            section = f'<note query="{query}">\n{as_data(notes[index]) or "nothing"}\n</note>'
+            section = f'<note query="{query}">\n{clipped(as_data(notes[index]), NOTE_CHARS) or "nothing"}\n</note>'
         if sections and len(section) > room:
             # Older searches are left out too, even shorter ones: a gap would be hard to follow.
             room, section = 0, f'<passages query="{query}">left out</passages>'

@@ -73,17 +73,27 @@ def clipped(text: str, length: int) -> str:
     return f"{head if len(head) > length // 2 else text[: length - 1]}…"
 
 
+# Limits that no ordinary title and no ordinary search reaches: a prompt is bounded whatever a corpus holds.
+_TITLE_CHARS = 300
+_SEARCH_CHARS = 100_000
+
+
 def passage_lines(passages: Sequence[Passage], chars: int | None = None, *, numbered: bool = True) -> list[str]:
-    """Return each passage as one line of data: `[1] Title: text`.
+    """Return each passage as one line of data: `[1] Title: text`. All lines together have at most 100,000 characters.
 
     Args:
         passages: Best first; the first has the number 1.
         chars: Maximum number of characters of each passage's text; None shows it whole.
         numbered: False writes `-` in place of the number.
     """
-    lines = []
+    lines: list[str] = []
+    room = _SEARCH_CHARS
     for number, passage in enumerate(passages, 1):
-        text = as_data(passage.text)
+        title, text = clipped(as_data(passage.title), _TITLE_CHARS), as_data(passage.text)
         mark = f"[{number}]" if numbered else "-"
-        lines.append(f"{mark} {as_data(passage.title)}: {text if chars is None else clipped(text, chars)}")
+        line = clipped(f"{mark} {title}: {text if chars is None else clipped(text, chars)}", _SEARCH_CHARS)
+        room -= len(line)
+        if room < 0 and lines:
+            return [*lines, f"{len(passages) - number + 1} more left out"]
+        lines.append(line)
     return lines

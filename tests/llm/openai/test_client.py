@@ -127,7 +127,6 @@ def test_greedy_samples_take_one_request(connect):
         raw(b"<html>a proxy's page</html>"),
         raw(b"[" * 100_000),
         raw(b'{"choices": []}'),
-        replies(usage={"prompt_tokens": float("inf")}),
         raw(b'{"choices": null}'),
         raw(b"null"),
     ],
@@ -257,6 +256,10 @@ def test_a_context_that_is_too_long_fails_its_prompt_at_once(connect):
         (says(None, refusal="I would rather not."), "rather not"),
         (says("half an ans", "content_filter"), "content filter"),
         (says(None, "length"), "'length'"),
+        (says("", refusal="I would rather not."), "rather not"),
+        (says([{"type": "refusal", "refusal": "I would rather not."}]), "rather not"),
+        (says([{"type": "image_url", "image_url": {}}]), "no text"),
+        (says(None, "tool_calls", tool_calls=[{"function": {"name": "weather", "arguments": "{}"}}]), "tool call"),
     ],
 )
 def test_a_reply_without_text_is_a_failure_and_not_an_empty_answer(connect, reply, reason):
@@ -275,7 +278,12 @@ def test_one_filtered_sample_leaves_the_others(connect):
 
 
 @pytest.mark.parametrize(
-    ("finish", "expected"), [("stop", "stop"), ("length", "length"), ("eos", "stop"), (None, "stop")]
+    ("finish", "expected"),
+    [
+        *((name, "stop") for name in ("stop", "eos", None, "", "STOP", "end_turn", "eos_token", "tool_calls")),
+        *((name, "length") for name in ("length", "MAX_TOKENS", "max_tokens", "model_length", "FinishReason.LENGTH")),
+        ({"type": "stop", "matched": 7}, "stop"),
+    ],
 )
 def test_finish_reasons_are_stop_or_length(connect, finish, expected):
     with FakeServer(after=says("text", finish)) as server:
@@ -292,7 +300,7 @@ def test_text_from_a_stop_on_is_cut_where_the_server_leaves_it_in(connect):
 def test_lone_surrogates_go_neither_out_nor_in(connect):
     with FakeServer(says("caf\ud800")) as server:
         [[completion]] = connect(server).generate(ask("x\udfff"), Sampling())
-    assert completion.text == "caf?"
+    assert completion.text == "caf\ufffd"  # as the one reader of JSON mends it
     assert question(server.bodies[0]) == "x?"
 
 

@@ -77,3 +77,14 @@ def test_states_without_searches_need_no_call():
     writer = Writer()
     assert notes_by(writer).of([state(), state()]) == [[], []]
     assert writer.calls == []
+
+
+def test_a_note_is_what_the_model_said_after_its_reasoning():
+    class Thinker(Writer):
+        def generate(self, prompts, params):
+            texts = ("<think>Hm</think>Born in Oslo.<|im_end|>", "Born in Oslo.", "x" * 300_000)
+            return [[Completion(texts[number])] for number in range(len(prompts))]
+
+    notes = notes_by(Thinker()).of([state("a", "b", "c")])[0]
+    assert [note.text for note in notes[:2]] == ["Born in Oslo."] * 2
+    assert len(notes[2].text) < 201_000

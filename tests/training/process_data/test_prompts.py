@@ -137,3 +137,9 @@ def test_an_output_that_does_not_parse_to_the_action_is_not_its_reply(by_react):
 def test_an_output_that_no_tokenizer_can_encode_has_no_reply(by_react):
     odd = by_react[0].candidates[0]._replace(text='\ud800\n{"search": "Town1"}', action=Search("Town1"))
     assert Renderer("react").reply(by_react[0], odd) is None
+
+
+def test_what_a_model_invented_after_its_search_is_not_trained_on(by_react):
+    text = 'Who?\n{"search": "Town1"}\n<passages query="Town1">\nx\n</passages>\n{"answer": "River1"}'
+    invented = by_react[0].candidates[0]._replace(text=text, action=Search("Town1"))
+    assert Renderer("react").reply(by_react[0], invented) == 'Who?\n{"search": "Town1"}'

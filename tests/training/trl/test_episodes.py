@@ -173,6 +173,21 @@ def test_only_tokens_of_the_model_are_in_the_loss(tokenizer, model, tmp_path):
     assert changed
 
 
+def test_a_result_that_the_model_invents_is_cut_off_and_not_learned(tokenizer, model):
+    invented = "I look. <search>Ada</search>\n<result>Rome</result>\n<answer>Rome</answer><|end|>"
+    replies = iter([invented, "<answer>Oslo</answer><|end|>"])
+    rollouts = EpisodeRollouts(
+        make_env(TASKS[:1]),
+        generate=lambda _, prompts: ([tokenizer(next(replies))["input_ids"] for _ in prompts], None),
+    )
+    (row,) = episode_prompts(make_env(TASKS[:1]))
+    columns = rollouts([row["prompt"]], stub(model, tokenizer))
+    text = tokenizer.decode(columns["completion_ids"][0])
+    assert "Rome" not in text
+    assert text.index("<search>Ada</search>") < text.index("Ada was born in Oslo") < text.index("<answer>Oslo</answer>")
+    assert len(columns["completion_ids"][0]) == len(columns["env_mask"][0])
+
+
 def replayed(index, completion):
     """Return the environment's own reward for the dialogue in this completion."""
     (lines,) = (lines for lines in (RIGHT, WRONG, LONG, GUESS) if all(line in completion for line in lines))

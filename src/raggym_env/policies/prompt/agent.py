@@ -15,6 +15,7 @@ from raggym_env.policies.prompt.notes import Notes
 from raggym_env.policies.prompt.parse import Failure, Parsed, Reason, parse
 from raggym_env.policies.prompt.templates import Example, PromptLimits, Prompts
 from raggym_env.protocols import LLM, BasePolicy, Completion, Messages, Proposal, Sampling
+from raggym_env.text.replies import with_reasoning
 
 __all__ = ["OnFailure", "PromptAgent"]
 
@@ -147,18 +148,20 @@ class PromptAgent(BasePolicy):
         return self.llm.generate(prompts, sampling) if prompts else []
 
     def _read(self, attempt: _Attempt, completion: Completion) -> None:
-        attempt.reply = completion.text
+        attempt.reply = with_reasoning(completion.text, completion.reasoning, completion.finish)
         attempt.usage += completion.usage
-        attempt.outcome = self._outcome(attempt.state, completion)
+        attempt.outcome = self._outcome(attempt, completion)
         if isinstance(attempt.outcome, Failure):
             self.failures[attempt.outcome.reason] += 1
 
-    def _outcome(self, state: State, completion: Completion) -> Action | Failure:
+    def _outcome(self, attempt: _Attempt, completion: Completion) -> Action | Failure:
         if completion.failure is not None:
             return _no_reply(completion, "the model gave no reply")
-        parsed = parse(completion.text)
+        # In a finished reply that is all reasoning, only what ends it can be the action.
+        strict = "length" if completion.reasoning and not completion.text.strip() else completion.finish
+        parsed = parse(attempt.reply, strict)
         if isinstance(parsed, Parsed):
-            return self._action(state, parsed)
+            return self._action(attempt.state, parsed)
         if completion.finish == "length":
             # Usually the reason why it cannot be parsed; the model may then reply more briefly.
             cut = f"the reply was cut off at {self.sampling.max_tokens} tokens"

@@ -9,6 +9,7 @@ from raggym_env.core import Question, State, Turn, Usage
 from raggym_env.policies.prompt.templates import Prompts
 from raggym_env.protocols import LLM, Completion, Sampling
 from raggym_env.storage.lru import LRU
+from raggym_env.text.replies import prose, stored, with_reasoning
 
 __all__ = ["Notes"]
 
@@ -46,7 +47,7 @@ class Notes:
             questions = [(Question("", text, options), turn) for text, options, turn in missing]
             prompts = [self._prompts.note_messages(question, turn) for question, turn in questions]
             replies = self._llm.generate(prompts, self._sampling)
-            written = {key: row[0] for key, row in zip(missing, replies, strict=True)}
+            written = {key: _read(row[0]) for key, row in zip(missing, replies, strict=True)}
         rows: list[list[Completion]] = [[] for _ in states]
         for state, row in zip(states, rows, strict=True):
             for key in _keys(state):
@@ -58,6 +59,12 @@ class Notes:
             if note.failure is None:
                 self._notes[key] = note
         return rows
+
+
+def _read(note: Completion) -> Completion:
+    """Return a note without the model's reasoning and control tokens."""
+    text = prose(with_reasoning(note.text, note.reasoning, note.finish))
+    return replace(note, text=stored(text), reasoning="")
 
 
 def _keys(state: State) -> list[_Key]:

@@ -24,7 +24,14 @@ from pydantic import BaseModel, Field, ValidationError
 from raggym_env.core import Passage, Question, State, Turn
 from raggym_env.errors import OptionError, PolicyError, check_option
 from raggym_env.protocols import Messages
-from raggym_env.text.sections import history_sections, question_section, shown_again, template_environment
+from raggym_env.text.sections import (
+    ACTION_CHARS,
+    NOTE_CHARS,
+    history_sections,
+    question_section,
+    shown_again,
+    template_environment,
+)
 from raggym_env.text.untrusted import as_data, clipped
 
 __all__ = ["Example", "PromptLimits", "Prompts"]
@@ -150,7 +157,8 @@ class Prompts:
     def note_messages(self, question: Question, turn: Turn) -> Messages:
         """Return the chat that requests a note on the passages of one search."""
         history = self._history((turn,), None)
-        values = {"question": question_section(question), "history": history, "query": as_data(turn.query)}
+        query = clipped(as_data(turn.query), ACTION_CHARS)
+        values = {"question": question_section(question), "history": history, "query": query}
         system, user = self._render("note_system", **values), self._render("note_user", **values)
         return [{"role": "system", "content": system}, {"role": "user", "content": user}]
 
@@ -195,12 +203,12 @@ class Prompts:
 def _turns(history: Sequence[Turn], notes: Sequence[str] | None, length: int) -> list[dict[str, Any]]:
     return [
         {
-            "query": as_data(turn.query),
+            "query": clipped(as_data(turn.query), ACTION_CHARS),
             "passages": [
-                {"title": as_data(passage.title), "text": clipped(as_data(passage.text), length)}
+                {"title": clipped(as_data(passage.title), ACTION_CHARS), "text": clipped(as_data(passage.text), length)}
                 for passage in turn.passages
             ],
-            "note": None if notes is None else as_data(notes[index]),
+            "note": None if notes is None else clipped(as_data(notes[index]), NOTE_CHARS),
         }
         for index, turn in enumerate(history)
     ]

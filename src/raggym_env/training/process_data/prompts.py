@@ -14,7 +14,7 @@ from raggym_env.mdp.metrics import read_option
 from raggym_env.mdp.records import Candidate, action_to_json
 from raggym_env.policies import make
 from raggym_env.policies.prompt import PromptAgent
-from raggym_env.policies.prompt.parse import Parsed, parse
+from raggym_env.policies.prompt.parse import Parsed, own_part, parse
 from raggym_env.protocols import Messages
 from raggym_env.text.untrusted import one_line
 from raggym_env.training.process_data.trajectories import TrajectoryStep
@@ -78,7 +78,7 @@ class Renderer:
         if _read(candidate.text) == candidate.action and self._recorded(step) is not None:
             # Neither a tokenizer nor a data set can hold a lone surrogate.
             has_surrogate = any("\ud800" <= character <= "\udfff" for character in candidate.text)
-            return None if has_surrogate else candidate.text
+            return None if has_surrogate else own_part(candidate.text)
         action = self._own_action(step.state, candidate.action)
         if action is None:
             return None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from bisect import bisect_left
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -10,8 +11,8 @@ from raggym_env.core import State
 from raggym_env.errors import InvalidAction, LLMError, OptionError
 from raggym_env.llm.hf.chat import Chat, PromptError
 from raggym_env.protocols import BasePolicy, Messages, Proposal
-from raggym_env.text.tagged import parse_tagged
-from raggym_env.text.untrusted import passage_lines
+from raggym_env.text.tagged import own_length, parse_tagged
+from raggym_env.text.untrusted import passage_lines, visible
 
 __all__ = ["Generate", "RolloutTokens", "TokenPolicy", "information"]
 
@@ -132,11 +133,21 @@ class TokenPolicy(BasePolicy):
     def _replies(self, rollouts: Sequence[RolloutTokens]) -> list[str]:
         if not rollouts:
             return []
-        replies, logprobs = self._generate(self._trainer, [rollout.prompt + rollout.completion for rollout in rollouts])
+        written, logprobs = self._generate(self._trainer, [rollout.prompt + rollout.completion for rollout in rollouts])
         self._has_logprobs &= logprobs is not None  # TRL takes them for all rollouts or for none
+        replies = [self._own_tokens(tokens) for tokens in written]
         for number, (rollout, tokens) in enumerate(zip(rollouts, replies, strict=True)):
-            rollout.append(tokens, None if logprobs is None else logprobs[number], by_model=True)
+            rollout.append(tokens, None if logprobs is None else logprobs[number][: len(tokens)], by_model=True)
         return [self._chat.text(tokens, ()) for tokens in replies]
+
+    def _own_tokens(self, tokens: list[int]) -> list[int]:
+        """Return the tokens of a reply up to a search result or a turn that it invents, which it must not learn."""
+        length = own_length(self._chat.text(tokens, ()))
+        if length is None:
+            return tokens
+        return tokens[
+            : bisect_left(range(len(tokens)), length, key=lambda n: len(visible(self._chat.text(tokens[:n], ()))))
+        ]
 
 
 def _proposal(rollout: RolloutTokens, reply: str | None) -> Proposal:

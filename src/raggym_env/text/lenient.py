@@ -40,8 +40,9 @@ _SKIP = re.compile(r"(?:\s++|//[^\n]*+|#[^\n]*+|/\*(?:[^*]|\*(?!/))*+\*/)*+")
 _WORD = re.compile(r"[^\W\d]\w*+")
 # Not "1.2.3" or "1,000": digits after a complete number would leave two readings.
 _NUMBER = re.compile(r"[+-]?\d++(?:\.\d++)?(?:[eE][+-]?\d++)?(?![\w.])")
+# A string ends before NUL and \x01, which `replies.reply_text` writes where it took out reasoning or a turn's end.
 _STRINGS = {
-    opening: re.compile(rf"{opening}((?:[^{closing}\\]|\\.)*+){closing}", re.DOTALL)
+    opening: re.compile(rf"{opening}((?:[^{closing}\\\x00\x01]|\\[^\x00\x01])*+){closing}")
     for opening, closing in ('""', "''", "“”")
 }
 _ESCAPE = re.compile(r"\\(u[0-9a-fA-F]{4}|.)", re.DOTALL)

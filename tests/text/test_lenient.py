@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from raggym_env.policies.prompt.lenient import LONGEST, Number, Refused, read_object
+from raggym_env.text.lenient import LONGEST, Number, Refused, read_object
 
 keys = st.text("abcdefgh_", min_size=1, max_size=4)
 plain = st.none() | st.booleans() | st.text(max_size=12)
