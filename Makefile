@@ -2,7 +2,7 @@
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
-INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt
+INSTALL := $(BIN)/python -m pip install --quiet --progress-bar off --disable-pip-version-check --constraint constraints.txt
 
 # A file's tests stay in one process, which makes its shared fixtures once. More processes than four would need more
 # memory than they save time: each loads torch.
@@ -55,13 +55,13 @@ format: $(VENV)/installed
 clean:
 	rm -rf $(VENV) .coverage .coverage.* .mypy_cache .pytest_cache .ruff_cache build dist adapters/build adapters/dist
 
-# The core install, which every other one builds upon. pip's log says how large the downloads were.
+# The core install, which every other one builds upon. pip's log has the sizes of the downloads.
 $(VENV)/core: pyproject.toml constraints.txt
 	@$(PYTHON) -c 'import sys; sys.exit(0 if sys.version_info >= (3, 11) else "raggym-env needs Python 3.11 or newer; $(PYTHON) is " + sys.version.split()[0] + ". Try: make PYTHON=python3.12 $(MAKECMDGOALS)")'
 	$(PYTHON) -m venv $(VENV)
 	@rm -f $(VENV)/pip.log
 	$(INSTALL) --log $(VENV)/pip.log --editable .
-	@awk '/(Downloading|Using cached) .*[.]whl / {size = $$(NF - 1); sub("[(]", "", size); total += /kB[)]$$/ ? size / 1000 : size; files++} END {printf "%d packages, %d MB to download, ", files, total}' $(VENV)/pip.log
+	@awk '/(Downloading|Using cached) .*[.]whl / {size = substr($$(NF - 1), 2); total += /kB[)]$$/ ? size / 1000 : size} END {printf "%d MB of downloads, ", total}' $(VENV)/pip.log
 	@echo "$$(du -sm $(VENV) | cut -f 1) MB installed in $(VENV)"
 	@touch $@
 

@@ -42,7 +42,7 @@ class Row:
 
 def arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--questions", type=int, default=300, help="questions for each policy (default: %(default)s)")
+    parser.add_argument("--questions", type=int, default=200, help="questions for each policy (default: %(default)s)")
     parser.add_argument("--llm", help="language model of two more rows, e.g. hf:smollm2")
     parser.add_argument("--llm-questions", type=int, default=8, help="questions for these (default: %(default)s)")
     parser.add_argument("--out", type=Path, default=Path("runs/demo"), help="folder for the runs and the report")
