@@ -7,7 +7,6 @@ A policy never sees a gold answer.
 from raggym_env import Answer, Search
 from raggym_env.evaluation import evaluate
 from raggym_env.protocols import BasePolicy
-from raggym_env.testing import check_policy
 
 
 class TwoHops(BasePolicy):
@@ -27,7 +26,6 @@ class TwoHops(BasePolicy):
         return Answer(titles[-1] if titles else "unknown")
 
 
-check_policy(TwoHops())  # the contract that every policy must keep
 run, scores = evaluate("RAGGym-Synth-v0", TwoHops(), limit=100)
 print(f"TwoHops: EM {scores.metrics['em'].mean:.3f}, gold passages found {scores.metrics['recall'].mean:.3f}")
 print(f"run folder: {run.path}")

@@ -6,8 +6,7 @@ The same object rewards the steps of an environment and, as a critic, chooses am
 import gymnasium as gym
 import numpy as np
 
-import raggym_env  # registers the ids
-from raggym_env import Search, policies
+from raggym_env import Search, policies  # importing the package registers the ids
 
 
 class NewWords:

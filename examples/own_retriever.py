@@ -6,8 +6,7 @@ retrieval.name=own_retriever:TitleOverlap`.
 
 import gymnasium as gym
 
-import raggym_env  # registers the ids
-from raggym_env import policies
+from raggym_env import policies  # importing the package registers the ids
 from raggym_env.protocols import Hit
 
 

@@ -7,13 +7,12 @@ This is the loop alone. Learning that shows takes some 20,000 steps (two to thre
 import gymnasium as gym
 from stable_baselines3 import PPO
 
-import raggym_env  # registers the ids
-from raggym_env import policies
+from raggym_env import policies  # importing the package registers the ids
 from raggym_env.envs import CandidateActions
 from raggym_env.evaluation import evaluate
 from raggym_env.training.sb3 import CandidatePolicy, SB3Policy
 
-STEPS = 512
+STEPS = 256
 
 env = gym.make("RAGGym-Synth-v0", process_reward="evidence")
 env = CandidateActions(env, policies.make("lexical"), n=8)
@@ -21,5 +20,5 @@ model = PPO(CandidatePolicy, env, n_steps=64, batch_size=64, gamma=1.0, learning
 model.learn(STEPS)
 
 policy = SB3Policy(model, policies.make("lexical"))  # a policy like any other: it can be evaluated, and compared
-_, scores = evaluate("RAGGym-Synth-v0", policy, limit=50)
+_, scores = evaluate("RAGGym-Synth-v0", policy, limit=20)
 print(f"PPO after {model.num_timesteps} steps: EM {scores.metrics['em'].mean:.3f}, {scores.searches:.2f} searches")

@@ -1,17 +1,16 @@
 """A training loop in NumPy: REINFORCE learns which of `lexical`'s proposals to take.
 
 The reward of an answer is 1 if it is right; that of a search is the evidence that it finds (`evidence`, which reads
-gold facts and is therefore refused outside training splits). Expect the mean return to rise within some hundred episodes.
+gold facts and is therefore refused outside training splits). Expect the mean return to rise within 300 episodes.
 """
 
 import gymnasium as gym
 import numpy as np
 
-import raggym_env  # registers the ids
-from raggym_env import policies
+from raggym_env import policies  # importing the package registers the ids
 from raggym_env.envs import CandidateActions
 
-EPISODES, LEARNING_RATE = 600, 0.2
+EPISODES, LEARNING_RATE = 300, 1.0
 
 env = gym.make("RAGGym-Synth-v0", process_reward="evidence")
 env = CandidateActions(env, policies.make("lexical"), n=8)  # actions: 8 slots, one candidate in each
@@ -38,4 +37,5 @@ for episode in range(EPISODES):
     weights += LEARNING_RATE * (rewards_to_go - baseline) @ np.array(gradients) / len(gradients)
     returns.append(sum(rewards))
 
-print(f"mean return: {np.mean(returns[:100]):+.2f} in the first 100 episodes, {np.mean(returns[-100:]):+.2f} in the last")
+first, last = np.mean(returns[:100]), np.mean(returns[-100:])
+print(f"mean return: {first:+.2f} in the first 100 episodes, {last:+.2f} in the last 100")

@@ -11,8 +11,7 @@ A step of the vector environment makes one batched search and one batched call o
 import gymnasium as gym
 import numpy as np
 
-import raggym_env  # registers the ids
-from raggym_env import policies
+from raggym_env import policies  # importing the package registers the ids
 
 EPISODES = 20
 policy = policies.make("lexical")
@@ -20,12 +19,12 @@ policy = policies.make("lexical")
 
 def run(mode: str) -> list[float]:
     """Return the outcomes of the first episodes to end."""
-    envs = gym.make_vec("RAGGym-Synth-v0", num_envs=8, vector_kwargs={"autoreset_mode": mode})
+    envs = gym.make_vec("RAGGym-Synth-v0", num_envs=8, autoreset_mode=mode)
     obs, infos = envs.reset(seed=0)
     ended = np.zeros(8, bool)
     outcomes = []
     while len(outcomes) < EPISODES:
-        obs, rewards, terminated, truncated, infos = envs.step(policy.act(obs))
+        obs, _rewards, terminated, truncated, infos = envs.step(policy.act(obs))
         ended = terminated | truncated
         if ended.any():
             final = infos["final_info"] if mode == "SameStep" else infos
