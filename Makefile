@@ -7,7 +7,7 @@ BIN := $(VENV)/bin
 # memory than they save time: each loads torch.
 PARALLEL := --numprocesses auto --maxprocesses 4 --dist loadfile --no-loadscope-reorder
 
-.PHONY: demo findings test test-fast test-server coverage check format clean
+.PHONY: demo findings test test-fast test-server coverage check format docs docs-figures clean
 
 # Without a network the small language model cannot be had; then demo and test go on without it, and say so.
 demo: $(VENV)/installed
@@ -47,8 +47,19 @@ format: $(VENV)/installed
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
+# Warnings are errors: a link that leads nowhere fails the build.
+docs: $(VENV)/installed
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[docs]'
+	$(BIN)/python -m sphinx -W --keep-going -q -b html docs docs/_build
+	@echo "Open docs/_build/index.html"
+
+# The figures of the environment pages: every policy without a language model on every data set that is here.
+docs-figures: $(VENV)/installed
+	$(BIN)/python benchmarks/leaderboard.py
+	$(BIN)/python docs/figures.py runs/leaderboard/*
+
 clean:
-	rm -rf $(VENV) .coverage .coverage.* .mypy_cache .pytest_cache .ruff_cache build dist adapters/build adapters/dist
+	rm -rf docs/_build docs/generated $(VENV) .coverage .coverage.* .mypy_cache .pytest_cache .ruff_cache build dist adapters/build adapters/dist
 
 $(VENV)/installed: pyproject.toml constraints.txt
 	@$(PYTHON) -c 'import sys; sys.exit(0 if sys.version_info >= (3, 11) else "raggym-env needs Python 3.11 or newer; $(PYTHON) is " + sys.version.split()[0] + ". Try: make PYTHON=python3.12 $(MAKECMDGOALS)")'

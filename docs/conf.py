@@ -17,7 +17,7 @@ copyright = "The raggym-env developers"
 release = raggym_env.__version__
 
 extensions = ["myst_parser", "sphinx.ext.autodoc", "sphinx.ext.napoleon", "sphinx_copybutton"]
-exclude_patterns = ["_build"]
+exclude_patterns = ["_build", "templates"]
 html_theme = "furo"
 html_title = "raggym-env"
 html_static_path = ["_static"]
