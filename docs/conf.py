@@ -4,6 +4,10 @@ from __future__ import annotations
 
 import sys
 from pathlib import Path
+from typing import Any
+
+from docutils import nodes
+from docutils.utils.math.latex2mathml import tex2mathml
 
 sys.path.insert(0, str(Path(__file__).parent))
 
@@ -27,6 +31,11 @@ html_extra_path = ["generated/llms.txt"]
 myst_enable_extensions = ["colon_fence", "dollarmath", "attrs_inline"]
 myst_heading_anchors = 3
 
+# Quotes and dashes in the names of options stay as they are.
+smartquotes = False
+# MathJax would come from a server: see `setup`.
+html_math_renderer = "mathml"
+
 # Docstrings mark code with single backticks, as Markdown does.
 default_role = "code"
 autodoc_member_order = "bysource"
@@ -41,3 +50,14 @@ copybutton_prompt_text = r"\$ |>>> |\.\.\. "
 copybutton_prompt_is_regexp = True
 
 generate.write_all(Path(__file__).parent / "generated")
+
+
+def setup(app: Any) -> None:
+    """Write formulas as MathML, which browsers show without scripts and without a network."""
+
+    def visit(writer: Any, node: nodes.math | nodes.math_block) -> None:
+        formula = tex2mathml(node.astext(), as_block=isinstance(node, nodes.math_block))
+        writer.body.append(formula)
+        raise nodes.SkipNode
+
+    app.add_html_math_renderer("mathml", (visit, None), (visit, None))
