@@ -8,7 +8,7 @@ INSTALL := $(BIN)/python -m pip install --quiet --progress-bar off --disable-pip
 # memory than they save time: each loads torch.
 PARALLEL := --numprocesses auto --maxprocesses 4 --dist loadfile --no-loadscope-reorder
 
-.PHONY: demo demo-llm findings test test-fast test-server coverage check format clean
+.PHONY: demo demo-llm findings test test-fast test-server coverage check format docs docs-figures clean
 
 # Policies from the floor to the ceiling on the synthetic world. Needs the core install alone.
 demo: $(VENV)/core
@@ -52,8 +52,19 @@ format: $(VENV)/installed
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
+# Warnings are errors: a link that leads nowhere fails the build.
+docs: $(VENV)/installed
+	$(INSTALL) --editable '.[docs]'
+	$(BIN)/python -m sphinx -W --keep-going -q -b html docs docs/_build
+	@echo "Open docs/_build/index.html"
+
+# The figures of the environment pages: every policy without a language model on every data set that is here.
+docs-figures: $(VENV)/installed
+	$(BIN)/python benchmarks/leaderboard.py
+	$(BIN)/python docs/figures.py runs/leaderboard/*
+
 clean:
-	rm -rf $(VENV) .coverage .coverage.* .mypy_cache .pytest_cache .ruff_cache build dist adapters/build adapters/dist
+	rm -rf docs/_build docs/generated $(VENV) .coverage .coverage.* .mypy_cache .pytest_cache .ruff_cache build dist adapters/build adapters/dist
 
 # The core install, which every other one builds upon. pip's log has the sizes of the downloads.
 $(VENV)/core: pyproject.toml constraints.txt
