@@ -2,17 +2,22 @@
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
+INSTALL := $(BIN)/python -m pip install --quiet --progress-bar off --disable-pip-version-check --constraint constraints.txt
 
 # A file's tests stay in one process, which makes its shared fixtures once. More processes than four would need more
 # memory than they save time: each loads torch.
 PARALLEL := --numprocesses auto --maxprocesses 4 --dist loadfile --no-loadscope-reorder
 
-.PHONY: demo findings test test-fast test-server coverage check format clean
+.PHONY: demo demo-llm findings test test-fast test-server coverage check format docs docs-figures clean
 
-# Without a network the small language model cannot be had; then demo and test go on without it, and say so.
-demo: $(VENV)/installed
-	-$(BIN)/raggym models get smollm2
-	$(BIN)/python benchmarks/leaderboard.py --demo
+# Policies from the floor to the ceiling on the synthetic world. Needs the core install alone.
+demo: $(VENV)/core
+	$(BIN)/python benchmarks/demo.py
+
+# The same, and two agents that prompt a small language model.
+demo-llm: $(VENV)/llm
+	$(BIN)/raggym models get smollm2
+	$(BIN)/python benchmarks/demo.py --llm hf:smollm2
 
 # The paper's findings in small, on the synthetic world.
 findings: $(VENV)/installed
@@ -34,7 +39,7 @@ test-fast: $(VENV)/installed
 
 # Needs a few more packages: an OpenAI-compatible server that is not ours, serving the small model.
 test-server: $(VENV)/installed
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt 'transformers[serving]'
+	$(INSTALL) 'transformers[serving]'
 	$(BIN)/raggym models get smollm2
 	HF_HUB_OFFLINE=1 $(BIN)/python -m pytest -m server tests/llm/openai/test_real_server.py
 
@@ -47,11 +52,34 @@ format: $(VENV)/installed
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
-clean:
-	rm -rf $(VENV) .coverage .coverage.* .mypy_cache .pytest_cache .ruff_cache build dist adapters/build adapters/dist
+# Warnings are errors: a link that leads nowhere fails the build.
+docs: $(VENV)/installed
+	$(INSTALL) --editable '.[docs]'
+	$(BIN)/python -m sphinx -W --keep-going -q -b html docs docs/_build
+	@echo "Open docs/_build/index.html"
 
-$(VENV)/installed: pyproject.toml constraints.txt
+# The figures of the environment pages: every policy without a language model on every data set that is here.
+docs-figures: $(VENV)/installed
+	$(BIN)/python benchmarks/leaderboard.py
+	$(BIN)/python docs/figures.py runs/leaderboard/*
+
+clean:
+	rm -rf docs/_build docs/generated $(VENV) .coverage .coverage.* .mypy_cache .pytest_cache .ruff_cache build dist adapters/build adapters/dist
+
+# The core install, which every other one builds upon. pip's log has the sizes of the downloads.
+$(VENV)/core: pyproject.toml constraints.txt
 	@$(PYTHON) -c 'import sys; sys.exit(0 if sys.version_info >= (3, 11) else "raggym-env needs Python 3.11 or newer; $(PYTHON) is " + sys.version.split()[0] + ". Try: make PYTHON=python3.12 $(MAKECMDGOALS)")'
 	$(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[dev,fast,llm,train,sb3,dense,lucene,serve,ray]'
+	@rm -f $(VENV)/pip.log
+	$(INSTALL) --log $(VENV)/pip.log --editable .
+	@awk '/(Downloading|Using cached) .*[.]whl / {size = substr($$(NF - 1), 2); total += /kB[)]$$/ ? size / 1000 : size} END {printf "%d MB of downloads, ", total}' $(VENV)/pip.log
+	@echo "$$(du -sm $(VENV) | cut -f 1) MB installed in $(VENV)"
+	@touch $@
+
+$(VENV)/llm: $(VENV)/core
+	$(INSTALL) --editable '.[llm]'
+	@touch $@
+
+$(VENV)/installed: $(VENV)/core
+	$(INSTALL) --editable '.[dev,fast,llm,train,sb3,dense,lucene,serve,ray]'
 	@touch $@

@@ -1,7 +1,6 @@
 """Policies on environments, and the leaderboard at the end.
 
     python benchmarks/leaderboard.py                 every shipped policy on every environment whose data is there
-    python benchmarks/leaderboard.py --demo          the synthetic world only, with a small language model too
     python benchmarks/leaderboard.py --limit 200 --env RAGGym-HotpotQA-v0 --policy lexical --policy single_search
 
 Policies that prompt a language model run with `--llm SPEC`, and are left out without it.
@@ -24,7 +23,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from gold_chain import GoldChain
 from raggym_env import data
 from raggym_env.cards import env_card, policy_card
-from raggym_env.errors import DataNotFound, LLMError, MissingExtra, RAGGymError
+from raggym_env.errors import DataNotFound, RAGGymError
 from raggym_env.evaluation import build_leaderboard, evaluate
 from raggym_env.protocols import Policy
 from raggym_env.storage.paths import card_names
@@ -44,7 +43,6 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--published", action="store_true", help="show the paper's results beside, as cited")
     parser.add_argument("--llm", help="language model of the policies that prompt one, e.g. hf:smollm2")
     parser.add_argument("--fresh", action="store_true", help="run again what was run before")
-    parser.add_argument("--demo", action="store_true", help="RAGGym-Synth-v0: 500 questions, 8 with hf:smollm2")
     options = parser.parse_args()
     # The cards of the paper's settings run when they are named: their corpora take days to get and to index.
     options.env = options.env or [name for name in card_names("envs") if env_card(name).retrieval.name == "bm25"]
@@ -100,25 +98,11 @@ def run_one(env: str, policy: str | Policy, name: str, options: argparse.Namespa
     return folder
 
 
-def demo(options: argparse.Namespace) -> list[Path]:
-    """The policies without a model on 500 questions, then two that prompt a small one on a few."""
-    shared = {"env": ["RAGGym-Synth-v0"], "split": "test", "seed": 0, "out": Path("runs/demo"), "fresh": True}
-    plain = [name for name in card_names("policies") if not prompts(name)]
-    everyone = argparse.Namespace(**shared, policy=[*plain, CEILING], limit=options.limit or 500, llm=None)
-    folders = run_all(everyone)
-    few = argparse.Namespace(**shared, policy=["direct", "rag"], limit=8, llm="hf:smollm2")
-    try:
-        return folders + run_all(few)
-    except (LLMError, MissingExtra) as error:
-        print(f"no language model in this demo: {error}", file=sys.stderr)
-        return folders
-
-
 def main() -> None:
     options = arguments()
     started = time.perf_counter()
     try:
-        folders = demo(options) if options.demo else run_all(options)
+        folders = run_all(options)
         board = build_leaderboard(folders, published=PUBLISHED if options.published else None)
     except RAGGymError as error:
         sys.exit(f"leaderboard: {error}")

@@ -4,10 +4,15 @@ from __future__ import annotations
 
 import sys
 from pathlib import Path
+from typing import Any
+
+from docutils import nodes
+from docutils.utils.math.latex2mathml import tex2mathml
 
 sys.path.insert(0, str(Path(__file__).parent))
 
 import generate
+
 import raggym_env
 
 project = "raggym-env"
@@ -16,7 +21,7 @@ copyright = "The raggym-env developers"
 release = raggym_env.__version__
 
 extensions = ["myst_parser", "sphinx.ext.autodoc", "sphinx.ext.napoleon", "sphinx_copybutton"]
-exclude_patterns = ["_build"]
+exclude_patterns = ["_build", "templates"]
 html_theme = "furo"
 html_title = "raggym-env"
 html_static_path = ["_static"]
@@ -25,6 +30,11 @@ html_extra_path = ["generated/llms.txt"]
 
 myst_enable_extensions = ["colon_fence", "dollarmath", "attrs_inline"]
 myst_heading_anchors = 3
+
+# Quotes and dashes in the names of options stay as they are.
+smartquotes = False
+# MathJax would come from a server: see `setup`.
+html_math_renderer = "mathml"
 
 # Docstrings mark code with single backticks, as Markdown does.
 default_role = "code"
@@ -40,3 +50,14 @@ copybutton_prompt_text = r"\$ |>>> |\.\.\. "
 copybutton_prompt_is_regexp = True
 
 generate.write_all(Path(__file__).parent / "generated")
+
+
+def setup(app: Any) -> None:
+    """Write formulas as MathML, which browsers show without scripts and without a network."""
+
+    def visit(writer: Any, node: nodes.math | nodes.math_block) -> None:
+        formula = tex2mathml(node.astext(), as_block=isinstance(node, nodes.math_block))
+        writer.body.append(formula)
+        raise nodes.SkipNode
+
+    app.add_html_math_renderer("mathml", (visit, None), (visit, None))

@@ -163,6 +163,7 @@ def test_the_sdist_holds_the_tests_and_what_the_make_targets_read(sdist):
         "LICENSE",
         "tests/conftest.py",
         "benchmarks/leaderboard.py",
+        "docs/conf.py",
     } <= names
     assert [name for name in names if name.startswith(("adapters/", "runs/", ".venv"))] == []
 
@@ -190,9 +191,9 @@ def test_every_extra_that_an_error_message_or_the_readme_names_exists():
     assert named <= EXTRAS.keys()
 
 
-def test_all_stands_for_every_extra_but_dev():
+def test_all_stands_for_every_extra_but_those_of_developers():
     (requirement,) = map(Requirement, EXTRAS["all"])
-    assert requirement.extras == EXTRAS.keys() - {"all", "dev"}
+    assert requirement.extras == EXTRAS.keys() - {"all", "dev", "docs"}
 
 
 def test_every_direct_dependency_is_pinned_to_a_version_that_pyproject_allows():

@@ -1,42 +1,45 @@
-"""What the README shows is run."""
+"""What the README shows is run or checked."""
 
-import os
 import re
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 
-README = (Path(__file__).parents[1] / "README.md").read_text(encoding="utf-8")
+from code_blocks import blocks, check_command, commands, run
 
-
-def blocks(language):
-    return re.findall(rf"```{language}\n(.*?)```", README, re.DOTALL)
-
-
-def run(command, folder):
-    path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
-    done = subprocess.run(command, cwd=folder, capture_output=True, text=True, env={**os.environ, "PATH": path})
-    assert done.returncode == 0, done.stderr
-    return done.stdout
+ROOT = Path(__file__).parents[1]
+README = (ROOT / "README.md").read_text(encoding="utf-8")
+PICTURES = ("docs/pictures/report-leaderboard.png", "docs/pictures/report-episode.png")
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("code", blocks("python"))
-def test_python_blocks_run_as_they_stand(code, tmp_path):
-    run([sys.executable, "-W", "error", "-c", code], tmp_path)
+@pytest.mark.parametrize("block", blocks(README, "python"), ids=lambda block: f"line {block.line}")
+def test_python_blocks_run_as_they_stand(block, tmp_path):
+    run(["python", "-W", "error", "-c", block.code], tmp_path)
+
+
+@pytest.mark.parametrize("block", blocks(README, "console"), ids=lambda block: f"line {block.line}")
+def test_console_blocks_name_commands_and_options_that_exist(block):
+    for words in commands(block):
+        check_command(words)
 
 
 @pytest.mark.slow
-def test_the_example_with_data_of_ones_own_works_from_an_empty_folder(tmp_path):
-    (script,) = blocks("bash")
-    out = run(["bash", "-euc", script], tmp_path)
-    assert "2 of 2 questions scored; run folder: runs/MyDocs-v0_test_lexical_" in out
+def test_the_commands_that_evaluate_and_compare_work_from_top_to_bottom(tmp_path):
+    (block,) = [block for block in blocks(README, "console") if "raggym compare" in block.code]
+    for words in commands(block):
+        words = [word.replace("HotpotQA", "Synth") for word in words]
+        run([*words, "--limit", "10"] if words[1] == "eval" else words, tmp_path)
+    assert (tmp_path / "report.html").exists()
 
 
-def test_the_layout_names_what_there_is():
-    (layout,) = re.findall(r"## Layout\n\n```\n(.*?)```", README, re.DOTALL)
-    root = Path(__file__).parents[1]
-    named = re.findall(r"^    (\w+(?:\.py|/))", layout, re.MULTILINE)
-    assert [name for name in named if not (root / "src" / "raggym_env" / name).exists()] == []
+def test_every_link_leads_to_a_file():
+    targets = re.findall(r'\]\(([^)#]+)\)|(?:src|srcset)="([^"]+)"', README)
+    files = [a or b for a, b in targets if not (a or b).startswith("https://")]
+    assert len(files) > 15
+    assert [file for file in files if not (ROOT / file).exists()] == []
+
+
+def test_it_takes_ten_minutes_to_read():
+    assert README.count("\n") <= 180
+    assert sum((ROOT / picture).stat().st_size for picture in PICTURES) < 400_000

@@ -123,8 +123,7 @@ class RAGEnv(gym.Env[Obs, ActType]):
             reward: See the class's Rewards.
             terminated: True once an answer is given, right or wrong.
             truncated: True when a search was asked for with none left.
-            info: `question_id`, `outcome_reward`, `process_reward`; on the last step also `stop_reason` and
-                `answer` (empty if the episode ended without one).
+            info: `question_id`, `outcome_reward`, `process_reward`; on the last step also `stop_reason` and `answer`.
 
         Raises:
             ResetNeeded: No episode is running.

@@ -1,15 +1,17 @@
 """Training: process data, and bridges to TRL and Stable-Baselines3. It has no algorithms of its own.
 
-process_data/     policy, critic and environment -> trajectories with scored candidates -> rows for TRL
-    collect.py        runs a policy with a critic and records every candidate
-    trajectories.py   process data as it is written and read
-    prompts.py        states and actions as the prompts and replies of a prompt agent
-    rows.py           trajectories -> rows
-trl/              sft.py, dpo.py, prm.py, grpo.py: one file per trainer
-    config.py lm.py recipe.py fit.py   what the trainers share: options, models, folders, running and resuming
-    episodes.py tokens.py              whole episodes for TRL's GRPOTrainer
-mini.py           trains the process reward `mini`
-sb3.py            networks and policies for Stable-Baselines3 over `envs.CandidateActions`
+::
+
+    process_data/     policy, critic and environment -> trajectories with scored candidates -> rows for TRL
+        collect.py        runs a policy with a critic and records every candidate
+        trajectories.py   process data as it is written and read
+        prompts.py        states and actions as the prompts and replies of a prompt agent
+        rows.py           trajectories -> rows
+    trl/              sft.py, dpo.py, prm.py, grpo.py: one file per trainer
+        config.py lm.py recipe.py fit.py   what the trainers share: options, models, folders, running and resuming
+        episodes.py tokens.py              whole episodes for TRL's GRPOTrainer
+    mini.py           trains the process reward `mini`
+    sb3.py            networks and policies for Stable-Baselines3 over `envs.CandidateActions`
 """
 
 from __future__ import annotations
