@@ -135,7 +135,7 @@ function showLeaderboard() {
     column("Searches", "searches", (value) => number(value, 2)),
     ...(board.rows.some((row) => row.tokens) ? [column("Tokens", "tokens", whole)] : []),
     ...(board.rows.some((row) => row.cost !== null) ? [column("Cost, $", "cost", (value) => number(value, 4))] : []),
-    column("s / question", "seconds", (value) => number(value, 2)),
+    column("Latency, s", "seconds", (value) => number(value, 2), { minWidth: 108 }),
     column("Scored", "scored", scoredText, { headerSort: false, minWidth: 90 }),
   ];
   const rows = board.rows.map((row) => ({
@@ -151,7 +151,7 @@ function showLeaderboard() {
     el("p", { class: "note" },
       `Ranked by ${board.metrics[board.metric] ?? board.metric} (★), with 95 % bootstrap intervals, or Wilson's where every score is 0 or every score is 1. `,
       settings.size === 1 ? `Setting: ${[...settings][0]}. ` : "",
-      "Runs in which not every question is scored are not ranked. ",
+      "Runs in which not every question is scored are not ranked. Latency is the wall time of an episode while others ran beside it. ",
       board.rows.some((row) => row.cited) ? "Rows marked as cited are published results, obtained with other models, corpora and questions; they are not ranked." : ""),
     pairView());
   state.table = grid(holder, {
@@ -270,7 +270,7 @@ function unique(runs) {
 }
 
 function costPlot(runs, metric, label) {
-  const axes = [["searches", "searches per question"], ["seconds", "seconds per question"]];
+  const axes = [["searches", "searches per question"], ["seconds", "latency per question, s"]];
   if (runs.some((run) => run.tokens)) axes.unshift(["tokens", "tokens per question"]);
   const box = el("div", {});
   const show = (axis) => {
