@@ -298,6 +298,18 @@ def test_an_unused_key_that_is_blank_is_absent(unused):
     assert both.reason == (Reason.NO_ACTION if unused[0] in "nN" else Reason.BLANK)
 
 
+@pytest.mark.parametrize("element", ["<s>", "<output>", "<response>", "<b>x</b>", "<p>"])
+def test_an_element_of_html_may_be_the_answer(element):
+    assert parse(json.dumps({"answer": element})) == Parsed(answer=element)
+    assert parse(f"<answer>{element}</answer>") == Parsed(answer=element)
+    assert parse_tagged(f"<answer>{element}</answer>") == Answer(element)
+
+
+def test_a_draft_in_a_tag_belongs_to_the_search_beside_it():
+    assert parse("<draft>x</draft>\n<search>a</search>\nBetter:\n<search>b</search>") == Parsed(search="b")
+    assert parse("<search>a</search>\n<draft>x</draft>\n<search>b</search>") == Parsed(search="b", draft="x")
+
+
 def test_a_blank_tag_of_a_form_is_absent():
     assert parse("<draft></draft>\n<search>Ada</search>") == Parsed(search="Ada")
     assert parse("<search>Ada</search>\n<draft> </draft>\n<answer></answer>") == Parsed(search="Ada")

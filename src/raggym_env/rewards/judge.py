@@ -15,8 +15,8 @@ from raggym_env.errors import OptionError, RewardError, check_option
 from raggym_env.llm import LLM, make
 from raggym_env.protocols import Completion, Messages, Sampling
 from raggym_env.text.replies import last_object, with_reasoning
-from raggym_env.text.sections import ACTION_CHARS, history_sections, question_section, shown_again, template_environment
-from raggym_env.text.untrusted import as_data, clipped
+from raggym_env.text.sections import history_sections, question_section, shown_again, template_environment
+from raggym_env.text.untrusted import ACTION_CHARS, as_data, clipped
 
 __all__ = ["PROMPTS", "JudgeReward", "Mode"]
 

@@ -108,12 +108,15 @@ _BREAK = rf"""
 """
 _NEUTRAL = r"""
     <[|｜][^<>|｜\n]{1,48}[|｜]> | <\|(?:turn|channel|tool_call|tool)> | <(?:tool_call|tool_response|tool)\|>
-  | <(?:s|pad|unk|bos|sop|seed:bos|unused\d{1,5}|start_of_turn)> | \[BOS\] | \[gMASK\] | </?(?:response|output)>
+  | <(?:pad|unk|bos|sop|seed:bos|unused\d{1,5}|start_of_turn)> | \[BOS\] | \[gMASK\]
+  # These are elements of HTML too, and may be an answer.
+  | (?<!["'“\w])(?<!<answer>)(?<!<search>)(?<!<draft>)</?(?:s|response|output)>
 """
 _MARK = re.compile(
     # The lookaheads rule out nearly every place of a reply at once, the tags of actions among them.
-    rf"(?=<(?:[/|｜]{{0,2}}[_a-z]|<)|◁/?[a-z]|\[[|/]?[a-z])(?!</?(?:answer|search|draft)>)(?:(?P<opening>{_OPENING})|(?P<closing>{_CLOSING})|(?P<turn>{_TURN})|(?P<break>(?:(?:{_BREAK})\s*+)+)"
-    rf"|(?P<neutral>(?:{_NEUTRAL})+))",
+    rf"""(?=<(?:[/|｜]{{0,2}}[_a-z]|<)|◁/?[a-z]|\[[|/]?[a-z])(?!</?(?:answer|search|draft)>)
+    (?:(?P<opening>{_OPENING})|(?P<closing>{_CLOSING})|(?P<turn>{_TURN})
+    |(?P<break>(?:(?:{_BREAK})\s*+)+)|(?P<neutral>(?:{_NEUTRAL})+))""",
     re.IGNORECASE | re.VERBOSE,
 )
 # `visible` drops control characters, so that these two stand in no reply. No text of an action may hold one.

@@ -6,25 +6,9 @@ from collections.abc import Sequence
 
 from raggym_env.core import Question, Turn, option_letter
 from raggym_env.text.templates import CardTemplates
-from raggym_env.text.untrusted import as_data, clipped, passage_lines
+from raggym_env.text.untrusted import ACTION_CHARS, NOTE_CHARS, QUESTION_CHARS, as_data, clipped, passage_lines
 
-__all__ = [
-    "ACTION_CHARS",
-    "NOTE_CHARS",
-    "QUESTION_CHARS",
-    "history_sections",
-    "question_section",
-    "shown_again",
-    "template_environment",
-]
-
-# What a prompt shows of one text at most. No ordinary text is as long: a prompt is bounded whatever a data set holds.
-ACTION_CHARS = 2_000
-"""Characters of an answer, an option, a draft or a query in a prompt."""
-QUESTION_CHARS = 20_000
-"""Characters of a question in a prompt."""
-NOTE_CHARS = 20_000
-"""Characters of a note in a prompt."""
+__all__ = ["history_sections", "question_section", "shown_again", "template_environment"]
 
 
 def template_environment() -> CardTemplates:

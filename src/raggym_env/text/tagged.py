@@ -12,8 +12,7 @@ import re
 from raggym_env.core import Action, Answer, Search, State, as_action, option_letter
 from raggym_env.errors import InvalidAction
 from raggym_env.text.replies import LONGEST_REPLY, end_of_turn, is_end, reply_text
-from raggym_env.text.sections import ACTION_CHARS, QUESTION_CHARS
-from raggym_env.text.untrusted import as_data, clipped, passage_lines
+from raggym_env.text.untrusted import ACTION_CHARS, QUESTION_CHARS, as_data, clipped, passage_lines
 
 __all__ = ["own_length", "parse_tagged", "tagged_action", "tagged_text"]
 

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 
 from raggym_env.core import Passage
 
-__all__ = ["as_data", "clipped", "one_line", "passage_lines", "visible"]
+__all__ = ["ACTION_CHARS", "NOTE_CHARS", "QUESTION_CHARS", "as_data", "clipped", "one_line", "passage_lines", "visible"]
 
 # Characters that a person does not see and a tokenizer reads: control characters, zero-width characters,
 # bidirectional overrides, fillers, variation selectors, format controls of hieroglyphs and musical notes, the basic
@@ -73,7 +73,14 @@ def clipped(text: str, length: int) -> str:
     return f"{head if len(head) > length // 2 else text[: length - 1]}…"
 
 
-# Limits that no ordinary title and no ordinary search reaches: a prompt is bounded whatever a corpus holds.
+# What a prompt shows of one text at most. No ordinary text is as long: a prompt is bounded whatever a data set holds.
+ACTION_CHARS = 2_000
+"""Characters of an answer, an option, a draft or a query in a prompt."""
+QUESTION_CHARS = 20_000
+"""Characters of a question in a prompt."""
+NOTE_CHARS = 20_000
+"""Characters of a note in a prompt."""
+# The same for a passage's title, and for all passages of one search.
 _TITLE_CHARS = 300
 _SEARCH_CHARS = 100_000
 

@@ -24,15 +24,8 @@ from pydantic import BaseModel, Field, ValidationError
 from raggym_env.core import Passage, Question, State, Turn
 from raggym_env.errors import OptionError, PolicyError, check_option
 from raggym_env.protocols import Messages
-from raggym_env.text.sections import (
-    ACTION_CHARS,
-    NOTE_CHARS,
-    history_sections,
-    question_section,
-    shown_again,
-    template_environment,
-)
-from raggym_env.text.untrusted import as_data, clipped
+from raggym_env.text.sections import history_sections, question_section, shown_again, template_environment
+from raggym_env.text.untrusted import ACTION_CHARS, NOTE_CHARS, as_data, clipped
 
 __all__ = ["Example", "PromptLimits", "Prompts"]
 
