@@ -47,6 +47,9 @@ def evaluate(
     price: Annotated[
         str | None, typer.Option(metavar="P,C", help="US dollars per million prompt and completion tokens.")
     ] = None,
+    record_prompts: Annotated[
+        bool, typer.Option("--record-prompts", help="Write the prompts too; `raggym show --prompt` shows them.")
+    ] = False,
     in_flight: InFlight = 32,
     ray: Ray = None,
     workers: WorkerCount = None,
@@ -75,6 +78,7 @@ def evaluate(
             seed=seed,
             out=out,
             settings={**parse_settings(settings), **changes},
+            record_prompts=record_prompts,
             in_flight=in_flight,
             workers=ray_workers(ray, workers, worker_gpus),
             trust=trust_card,

@@ -38,6 +38,8 @@ class RunSpec:
     """Seed of the policy."""
     settings: Mapping[str, Any] = field(default_factory=dict)
     """Changes to the cards by dotted key: `retrieval.k`, `policy.options.x`."""
+    record_prompts: bool = False
+    """Whether the records have the prompts. Not part of the run's config, since no episode depends on it."""
 
     @classmethod
     def of(
@@ -146,7 +148,7 @@ class Plan:
 
     def record(self, episode: Episode, task: Task) -> Json:
         """Return the record of an ended episode. Process data overrides it to record more."""
-        return episode.to_json()
+        return episode.to_json(prompts=self.spec.record_prompts)
 
 
 def card_identity(card: EnvCard | PolicyCard) -> Json:

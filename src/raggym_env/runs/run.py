@@ -1,7 +1,8 @@
 """Run folders: one policy on one split, resumable after a kill at any moment.
 
 A folder holds `run.json` (configuration, provenance and status), `episodes.jsonl` (one line per ended episode,
-appended as it ends) and nothing else that counts. Scores are always computed from the episodes.
+appended as it ends), `prompts.jsonl` if the prompts are recorded, and nothing else that counts. Scores are always
+computed from the episodes.
 """
 
 from __future__ import annotations
@@ -32,6 +33,7 @@ from raggym_env.mdp.records import (
     repair,
 )
 from raggym_env.runs.plan import Plan, first_tasks
+from raggym_env.runs.prompts import PromptWriter
 from raggym_env.storage.parsing import parse_json
 from raggym_env.storage.work_folder import FolderKind, locked
 from raggym_env.text.exits import for_file_name
@@ -118,6 +120,10 @@ class Run:
     @property
     def episodes_file(self) -> Path:
         return self.path / "episodes.jsonl"
+
+    @property
+    def prompts_file(self) -> Path:
+        return self.path / "prompts.jsonl"
 
     @classmethod
     def read(cls, path: str | Path) -> Run:
@@ -272,10 +278,27 @@ def execute(plan: Plan, executor: Executor, out: str | Path | None = None, *, pr
         errors = {episode.id: episode.error for episode in run.iter_episodes()}  # the last record of a question counts
         remaining = [task for task in plan.tasks if errors.get(task.id, "not run yet") is not None]
         context = executor.episodes(plan, remaining) if remaining else nullcontext(iter(()))
+        if plan.spec.record_prompts:
+            context = _without_prompts(context, run.prompts_file)
         with context as batches, RecordWriter(run.episodes_file) as writer:
             unfinished = _write(run, batches, writer, (len(remaining), len(plan.tasks)), progress)
         run.write("incomplete" if unfinished else "complete")
     return run
+
+
+@contextmanager
+def _without_prompts(
+    context: AbstractContextManager[Iterator[list[Json]]], file: Path
+) -> Iterator[Iterator[list[Json]]]:
+    """Move the prompts of the records that a context yields into their own file."""
+    with context as batches, PromptWriter(file) as writer:
+
+        def records() -> Iterator[list[Json]]:
+            for batch in batches:
+                writer.take_from(batch)
+                yield batch
+
+        yield records()
 
 
 def _write(
