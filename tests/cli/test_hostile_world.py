@@ -316,6 +316,12 @@ def walk_show(world, tmp_path, monkeypatch):
     check_result(raggym("show", world / "run", "--grep", HOSTILE), {0})
 
 
+def walk_watch(world, tmp_path, monkeypatch):
+    for name in ("run", "failed"):
+        check_result(raggym("watch", world / name), {0})
+    check_result(raggym("watch", tmp_path / NAME), {1})
+
+
 def walk_verify(world, tmp_path, monkeypatch):
     check_result(raggym("data", "verify", world / "Hostile-v0.toml"), {0, 1})
     check_result(raggym("data", "verify"), {0, 1})
@@ -405,6 +411,7 @@ WALKS = {
     "leaderboard": walk_leaderboard,
     "compare": walk_compare,
     "report": walk_report,
+    "watch": walk_watch,
     "show": walk_show,
     "serve": walk_serve,
     **dict.fromkeys(("data list", "data info", "data get"), walk_data),

@@ -22,7 +22,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from raggym_env.cards import EnvCard, PriceCard, recorded_card
 from raggym_env.core import Task
-from raggym_env.errors import CardError, MalformedData, OptionError, RunError
+from raggym_env.errors import CardError, MalformedData, OptionError, RunError, shown
 from raggym_env.mdp.records import (
     Episode,
     RecordWriter,
@@ -139,6 +139,18 @@ class Run:
         except ValidationError as error:
             raise RunError(f"{path / _RUN.file} was changed by hand: {_first_problem(error)}.") from error
         return cls(path, record["config"], record["card_path"], price)
+
+    @property
+    def status(self) -> str:
+        """The status that `run.json` has now: "running", "incomplete" or "complete"; see `write`.
+
+        Raises:
+            RunError: It cannot be read, or was changed by hand.
+        """
+        status = _RUN.read(self.path).get("status")
+        if status not in ("running", "incomplete", "complete"):
+            raise RunError(f"{self.path / _RUN.file} was changed by hand: status is {shown(status)}.")
+        return str(status)
 
     @property
     def card(self) -> EnvCard:
