@@ -66,7 +66,9 @@ class ScoredRun:
     @property
     def key(self) -> tuple[str, ...]:
         """What two runs must share to be compared: the environment, the questions and the metric."""
-        size = f"{len(self.tasks):09}"
+        # Of two samples of one size, too, each has its own questions.
+        sample = self.run.config.get("shuffle_seed")
+        size = f"{len(self.tasks):09}" + ("" if sample is None else f", sample {sample}")
         return self.card.name, self.split, size, self.taskset.fingerprint, self.card.episode.metric
 
     @cached_property

@@ -86,6 +86,7 @@ class _Config(_Record):
     split: str
     limit: Annotated[int, Field(ge=1)] | None
     seed: int
+    shuffle_seed: int | None = None
     dataset: str
     corpus: str
     retriever: Any
@@ -162,7 +163,7 @@ class Run:
 
     def select(self, tasks: Sequence[Task]) -> Sequence[Task]:
         """Return the tasks of the split that the run covers."""
-        return first_tasks(tasks, self.config["limit"])
+        return first_tasks(tasks, self.config["limit"], self.config.get("shuffle_seed"))
 
     def episodes(self) -> list[Episode]:
         """Return the episodes recorded so far, in the order in which they ended.
@@ -281,7 +282,7 @@ def execute(plan: Plan, executor: Executor, out: str | Path | None = None, *, pr
     config = _recordable(plan.config)
     folder = Path(out) if out is not None else _default_folder(config)
     is_new = not folder.exists()
-    run = _open(folder, config, str(plan.mdp.card.path))
+    run = _open(folder, config, str(plan.mdp.card.path), len(plan.mdp.tasks))
     # A price given later prices a finished run; one recorded before is kept.
     run = replace(run, price=plan.price or run.price)
     with _named_if_interrupted(folder), locked(run.path), _removed_if_unused(folder) if is_new else nullcontext():
@@ -379,7 +380,7 @@ def _default_folder(config: Json) -> Path:
     return Path("runs") / "_".join((*map(for_file_name, names), digest))
 
 
-def _open(path: Path, config: Json, card_path: str) -> Run:
+def _open(path: Path, config: Json, card_path: str, questions: int) -> Run:
     if not _RUN.exists(path):
         return Run(path, config, card_path)
     run = Run.read(path)
@@ -388,5 +389,7 @@ def _open(path: Path, config: Json, card_path: str) -> Run:
             f"{path} already holds a run, and the policy object has no `fingerprint` that would tell whether it is the "
             "same policy. Give it one, choose another out, or delete that folder."
         )
-    _RUN.require_same(path, run.config, config)
+    # Older versions recorded a limit that left nothing out.
+    has_all = run.config["limit"] is not None and run.config["limit"] >= questions
+    _RUN.require_same(path, {**run.config, "limit": None} if has_all else run.config, config)
     return run
