@@ -15,7 +15,7 @@ SOURCES = sorted(ROOT.rglob("*.py"))
 FLOORS = {
     1: ("errors",),
     2: ("core", "network", "storage"),
-    3: ("protocols", "cards", "registry", "text", "reading", "models"),
+    3: ("protocols", "cards", "card_keys", "registry", "text", "reading", "models"),
     4: ("mdp", "data", "retrieval", "llm"),
     5: ("rewards",),
     6: ("policies",),

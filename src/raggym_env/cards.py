@@ -19,6 +19,7 @@ relative in every card.
 
 from __future__ import annotations
 
+import difflib
 import os
 import re
 from collections.abc import Iterable, Iterator, Mapping
@@ -508,8 +509,15 @@ def override(card: C, changes: Mapping[str, Any]) -> C:
             if is_free:
                 table.setdefault(parent, {})
             is_free = is_free or parent.endswith("options")
+            # A table that the card leaves out, such as `price` or `search.tree`.
+            if parent in table and table[parent] is None:
+                table[parent] = {}
             if not isinstance(table.get(parent), dict):
-                raise CardError(f"{card.name} has no setting {key!r}: {parent!r} is not one of its tables.")
+                tables = sorted(name for name, inner in table.items() if isinstance(inner, dict | None))
+                raise CardError(
+                    f"{card.name} has no setting {key!r}: {parent!r} is not one of its tables. Known here: "
+                    f"{', '.join(tables) or 'none'}."
+                )
             table = table[parent]
         table[last] = value
     return _validated(content, type(card), f"{card.name} with {shown(dict(changes), 1_000)}")
@@ -522,6 +530,29 @@ def _validated(content: Mapping[str, Any], model: type[C], what: object) -> C:
         # Pydantic's own text spans several lines for each problem and links to its documentation.
         problems = "; ".join(
             f"{'.'.join(map(str, problem['loc'])) or 'card'}: {problem['msg']} (given: {shown(problem['input'], 80)})"
+            f"{_known_keys(model, problem['loc']) if problem['type'] == 'extra_forbidden' else ''}"
             for problem in error.errors()
         )
         raise CardError(f"{what}: {problems}") from error
+
+
+def _known_keys(model: type[BaseModel], place: tuple[int | str, ...]) -> str:
+    """Return a hint for an unknown key at a place of a card: the closest key of its table, and all of them."""
+    table: type[BaseModel] | None = model
+    for part in place[:-1]:
+        field = table.model_fields.get(str(part)) if table is not None else None
+        if field is not None:  # otherwise a place in a list, or the name of a split
+            table = _inner_model(field.annotation)
+    hidden = _FileCard.model_fields.keys() if table is model else ()
+    names = sorted(table.model_fields.keys() - hidden) if table is not None else []
+    close = difflib.get_close_matches(str(place[-1]), names, n=1)
+    hint = f". Did you mean {close[0]!r}?" if close else "."
+    return f"{hint} Known keys: {', '.join(names)}" if names else ""
+
+
+def _inner_model(annotation: Any) -> type[BaseModel] | None:
+    """Return the model inside a type, the innermost of a list or a choice; None if there is none."""
+    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+        return annotation
+    inner = (_inner_model(part) for part in getattr(annotation, "__args__", ()))
+    return next((part for part in inner if part is not None), None)

@@ -24,7 +24,9 @@ a caller would expect, so `except LookupError` works without importing this modu
 from __future__ import annotations
 
 import difflib
+import shlex
 from collections.abc import Iterable
+from pathlib import Path
 
 __all__ = [
     "CardError",
@@ -82,8 +84,17 @@ class MissingExtra(RAGGymError, ImportError):
     """An optional dependency is not installed."""
 
     def __init__(self, subject: str, extra: str) -> None:
-        # The quotes keep shells from reading the brackets as a pattern.
-        super().__init__(f'{subject} needs an optional dependency: pip install "raggym-env[{extra}]"')
+        super().__init__(f"{subject} needs an optional dependency: {_install_command(extra)}")
+
+
+def _install_command(extra: str) -> str:
+    """Return the command that installs an extra: in a checkout from there, with its constraints."""
+    checkout = Path(__file__).parents[2]
+    constraints = checkout / "constraints.txt"
+    if constraints.is_file() and (checkout / "pyproject.toml").is_file():
+        return f"pip install -c {shlex.quote(str(constraints))} -e {shlex.quote(f'{checkout}[{extra}]')}"
+    # The quotes keep shells from reading the brackets as a pattern.
+    return f'pip install "raggym-env[{extra}]"'
 
 
 class CardError(RAGGymError, ValueError):

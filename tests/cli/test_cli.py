@@ -1,6 +1,7 @@
 import contextlib
 import json
 import os
+import re
 import signal
 import time
 from concurrent.futures import ThreadPoolExecutor
@@ -211,3 +212,13 @@ def test_a_page_that_cannot_be_written_leaves_the_old_one_whole(towns, tmp_path,
 def test_a_line_break_in_a_files_name_does_not_begin_a_message():
     result = raggym("compare", "none\nraggym: all is well\x1b[2J", "none")
     assert result.stderr.startswith("raggym: none\n  raggym: all is well[2J ")
+
+
+def test_the_version_short_help_and_completion_are_as_people_expect_them():
+    result = CliRunner().invoke(app, ["--version"])
+    assert result.exit_code == 0
+    assert re.fullmatch(r"raggym-env \S+, Python 3\S+\n", result.output)
+    for command in ([], ["eval"], ["data", "list"], ["train", "sft"]):
+        short, long = (CliRunner().invoke(app, [*command, flag]) for flag in ("-h", "--help"))
+        assert (short.exit_code, short.output) == (0, long.output)
+    assert "--install-completion" in CliRunner().invoke(app, ["-h"]).output

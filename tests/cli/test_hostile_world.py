@@ -217,12 +217,38 @@ def walk_envs(world, tmp_path, monkeypatch):
         episode=SimpleNamespace(max_searches=3, metric=HOSTILE),
         description=HUGE,
         model_dump=lambda mode: {HOSTILE: HOSTILE},
+        policy="prompt",
+        options={},
     )
+    monkeypatch.setattr(catalogue, "has_data", lambda card: False)
     for kind in ("env_card", "policy_card"):
         monkeypatch.setattr(cards_command, kind, lambda name: card)
     for command in ("envs", "policies"):
         check_result(raggym(command), {0})
         check_result(raggym(command, "--json"), {0}, longest=30_000)
+
+
+def walk_plugins(world, tmp_path, monkeypatch):
+    class Made:
+        __doc__ = HUGE
+
+        def __init__(self, tasks, llm, path, url):
+            """Take what a plug-in may need."""
+
+    for registry in (cards_command.PROCESS_REWARDS, cards_command.RETRIEVERS):
+        monkeypatch.setitem(registry, HOSTILE, Made)
+    for command in ("rewards", "retrievers"):
+        check_result(raggym(command), {0})
+        check_result(raggym(command, "--json"), {0}, longest=4_000_000)
+
+
+def walk_card(world, tmp_path, monkeypatch):
+    for kind in ("env", "policy"):
+        check_result(raggym("card", "keys", kind), {0})
+        check_result(raggym("card", "keys", kind, "--json"), {0})
+    check_result(raggym("card", "show", "react"), {0})
+    check_result(raggym("card", "show", world / "agent.toml"), {1})
+    check_result(raggym("card", "show", HOSTILE), {1})
 
 
 def walk_play(world, tmp_path, monkeypatch):
@@ -316,6 +342,12 @@ def walk_show(world, tmp_path, monkeypatch):
     check_result(raggym("show", world / "run", "--grep", HOSTILE), {0})
 
 
+def walk_watch(world, tmp_path, monkeypatch):
+    for name in ("run", "failed"):
+        check_result(raggym("watch", world / name), {0})
+    check_result(raggym("watch", tmp_path / NAME), {1})
+
+
 def walk_verify(world, tmp_path, monkeypatch):
     check_result(raggym("data", "verify", world / "Hostile-v0.toml"), {0, 1})
     check_result(raggym("data", "verify"), {0, 1})
@@ -398,6 +430,8 @@ class SimpleNamespaceClass(SimpleNamespace):
 
 WALKS = {
     **dict.fromkeys(("envs", "policies"), walk_envs),
+    **dict.fromkeys(("rewards", "retrievers"), walk_plugins),
+    **dict.fromkeys(("card keys", "card show"), walk_card),
     "play": walk_play,
     "eval": walk_eval,
     "collect": walk_collect,
@@ -405,6 +439,7 @@ WALKS = {
     "leaderboard": walk_leaderboard,
     "compare": walk_compare,
     "report": walk_report,
+    "watch": walk_watch,
     "show": walk_show,
     "serve": walk_serve,
     **dict.fromkeys(("data list", "data info", "data get"), walk_data),

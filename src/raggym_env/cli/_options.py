@@ -14,7 +14,22 @@ from raggym_env.storage.parsing import ParseError, parse_toml
 if TYPE_CHECKING:
     from raggym_env.runs.ray.pool import Workers
 
-__all__ = ["LLM", "AsJson", "Data", "Env", "InFlight", "Limit", "Out", "PolicyName", "Ray", "Seed", "Settings", "Split"]
+__all__ = [
+    "LLM",
+    "AsJson",
+    "Concurrency",
+    "Data",
+    "Env",
+    "InFlight",
+    "Limit",
+    "Out",
+    "PolicyName",
+    "Ray",
+    "Seed",
+    "Settings",
+    "ShuffleSeed",
+    "Split",
+]
 __all__ += ["TrustCard", "WorkerCount", "WorkerGPUs", "parse_settings", "ray_workers"]
 
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON for programs.")]
@@ -36,6 +51,13 @@ Settings = Annotated[
 ]
 Split = Annotated[str, typer.Option(help="Split of the environment.")]
 Limit = Annotated[int | None, typer.Option(min=1, help="Take the first N questions only.")]
+ShuffleSeed = Annotated[
+    int | None, typer.Option(help="With --limit: take N questions at random, by this seed, in place of the first N.")
+]
+Concurrency = Annotated[
+    int | None,
+    typer.Option(min=1, help="Requests to an API at the same time, in each worker. Default: as many as --in-flight."),
+]
 Seed = Annotated[int, typer.Option(help="Seed of the policy.")]
 
 # Folders.

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import logging
+import os
 import time
 from collections import Counter
 from typing import Any
@@ -15,9 +17,34 @@ from raggym_env.text.exits import for_terminal
 
 __all__ = ["EpisodeBar"]
 
+_LOGGER = logging.getLogger("raggym_env")
+
+
+class _Loading(logging.Handler):
+    """Shows in the bar what the library logs while it loads: the corpus, the index, the model."""
+
+    def __init__(self, bar: EpisodeBar) -> None:
+        super().__init__(logging.INFO)
+        self._bar = bar
+        self._first: tuple[str, float, float] | None = None
+
+    def emit(self, record: logging.LogRecord) -> None:
+        text, rate = record.getMessage(), ""
+        match record.args:
+            case (int(done), int(total)) if 0 < done <= total:  # a count that goes on, such as embedded passages
+                if self._first is None or self._first[0] != record.msg:
+                    self._first = str(record.msg), record.created, done
+                _, start, before = self._first
+                if record.created > start:
+                    rate = f"{(done - before) / (record.created - start):,.0f}/s"
+        self._bar.show_loading(text, rate)
+
 
 class EpisodeBar(Progress):
-    """A progress bar over episodes, called as each one ends; see `raggym_env.runs.run.Progress`."""
+    """A progress bar over episodes, called as each one ends; see `raggym_env.runs.run.Progress`.
+
+    Until the first has ended, it shows what is loaded. Bars of other libraries are off while it lasts.
+    """
 
     def __init__(self, name: str) -> None:
         super().__init__(
@@ -34,6 +61,27 @@ class EpisodeBar(Progress):
         self._errors: Counter[str] = Counter()
         self._row = self.add_task("loading", total=None, rate="", score="")
         self._start = time.perf_counter()
+        self._loading = _Loading(self)
+        self._level = logging.NOTSET
+        # Read by tqdm and by the hub's library when they are imported, which is later.
+        os.environ.setdefault("TQDM_DISABLE", "1")
+        os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
+
+    def start(self) -> None:
+        self._level = _LOGGER.level
+        _LOGGER.addHandler(self._loading)
+        _LOGGER.setLevel(min(logging.INFO, self._level or logging.INFO))
+        super().start()
+
+    def stop(self) -> None:
+        super().stop()
+        _LOGGER.removeHandler(self._loading)
+        _LOGGER.setLevel(self._level)
+
+    def show_loading(self, text: str, rate: str) -> None:
+        """Show what is loaded, and how fast, until the first episode has ended."""
+        if not self._outcomes and not self._errors:
+            self.update(self._row, description=for_terminal(text, length=80), rate=rate)
 
     def __call__(self, completed: int, total: int, record: dict[str, Any]) -> None:
         if record["error"] is None:

@@ -26,7 +26,16 @@ Name = Annotated[str, typer.Argument(help="Name or path of an environment card, 
 @app.command("list")
 def list_command(as_json: AsJson = False) -> None:
     """List the splits of every shipped card and show whether their data is available."""
-    _print([status for card in catalogue.shipped_cards() for status in catalogue.statuses(card)], as_json)
+    statuses = [status for card in catalogue.shipped_cards() for status in catalogue.statuses(card)]
+    if as_json:
+        say_json([asdict(status) for status in statuses])
+        return
+    _table(statuses)
+    if missing := sum(bool(status.problem) for status in statuses):
+        say(f"{missing} of {len(statuses)} splits are not here. `raggym data get CARD` gets what can be downloaded;")
+        say("`raggym data info CARD` says which files are missing, and where they are looked for.")
+    if any(not status.problem and status.passages is None for status in statuses):
+        say("Passages are counted when a split is first used: -.")
 
 
 @app.command("get")
@@ -74,13 +83,19 @@ def _print(statuses: Sequence[SplitStatus], as_json: bool) -> None:
     if as_json:
         say_json([asdict(status) for status in statuses])
         return
+    _table(statuses)
+    for status in statuses:
+        if status.problem:
+            say(status.problem)  # not wrapped, so that paths and commands in it can be copied
+
+
+def _table(statuses: Sequence[SplitStatus]) -> None:
     rows = []
     for status in statuses:
         # "-" rather than 0: the size is unknown as long as the split cannot be read.
         questions = "-" if status.questions is None else f"{status.questions:,}"
         passages = "-" if status.passages is None else f"{status.passages:,}"
-        rows.append((status.card, status.split, questions, passages, status.source or "not found"))
-    show_table(["card", "split", "questions", "passages", Column("read from", overflow="fold")], rows)
-    for status in statuses:
-        if status.problem:
-            say(status.problem)  # not wrapped, so that paths and commands in it can be copied
+        rows.append((status.card, status.split, questions, passages, status.source or "not here"))
+    numbers = (Column(name, justify="right", no_wrap=True) for name in ("questions", "passages"))
+    columns = [Column("card", no_wrap=True), Column("split", no_wrap=True), *numbers, "read from"]
+    show_table(columns, rows, lines=False)

@@ -9,6 +9,7 @@ import typer
 
 from raggym_env.cli._options import (
     LLM,
+    Concurrency,
     Env,
     InFlight,
     Limit,
@@ -17,6 +18,7 @@ from raggym_env.cli._options import (
     Ray,
     Seed,
     Settings,
+    ShuffleSeed,
     Split,
     TrustCard,
     WorkerCount,
@@ -36,6 +38,7 @@ def evaluate(
     policy: PolicyName,
     split: Split = "test",
     limit: Limit = None,
+    shuffle_seed: ShuffleSeed = None,
     seed: Seed = 0,
     out: Out = None,
     settings: Settings = None,
@@ -47,7 +50,11 @@ def evaluate(
     price: Annotated[
         str | None, typer.Option(metavar="P,C", help="US dollars per million prompt and completion tokens.")
     ] = None,
+    record_prompts: Annotated[
+        bool, typer.Option("--record-prompts", help="Write the prompts too; `raggym show --prompt` shows them.")
+    ] = False,
     in_flight: InFlight = 32,
+    concurrency: Concurrency = None,
     ray: Ray = None,
     workers: WorkerCount = None,
     worker_gpus: WorkerGPUs = None,
@@ -72,9 +79,12 @@ def evaluate(
             policy,
             split=split,
             limit=limit,
+            shuffle_seed=shuffle_seed,
+            concurrency=concurrency,
             seed=seed,
             out=out,
             settings={**parse_settings(settings), **changes},
+            record_prompts=record_prompts,
             in_flight=in_flight,
             workers=ray_workers(ray, workers, worker_gpus),
             trust=trust_card,

@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
+from rich.table import Column
 
 from raggym_env.cli._options import AsJson, TrustCard
-from raggym_env.cli._output import say, say_json, say_lines
+from raggym_env.cli._output import say, say_json, say_lines, show_table
+
+if TYPE_CHECKING:
+    from raggym_env.evaluation.leaderboard import Board
 
 __all__ = ["leaderboard"]
 
@@ -16,7 +21,9 @@ __all__ = ["leaderboard"]
 def leaderboard(
     sources: Annotated[
         list[Path],
-        typer.Argument(help="Run folders, or predictions files (JSON: {ID: ANSWER}, or rows of id, prediction)."),
+        typer.Argument(
+            help="Run folders, folders of them, or predictions files (JSON: {ID: ANSWER}, or rows of id, prediction)."
+        ),
     ],
     env: Annotated[str | None, typer.Option(help="Environment of the predictions files.")] = None,
     split: Annotated[str, typer.Option(help="Split of the predictions files.")] = "test",
@@ -32,17 +39,47 @@ def leaderboard(
     from raggym_env.cards import env_card
     from raggym_env.evaluation import build_leaderboard
 
-    left_out = []
-
     def leave_out(source: Path, error: Exception) -> None:
-        left_out.append(source)
         say(f"raggym: {source} is left out: {error}", err=True)
 
     card = None if env is None else env_card(env, trust=trust_card)
     board = build_leaderboard(sources, card=card, split=split, published=published, on_error=leave_out)
-    if len(left_out) == len(sources):
+    if not board.boards:
         raise typer.Exit(1)
     if as_json:
         say_json(board.to_json())
+    elif sys.stdout.isatty():
+        for part in board.boards:
+            _show(part)
     else:
         say_lines(board.to_markdown())
+
+
+def _show(board: Board) -> None:
+    from raggym_env.evaluation.leaderboard import COLUMNS
+
+    say(f"{board.environment}, {board.split} split, {board.questions} questions")
+    others = [name for name in board.metrics if name != board.metric]
+    right = [f"{COLUMNS[board.metric]} [95 %]", *(COLUMNS[name] for name in others), "Searches", "Scored"]
+    right += ["Tokens"] if board.has_tokens else []
+    rows = []
+    for place, row in enumerate(board.rows, 1):
+        scores = row.scores
+        figures = [_figure(row.figure(board.metric), interval=True), *(_figure(row.figure(name)) for name in others)]
+        searches = "" if scores is None or scores.searches is None else f"{scores.searches:.1f}"
+        cells = [*figures, searches, "cited" if scores is None else f"{scores.scored}/{scores.questions}"]
+        cells += [f"{scores.tokens:,}" if scores else ""] if board.has_tokens else []
+        rows.append((str(place) if scores is not None and scores.ranked else "", row.policy, *cells))
+    columns = [Column("", justify="right"), Column("Policy", ratio=1)]
+    show_table([*columns, *(Column(head, justify="right") for head in right)], rows, lines=False)
+    for note in board.notes():
+        say(note)
+    say("")
+
+
+def _figure(figure: tuple[float, float | None, float | None] | None, *, interval: bool = False) -> str:
+    if figure is None:
+        return ""
+    mean, low, high = figure
+    # Two digits of the interval leave room for the policy's name in 80 columns.
+    return f"{mean:.3f} [{low:.2f}, {high:.2f}]" if interval and low is not None else f"{mean:.3f}"

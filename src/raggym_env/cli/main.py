@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import io
 import logging
+import platform
 import sys
 import traceback
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
-from typing import Any
+from typing import Annotated, Any
 
 import typer
 from typer.core import TyperGroup
@@ -29,10 +30,12 @@ from raggym_env.cli import (
     serve,
     show,
     train,
+    watch,
 )
-from raggym_env.cli._output import say_lines
+from raggym_env.cli._output import say, say_lines
 from raggym_env.cli._signals import exit_code, signals_raised
 from raggym_env.errors import RAGGymError
+from raggym_env.storage.work_folder import installed_version
 from raggym_env.text.exits import for_terminal
 
 __all__ = ["app"]
@@ -106,14 +109,32 @@ def _message(text: str) -> str:
 
 app = _App(
     name="raggym",
-    help="Question answering with a search engine as a Markov decision process: environments, policies, leaderboard.",
     no_args_is_help=True,
-    add_completion=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
     pretty_exceptions_enable=False,
     cls=_Group,
 )
+
+
+def _print_version(wanted: bool) -> None:
+    if wanted:
+        say(f"raggym-env {installed_version('raggym-env') or '(not installed)'}, Python {platform.python_version()}")
+        raise typer.Exit
+
+
+@app.callback()
+def _options(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_print_version, is_eager=True, help="Print the version.")
+    ] = False,
+) -> None:
+    """Question answering with a search engine as a Markov decision process: environments, policies, leaderboard."""
+
+
 app.command("envs")(cards.envs)
 app.command("policies")(cards.policies)
+app.command("rewards")(cards.rewards)
+app.command("retrievers")(cards.retrievers)
 app.command("play")(play.play)
 app.command("eval")(evaluate.evaluate)
 app.command("collect")(collect.collect)
@@ -121,8 +142,10 @@ app.command("export")(export.export)
 app.command("leaderboard")(leaderboard.leaderboard)
 app.command("compare")(compare.compare)
 app.command("show")(show.show)
+app.command("watch")(watch.watch)
 app.command("report")(report.report)
 app.command("serve")(serve.serve)
+app.add_typer(cards.card, name="card")
 app.add_typer(data.app, name="data")
 app.add_typer(index.app, name="index")
 app.add_typer(models.app, name="models")

@@ -8,10 +8,11 @@ import typer
 
 from raggym_env.cli._options import Env, TrustCard
 from raggym_env.cli._output import say
+from raggym_env.cli._signals import exit_code
 
 __all__ = ["play"]
 
-HELP = "Type a query to search, or =ANSWER to answer (Ctrl-D quits)."
+HELP = "Type a query to search, or =ANSWER to answer. `help` shows this again, `quit` or Ctrl-D ends."
 
 
 def play(
@@ -35,8 +36,14 @@ def play(
         except EOFError:
             say("")
             return
+        except KeyboardInterrupt as error:
+            say("")
+            say("Stopped. Nothing was recorded.")
+            raise typer.Exit(exit_code(error)) from None
+        if line == "quit":
+            return
         # An empty query or answer is most likely a slip of the Enter key, so it costs no step.
-        if not line.removeprefix("=").strip():
+        if line == "help" or not line.removeprefix("=").strip():
             say(HELP)
             continue
         action = Answer(line[1:].strip()) if line.startswith("=") else Search(line)

@@ -118,11 +118,15 @@ def _print_episode(scored: ScoredRun, task: Task, prompt: bool) -> None:
         return
     gold = {title_key(title) for title in task.gold_titles}
     for number, step in enumerate(episode.steps, 1):
-        _print_step(number, step, gold, prompt)
-    _print_end(scored, task, episode)
+        _print_step(number, step, gold)
+        if prompt:
+            _print_prompt(scored, step)
+        if step.text:
+            _block("model", step.text)
+    _print_end(scored, task, episode, prompt)
 
 
-def _print_step(number: int, step: Step, gold: set[str], prompt: bool) -> None:
+def _print_step(number: int, step: Step, gold: set[str]) -> None:
     from raggym_env.core import Search
     from raggym_env.rewards.evidence import title_key
 
@@ -148,16 +152,17 @@ def _print_step(number: int, step: Step, gold: set[str], prompt: bool) -> None:
         name = "no action" if candidate.action is None else _action_text(candidate.action)
         kind = {"Search": "search", "Answer": "answer"}.get(type(candidate.action).__name__, "")
         _indented(for_rich(f"{chosen} {score} {kind:7}{name}", "" if chosen == "→" else "dim"))
-    if prompt:
-        for message in step.messages:
-            _block(f"prompt, {message['role']}", message["content"])
-        if not step.messages:
-            _indented(Text("no prompt recorded: run `raggym eval` with --record-prompts", "dim"))
-    if step.text:
-        _block("model", step.text)
 
 
-def _print_end(scored: ScoredRun, task: Task, episode: Episode) -> None:
+def _print_prompt(scored: ScoredRun, holder: Step | Episode) -> None:
+    messages = scored.messages(holder)
+    for message in messages:
+        _block(f"prompt, {message['role']}", message["content"])
+    if not messages:
+        _indented(Text("no prompt recorded: run `raggym eval` with --record-prompts", "dim"))
+
+
+def _print_end(scored: ScoredRun, task: Task, episode: Episode, prompt: bool) -> None:
     from raggym_env.evaluation.scores import searches_of
 
     say("")
@@ -175,6 +180,8 @@ def _print_end(scored: ScoredRun, task: Task, episode: Episode) -> None:
     )
     _indented(Text("   ".join(figures), "dim"))
     if episode.output:
+        if prompt:
+            _print_prompt(scored, episode)
         _block("output that is no action", episode.output)
 
 

@@ -7,11 +7,13 @@ from pathlib import Path
 
 from raggym_env.cards import EnvCard, env_card
 from raggym_env.data.dataset import resolve_split
+from raggym_env.data.hub import HubName
 from raggym_env.data.prepare import prepared_corpus
-from raggym_env.errors import RAGGymError, UnknownName
+from raggym_env.data.sources import locate
+from raggym_env.errors import DataNotFound, RAGGymError, UnknownName
 from raggym_env.storage.paths import card_names
 
-__all__ = ["SplitStatus", "get", "named_card", "shipped_cards", "statuses"]
+__all__ = ["SplitStatus", "get", "has_data", "named_card", "shipped_cards", "statuses"]
 
 
 @dataclass(frozen=True)
@@ -57,6 +59,17 @@ def named_card(name: str, *, trust: bool = False) -> EnvCard:
 def statuses(card: EnvCard) -> list[SplitStatus]:
     """Return the present status of the card's splits. Reads question files; downloads and prepares nothing."""
     return [_status(card, split, prepare=False) for split in card.dataset.splits]
+
+
+def has_data(card: EnvCard) -> bool:
+    """True if the files of the card's default split are on this machine. Reads none of them."""
+    for source in card.dataset.sources_of(card.dataset.default_split):
+        try:
+            if card.dataset.format == "synth" or not isinstance(locate(card, source, use_hub=False).corpus, HubName):
+                return True
+        except DataNotFound:
+            continue
+    return False
 
 
 def get(card: EnvCard) -> list[SplitStatus]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Sequence
 from typing import Any
 
@@ -156,4 +157,6 @@ class RAGEnv(gym.Env[Obs, ActType]):
     def _text(self, *, last: bool = False) -> str:
         assert self.state is not None  # noqa: S101  # only called after reset
         rewards = [outcome.reward for outcome in self._outcomes]
-        return render_episode(self.state, rewards, last=last)
+        # A person's terminal has its own width; the text of "ansi" is the same everywhere.
+        width = shutil.get_terminal_size((100, 24)).columns if self.render_mode == "human" else 100
+        return render_episode(self.state, rewards, last=last, width=width)

@@ -28,6 +28,9 @@ def evaluate(
     settings: Mapping[str, Any] | None = None,
     in_flight: int = 32,
     workers: Workers | None = None,
+    shuffle_seed: int | None = None,
+    concurrency: int | None = None,
+    record_prompts: bool = False,
     trust: bool = False,
     progress: Progress | None = None,
 ) -> tuple[Run, Scores]:
@@ -43,6 +46,11 @@ def evaluate(
         settings: Changes to the cards by dotted key: `retrieval.k`, `policy.options.x`.
         in_flight: Episodes that run side by side, in each worker if there are workers.
         workers: Ray workers that run the episodes instead of this process. The run is the same with and without.
+        shuffle_seed: With a `limit`: take that many questions at random, by this seed, in place of the first ones.
+        concurrency: Maximum number of requests at the same time to the API of an `openai:` model, in each worker. By
+            default `in_flight`.
+        record_prompts: Whether to write the prompts of a language model into the run folder, each distinct message
+            once. Episodes that ended before stay without.
         trust: Whether cards at paths may use the user's authority; see `raggym_env.cards`.
         progress: Called as each episode ends; see `Progress`.
 
@@ -53,7 +61,9 @@ def evaluate(
         RunError: `out` holds something else, another process is writing to it, workers fail, or workers are given a
             policy object.
     """
-    spec = RunSpec.of(card, policy, split=split, limit=limit, seed=seed, settings=settings or {}, trust=trust)
+    options: dict[str, Any] = {"split": split, "limit": limit, "seed": seed, "record_prompts": record_prompts}
+    options |= {"shuffle_seed": shuffle_seed, "concurrency": in_flight if concurrency is None else concurrency}
+    spec = RunSpec.of(card, policy, settings=settings or {}, trust=trust, **options)
     if workers is not None and not isinstance(spec.policy, PolicyCard):
         raise RunError(f"Workers make the policy themselves: name a policy or a card, not an object: {policy!r:.100}.")
     plan = spec.load()

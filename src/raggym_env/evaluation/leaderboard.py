@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -14,7 +15,7 @@ from raggym_env.evaluation.predictions import read_predictions
 from raggym_env.evaluation.scored_run import LoadTasks, ScoredRun, cached_tasks
 from raggym_env.evaluation.scores import Scores, score_records
 from raggym_env.storage.parsing import ParseError, parse_toml, read_file
-from raggym_env.text.exits import for_markdown
+from raggym_env.text.exits import for_markdown, for_terminal
 
 __all__ = ["COLUMNS", "Board", "Leaderboard", "Row", "build_leaderboard"]
 
@@ -62,6 +63,10 @@ class Board:
         """True if a policy used a language model."""
         return any(row.scores is not None and row.scores.tokens for row in self.rows)
 
+    def notes(self) -> list[str]:
+        """Return the sentences below the board, as plain text."""
+        return _notes(self, for_terminal)
+
     @property
     def metrics(self) -> list[str]:
         """The metrics that at least one row has, in the order of their columns."""
@@ -90,7 +95,8 @@ class _Entry:
     card: EnvCard
     split: str
     tasks: Sequence[Task]
-    fingerprint: str
+    key: tuple[str, ...]
+    """That of `ScoredRun.key`: means are comparable only over the same questions, scored by the same metric."""
     row: Row
 
 
@@ -108,7 +114,7 @@ def build_leaderboard(
     must be those of this machine's data set.
 
     Args:
-        sources: Run folders, or predictions files in a form of `read_predictions`.
+        sources: Run folders, folders of run folders, or predictions files in a form of `read_predictions`.
         card: Environment of the predictions; needed with a predictions file only.
         split: Split of the predictions.
         published: A TOML file of published results, shown unranked beside the runs: a table `[[result]]` each with
@@ -123,7 +129,7 @@ def build_leaderboard(
     """
     load_tasks = cached_tasks()
     entries = []
-    for source in map(Path, sources):
+    for source in itertools.chain.from_iterable(map(_runs_in, map(Path, sources))):
         try:
             if source.is_dir():
                 entries.append(_run_entry(source, load_tasks))
@@ -134,19 +140,24 @@ def build_leaderboard(
                 raise
             on_error(source, error)
     cited = _published(Path(published)) if published is not None else []
-    # Means are comparable only over the same questions, scored by the same metric.
     groups: dict[tuple[str, ...], list[_Entry]] = {}
     for entry in entries:
-        size = f"{len(entry.tasks):09}"
-        key = (entry.card.name, entry.split, size, entry.fingerprint, entry.card.episode.metric)
-        groups.setdefault(key, []).append(entry)
+        groups.setdefault(entry.key, []).append(entry)
     return Leaderboard(tuple(_board(group, cited) for _, group in sorted(groups.items())))
+
+
+def _runs_in(source: Path) -> list[Path]:
+    """Return the run folders directly in a folder that is none itself; whatever else is named stands for itself."""
+    if not source.is_dir() or (source / "run.json").exists():
+        return [source]
+    inner = sorted(path for path in source.iterdir() if (path / "run.json").is_file() and not path.is_symlink())
+    return inner or [source]
 
 
 def _run_entry(path: Path, load_tasks: LoadTasks) -> _Entry:
     run = ScoredRun.read(path, load_tasks)
     row = Row(run.label, str(path), run.scores, setting=run.setting)
-    return _Entry(run.card, run.split, run.tasks, run.taskset.fingerprint, row)
+    return _Entry(run.card, run.split, run.tasks, run.key, row)
 
 
 def _predictions_entry(path: Path, card: str | Path | EnvCard | None, split: str, load_tasks: LoadTasks) -> _Entry:
@@ -163,7 +174,8 @@ def _predictions_entry(path: Path, card: str | Path | EnvCard | None, split: str
     if unknown == len(predictions):
         raise DataError(f"{path}: none of its {unknown} ids is a question of {card.name}, split {split!r}.")
     row = Row(path.stem, str(path), score_records(predictions, taskset.tasks), unknown=unknown)
-    return _Entry(card, split, taskset.tasks, taskset.fingerprint, row)
+    key = (card.name, split, f"{len(taskset.tasks):09}", taskset.fingerprint, card.episode.metric)
+    return _Entry(card, split, taskset.tasks, key, row)
 
 
 def _published(path: Path) -> list[tuple[str, Row]]:
@@ -216,23 +228,29 @@ def _markdown(board: Board) -> str:
             cells.append(f"{scores.cost:.4f}" if scores and scores.cost is not None else "")
         cells += [for_markdown(row.setting)] if len(settings) > 1 else []
         lines.append(_line(cells))
+    return "\n".join([*lines, "", " ".join(_notes(board, for_markdown))])
+
+
+def _notes(board: Board, text: Callable[..., str]) -> list[str]:
+    """Return the sentences below a board. `text` makes names and reasons fit for the place that shows them."""
     notes = [f"Ranked by {COLUMNS[board.metric]}; 95 % bootstrap intervals."]
+    settings = {row.setting for row in board.rows if row.scores}
     if len(settings) == 1 and (setting := settings.pop()):
-        notes.append(f"Setting: {for_markdown(setting)}.")
+        notes.append(f"Setting: {text(setting)}.")
     if any(row.scores and not row.scores.complete for row in board.rows):
         notes.append("Runs in which not every question is scored are not ranked; their means are over the scored ones.")
     notes += [
-        f"{for_markdown(row.policy)}: {row.unknown:,} of its predictions are for other questions and not scored."
+        f"{text(row.policy)}: {row.unknown:,} of its predictions are for other questions and not scored."
         for row in board.rows
         if row.unknown
     ]
-    notes += [note for row in board.rows if (note := _no_action_note(row))]
+    notes += [note for row in board.rows if (note := _no_action_note(row, text))]
     if any(row.cited for row in board.rows):
         notes.append("Cited rows are published results, obtained with other corpora, retrievers and questions.")
-    return "\n".join([*lines, "", " ".join(notes)])
+    return notes
 
 
-def _no_action_note(row: Row) -> str:
+def _no_action_note(row: Row, text: Callable[..., str]) -> str:
     """Return a sentence on the outputs of a run that were no action; empty if there were none."""
     scores = row.scores
     if scores is None or not scores.no_action:
@@ -241,9 +259,7 @@ def _no_action_note(row: Row) -> str:
     if scores.no_action == scores.questions:
         verdict = "no output could be read as an action, so it is not ranked"
     reason = next(iter(scores.no_action_reasons), "unknown")  # a record of an older version has none
-    return (
-        f"{for_markdown(row.policy)}: {verdict}. Most frequent reason: {for_markdown(reason, length=200).rstrip('.')}."
-    )
+    return f"{text(row.policy)}: {verdict}. Most frequent reason: {text(reason, length=200).rstrip('.')}."
 
 
 def _cells(row: Row, place: int, metrics: Sequence[str]) -> list[str]:

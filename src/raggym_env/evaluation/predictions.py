@@ -18,7 +18,7 @@ def read_predictions(path: Path) -> list[Prediction]:
     - `{"answer": {ID: ANSWER, ...}, "sp": ..., "evidence": ...}`, the official form of HotpotQA and 2WikiMultihopQA,
       of which only the answers are read;
     - `{ID: ANSWER, ...}`, the form of SQuAD's script;
-    - JSON lines or an array of `{"id": ID, "prediction": ANSWER}`.
+    - JSON lines or an array of `{"id": ID, "prediction": ANSWER}`, or of the episodes that `RecordEpisodes` writes.
 
     Raises:
         DataNotFound: The file does not exist.
@@ -51,6 +51,11 @@ def _of_rows(path: Path) -> list[Prediction]:
     predictions: dict[str, Prediction] = {}
     for record in json_records(path):
         question = record.identifier("_id" if "_id" in record.fields and "id" not in record.fields else "id")
+        if "prediction" not in record.fields and isinstance(record.fields.get("steps"), list):
+            # An episode, of `RecordEpisodes`. As in a run, the last one of a question counts.
+            answer = record.fields.get("answer")
+            predictions[question] = Prediction(question, None if answer is None else record.checked("answer", answer))
+            continue
         if question in predictions:
             raise record.error(f"id {question!r} occurred before")
         if "prediction" not in record.fields:

@@ -13,7 +13,8 @@ from raggym_env.core import Task
 from raggym_env.data.dataset import TaskSet, resolve_split
 from raggym_env.errors import RunError
 from raggym_env.evaluation.scores import Scores, score_record, score_records
-from raggym_env.mdp.records import Episode
+from raggym_env.mdp.records import Episode, Step
+from raggym_env.runs.prompts import read_prompts
 from raggym_env.runs.run import Run
 from raggym_env.storage.paths import card_names
 
@@ -65,7 +66,9 @@ class ScoredRun:
     @property
     def key(self) -> tuple[str, ...]:
         """What two runs must share to be compared: the environment, the questions and the metric."""
-        size = f"{len(self.tasks):09}"
+        # Of two samples of one size, too, each has its own questions.
+        sample = self.run.config.get("shuffle_seed")
+        size = f"{len(self.tasks):09}" + ("" if sample is None else f", sample {sample}")
         return self.card.name, self.split, size, self.taskset.fingerprint, self.card.episode.metric
 
     @cached_property
@@ -90,6 +93,16 @@ class ScoredRun:
     def scores(self) -> Scores:
         """The scores over all questions. They count the cost of every record, also of those that were run again."""
         return score_records(self.run.iter_episodes(), self.tasks, self.run.price)
+
+    @cached_property
+    def prompts(self) -> Mapping[str, Mapping[str, str]]:
+        """The recorded messages by id; empty if the run recorded none."""
+        return read_prompts(self.run.prompts_file)
+
+    def messages(self, holder: Step | Episode) -> list[Mapping[str, str]]:
+        """Return the recorded prompt of a step, or of the output that ended an episode; empty if there is none."""
+        missing = {"role": "missing", "content": f"This message is not in {self.run.prompts_file.name}."}
+        return [self.prompts.get(name, missing) for name in holder.prompt] or list(holder.messages)
 
     @property
     def setting(self) -> str:

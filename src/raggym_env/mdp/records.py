@@ -94,6 +94,8 @@ class Step:
     """The actions it was chosen from, best first; empty if the policy proposed only one."""
     messages: tuple[Mapping[str, str], ...] = ()
     """The prompt that the action replies to, as chat messages; empty for policies without one."""
+    prompt: tuple[str, ...] = ()
+    """Read from the record of a run with recorded prompts: the ids of those messages; see `raggym_env.runs.prompts`."""
     usage: Usage = field(default_factory=Usage)
     """What proposing the action cost."""
 
@@ -113,14 +115,15 @@ class Step:
         if action is None:
             raise _FieldError("search", "or 'answer' is missing: a step needs an action")
         required: _Kinds = {"outcome": "a number", "process_reward": "a number"}
-        lists: _Kinds = {"passages": [_passage], "candidates": [Candidate.from_json], "messages": [_message]}
-        optional = {**lists, "text": "a string", "score": "a number", "usage": _usage}
+        lists: _Kinds = {"passages": [_passage], "candidates": [Candidate.from_json]}
+        optional = {**lists, **_PROMPT, "text": "a string", "score": "a number", "usage": _usage}
         return cls(action, **typed_fields(record, required, optional))
 
-    def to_json(self, *, full: bool = False) -> Json:
+    def to_json(self, *, full: bool = False, prompts: bool = False) -> Json:
         """Return the step as JSON. Empty fields are left out.
 
         Args:
+            prompts: Also record the prompt.
             full: Also record the passages' texts and the prompt. The record of a run omits both, which would make
                 it many times as long; process data needs them. A passage is `[id, title, text]`, or `[id, title]`
                 where it has no text, so one read from either record is written as it was read.
@@ -134,8 +137,7 @@ class Step:
             record["score"] = score
         if self.candidates:
             record["candidates"] = [candidate.to_json() for candidate in self.candidates]
-        if full and self.messages:
-            record["messages"] = [dict(message) for message in self.messages]
+        record |= _prompt_to_json(self, full or prompts)
         if self.usage != Usage():
             record["usage"] = _usage_to_json(self.usage)
         return record
@@ -161,6 +163,10 @@ class Episode:
     """The policy's last output in full, if it could not be parsed as an action and so ended the episode."""
     failure: str = ""
     """Why that output is not an action."""
+    messages: tuple[Mapping[str, str], ...] = ()
+    """The prompt that this output replies to; empty if there is none."""
+    prompt: tuple[str, ...] = ()
+    """As `Step.prompt`: the ids of those messages."""
     usage: Usage = field(default_factory=Usage)
     """What the policy's proposals cost, those that failed included."""
     seconds: float = 0.0
@@ -184,20 +190,22 @@ class Episode:
         """
         nullable = dict.fromkeys(("answer", "stop", "error"), "a string or null")
         required: _Kinds = {"id": "a string", "question": "a string", "steps": [Step.from_json], **nullable}
-        optional: _Kinds = {**dict.fromkeys(("output", "failure"), "a string"), "usage": _usage, "seconds": "an amount"}
+        texts = dict.fromkeys(("output", "failure"), "a string")
+        optional: _Kinds = {**texts, **_PROMPT, "usage": _usage, "seconds": "an amount"}
         return cls(**typed_fields(record, required, optional))
 
-    def to_json(self, *, full: bool = False) -> Json:
-        """Return the episode as JSON. `full` adds passage texts and prompts; see `Step.to_json`."""
+    def to_json(self, *, full: bool = False, prompts: bool = False) -> Json:
+        """Return the episode as JSON. `full` adds passage texts and prompts, `prompts` these; see `Step.to_json`."""
         return {
             "id": self.id,
             "question": self.question,
             "answer": self.answer,
             "stop": self.stop,
             "error": self.error,
-            "steps": [step.to_json(full=full) for step in self.steps],
+            "steps": [step.to_json(full=full, prompts=prompts) for step in self.steps],
             **({"output": self.output} if self.output else {}),
             **({"failure": self.failure} if self.failure else {}),
+            **_prompt_to_json(self, prompts),
             **({"usage": _usage_to_json(self.usage)} if self.usage != Usage() else {}),
             "seconds": round(self.seconds, 4),  # 0.1 ms; more digits would only make records longer
         }
@@ -210,6 +218,15 @@ def _finite(value: float | None) -> float | None:
         return float(value) if value is not None and math.isfinite(value) else None
     except (TypeError, OverflowError):
         return value  # not a number, from a plug-in: reading the record names the field
+
+
+def _prompt_to_json(holder: Step | Episode, messages: bool) -> Json:
+    record: Json = {}
+    if messages and holder.messages:
+        record["messages"] = [dict(message) for message in holder.messages]
+    if holder.prompt:
+        record["prompt"] = list(holder.prompt)
+    return record
 
 
 def _usage_to_json(usage: Usage) -> Json:
@@ -319,6 +336,15 @@ def _passage(item: Any) -> Passage:
 
 def _message(record: Any) -> Json:
     return typed_fields(record, {"role": "a string", "content": "a string"})
+
+
+def _message_id(item: Any) -> str:
+    if type(item) is not str:
+        raise _FieldError("", f"must be the id of a message, a string, got {reprlib.repr(item)}")
+    return item
+
+
+_PROMPT: _Kinds = {"messages": [_message], "prompt": [_message_id]}
 
 
 def _usage(record: Any) -> Usage:

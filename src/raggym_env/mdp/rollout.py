@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import islice
 from typing import Any, NamedTuple
@@ -28,6 +28,7 @@ class _Running:
     error: str | None = None
     output: str = ""
     failure: str = ""
+    messages: tuple[Mapping[str, str], ...] = ()
     usage: Usage = field(default_factory=Usage)
     started: float = field(default_factory=time.perf_counter)
 
@@ -40,6 +41,7 @@ class _Running:
 
     def record(self) -> Episode:
         about: dict[str, Any] = {"output": self.output, "failure": self.failure, "usage": self.usage}
+        about["messages"] = self.messages
         seconds = time.perf_counter() - self.started
         return Episode.of(self.state, tuple(self.steps), error=self.error, seconds=seconds, **about)
 
@@ -150,6 +152,7 @@ def _choose(running: Sequence[_Running], policy: Policy) -> list[_Choice]:
             else:
                 episode.output = proposal.text or str(error)
                 episode.failure = proposal.failure or str(error)
+                episode.messages = proposal.messages
                 episode.state = replace(episode.state, stop=StopReason.NO_ACTION)
     return choices
 

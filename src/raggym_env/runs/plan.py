@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import random
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -11,7 +12,7 @@ from raggym_env import build
 from raggym_env.build import MDP, load_mdp
 from raggym_env.cards import EnvCard, PolicyCard, PriceCard, env_card, override, policy_card
 from raggym_env.core import Task
-from raggym_env.errors import DataError, RunError, check_option
+from raggym_env.errors import DataError, OptionError, RunError, check_option
 from raggym_env.mdp.records import Episode
 from raggym_env.mdp.rollout import rollout_batches
 from raggym_env.protocols import Policy
@@ -38,6 +39,12 @@ class RunSpec:
     """Seed of the policy."""
     settings: Mapping[str, Any] = field(default_factory=dict)
     """Changes to the cards by dotted key: `retrieval.k`, `policy.options.x`."""
+    shuffle_seed: int | None = None
+    """With a `limit`: take that many questions at random, by this seed, in place of the first ones."""
+    concurrency: int | None = None
+    """Requests that go to an API at the same time, unless the card says how many. Not part of the run's config."""
+    record_prompts: bool = False
+    """Whether the records have the prompts. Not part of the run's config, since no episode depends on it."""
 
     @classmethod
     def of(
@@ -75,15 +82,24 @@ class RunSpec:
         card = override(self.card, card_changes)
         if isinstance(self.policy, PolicyCard):  # before the data is loaded, which may take minutes
             policy = override(self.policy, policy_changes)
+            if policy.policy == "prompt" and not policy.options.get("llm"):
+                raise OptionError(
+                    f"The policy {policy.name!r} needs a language model: add --llm hf:smollm2, a small one that "
+                    "`raggym models get smollm2` gets, or --llm openai:MODEL@URL. In Python: "
+                    'settings={"policy.options.llm": "hf:smollm2"}.'
+                )
             POLICIES.check_types(policy.policy, policy.options)
         mdp = load_mdp(card, self.split)
         make_policy, identity, price = self._policy(policy_changes, mdp)
+        tasks = first_tasks(mdp.tasks, self.limit, self.shuffle_seed)
+        # A limit that leaves nothing out is none: the same run with and without it.
+        is_sample = len(tasks) < len(mdp.tasks)
         # Everything that changes an episode. Paths are not part of it: the same run on another machine is the same run.
         config = {
             "environment": card_identity(card),
             "policy": identity,
             "split": mdp.split,
-            "limit": self.limit,
+            "limit": self.limit if is_sample else None,
             "seed": self.seed,
             "dataset": mdp.dataset.fingerprint,
             "corpus": mdp.dataset.corpus.fingerprint,
@@ -91,13 +107,16 @@ class RunSpec:
             # A new version may propose or score differently.
             "version": installed_version("raggym-env"),
         }
-        return Plan(self, mdp, make_policy, first_tasks(mdp.tasks, self.limit), config, price)
+        if is_sample and self.shuffle_seed is not None:
+            config["shuffle_seed"] = self.shuffle_seed
+        return Plan(self, mdp, make_policy, tasks, config, price)
 
     def _policy(self, changes: Mapping[str, Any], mdp: MDP) -> tuple[Callable[[], Policy], Json, PriceCard | None]:
         """Return the function that makes the policy, the policy's identity, and its model's price."""
         if isinstance(self.policy, PolicyCard):
             card = override(self.policy, changes)
-            return lambda: build.make_policy(card, mdp, self.seed), card_identity(card), card.price
+            paced = _with_concurrency(card, self.concurrency)
+            return lambda: build.make_policy(paced, mdp, self.seed), card_identity(card), card.price
         if changes:
             raise RunError(f"Settings {sorted(changes)} change a policy's card, but a policy object was given.")
         policy, kind = self.policy, type(self.policy)
@@ -146,7 +165,7 @@ class Plan:
 
     def record(self, episode: Episode, task: Task) -> Json:
         """Return the record of an ended episode. Process data overrides it to record more."""
-        return episode.to_json()
+        return episode.to_json(prompts=self.spec.record_prompts)
 
 
 def card_identity(card: EnvCard | PolicyCard) -> Json:
@@ -155,11 +174,34 @@ def card_identity(card: EnvCard | PolicyCard) -> Json:
     return content
 
 
-def first_tasks(tasks: Sequence[Task], limit: int | None) -> Sequence[Task]:
-    """Return the first `limit` tasks, or all.
+def _with_concurrency(card: PolicyCard, concurrency: int | None) -> PolicyCard:
+    """Return the card with that many requests at the same time to the API of its model and of its critic's."""
+    if concurrency is None:
+        return card
+    tables = {"options": card.options, "search.critic_options": card.search.critic_options}
+    changes = {
+        f"{key}.llm_options": {"concurrency": concurrency, **options.get("llm_options", {})}
+        for key, options in tables.items()
+        if str(options.get("llm")).startswith("openai:")
+    }
+    return override(card, changes) if changes else card
+
+
+def first_tasks(tasks: Sequence[Task], limit: int | None, shuffle_seed: int | None = None) -> Sequence[Task]:
+    """Return the first `limit` tasks, or all; with a seed, as many at random, in the split's order.
+
+    A greater limit takes the tasks of a smaller one, and more.
 
     Raises:
-        OptionError: The limit is not a whole number from 1 on.
+        OptionError: The limit is not a whole number from 1 on, or the seed no whole number.
     """
+    seed_is_valid = shuffle_seed is None or (type(shuffle_seed) is int and abs(shuffle_seed) < 1 << 63)
+    check_option("shuffle_seed", shuffle_seed, seed_is_valid, "a whole number of at most 63 bits, or None")
     check_option("limit", limit, limit is None or (type(limit) is int and limit >= 1), "at least 1 or None")
-    return tasks if limit is None else tasks[:limit]
+    if limit is None or limit >= len(tasks):
+        return tasks
+    if shuffle_seed is None:
+        return tasks[:limit]
+    order = list(range(len(tasks)))
+    random.Random(f"sample {shuffle_seed}").shuffle(order)
+    return [tasks[place] for place in sorted(order[:limit])]

@@ -1,7 +1,8 @@
 """Run folders: one policy on one split, resumable after a kill at any moment.
 
 A folder holds `run.json` (configuration, provenance and status), `episodes.jsonl` (one line per ended episode,
-appended as it ends) and nothing else that counts. Scores are always computed from the episodes.
+appended as it ends), `prompts.jsonl` if the prompts are recorded, and nothing else that counts. Scores are always
+computed from the episodes.
 """
 
 from __future__ import annotations
@@ -21,7 +22,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from raggym_env.cards import EnvCard, PriceCard, recorded_card
 from raggym_env.core import Task
-from raggym_env.errors import CardError, MalformedData, OptionError, RunError
+from raggym_env.errors import CardError, MalformedData, OptionError, RunError, shown
 from raggym_env.mdp.records import (
     Episode,
     RecordWriter,
@@ -32,6 +33,7 @@ from raggym_env.mdp.records import (
     repair,
 )
 from raggym_env.runs.plan import Plan, first_tasks
+from raggym_env.runs.prompts import PromptWriter
 from raggym_env.storage.parsing import parse_json
 from raggym_env.storage.work_folder import FolderKind, locked
 from raggym_env.text.exits import for_file_name
@@ -84,6 +86,7 @@ class _Config(_Record):
     split: str
     limit: Annotated[int, Field(ge=1)] | None
     seed: int
+    shuffle_seed: int | None = None
     dataset: str
     corpus: str
     retriever: Any
@@ -119,6 +122,10 @@ class Run:
     def episodes_file(self) -> Path:
         return self.path / "episodes.jsonl"
 
+    @property
+    def prompts_file(self) -> Path:
+        return self.path / "prompts.jsonl"
+
     @classmethod
     def read(cls, path: str | Path) -> Run:
         """Open a run folder.
@@ -135,6 +142,18 @@ class Run:
         return cls(path, record["config"], record["card_path"], price)
 
     @property
+    def status(self) -> str:
+        """The status that `run.json` has now: "running", "incomplete" or "complete"; see `write`.
+
+        Raises:
+            RunError: It cannot be read, or was changed by hand.
+        """
+        status = _RUN.read(self.path).get("status")
+        if status not in ("running", "incomplete", "complete"):
+            raise RunError(f"{self.path / _RUN.file} was changed by hand: status is {shown(status)}.")
+        return str(status)
+
+    @property
     def card(self) -> EnvCard:
         """The environment card as it was when the run started."""
         try:
@@ -144,7 +163,7 @@ class Run:
 
     def select(self, tasks: Sequence[Task]) -> Sequence[Task]:
         """Return the tasks of the split that the run covers."""
-        return first_tasks(tasks, self.config["limit"])
+        return first_tasks(tasks, self.config["limit"], self.config.get("shuffle_seed"))
 
     def episodes(self) -> list[Episode]:
         """Return the episodes recorded so far, in the order in which they ended.
@@ -263,7 +282,7 @@ def execute(plan: Plan, executor: Executor, out: str | Path | None = None, *, pr
     config = _recordable(plan.config)
     folder = Path(out) if out is not None else _default_folder(config)
     is_new = not folder.exists()
-    run = _open(folder, config, str(plan.mdp.card.path))
+    run = _open(folder, config, str(plan.mdp.card.path), len(plan.mdp.tasks))
     # A price given later prices a finished run; one recorded before is kept.
     run = replace(run, price=plan.price or run.price)
     with _named_if_interrupted(folder), locked(run.path), _removed_if_unused(folder) if is_new else nullcontext():
@@ -272,10 +291,27 @@ def execute(plan: Plan, executor: Executor, out: str | Path | None = None, *, pr
         errors = {episode.id: episode.error for episode in run.iter_episodes()}  # the last record of a question counts
         remaining = [task for task in plan.tasks if errors.get(task.id, "not run yet") is not None]
         context = executor.episodes(plan, remaining) if remaining else nullcontext(iter(()))
+        if plan.spec.record_prompts:
+            context = _without_prompts(context, run.prompts_file)
         with context as batches, RecordWriter(run.episodes_file) as writer:
             unfinished = _write(run, batches, writer, (len(remaining), len(plan.tasks)), progress)
         run.write("incomplete" if unfinished else "complete")
     return run
+
+
+@contextmanager
+def _without_prompts(
+    context: AbstractContextManager[Iterator[list[Json]]], file: Path
+) -> Iterator[Iterator[list[Json]]]:
+    """Move the prompts of the records that a context yields into their own file."""
+    with context as batches, PromptWriter(file) as writer:
+
+        def records() -> Iterator[list[Json]]:
+            for batch in batches:
+                writer.take_from(batch)
+                yield batch
+
+        yield records()
 
 
 def _write(
@@ -344,7 +380,7 @@ def _default_folder(config: Json) -> Path:
     return Path("runs") / "_".join((*map(for_file_name, names), digest))
 
 
-def _open(path: Path, config: Json, card_path: str) -> Run:
+def _open(path: Path, config: Json, card_path: str, questions: int) -> Run:
     if not _RUN.exists(path):
         return Run(path, config, card_path)
     run = Run.read(path)
@@ -353,5 +389,7 @@ def _open(path: Path, config: Json, card_path: str) -> Run:
             f"{path} already holds a run, and the policy object has no `fingerprint` that would tell whether it is the "
             "same policy. Give it one, choose another out, or delete that folder."
         )
-    _RUN.require_same(path, run.config, config)
+    # Older versions recorded a limit that left nothing out.
+    has_all = run.config["limit"] is not None and run.config["limit"] >= questions
+    _RUN.require_same(path, {**run.config, "limit": None} if has_all else run.config, config)
     return run

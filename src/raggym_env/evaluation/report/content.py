@@ -200,7 +200,10 @@ def _episode(run: ScoredRun, task: Task, passages: _Passages) -> Json | None:
         "searches": searches_of(episode),
         "seconds": episode.seconds,
         **_usage(episode.usage),
-        "steps": [_step(step, gold, passages) for step in episode.steps],
+        "steps": [
+            _step(step, gold, passages, [dict(message) for message in run.messages(step)]) for step in episode.steps
+        ],
+        "m": [dict(message) for message in run.messages(episode)],
     }
 
 
@@ -208,7 +211,7 @@ def _usage(usage: Usage) -> Json:
     return {"tokens": usage.prompt_tokens + usage.completion_tokens, "calls": usage.calls}
 
 
-def _step(step: Step, gold: set[str], passages: _Passages) -> Json:
+def _step(step: Step, gold: set[str], passages: _Passages, messages: Sequence[Json]) -> Json:
     record = {
         **_action(step.action),
         "o": step.outcome,
@@ -220,7 +223,7 @@ def _step(step: Step, gold: set[str], passages: _Passages) -> Json:
         "c": [
             {**_action(candidate.action), "s": candidate.score, "t": candidate.text} for candidate in step.candidates
         ],
-        "m": [dict(message) for message in step.messages],
+        "m": messages,
         "u": step.usage.prompt_tokens + step.usage.completion_tokens,
     }
     # Empty fields are left out, as in the records.

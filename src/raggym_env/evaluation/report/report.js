@@ -509,7 +509,7 @@ function endView(episode) {
   return el("section", { class: "card end", "aria-label": "End of the episode" }, badge(episode),
     el("p", {}, episode.error !== null ? `The episode failed: ${episode.error}` : episode.answer === null ? `The episode ended without an answer (${episode.stop}).` : el("b", {}, episode.answer)),
     el("p", {}, scores, el("span", { class: "chip" }, `${whole(episode.searches)} searches`), el("span", { class: "chip" }, `${number(episode.seconds, 2)} s`), episode.tokens ? el("span", { class: "chip" }, `${whole(episode.tokens)} tokens in ${whole(episode.calls)} calls`) : ""),
-    episode.output ? fold("The output that is no action", el("pre", {}, episode.output), true) : "");
+    promptView(episode.m), episode.output ? fold("The output that is no action", el("pre", {}, episode.output), true) : "");
 }
 
 function stepView(step, place, task, episode, { name, question, current }) {
@@ -529,7 +529,13 @@ function stepView(step, place, task, episode, { name, question, current }) {
       el("p", { class: "note" }, place + 1 === episode.steps.length && episode.stop === "search_budget" ? "No search was left, so it was not run." : "Nothing was found.")) : "",
     step.c ? fold(`${step.c.length} candidates`, candidateTable(step)) : "",
     step.t ? fold("What the model wrote", el("pre", { class: "raw" }, step.t)) : "",
-    step.m ? fold("Prompt", el("div", {}, step.m.map((message) => el("div", { class: "message" }, el("b", {}, message.role), el("pre", {}, message.content))))) : "");
+    promptView(step.m));
+}
+
+// The recorded prompt of a step, or of the output that ended an episode.
+function promptView(messages) {
+  if (!messages?.length) return "";
+  return fold("Prompt", el("div", {}, messages.map((message) => el("div", { class: "message" }, el("b", {}, message.role), el("pre", {}, message.content)))));
 }
 
 function fold(title, content, open = false) {

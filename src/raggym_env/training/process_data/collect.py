@@ -114,6 +114,7 @@ def collect(
         raise RunError(f"n and critic set the candidates and the critic: remove {conflicts} from the settings.")
     options: Json = {"split": split, "limit": limit, "seed": seed, "settings": {**settings, **search}}
     options |= {"keep": keep, "execute": execute, "explore": explore}
+    options["concurrency"] = in_flight
     spec = CollectSpec.of(card, policy, trust=trust, **options)
     executor = LocalExecutor(in_flight) if workers is None else RayExecutor(workers, in_flight)
     return Collection(execute_plan(spec.load(), executor, out, progress=progress))

@@ -1,0 +1,54 @@
+"""The bar of `raggym eval` and `raggym collect`, and what stands beside it."""
+
+from __future__ import annotations
+
+import logging
+import os
+import shlex
+import subprocess
+import sys
+
+import raggym_env.errors
+from raggym_env.cli._progress import EpisodeBar
+from raggym_env.errors import MissingExtra
+
+LOGGER = logging.getLogger("raggym_env.retrieval.dense")
+
+
+def test_the_bar_shows_what_is_loaded_with_a_rate_until_the_first_episode_ends(monkeypatch):
+    bar, parent = EpisodeBar("lexical"), logging.getLogger("raggym_env")
+    level, handlers = parent.level, list(parent.handlers)
+    with bar:
+        LOGGER.info("Building the %s index %s", "bm25", "\x1b[31mfolder\nforged")
+        assert bar.tasks[0].description == "Building the bm25 index [31mfolder forged"
+        clock = iter((100.0, 102.0))
+        monkeypatch.setattr(logging.time, "time", lambda: next(clock))
+        monkeypatch.setattr(logging.time, "time_ns", lambda: int(next(clock) * 1e9), raising=False)
+        LOGGER.info("Embedded %d of %d passages", 1_000, 9_000)
+        LOGGER.info("Embedded %d of %d passages", 3_000, 9_000)
+        monkeypatch.undo()
+        assert bar.tasks[0].description == "Embedded 3000 of 9000 passages"
+        assert bar.tasks[0].fields["rate"] == "1,000/s"
+        bar(1, 2, {"error": None, "stop": "answer", "steps": [{"outcome": 1.0}]})
+        LOGGER.info("Loading something late")
+        assert bar.tasks[0].description == "lexical"
+    assert (parent.level, parent.handlers) == (level, handlers)
+    assert os.environ["TQDM_DISABLE"]
+
+
+def test_an_install_hint_works_in_a_checkout_and_elsewhere(tmp_path, monkeypatch):
+    monkeypatch.setattr(raggym_env.errors, "__file__", str(tmp_path / "my repo" / "src" / "raggym_env" / "errors.py"))
+    assert str(MissingExtra("x", "llm")).endswith('pip install "raggym-env[llm]"')
+    (tmp_path / "my repo").mkdir()
+    for name in ("constraints.txt", "pyproject.toml"):
+        (tmp_path / "my repo" / name).touch()
+    command = str(MissingExtra("x", "llm")).partition(": ")[2]
+    root = f"{tmp_path}/my repo"
+    assert shlex.split(command) == ["pip", "install", "-c", f"{root}/constraints.txt", "-e", f"{root}[llm]"]
+
+
+def test_help_loads_neither_arrow_nor_torch():
+    code = "import sys; from raggym_env.cli import app; app(['--help'], standalone_mode=False); "
+    code += "print({'pyarrow', 'torch'} & set(sys.modules))"
+    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert result.stdout.endswith("set()\n")
