@@ -110,6 +110,7 @@ def env_pages() -> dict[str, str]:
             boards=[board for board in read_json("scores.json") if board["environment"] == card.name],
             cited=[row for row in cited if row["environment"] == card.name],
             episode=episode(card),
+            policies=card_names("policies"),
         )
     return pages
 
