@@ -8,6 +8,7 @@ from typing import Any
 
 from docutils import nodes
 from docutils.utils.math.latex2mathml import tex2mathml
+from sphinx.ext.napoleon import GoogleDocstring
 
 sys.path.insert(0, str(Path(__file__).parent))
 
@@ -41,7 +42,8 @@ default_role = "code"
 autodoc_member_order = "bysource"
 autodoc_typehints = "description"
 autodoc_typehints_description_target = "documented_params"
-autodoc_class_signature = "separated"
+autodoc_class_signature = "mixed"
+autoclass_content = "both"
 napoleon_google_docstring = True
 napoleon_numpy_docstring = False
 
@@ -53,7 +55,7 @@ generate.write_all(Path(__file__).parent / "generated")
 
 
 def setup(app: Any) -> None:
-    """Write formulas as MathML, which browsers show without scripts and without a network."""
+    """Write formulas as MathML, which browsers show without scripts and without a network; tidy the API reference."""
 
     def visit(writer: Any, node: nodes.math | nodes.math_block) -> None:
         formula = tex2mathml(node.astext(), as_block=isinstance(node, nodes.math_block))
@@ -61,3 +63,11 @@ def setup(app: Any) -> None:
         raise nodes.SkipNode
 
     app.add_html_math_renderer("mathml", (visit, None), (visit, None))
+
+    def skip(app: Any, what: str, name: str, member: Any, skipped: bool, options: Any) -> bool | None:
+        is_plain_field = (getattr(member, "__doc__", None) or "").startswith("Alias for field number")
+        return True if is_plain_field or name == "__new__" else None
+
+    app.connect("autodoc-skip-member", skip)
+    # Napoleon reads an attribute's "text: more text" as a type and its description; ours is all text.
+    GoogleDocstring._parse_attribute_docstring = GoogleDocstring._consume_to_end

@@ -13,6 +13,7 @@ import json
 import re
 import textwrap
 from collections.abc import Iterator
+from importlib import import_module
 from itertools import pairwise
 from pathlib import Path
 from types import UnionType
@@ -35,6 +36,8 @@ from raggym_env.storage.parsing import parse_toml
 from raggym_env.storage.paths import card_file, card_names
 
 DOCS = Path(__file__).parent
+DESCRIBED_FIRST = ("raggym_env", "raggym_env.protocols", "raggym_env.errors")
+
 # A name, a colon and text, with its further lines indented.
 ARGUMENT = re.compile(r"^(\w[\w, ]*): (.*(?:\n {4}.*)*)", re.MULTILINE)
 
@@ -107,6 +110,7 @@ def env_pages() -> dict[str, str]:
             boards=[board for board in read_json("scores.json") if board["environment"] == card.name],
             cited=[row for row in cited if row["environment"] == card.name],
             episode=episode(card),
+            policies=card_names("policies"),
         )
     return pages
 
@@ -174,11 +178,19 @@ def tables_of(model: type[BaseModel], prefix: str) -> Iterator[dict[str, Any]]:
     # A card's name and path are not written in it; `trusted` is the user's.
     hidden = () if prefix else ("name", "path", "trusted")
     fields = {name: info for name, info in model.model_fields.items() if name not in hidden}
-    keys = [(name, type_words(info.annotation), default(info), texts.get(name, "")) for name, info in fields.items()]
+    keys = [
+        (name, type_words(info.annotation), default(info), texts.get(name) or meaning(info))
+        for name, info in fields.items()
+    ]
     yield {"name": prefix, "about": inspect.cleandoc(model.__doc__ or ""), "keys": keys}
     for name, info in fields.items():
         for inner in inner_models(info.annotation):
             yield from tables_of(inner, f"{prefix}.{name}".lstrip("."))
+
+
+def meaning(info: FieldInfo) -> str:
+    """Return the first line about the table that a key holds."""
+    return " ".join((inspect.getdoc(model) or "").split("\n\n")[0] for model in inner_models(info.annotation))
 
 
 def inner_models(annotation: Any) -> Iterator[type[BaseModel]]:
@@ -269,9 +281,17 @@ def row(parameter: Any, ctx: Any) -> dict[str, str]:
 
 
 def api_pages() -> dict[str, str]:
-    """Return a page for each public package, and their index."""
-    pages = {f"api/{name}.md": page("api.md", name=name, text=text) for name, text in API.items()}
-    return pages | {"api/index.md": page("apis.md", modules=API)}
+    """Return a page for each public package, and their index. A name that two packages export is described once."""
+    pages = {"api/index.md": page("apis.md", modules=API)}
+    described: dict[int, str] = {}
+    for name in sorted(API, key=lambda name: name not in DESCRIBED_FIRST):
+        module = import_module(name)
+        # From the module's own dictionary: names that it imports on first use are no other package's.
+        exported = {member: id(vars(module).get(member, member)) for member in module.__all__}
+        elsewhere = {member: described[key] for member, key in exported.items() if key in described}
+        described |= {key: name for key in exported.values() if key not in described}
+        pages[f"api/{name}.md"] = page("api.md", name=name, text=API[name], elsewhere=elsewhere)
+    return pages
 
 
 def llms_text() -> str:

@@ -94,6 +94,14 @@ def test_every_page_is_in_the_table_of_contents():
     assert missing == []
 
 
+def test_the_layout_names_every_part_of_the_package():
+    text = (DOCS.parent / "CONTRIBUTING.md").read_text(encoding="utf-8")
+    (layout,) = re.findall(r"## Layout\n\n```\n(.*?)```", text, re.DOTALL)
+    source = DOCS.parent / "src" / "raggym_env"
+    parts = {path.stem for path in source.iterdir() if not path.name.startswith(("_", "py."))}
+    assert set(re.findall(r"^    (\w+)(?:\.py|/)", layout, re.MULTILINE)) == parts
+
+
 def test_no_generated_page_was_forgotten_by_hand_written_text():
     """A process reward or an environment that is added needs its words and its invented episode."""
     from raggym_env import registry

@@ -69,7 +69,8 @@ def _type(annotation: Any) -> str:
         return _WORDS[annotation]
     if inspect.isclass(annotation) and issubclass(annotation, BaseModel):
         return "table"
-    origin, parts = getattr(annotation, "__origin__", None), getattr(annotation, "__args__", ())
+    origin = getattr(annotation, "__origin__", None)
+    parts: tuple[Any, ...] = getattr(annotation, "__args__", ())
     if hasattr(annotation, "__metadata__"):  # Annotated
         return _type(origin)
     if origin is dict:

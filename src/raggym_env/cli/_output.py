@@ -55,10 +55,10 @@ def _console() -> Console:
 
 def show_table(columns: Sequence[str | Column], rows: Iterable[Sequence[object]], *, lines: bool = True) -> None:
     """Print a table, with or without lines around its cells. Cells are wrapped and folded; none is cut off."""
-    columns = [Column(column) if isinstance(column, str) else column for column in columns]
-    for column in columns:
-        column.overflow = "fold"
-    _show_rows(Table(*columns) if lines else Table(*columns, box=None, pad_edge=False, padding=(0, 2, 0, 0)), rows)
+    heads = [Column(column) if isinstance(column, str) else column for column in columns]
+    for head in heads:
+        head.overflow = "fold"
+    _show_rows(Table(*heads) if lines else Table(*heads, box=None, pad_edge=False, padding=(0, 2, 0, 0)), rows)
 
 
 def show_hanging(head: Text, text: Text) -> None:

@@ -7,7 +7,7 @@ import importlib.util
 import inspect
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, Any, Literal, NamedTuple
+from typing import Annotated, Any, Literal, NamedTuple, get_args
 
 import typer
 from rich.table import Column
@@ -18,7 +18,7 @@ from raggym_env.cli._options import AsJson
 from raggym_env.cli._output import say, say_json, say_lines, show_hanging, show_table
 from raggym_env.errors import UnknownName
 from raggym_env.registry import PROCESS_REWARDS, RETRIEVERS, Factory, Registry
-from raggym_env.storage.paths import card_file, card_names
+from raggym_env.storage.paths import CardKind, card_file, card_names
 from raggym_env.text.exits import for_rich
 
 __all__ = ["card", "envs", "policies", "retrievers", "rewards"]
@@ -144,7 +144,7 @@ def show_command(
     name: Annotated[str, typer.Argument(help="An environment (`raggym envs`) or a policy (`raggym policies`).")],
 ) -> None:
     """Print a card that ships with the library, to start a card of your own from: `> mine.toml`."""
-    kinds = [kind for kind in ("envs", "policies") if name in card_names(kind)]
+    kinds = [kind for kind in get_args(CardKind) if name in card_names(kind)]
     if not kinds:
         raise UnknownName("card", name, [*card_names("envs"), *card_names("policies")])
     say_lines(card_file(kinds[0], name).read_text(encoding="utf-8").rstrip("\n"))

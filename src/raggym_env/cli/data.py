@@ -97,5 +97,5 @@ def _table(statuses: Sequence[SplitStatus]) -> None:
         passages = "-" if status.passages is None else f"{status.passages:,}"
         rows.append((status.card, status.split, questions, passages, status.source or "not here"))
     numbers = (Column(name, justify="right", no_wrap=True) for name in ("questions", "passages"))
-    columns = [Column("card", no_wrap=True), Column("split", no_wrap=True), *numbers, "read from"]
+    columns: list[str | Column] = [Column("card", no_wrap=True), Column("split", no_wrap=True), *numbers, "read from"]
     show_table(columns, rows, lines=False)

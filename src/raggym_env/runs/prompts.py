@@ -32,7 +32,7 @@ class PromptWriter:
         They must be written before the records: a killed process then leaves prompts without an episode, which do no
         harm, and no episode without its prompts.
         """
-        new = {}
+        new: dict[str, Json] = {}
         for record in records:
             for holder in (record, *record["steps"]):
                 if messages := holder.pop("messages", None):
