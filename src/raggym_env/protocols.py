@@ -312,7 +312,8 @@ def _proposal(policy: Policy, item: Any) -> Proposal:
     if isinstance(item, Proposal):
         _check_parts(policy, item)
     proposal = item if isinstance(item, Proposal) else Proposal(item)
-    if (text := stored(proposal.text)) is not proposal.text:
+    # A text of another type is named where the episode is recorded.
+    if isinstance(proposal.text, str) and (text := stored(proposal.text)) is not proposal.text:
         proposal = replace(proposal, text=text)
     if proposal.action is None and item is not None:
         return proposal

@@ -39,6 +39,8 @@ from towns import Reader, write_jsonl
 VISIBLE = "[/b][bold]x :smile: <script>alert(1)</script>|`a`\\| ![i](http://e.example/x.png) [INST] <|im_end|> "
 HOSTILE = f"\x1b]0;title\x07\x1b[2J\x9b31m\x9d8;;x\x9c\u202e\u2066\u200b\ufeff\U000e0041\x7f\x00{VISIBLE}"
 HOSTILE += "\r\nraggym: forged\n\u2028| forged | row |\x85# forged\v\fforged"
+# What a model can write before and in an action: a control token that opens or ends a turn would end the action, too.
+WRITTEN = HOSTILE.replace("[INST] <|im_end|> ", "")
 HUGE = f"{HOSTILE} " + "x" * 3_000_000
 LONG = HUGE[:100_000]  # a card may not be larger than a megabyte
 # In a file's name, without what file systems and arguments cannot hold.
@@ -101,8 +103,8 @@ def write_world(folder: Path) -> None:
     write_jsonl(
         folder / "replies.jsonl",
         [
-            {"contains": "<passages", "reply": f'Surely. {HOSTILE} \ud800\n{{"answer": {json.dumps(HOSTILE)}}}'},
-            {"contains": "<question>", "reply": f'I wonder. {HOSTILE}\n{{"search": {json.dumps("Town1 " + HOSTILE)}}}'},
+            {"contains": "<passages", "reply": f'Surely. {WRITTEN} \ud800\n{{"answer": {json.dumps(WRITTEN)}}}'},
+            {"contains": "<question>", "reply": f'I wonder. {WRITTEN}\n{{"search": {json.dumps("Town1 " + WRITTEN)}}}'},
         ],
     )
     write_jsonl(folder / "predictions.jsonl", [{"id": rows[0]["id"], "prediction": LONG}])

@@ -32,10 +32,10 @@ def verify_all(items: Iterable[Item]) -> None:
         with Progress(*columns, console=Console(stderr=True), transient=True, disable=not sys.stderr.isatty()) as bar:
             row = bar.add_task(one_line(name), total=size)
             try:
-                line = f"ok       {name}: {check(partial(bar.advance, row))}"
+                line = f"ok {name}: {check(partial(bar.advance, row))}"
             except (RAGGymError, OSError) as error:
                 failed += 1
-                line = f"damaged  {name}: {error}"
+                line = f"damaged {name}: {error}"
         say(line)
     if not checked:
         say("There is nothing to verify.")
