@@ -11,7 +11,6 @@ from collections.abc import Iterator
 from typing import Any, NamedTuple
 
 from pydantic import BaseModel
-from pydantic.fields import FieldInfo
 
 __all__ = ["CardKey", "card_keys"]
 
@@ -45,7 +44,8 @@ def _keys(model: type[BaseModel], table: str, left_out: set[str]) -> Iterator[Ca
     for name, info in shown.items():
         inner = [part.__doc__ or "" for part in _models(info.annotation)]
         meaning = meanings.get(name) or " ".join(inspect.cleandoc(inner[0]).split("\n\n")[0].split() if inner else ())
-        yield CardKey(table, name, _type(info.annotation), _default(info), meaning)
+        default = "a table" if isinstance(info.default, BaseModel) else json.dumps(info.default, default=str)
+        yield CardKey(table, name, _type(info.annotation), "required" if info.is_required() else default, meaning)
     for name, info in shown.items():
         for part in _models(info.annotation):
             yield from _keys(part, f"{table}.{name}".lstrip("."), set())
@@ -93,9 +93,3 @@ def _meanings(model: type[BaseModel]) -> dict[str, str]:
             if isinstance(field, ast.AnnAssign) and isinstance(text, ast.Expr) and isinstance(text.value, ast.Constant):
                 texts[getattr(field.target, "id", "")] = " ".join(str(text.value.value).split())
     return texts
-
-
-def _default(info: FieldInfo) -> str:
-    if info.is_required():
-        return "required"
-    return "a table" if isinstance(info.default, BaseModel) else json.dumps(info.default, default=str)

@@ -215,8 +215,8 @@ class EpisodeCard(_Card):
 
 
 def _without_context(options: dict[str, Any]) -> dict[str, Any]:
-    if given := options.keys() & {"process_reward", "tasks", "dynamics", "split"}:
-        raise ValueError(f"{sorted(given)} are given by the environment and are no options")
+    if reserved := options.keys() & {"process_reward", "tasks", "dynamics", "split"}:
+        raise ValueError(f"{sorted(reserved)} are given by the environment and are no options")
     return options
 
 

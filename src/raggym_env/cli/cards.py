@@ -61,12 +61,11 @@ def policies(as_json: AsJson = False) -> None:
     if as_json:
         say_json([card.model_dump(mode="json") for card in cards])
         return
-    rows = [(card.name, _needs_of_policy(card), card.description) for card in cards]
+    rows = []
+    for card in cards:
+        needs = "a model: --llm hf:smollm2" if card.policy == "prompt" and not card.options.get("llm") else "-"
+        rows.append((card.name, needs, card.description))
     show_table([_name("Policy"), "Needs", "Description"], rows, lines=False)
-
-
-def _needs_of_policy(card: PolicyCard) -> str:
-    return "a model: --llm hf:smollm2" if card.policy == "prompt" and not card.options.get("llm") else "-"
 
 
 def rewards(as_json: AsJson = False) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from typing import Annotated, Any
 
 import typer
@@ -94,15 +93,11 @@ def evaluate(
         say(f"{name:10} {estimate.mean:.3f}  95 % interval [{estimate.low:.3f}, {estimate.high:.3f}]")
     say(f"{scores.scored} of {scores.questions} questions scored; run folder: {run.path}")
     if scores.no_action:
-        _say_unread(scores.no_action, scores.no_action_reasons)
+        say(f"{scores.no_action} outputs could not be read as an action and score 0. Most frequent reasons:")
+        # A record of an older version has no reason.
+        for reason, number in (scores.no_action_reasons or {"unknown": scores.no_action}).items():
+            say(f"  {number} x {reason}")
     bar.exit_if_failed(scores.failed)
-
-
-def _say_unread(count: int, reasons: Mapping[str, int]) -> None:
-    say(f"{count} outputs could not be read as an action and score 0. Most frequent reasons:")
-    # A record of an older version has no reason.
-    for reason, number in (reasons or {"unknown": count}).items():
-        say(f"  {number} x {reason}")
 
 
 def _tree(tree: str | None) -> dict[str, int] | None:

@@ -191,7 +191,8 @@ def write_corpus(passages: Iterable[Passage], folder: Path, *, origin: str) -> N
         raise MalformedData(origin, "all records", "there is no passage")
     _require_unique_ids(folder / PASSAGES, hashes, origin)
     # In this order: a power cut after the folder got its final name must not leave an empty file under that name.
-    _flush_to_disk(folder / PASSAGES)
+    with (folder / PASSAGES).open("rb+") as file:
+        os.fsync(file.fileno())
     manifest = {"version": FORMAT_VERSION, "rows": len(hashes), "fingerprint": digest.hexdigest(), "origin": origin}
     manifest["files"] = checksums(folder, [PASSAGES])
     write_atomic(folder / MANIFEST, json.dumps(manifest, indent=1) + "\n")
@@ -265,8 +266,3 @@ def _require_unique_ids(path: Path, hashes: array[int], origin: str) -> None:
                 if identifier in seen:
                     raise MalformedData(origin, f"passage {number}", f"id {identifier!r} occurred before")
                 seen.add(identifier)
-
-
-def _flush_to_disk(path: Path) -> None:
-    with path.open("rb+") as file:
-        os.fsync(file.fileno())

@@ -54,10 +54,6 @@ def _beside(card: EnvCard) -> list[Path]:
     return [card.path.parent, card.path.parent / card.dataset.folder]
 
 
-def _download_folder(card: EnvCard) -> Path:
-    return cache_dir() / "datasets" / card.dataset.folder
-
-
 def locate(card: EnvCard, source: Source, *, root: Path | None = None, use_hub: bool = True) -> Located:
     """Find a source's files, all in one folder; if no folder has them, download rows that are on the hub.
 
@@ -93,7 +89,7 @@ def locate(card: EnvCard, source: Source, *, root: Path | None = None, use_hub: 
         folder, corpus = places_of_corpus[0]
         _check_links(card, [corpus], folder, root)
     try:
-        return Located(source, fetch(hub, _download_folder(card)), corpus)
+        return Located(source, fetch(hub, cache_dir() / "datasets" / card.dataset.folder), corpus)
     except (DataNotFound, MissingExtra) as error:
         raise DataNotFound(f"{_missing(names, folders)}; {error}") from error
 

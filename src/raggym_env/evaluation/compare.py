@@ -123,7 +123,9 @@ def paired(first: ScoredRun, second: ScoredRun) -> Comparison:
         raise RunError(f"{first.run.path} and {second.run.path} share no question that both have scored.")
     ids = [task.id for task in tasks]
     metric = first.card.episode.metric
-    names = [name for name in first.by_question[ids[0]] if name != metric and _is_shared(name, first, second, ids)]
+    # Those that both runs have on every question. Recall, for one, needs gold passages.
+    shared = set.intersection(*(set(run.by_question[key]) for run in (first, second) for key in ids))
+    names = [name for name in first.by_question[ids[0]] if name != metric and name in shared]
     differences = tuple(_difference(name, first, second, ids) for name in (metric, *names))
     change = {key: second.by_question[key][metric] - first.by_question[key][metric] for key in ids}
     return Comparison(
@@ -157,11 +159,6 @@ def _require_same_questions(first: ScoredRun, second: ScoredRun) -> None:
         f"{first.run.path} and {second.run.path} were made on different questions, which cannot be paired: "
         f"{'; '.join(differing)}. Run both on the same environment, split and --limit."
     )
-
-
-def _is_shared(metric: str, first: ScoredRun, second: ScoredRun, ids: Sequence[str]) -> bool:
-    """True if both runs have the metric on every question. Recall, for one, needs gold passages."""
-    return all(metric in run.by_question[key] for run in (first, second) for key in ids)
 
 
 def _difference(metric: str, first: ScoredRun, second: ScoredRun, ids: Sequence[str]) -> Difference:

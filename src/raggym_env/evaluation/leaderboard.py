@@ -132,7 +132,9 @@ def build_leaderboard(
     for source in itertools.chain.from_iterable(map(_runs_in, map(Path, sources))):
         try:
             if source.is_dir():
-                entries.append(_run_entry(source, load_tasks))
+                run = ScoredRun.read(source, load_tasks)
+                row = Row(run.label, str(source), run.scores, setting=run.setting)
+                entries.append(_Entry(run.card, run.split, run.tasks, run.key, row))
             else:
                 entries.append(_predictions_entry(source, card, split, load_tasks))
         except (RAGGymError, ParseError, OSError) as error:
@@ -152,12 +154,6 @@ def _runs_in(source: Path) -> list[Path]:
         return [source]
     inner = sorted(path for path in source.iterdir() if (path / "run.json").is_file() and not path.is_symlink())
     return inner or [source]
-
-
-def _run_entry(path: Path, load_tasks: LoadTasks) -> _Entry:
-    run = ScoredRun.read(path, load_tasks)
-    row = Row(run.label, str(path), run.scores, setting=run.setting)
-    return _Entry(run.card, run.split, run.tasks, run.key, row)
 
 
 def _predictions_entry(path: Path, card: str | Path | EnvCard | None, split: str, load_tasks: LoadTasks) -> _Entry:

@@ -144,8 +144,8 @@ def check_files(folder: Path) -> None:
     for part in parts:
         check_adapter(part)
         config = _json(part / "config.json", dict)
-        named = config.get("transformers_weights")
-        for name in [*_shards(part), *([] if named is None else [named])]:
+        weights = config.get("transformers_weights")
+        for name in [*_shards(part), *([] if weights is None else [weights])]:
             if not isinstance(name, str) or not name.endswith((".safetensors", _INDEX)) or not _lies_in(part, name):
                 raise UnsafeFiles(f"{part} names {name!r:.100} as a file of weights. {_CONVERT}")
         for key in ("attn_implementation", "_attn_implementation", "experts_implementation"):

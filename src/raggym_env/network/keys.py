@@ -139,8 +139,8 @@ def _character(character: str) -> str:
     """Return a pattern of a character, as it is or escaped as in JSON, Python, URLs and HTML."""
     plain, code = re.escape(character), ord(character)
     digits = f"(?i:{code:02x})"
-    named = html.escape(character)
-    entity = f"|{re.escape(named)}" if named != character else ""
+    escaped = html.escape(character)
+    entity = f"|{re.escape(escaped)}" if escaped != character else ""
     # Each alternative begins with a literal, so that the scan for the first character is fast. Escapes may themselves
     # be escaped, in JSON in JSON or in a URL in a URL.
     return rf"(?:{plain}|\\+(?:{plain}|(?:u00|x){digits})|%(?:25)*{digits}|&#0*{code};|&#[xX]0*{digits};{entity})"

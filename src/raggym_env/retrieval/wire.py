@@ -197,7 +197,11 @@ def write_row(hits: Sequence[Hit], *, scores: bool) -> bytes:
     Raises:
         ValueError: A score is not finite.
     """
-    documents = [_document(hit.passage) for hit in hits]
+    # The title is one line, whatever it contains: Search-R1's and verl's clients split at the first line break.
+    documents = [
+        {"id": identifier, "title": title, "contents": f'"{" ".join(title.split())}"\n{text}'}
+        for identifier, title, text in (hit.passage for hit in hits)
+    ]
     if not scores:
         return _ENCODER.encode(documents).encode()
     # float: a NumPy scalar cannot be written as JSON.
@@ -213,12 +217,6 @@ def join_rows(rows: Sequence[bytes]) -> list[bytes]:
     for row in rows[1:]:
         pieces += (b",", row)
     return [*pieces, b"]}"]
-
-
-def _document(passage: Passage) -> dict[str, str]:
-    identifier, title, text = passage
-    # The title is one line, whatever it contains: Search-R1's and verl's clients split at the first line break.
-    return {"id": identifier, "title": title, "contents": f'"{" ".join(title.split())}"\n{text}'}
 
 
 def read_results(body: bytes, queries: int, k: int) -> list[list[Hit]]:
@@ -287,7 +285,8 @@ def _passage(item: object) -> Passage:
         raise ValueError(f"has an error in place of a passage: {item!r:.200}")
     document = item.get("document", item) if isinstance(item, dict) else item
     if isinstance(document, str):
-        title, text = _split_text(document)
+        match = _TITLED_TEXT.fullmatch(document)
+        title, text = (match[1] or match[2] or "", match[3]) if match else _split_contents(document)
         identifier = None
     elif isinstance(document, dict):
         title, text = _title_and_text(document)
@@ -323,12 +322,6 @@ def _title_and_text(document: dict[str, Any]) -> tuple[str, str]:
     # A first line that is not a title belongs to the text.
     is_title = _QUOTED_TITLE.match(contents) or heading.split() == title.split()
     return title, rest if is_title else contents
-
-
-def _split_text(text: str) -> tuple[str, str]:
-    if match := _TITLED_TEXT.fullmatch(text):
-        return match[1] or match[2] or "", match[3]
-    return _split_contents(text)
 
 
 def _split_contents(contents: str) -> tuple[str, str]:

@@ -227,10 +227,10 @@ class _InvalidReply(ValueError):
 def _parse_scores(reply: str, mode: Mode, n: int) -> list[float]:
     """Return the scores in [-0.5, 0.5] of the `n` candidates in the order shown."""
     key = _KEYS[mode]
-    found = last_object(reply, key)
-    if found is None:
+    verdict = last_object(reply, key)
+    if verdict is None:
         raise _InvalidReply(f'it does not end with a JSON object that has the key "{key}"')
-    values = found[key]
+    values = verdict[key]
     # bool is a subclass of int, and NaN fails every comparison.
     if mode == "rate":
         if (

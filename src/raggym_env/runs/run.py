@@ -138,7 +138,9 @@ class Run:
         try:
             price = _RunFile.model_validate(record).price
         except ValidationError as error:
-            raise RunError(f"{path / _RUN.file} was changed by hand: {_first_problem(error)}.") from error
+            problem = error.errors(include_input=False, include_url=False)[0]
+            where = ".".join(map(str, problem["loc"]))
+            raise RunError(f"{path / _RUN.file} was changed by hand: {where}: {problem['msg']}.") from error
         return cls(path, record["config"], record["card_path"], price)
 
     @property
@@ -233,11 +235,6 @@ def _advice(file: Path) -> Iterator[None]:
             "then runs their questions again.",
         )
         raise
-
-
-def _first_problem(error: ValidationError) -> str:
-    problem = error.errors(include_input=False, include_url=False)[0]
-    return f"{'.'.join(map(str, problem['loc']))}: {problem['msg']}"
 
 
 class Executor(Protocol):

@@ -47,8 +47,8 @@ def open_array(path: Path, *dtypes: DTypeLike, ndim: int = 1, mapped: bool = Tru
         dtype = names.get(header["type"].decode())
         shape = tuple(map(int, re.findall(rb"[0-9]+", header["shape"])))
         if dtype is None or len(shape) != ndim:
-            found = f"{header['type'].decode()} with {len(shape)} dimensions"
-            raise ParseError(f"{path.name} holds {found}, not {' or '.join(names)} with {ndim}")
+            kind = f"{header['type'].decode()} with {len(shape)} dimensions"
+            raise ParseError(f"{path.name} holds {kind}, not {' or '.join(names)} with {ndim}")
         start, count = header.end(), math.prod(shape)
         if int.from_bytes(header["length"], "little") != start - 10 or start + count * dtype.itemsize != size:
             raise ParseError(

@@ -246,10 +246,10 @@ def prose(reply: str) -> str:
     Of a reply that ends inside its reasoning that is the reasoning, and of any other what comes before another turn.
     A reply without reasoning and control tokens is returned as it is.
     """
-    said = reply_text(clipped_middle(reply, LONGEST_REPLY))
-    if said.unfinished or not any(mark in said.text for mark in (_REASONED, _TURN_ENDS)):
+    spoken = reply_text(clipped_middle(reply, LONGEST_REPLY))
+    if spoken.unfinished or not any(mark in spoken.text for mark in (_REASONED, _TURN_ENDS)):
         return reply
-    own = said.text.rpartition(_REASONED)[2].lstrip()
+    own = spoken.text.rpartition(_REASONED)[2].lstrip()
     before, _, _ = own.partition(_TURN_ENDS)
     return (before or own).strip(" \n\x01") or reply
 
@@ -279,16 +279,16 @@ def last_object(reply: str, key: str) -> dict[str, Any] | None:
     >>> last_object('Because.\\n{"ranking": [2, 1]}', "ranking")
     {'ranking': [2, 1]}
     """
-    said = reply_text(clipped_middle(reply, LONGEST_REPLY))
-    if said.unfinished:
+    spoken = reply_text(clipped_middle(reply, LONGEST_REPLY))
+    if spoken.unfinished:
         return None
-    turns = [match.start() for match in _INVENTED.finditer(said.text) if match["label"] is None]
+    turns = [match.start() for match in _INVENTED.finditer(spoken.text) if match["label"] is None]
     start = 0
-    for end in (*turns[:_MOST_TURNS], len(said.text)):
+    for end in (*turns[:_MOST_TURNS], len(spoken.text)):
         # An object that is longer than `LONGEST` is refused anyway, so the cost does not grow with the reply.
-        window = said.text[max(start, end - LONGEST) : end]
-        if (found := _object_at_end(window, key)) is not None:
-            return found
+        window = spoken.text[max(start, end - LONGEST) : end]
+        if (value := _object_at_end(window, key)) is not None:
+            return value
         start = end
     return None
 

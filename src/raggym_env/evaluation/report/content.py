@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from raggym_env import data
-from raggym_env.core import Answer, Passage, Search, Task, Usage, option_letter
+from raggym_env.core import Answer, Passage, Search, Task, option_letter
 from raggym_env.errors import RAGGymError, RunError
 from raggym_env.evaluation.compare import paired
 from raggym_env.evaluation.leaderboard import COLUMNS, Board, Leaderboard, Row
@@ -153,12 +153,11 @@ def _task(task: Task) -> Json:
         "gold": list(task.gold_titles),
         "type": task.type,
         "groups": groups_of(task),
-        "metadata": {str(key): _plain(value) for key, value in task.metadata.items()},
+        "metadata": {
+            str(key): value if isinstance(value, str) else json.dumps(value, ensure_ascii=False, default=str)
+            for key, value in task.metadata.items()
+        },
     }
-
-
-def _plain(value: Any) -> str:
-    return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False, default=str)
 
 
 def _run(run: ScoredRun, tasks: Sequence[Task], passages: _Passages) -> Json:
@@ -199,16 +198,13 @@ def _episode(run: ScoredRun, task: Task, passages: _Passages) -> Json | None:
         "scores": run.by_question.get(task.id),
         "searches": searches_of(episode),
         "seconds": episode.seconds,
-        **_usage(episode.usage),
+        "tokens": episode.usage.prompt_tokens + episode.usage.completion_tokens,
+        "calls": episode.usage.calls,
         "steps": [
             _step(step, gold, passages, [dict(message) for message in run.messages(step)]) for step in episode.steps
         ],
         "m": [dict(message) for message in run.messages(episode)],
     }
-
-
-def _usage(usage: Usage) -> Json:
-    return {"tokens": usage.prompt_tokens + usage.completion_tokens, "calls": usage.calls}
 
 
 def _step(step: Step, gold: set[str], passages: _Passages, messages: Sequence[Json]) -> Json:

@@ -9,7 +9,6 @@ import json
 from collections.abc import Iterable
 from importlib.resources import files
 from pathlib import Path
-from typing import Any
 
 from raggym_env.evaluation.leaderboard import Leaderboard
 from raggym_env.evaluation.report.content import report_content
@@ -43,6 +42,8 @@ def report_page(leaderboard: Leaderboard, *, training: Iterable[str | Path] = ()
     from jinja2 import Environment, StrictUndefined
 
     folder = files("raggym_env.evaluation.report")
+    data = for_page(report_content(leaderboard, training=training))
+    content = json.dumps(data, ensure_ascii=False, allow_nan=False)
     scripts = [(folder / name).read_text(encoding="utf-8") for name in _SCRIPTS]
     # StrictUndefined: a misspelt name must fail in tests, not leave a gap.
     environment = Environment(autoescape=False, undefined=StrictUndefined)  # noqa: S701  # only our own files go in
@@ -50,13 +51,9 @@ def report_page(leaderboard: Leaderboard, *, training: Iterable[str | Path] = ()
         scripts=scripts,
         hashes=" ".join(f"'sha256-{_base64(hashlib.sha256(script.encode()).digest())}'" for script in scripts),
         styles=[(folder / name).read_text(encoding="utf-8") for name in _STYLES],
-        data=_compressed(for_page(report_content(leaderboard, training=training))),
+        # mtime=0: the same runs give the same page, byte for byte.
+        data=_base64(gzip.compress(content.encode(), mtime=0)),
     )
-
-
-def _compressed(content: Any) -> str:
-    # mtime=0: the same runs give the same page, byte for byte.
-    return _base64(gzip.compress(json.dumps(content, ensure_ascii=False, allow_nan=False).encode(), mtime=0))
 
 
 def _base64(content: bytes) -> str:

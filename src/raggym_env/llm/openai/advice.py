@@ -53,8 +53,8 @@ def advice(server: Server, message: str, body: Mapping[str, Any]) -> str:
         return f"If the model takes no system message: {_settings(system_role=False)}"
     # A model's name may consist of such words.
     words = message.replace(str(body["model"]), "")
-    named = [name for name in body if re.search(rf"(?<![A-Za-z0-9_]){re.escape(name)}(?![A-Za-z0-9_])", words)]
-    field = next((name for name in named if name not in ("model", "messages")), None)
+    fields = [name for name in body if re.search(rf"(?<![A-Za-z0-9_]){re.escape(name)}(?![A-Za-z0-9_])", words)]
+    field = next((name for name in fields if name not in ("model", "messages")), None)
     if field is None:
         return (
             "Options of the model change what is sent: omit (fields to leave out), extra_body (fields to add), "

@@ -101,7 +101,9 @@ def _completion(choice: Mapping[str, Any], stop: Sequence[str]) -> Completion | 
         if refusal:
             return Completion("", failure=refusal)
         if not reasoning and not isinstance(message.get("content"), str):
-            return Completion("", failure=_no_text(message, finish))
+            called = message.get("tool_calls") or message.get("function_call")
+            other = ", but a tool call that is neither a search nor an answer" if called else ""
+            return Completion("", failure=f"the reply has no text{other} (finish_reason {finish!r:.100})")
     # The API leaves the stop text out, but not every server does.
     if ends := [text.index(end) for end in stop if end in text]:
         return Completion(text[: min(ends)], reasoning=reasoning)
@@ -174,12 +176,6 @@ def _action_of_call(message: Mapping[str, Any]) -> str | None:
     texts = [arguments[key] for key in _ACTIONS[name] if isinstance(arguments.get(key), str)]
     draft = {"draft": arguments["draft"]} if isinstance(arguments.get("draft"), str) else {}
     return json.dumps({name: texts[0], **draft}, ensure_ascii=False) if len(texts) == 1 else None
-
-
-def _no_text(message: Mapping[str, Any], finish: Any) -> str:
-    called = message.get("tool_calls") or message.get("function_call")
-    call = ", but a tool call that is neither a search nor an answer" if called else ""
-    return f"the reply has no text{call} (finish_reason {finish!r:.100})"
 
 
 def _shown(error: Any) -> str:

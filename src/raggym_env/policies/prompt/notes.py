@@ -47,7 +47,10 @@ class Notes:
             questions = [(Question("", text, options), turn) for text, options, turn in missing]
             prompts = [self._prompts.note_messages(question, turn) for question, turn in questions]
             replies = self._llm.generate(prompts, self._sampling)
-            written = {key: _read(row[0]) for key, row in zip(missing, replies, strict=True)}
+            for key, (note, *_) in zip(missing, replies, strict=True):
+                # Without the model's reasoning and control tokens.
+                text = prose(with_reasoning(note.text, note.reasoning, note.finish))
+                written[key] = replace(note, text=stored(text), reasoning="")
         rows: list[list[Completion]] = [[] for _ in states]
         for state, row in zip(states, rows, strict=True):
             for key in _keys(state):
@@ -59,12 +62,6 @@ class Notes:
             if note.failure is None:
                 self._notes[key] = note
         return rows
-
-
-def _read(note: Completion) -> Completion:
-    """Return a note without the model's reasoning and control tokens."""
-    text = prose(with_reasoning(note.text, note.reasoning, note.finish))
-    return replace(note, text=stored(text), reasoning="")
 
 
 def _keys(state: State) -> list[_Key]:

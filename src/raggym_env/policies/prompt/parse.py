@@ -153,8 +153,9 @@ def _read(reply: str, finish: str | None) -> _Reading:
         if isinstance(block.content, Parsed) and not block.acts:
             draft = block.content.draft or draft
             settled = settled and is_end(text, end, block.start)
-        elif not (last and _is_unused(block, last)):
-            # A draft in a tag of its own belongs to the next search, or after the last one to that.
+        elif not (last and isinstance(last.content, Parsed) and getattr(block.content, "reason", None) == Reason.BLANK):
+            # A blank tag behind an action is the unused one of a form. A draft in a tag of its own belongs to the next
+            # search, or after the last one to that.
             last, early_draft, draft, settled = block, draft, None, True
         end = block.end
     else:
@@ -238,12 +239,6 @@ def _tag_block(text: str, name: str, start: int) -> tuple[int, Parsed | Failure]
     if value.startswith("{") and ":" in value:
         return end, Failure(Reason.AMBIGUOUS, f"the tag {name} holds a JSON object")
     return end, Parsed(**{name: value})
-
-
-def _is_unused(block: _Block, last: _Block) -> bool:
-    """Return whether a block is the blank tag of a form whose other tag is filled in."""
-    blank = isinstance(block.content, Failure) and block.content.reason == Reason.BLANK
-    return blank and isinstance(last.content, Parsed)
 
 
 def _from_object(members: Mapping[str, Value]) -> Parsed | Failure:

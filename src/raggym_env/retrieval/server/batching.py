@@ -131,9 +131,13 @@ class Batcher:
             SearchTimeout: A search took longer than `Limits.search_seconds`.
             RetrievalError: The retriever failed on these queries. The log says how.
         """
-        self._check_room(len(request.queries))
+        if not self.healthy:
+            raise Overloaded(f"No thread is left: {self.hanging} searches take longer than their limit.")
+        if self.waiting + len(request.queries) > self._batching.waiting:
+            raise Overloaded(f"{self.waiting:,} queries are waiting, and at most {self._batching.waiting:,} may.")
         self.waiting += len(request.queries)
-        unsent = deque(_parts(request.queries, self._most(request.k)))
+        queries, size = request.queries, self._most(request.k)
+        unsent = deque(queries[start : start + size] for start in range(0, len(queries), size))
         jobs: deque[_Job] = deque()
         rows: _Rows = []
         length = 0
@@ -162,12 +166,6 @@ class Batcher:
         """End the threads, each after its current search."""
         for _ in range(self._threads):
             self._inbox.put(None)
-
-    def _check_room(self, queries: int) -> None:
-        if not self.healthy:
-            raise Overloaded(f"No thread is left: {self.hanging} searches take longer than their limit.")
-        if self.waiting + queries > self._batching.waiting:
-            raise Overloaded(f"{self.waiting:,} queries are waiting, and at most {self._batching.waiting:,} may.")
 
     def _most(self, k: int) -> int:
         """Return the maximum number of queries in a search for that many passages each."""
@@ -289,10 +287,6 @@ def _description(error: BaseException) -> str:
     if isinstance(error, RAGGymError):
         return one_line("".join(traceback.format_exception_only(error)))
     return visible("".join(traceback.format_exception(error)))
-
-
-def _parts(queries: Sequence[str], size: int) -> list[Sequence[str]]:
-    return [queries[start : start + size] for start in range(0, len(queries), size)]
 
 
 def _checked_search(retriever: Retriever, queries: Sequence[str], k: int) -> list[list[Hit]]:
