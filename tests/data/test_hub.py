@@ -174,7 +174,7 @@ def test_an_interrupted_download_leaves_no_file(tmp_path, monkeypatch):
 
 def test_without_the_extra_the_error_names_it(tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "datasets", None)
-    with pytest.raises(MissingExtra, match=r"raggym-env\[hub\]"):
+    with pytest.raises(MissingExtra, match=r"pip install .*\[hub\]"):
         fetch(NAME, tmp_path)
 
 

@@ -232,6 +232,6 @@ def test_agreement_is_the_share_of_pairs_with_different_values_ranked_correctly(
 
 def test_without_torch_the_error_names_the_extra(collection, tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "torch", None)
-    with pytest.raises(MissingExtra, match=r"raggym-env\[train\]"):
+    with pytest.raises(MissingExtra, match=r"pip install .*\[train\]"):
         train_mini([collection], tmp_path / "w", config=QUICK)
     assert not (tmp_path / "w").exists()

