@@ -14,7 +14,7 @@ from raggym_env.core import Action, Passage, State
 from raggym_env.errors import RetrievalError
 from raggym_env.llm.scripted import ScriptedLLM
 from raggym_env.policies.scripted import ScriptedPolicy
-from raggym_env.protocols import LLM, Hit, Messages, Policy, ProcessReward, Retriever, Sampling
+from raggym_env.protocols import LLM, Hit, Messages, Policy, ProcessReward, Retriever, Sampling, propose
 
 __all__ = [
     "ScriptedLLM",
@@ -111,11 +111,10 @@ def check_retriever(retriever: Retriever, queries: Sequence[str], k: int = 5) ->
 
 def check_policy(policy: Policy, states: Sequence[State], n: int = 3) -> None:
     """Check the contract of `Policy` on running states."""
-    assert policy.propose([]) == [], "no states give an empty list"
+    assert list(policy.propose([], 1)) == [], "no states give an empty list, not one row"
     for count in (1, n):
-        proposed = policy.propose(states, count)
-        assert len(proposed) == len(states), "one list per state, in order"
-        for proposals in proposed:
+        # As the library calls it: bare actions count as proposals, and another number of rows is a `PolicyError`.
+        for proposals in propose(policy, states, count):
             assert 1 <= len(proposals) <= count, "at least one and at most n proposals"
             for proposal in proposals:
                 assert (proposal.action is None) == (proposal.failure is not None), "an action, or why not"

@@ -58,7 +58,7 @@ def test_a_question_is_named_by_id_or_number(runs):
     for name in ("q99", "0", "13", "-1", "٣" * 20):
         result = raggym("show", runs[0], "--", name)
         assert result.exit_code == 1
-        assert "No question of" in result.output
+        assert "No question (an id, or a number from 1) of" in result.output
 
 
 def test_questions_are_listed_and_filtered(runs):

@@ -527,3 +527,26 @@ def test_a_signal_ends_a_command_in_order_and_the_command_resumes(tmp_path, comm
     assert "Traceback" not in stderr
     assert episodes.read_bytes().endswith(b"\n")
     assert 20 <= len(Run.read(tmp_path / "run").records()) < 2000
+
+
+def test_a_class_that_was_edited_is_another_run_unless_its_fingerprint_says_the_same(tmp_path, monkeypatch):
+    towns = write_towns(tmp_path / "towns")
+    source = "from towns import Reader\n\n\nclass Mine(Reader):\n    fingerprint = None\n"
+    module = tmp_path / "edited_policy.py"
+    module.write_text(source)
+    monkeypatch.syspath_prepend(tmp_path)
+    run, _ = evaluate(towns, "edited_policy:Mine", out=tmp_path / "run", limit=3)
+    assert list(run.config["code"]) == ["edited_policy:Mine"]
+    evaluate(towns, "edited_policy:Mine", out=tmp_path / "run", limit=3)
+    module.write_text(source + "    edited = True\n")
+    with pytest.raises(RunError, match=r"code\.edited_policy:Mine is"):
+        evaluate(towns, "edited_policy:Mine", out=tmp_path / "run", limit=3)
+    # The class's own word counts instead.
+    monkeypatch.setattr(sys.modules["edited_policy"].Mine, "fingerprint", "v1")
+    run, _ = evaluate(towns, "edited_policy:Mine", out=tmp_path / "other", limit=3)
+    assert run.config["code"] == {"edited_policy:Mine": "v1"}
+
+
+def test_runs_without_own_code_are_recorded_as_before(tmp_path):
+    run, _ = evaluate(write_towns(tmp_path / "towns"), "lexical", out=tmp_path / "run", limit=2)
+    assert "code" not in run.config

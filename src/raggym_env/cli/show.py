@@ -58,7 +58,7 @@ def _task(scored: ScoredRun, question: str) -> Task:
     by_id = {task.id: task for task in scored.tasks}
     number = int(question) if question.isdecimal() and len(question) < 10 else 0
     if question not in by_id and not 1 <= number <= len(scored.tasks):
-        raise UnknownName(f"question of {scored.run.path}", question, by_id)
+        raise UnknownName(f"question (an id, or a number from 1) of {scored.run.path}", question, by_id)
     return by_id.get(question) or scored.tasks[number - 1]
 
 

@@ -229,7 +229,7 @@ def _markdown(board: Board) -> str:
 
 def _notes(board: Board, text: Callable[..., str]) -> list[str]:
     """Return the sentences below a board. `text` makes names and reasons fit for the place that shows them."""
-    notes = [f"Ranked by {COLUMNS[board.metric]}; 95 % bootstrap intervals."]
+    notes = [f"Ranked by {COLUMNS[board.metric]}; 95 % bootstrap intervals, or Wilson's where all scores are 0 or 1."]
     settings = {row.setting for row in board.rows if row.scores}
     if len(settings) == 1 and (setting := settings.pop()):
         notes.append(f"Setting: {text(setting)}.")

@@ -14,6 +14,7 @@ from raggym_env.data.dataset import TaskSet, resolve_split
 from raggym_env.errors import RunError
 from raggym_env.evaluation.scores import Scores, score_record, score_records
 from raggym_env.mdp.records import Episode, Step
+from raggym_env.registry import names_code
 from raggym_env.runs.prompts import read_prompts
 from raggym_env.runs.run import Run
 from raggym_env.storage.paths import card_names
@@ -132,7 +133,8 @@ def _options(policy: Mapping[str, Any]) -> list[str]:
     llm = options.pop("llm", None)
     # The name comes from a run folder, so it is looked up among the shipped cards only, never opened as a path.
     shipped = policy["name"] in card_names("policies")
-    defaults = policy_card(policy["name"]).options if shipped else options
+    # A class named without a card has no options but those that were set.
+    defaults = policy_card(policy["name"]).options if shipped else {} if names_code(str(policy["policy"])) else options
     changed = [
         f"{key} changed" if isinstance(value, dict | list) else f"{key}={value}"
         for key, value in options.items()

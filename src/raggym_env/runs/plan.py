@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import hashlib
 import random
+import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -16,7 +18,7 @@ from raggym_env.errors import DataError, OptionError, RunError, check_option
 from raggym_env.mdp.records import Episode
 from raggym_env.mdp.rollout import rollout_batches
 from raggym_env.protocols import Policy
-from raggym_env.registry import POLICIES
+from raggym_env.registry import POLICIES, PROCESS_REWARDS, names_code
 from raggym_env.storage.work_folder import installed_version
 
 __all__ = ["Plan", "RunSpec", "card_identity", "first_tasks"]
@@ -89,6 +91,8 @@ class RunSpec:
                     'settings={"policy.options.llm": "hf:smollm2"}.'
                 )
             POLICIES.check_types(policy.policy, policy.options)
+            if policy.search.critic is not None:
+                PROCESS_REWARDS.resolve(policy.search.critic)
         mdp = load_mdp(card, self.split)
         make_policy, identity, price = self._policy(policy_changes, mdp)
         tasks = first_tasks(mdp.tasks, self.limit, self.shuffle_seed)
@@ -109,6 +113,8 @@ class RunSpec:
         }
         if is_sample and self.shuffle_seed is not None:
             config["shuffle_seed"] = self.shuffle_seed
+        if code := _code_fingerprints([config["environment"], identity]):
+            config["code"] = code
         return Plan(self, mdp, make_policy, tasks, config, price)
 
     def _policy(self, changes: Mapping[str, Any], mdp: MDP) -> tuple[Callable[[], Policy], Json, PriceCard | None]:
@@ -172,6 +178,26 @@ def card_identity(card: EnvCard | PolicyCard) -> Json:
     """Return the card without its path, which differs between machines, and its price, which may be set later."""
     content: Json = card.model_dump(mode="json", exclude={"path", "price"})
     return content
+
+
+def _code_fingerprints(value: Any) -> Json:
+    """Return the fingerprint of each class that a card names as "module:Class", by that name.
+
+    It is the class's own `fingerprint` or else a hash of its module's file. So a run whose class was edited is not
+    resumed with half of its answers from before.
+    """
+    if isinstance(value, dict | list):
+        inner = value.values() if isinstance(value, dict) else value
+        return {name: digest for item in inner for name, digest in _code_fingerprints(item).items()}
+    if not isinstance(value, str) or not names_code(value):
+        return {}
+    module = sys.modules.get(value.partition(":")[0])
+    # Only what is imported was taken for code: a prompt may look like a name, too.
+    file = getattr(module, "__file__", None)
+    if file is None or not Path(file).is_file():
+        return {}
+    own = getattr(getattr(module, value.partition(":")[2], None), "fingerprint", None)
+    return {value: own if isinstance(own, str) else hashlib.blake2b(Path(file).read_bytes(), digest_size=8).hexdigest()}
 
 
 def _with_concurrency(card: PolicyCard, concurrency: int | None) -> PolicyCard:

@@ -87,6 +87,7 @@ class _Config(_Record):
     limit: Annotated[int, Field(ge=1)] | None
     seed: int
     shuffle_seed: int | None = None
+    code: dict[str, str] = {}
     dataset: str
     corpus: str
     retriever: Any

@@ -203,9 +203,9 @@ function pairView() {
 }
 
 function pairTable(pair, sign) {
-  const row = (title, first, second, { difference: [mean, low, high] }) => {
+  const row = (title, first, second, { difference: [mean, low, high], p_value: p = 0 }) => {
     const [bottom, top] = sign > 0 ? [low, high] : [-high, -low];
-    const clear = bottom > 0 ? "gain" : top < 0 ? "loss" : "";
+    const clear = p >= 0.05 ? "" : bottom > 0 ? "gain" : top < 0 ? "loss" : "";
     return el("tr", {}, el("th", { scope: "row" }, title), ...(sign > 0 ? [first, second] : [second, first]).map((value) => el("td", {}, number(value))),
       el("td", { class: clear }, `${signed(sign * mean)} [${signed(bottom)}, ${signed(top)}]`));
   };
