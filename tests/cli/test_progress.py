@@ -15,18 +15,17 @@ from raggym_env.errors import MissingExtra
 LOGGER = logging.getLogger("raggym_env.retrieval.dense")
 
 
-def test_the_bar_shows_what_is_loaded_with_a_rate_until_the_first_episode_ends(monkeypatch):
+def test_the_bar_shows_what_is_loaded_with_a_rate_until_the_first_episode_ends():
     bar, parent = EpisodeBar("lexical"), logging.getLogger("raggym_env")
     level, handlers = parent.level, list(parent.handlers)
     with bar:
         LOGGER.info("Building the %s index %s", "bm25", "\x1b[31mfolder\nforged")
         assert bar.tasks[0].description == "Building the bm25 index [31mfolder forged"
-        clock = iter((100.0, 102.0))
-        monkeypatch.setattr(logging.time, "time", lambda: next(clock))
-        monkeypatch.setattr(logging.time, "time_ns", lambda: int(next(clock) * 1e9), raising=False)
-        LOGGER.info("Embedded %d of %d passages", 1_000, 9_000)
-        LOGGER.info("Embedded %d of %d passages", 3_000, 9_000)
-        monkeypatch.undo()
+        for created, done in ((100.0, 1_000), (102.0, 3_000)):
+            text = "Embedded %d of %d passages"
+            record = LOGGER.makeRecord(LOGGER.name, logging.INFO, "", 0, text, (done, 9_000), None)
+            record.created = created
+            LOGGER.handle(record)
         assert bar.tasks[0].description == "Embedded 3000 of 9000 passages"
         assert bar.tasks[0].fields["rate"] == "1,000/s"
         bar(1, 2, {"error": None, "stop": "answer", "steps": [{"outcome": 1.0}]})

@@ -303,7 +303,7 @@ def test_a_wrong_option_is_refused_by_name(option, error):
 
 
 def test_k_below_1_is_refused_and_a_k_beyond_the_corpus_gives_all(animals):
-    with pytest.raises(RetrievalError, match="k must be at least 1"):
+    with pytest.raises(RetrievalError, match="k must be a whole number, at least 1"):
         animals.search(["cat"], 0)
     assert len(animals.search(["cat dog fish"], 2**40)[0]) == 4
 

@@ -14,6 +14,7 @@ from pathlib import Path
 import pytest
 from typer.testing import CliRunner
 
+from deadly import Deadly
 from raggym_env.cli import app
 from raggym_env.errors import MissingExtra, RunError, UnknownName
 from raggym_env.evaluation import Run, evaluate
@@ -61,8 +62,9 @@ def towns(tmp_path):
 
 
 @pytest.fixture
-def deadly(tmp_path):
-    """Writes the card of a policy that dies on some questions. Only the workers know it."""
+def deadly(tmp_path, monkeypatch):
+    """Writes the card of a policy that dies on some questions."""
+    monkeypatch.setitem(POLICIES, "deadly", Deadly)
 
     def card(*on):
         path = tmp_path / "deadly.toml"
