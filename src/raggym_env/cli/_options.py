@@ -36,7 +36,9 @@ AsJson = Annotated[bool, typer.Option("--json", help="Print JSON for programs.")
 
 # Cards, and what to run on them.
 Env = Annotated[str, typer.Argument(help="Environment: an id (`raggym envs`) or the path of a card.")]
-PolicyName = Annotated[str, typer.Option("--policy", help="Policy: a name (`raggym policies`) or the path of a card.")]
+PolicyName = Annotated[
+    str, typer.Option("--policy", help="Policy: a name (`raggym policies`), a card's path, or module:Class.")
+]
 TrustCard = Annotated[
     bool,
     typer.Option(

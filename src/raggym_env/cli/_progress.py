@@ -74,6 +74,8 @@ class EpisodeBar(Progress):
         super().start()
 
     def stop(self) -> None:
+        if not self._outcomes and not self._errors:
+            self.update(self._row, visible=False)  # an error or a complete run: an empty bar says nothing in a log
         super().stop()
         _LOGGER.removeHandler(self._loading)
         _LOGGER.setLevel(self._level)
