@@ -46,8 +46,7 @@ def evaluate(
     vote: Annotated[int | None, typer.Option(min=1, help="Sample N actions; their answers vote.")] = None,
     tree: Annotated[str | None, typer.Option(metavar="WxD", help="Beam search of width W and depth D.")] = None,
     critic: Annotated[
-        str | None,
-        typer.Option(help="By which --best-of and --tree choose: a name (`raggym rewards`) or module:Class."),
+        str | None, typer.Option(help="Process reward by which --best-of and --tree choose: a name or module:Class.")
     ] = None,
     price: Annotated[
         str | None, typer.Option(metavar="P,C", help="US dollars per million prompt and completion tokens.")
