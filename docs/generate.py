@@ -7,27 +7,23 @@ templates. `scores.json` and `sizes.json` are figures of runs and of data sets; 
 
 from __future__ import annotations
 
-import ast
 import inspect
 import json
 import re
 import textwrap
 from collections.abc import Iterator
 from importlib import import_module
-from itertools import pairwise
 from pathlib import Path
-from types import UnionType
-from typing import Annotated, Any, Literal, Union, get_args, get_origin
+from typing import Any
 
 import jinja2
 import typer
 from episodes import episode
 from pydantic import BaseModel
-from pydantic.fields import FieldInfo
-from pydantic_core import PydanticUndefined
 
 import raggym_env
 from raggym_env import registry
+from raggym_env.card_keys import card_keys
 from raggym_env.cards import EnvCard, PolicyCard, env_card, policy_card
 from raggym_env.cli import app
 from raggym_env.envs import RAGEnv
@@ -167,78 +163,19 @@ def docstring(cls: Any) -> dict[str, Any]:
 
 
 def card_page() -> str:
-    """Return every key of a card with its type, default and meaning."""
-    tables = {"Environment cards": list(tables_of(EnvCard, "")), "Policy cards": list(tables_of(PolicyCard, ""))}
-    return page("cards.md", tables=tables)
+    """Return every key of a card with its type, default and meaning, as `raggym card keys` lists them."""
+    return page("cards.md", tables={"Environment cards": tables_of(EnvCard), "Policy cards": tables_of(PolicyCard)})
 
 
-def tables_of(model: type[BaseModel], prefix: str) -> Iterator[dict[str, Any]]:
-    """Yield the keys of a model, then those of the models inside it."""
-    texts = descriptions(model)
-    # A card's name and path are not written in it; `trusted` is the user's.
-    hidden = () if prefix else ("name", "path", "trusted")
-    fields = {name: info for name, info in model.model_fields.items() if name not in hidden}
-    keys = [
-        (name, type_words(info.annotation), default(info), texts.get(name) or meaning(info))
-        for name, info in fields.items()
+def tables_of(card: type[BaseModel]) -> list[dict[str, Any]]:
+    """Return the keys of a card by table, in the card's order; a table is described by the key that holds it."""
+    keys = list(card_keys(card))
+    about = {key.key: key.meaning for key in keys}
+    names = dict.fromkeys(key.table for key in keys)
+    return [
+        {"name": name, "about": about.get(name, ""), "keys": [key for key in keys if key.table == name]}
+        for name in names
     ]
-    yield {"name": prefix, "about": inspect.cleandoc(model.__doc__ or ""), "keys": keys}
-    for name, info in fields.items():
-        for inner in inner_models(info.annotation):
-            yield from tables_of(inner, f"{prefix}.{name}".lstrip("."))
-
-
-def meaning(info: FieldInfo) -> str:
-    """Return the first line about the table that a key holds."""
-    return " ".join((inspect.getdoc(model) or "").split("\n\n")[0] for model in inner_models(info.annotation))
-
-
-def inner_models(annotation: Any) -> Iterator[type[BaseModel]]:
-    """Yield the models inside a type."""
-    if inspect.isclass(annotation) and issubclass(annotation, BaseModel):
-        yield annotation
-        return
-    for part in get_args(annotation):
-        yield from inner_models(part)
-
-
-def descriptions(model: type[BaseModel]) -> dict[str, str]:
-    """Return the text below each field of a model, in its source."""
-    texts = {}
-    for base in reversed(model.__mro__):
-        if not issubclass(base, BaseModel) or base.__module__ != EnvCard.__module__:
-            continue
-        body = ast.parse(textwrap.dedent(inspect.getsource(base))).body[0].body  # type: ignore[attr-defined]
-        for field, text in pairwise(body):
-            if isinstance(field, ast.AnnAssign) and isinstance(text, ast.Expr):
-                texts[ast.unparse(field.target)] = " ".join(str(ast.literal_eval(text.value)).split())
-    return texts
-
-
-def type_words(annotation: Any) -> str:
-    """Return a type in the words of TOML."""
-    origin, parts = get_origin(annotation), get_args(annotation)
-    if origin is Annotated:
-        return type_words(parts[0])
-    if origin is Literal:
-        return ", ".join(f"`{json.dumps(part)}`" for part in parts)
-    if origin in (UnionType, Union):
-        return " or ".join(dict.fromkeys(type_words(part) for part in parts if part is not type(None)))
-    if origin is tuple:
-        return f"list of {plural(type_words(parts[0]))}"
-    plain = {str: "text", int: "integer", float: "number", bool: "true or false"}
-    return plain.get(annotation, "table")
-
-
-def plural(words: str) -> str:
-    return words if words.startswith("`") else f"{words}s"
-
-
-def default(info: FieldInfo) -> str:
-    """Return a field's default as TOML has it; "" for a key that may be absent, or a table with its own defaults."""
-    if info.default is PydanticUndefined:
-        return "required"
-    return "" if info.default is None or isinstance(info.default, BaseModel) else f"`{json.dumps(info.default)}`"
 
 
 # -- command line, API and llms.txt -----------------------------------------------------------------------------------
