@@ -34,6 +34,7 @@ from pydantic import (
     Field,
     Tag,
     ValidationError,
+    field_validator,
     model_validator,
 )
 
@@ -286,6 +287,13 @@ class SearchCard(_Card):
     """A name in `raggym_env.registry.PROCESS_REWARDS`, or "module:Class" in a trusted card."""
     critic_options: _RewardOptions = {}
     """Keyword arguments of the critic."""
+
+    @field_validator("critic")
+    @classmethod
+    def _scores(cls, critic: str | None) -> str | None:
+        if critic == "none":
+            raise ValueError("a critic scores the candidates, and 'none' scores nothing, so it cannot choose one")
+        return critic
 
     @model_validator(mode="after")
     def _one_search(self) -> Self:

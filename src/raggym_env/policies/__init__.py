@@ -90,10 +90,8 @@ def _with_search(
         raise CardError(f"Policy {card.name!r}: best_of and tree need a critic to choose with.")
     if isinstance(critic, str | type):
         # Without tasks: a critic that a policy acts on must not read gold answers.
-        made = rewards.make(critic, (), dynamics, "train", **search.critic_options)
-        if made is None:
-            raise CardError(f"Policy {card.name!r}: the process reward {critic!r} cannot choose.")
-        critic = made
+        critic = rewards.make(critic, (), dynamics, "train", **search.critic_options)
+        assert critic is not None  # noqa: S101  # the card refuses "none"
     check_option("critic", critic, isinstance(critic, ProcessReward), "a name, a class or have a score method")
     if search.tree is None:
         return BestOf(policy, critic, search.best_of or 1)

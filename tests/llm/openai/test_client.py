@@ -243,10 +243,13 @@ def test_it_can_be_called_inside_a_running_event_loop(connect):
 def test_a_context_that_is_too_long_fails_its_prompt_at_once(connect):
     too_long = status(400, "maximum context length is 8192 tokens")
     with FakeServer(after=when(lambda body: question(body) == "long", too_long)) as server:
-        long, short = connect(server).generate(ask("long", "short"), Sampling(n=2, **WARM))
+        model = connect(server)
+        model.generate(ask("short"), Sampling())  # until the server has answered once, a refusal is probed
+        long, short = model.generate(ask("long", "short"), Sampling(n=2, **WARM))
     assert [c.failure for c in short] == [None, None]
     assert all("maximum context length" in c.failure for c in long)
-    assert len(server.bodies) == 3  # the long prompt is tried once more with n=1, and no more
+    sent = [(question(body), body.get("n", 1)) for body in server.bodies[1:]]
+    assert sorted(sent) == [("long", 1), ("long", 2), ("short", 2)]  # tried once more with n=1, and no more
 
 
 @pytest.mark.parametrize(
