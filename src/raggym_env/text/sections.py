@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import sys
+from collections.abc import Mapping, Sequence
 
-from raggym_env.core import Question, Turn, option_letter
+from raggym_env.core import Passage, Question, Turn, option_letter
+from raggym_env.reading.snippets import snippets
 from raggym_env.text.templates import CardTemplates
 from raggym_env.text.untrusted import ACTION_CHARS, NOTE_CHARS, QUESTION_CHARS, as_data, clipped, passage_lines
 
-__all__ = ["history_sections", "question_section", "shown_again", "template_environment"]
+__all__ = ["history_sections", "question_section", "shown_again", "template_environment", "with_snippets"]
+
+_NO_TEXT, _REPEATED = "…", "shown above"
 
 
 def template_environment() -> CardTemplates:
@@ -60,6 +64,36 @@ def history_sections(
         room -= len(section)
         sections.append(section)
     return "\n".join(reversed(sections))
+
+
+def with_snippets(
+    question: str, history: Sequence[Turn], *, passage_chars: int, history_chars: int
+) -> tuple[Turn, ...]:
+    """Return the history with the sentences of its passages that matter for the question, in place of whole texts.
+
+    `history_sections` of the result, with the same limits, has at most `history_chars` characters, or as few as the
+    queries and titles need. A passage that an earlier search found too is named, not repeated.
+    """
+    first = dict.fromkeys(_safe(passage) for turn in history for passage in turn.passages)
+    bare = _with_texts(history, dict.fromkeys(first, _NO_TEXT))
+    room = history_chars - len(history_sections(bare, passage_chars=passage_chars, history_chars=sys.maxsize))
+    queries = [as_data(turn.query) for turn in history]
+    texts = snippets(as_data(question), queries, list(first), passage_chars=passage_chars, room=room)
+    return _with_texts(history, {passage: text or _NO_TEXT for passage, text in zip(first, texts, strict=True)})
+
+
+def _safe(passage: Passage) -> Passage:
+    # Made safe before it is cut: what is safe stays safe, but sentences of an unsafe text may grow.
+    return Passage("", as_data(passage.title), as_data(passage.text))
+
+
+def _with_texts(history: Sequence[Turn], texts: Mapping[Passage, str]) -> tuple[Turn, ...]:
+    """Return the history with a text for each passage, where it is shown first."""
+    left = dict(texts)
+    return tuple(
+        Turn(turn.query, tuple(Passage("", p.title, left.pop(p, _REPEATED)) for p in map(_safe, turn.passages)))
+        for turn in history
+    )
 
 
 def shown_again(reply: str) -> str:

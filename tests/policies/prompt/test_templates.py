@@ -62,6 +62,21 @@ def test_the_newest_search_is_always_shown():
     assert '<passages query="two">\n[1] Title: Text.\n' in text
 
 
+def test_snippets_show_the_sentences_that_matter_in_both_forms_of_the_history():
+    text = "Rain falls. " * 30 + "Aspirin is the drug that was sold first. " + "Snow falls. " * 30
+    limits = PromptLimits(passage_chars=90, history_chars=200, passages="snippets")
+    made = prompts(limits, user="{{ history }}|{% for turn in turns %}{{ turn.passages[0].text }}{% endfor %}")
+    sections, texts = last(made, State(QUESTION, (turn("one", text), turn("two", text)), 1)).split("|")
+    assert sections.count("Aspirin is the drug that was sold first.") == 1
+    assert "[1] Title: shown above" in sections
+    assert texts.count("Aspirin is the drug that was sold first.") == 1
+
+
+def test_a_form_of_passages_that_does_not_exist_is_refused():
+    with pytest.raises(OptionError, match="passages must be one of"):
+        PromptLimits(passages="whole")
+
+
 def test_examples_are_earlier_turns_made_by_the_same_template():
     example = Example.from_card(
         {"question": "Who?", "reply": "Ada.", "history": [{"query": "who", "passages": [["T", "x"]]}]}

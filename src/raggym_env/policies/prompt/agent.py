@@ -13,7 +13,7 @@ from raggym_env.llm import make
 from raggym_env.policies.prompt.components import Components
 from raggym_env.policies.prompt.notes import Notes
 from raggym_env.policies.prompt.parse import Failure, Parsed, Reason, parse
-from raggym_env.policies.prompt.templates import Example, PromptLimits, Prompts
+from raggym_env.policies.prompt.templates import Example, PassageText, PromptLimits, Prompts
 from raggym_env.protocols import LLM, BasePolicy, Completion, Messages, Proposal, Sampling
 from raggym_env.text.replies import with_reasoning
 
@@ -52,7 +52,7 @@ class PromptAgent(BasePolicy):
             single proposal is decoded greedily.
         top_p: As in `Sampling`, where several proposals are requested.
         max_tokens, note_tokens: Maximum number of tokens of a reply, and of a note.
-        passage_chars, history_chars: Limits on the length of a prompt; see `templates.PromptLimits`.
+        passage_chars, history_chars, passages: What a prompt shows of passages; see `templates.PromptLimits`.
         on_failure: The handling of a reply that is not an action. "retry": the model is shown the reply and its
             problem, once; if that fails too, there is no action. "search": a search for the question itself,
             if one is left and that search was not made before, else no action. "fail": no action.
@@ -81,12 +81,13 @@ class PromptAgent(BasePolicy):
         note_tokens: int = 128,
         passage_chars: int = 600,
         history_chars: int = 12_000,
+        passages: PassageText = "start",
         on_failure: OnFailure = "retry",
         seed: int = 0,
     ) -> None:
         check_option("on_failure", on_failure, on_failure in get_args(OnFailure), f"one of {get_args(OnFailure)}")
         self.components = Components(reasoning, retrieval, queries, summaries, reflection)
-        limits = PromptLimits(passage_chars, history_chars)
+        limits = PromptLimits(passage_chars, history_chars, passages)
         self.prompts = Prompts(prompts, [Example.from_card(example) for example in examples], limits)
         if summaries and not self.prompts.summarises:
             raise OptionError("summaries = true needs the prompts note_system and note_user.")

@@ -15,8 +15,8 @@ is data made safe by `text.untrusted.as_data`:
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
-from typing import Annotated, Any
+from dataclasses import dataclass
+from typing import Annotated, Any, Literal, get_args
 
 from jinja2 import TemplateError
 from pydantic import BaseModel, Field, ValidationError
@@ -24,14 +24,23 @@ from pydantic import BaseModel, Field, ValidationError
 from raggym_env.core import Passage, Question, State, Turn
 from raggym_env.errors import OptionError, PolicyError, check_option
 from raggym_env.protocols import Messages
-from raggym_env.text.sections import history_sections, question_section, shown_again, template_environment
+from raggym_env.text.sections import (
+    history_sections,
+    question_section,
+    shown_again,
+    template_environment,
+    with_snippets,
+)
 from raggym_env.text.untrusted import ACTION_CHARS, NOTE_CHARS, as_data, clipped
 
-__all__ = ["Example", "PromptLimits", "Prompts"]
+__all__ = ["Example", "PassageText", "PromptLimits", "Prompts"]
 
 # `retry` has a default, and the notes' prompts are needed by agents with summaries only.
 _NAMES = ("system", "user", "retry", "note_system", "note_user")
 _RETRY = "Your reply could not be used: {{ problem }}. Reply again, and end with one action in the form asked for."
+
+
+PassageText = Literal["start", "snippets"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,10 +52,16 @@ class PromptLimits:
     history_chars: int = 12_000
     """Maximum number of characters of all past searches together. The passages or notes of the oldest searches are
     left out first, their queries stay; the newest search is always shown."""
+    passages: PassageText = "start"
+    """What is shown of a passage: its "start", or "snippets", its sentences that matter for the question. Those of all
+    passages compete for the `history_chars`, and a passage that was found before is named, not repeated."""
 
     def __post_init__(self) -> None:
-        for name, value in asdict(self).items():
-            check_option(name, value, value >= 1, "at least 1")
+        for name in ("passage_chars", "history_chars"):
+            check_option(name, getattr(self, name), getattr(self, name) >= 1, "at least 1")
+        check_option(
+            "passages", self.passages, self.passages in get_args(PassageText), f"one of {get_args(PassageText)}"
+        )
 
 
 @dataclass(frozen=True, slots=True)
@@ -116,6 +131,7 @@ class Prompts:
         self, templates: Mapping[str, str], examples: Sequence[Example] = (), limits: PromptLimits | None = None
     ) -> None:
         self._limits = limits or PromptLimits()
+        self._lengths = {"passage_chars": self._limits.passage_chars, "history_chars": self._limits.history_chars}
         if unknown := templates.keys() - set(_NAMES):
             raise OptionError(f"there is no prompt {sorted(unknown)}; a card has {list(_NAMES)}")
         if missing := {"system", "user"} - templates.keys():
@@ -161,17 +177,20 @@ class Prompts:
         return {"note_system", "note_user"} <= self._templates.keys()
 
     def _user(self, state: State, notes: Sequence[str] | None, *, can_search: bool) -> str:
+        history = state.history
+        if self._limits.passages == "snippets" and notes is None:
+            history = with_snippets(state.question.text, history, **self._lengths)
         return self._render(
             "user",
             question=question_section(state.question),
-            history=self._history(state.history, notes),
+            history=self._history(history, notes),
             searches_left=state.searches_left,
             can_search=can_search,
-            turns=_turns(state.history, notes, self._limits.passage_chars),
+            turns=_turns(history, notes, self._limits.passage_chars),
         )
 
     def _history(self, history: Sequence[Turn], notes: Sequence[str] | None) -> str:
-        return history_sections(history, notes, **asdict(self._limits))
+        return history_sections(history, notes, **self._lengths)
 
     def _render(self, name: str, **values: object) -> str:
         try:
