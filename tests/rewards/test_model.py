@@ -11,7 +11,7 @@ from raggym_env.core import Answer, Passage, Question, Search, State, Turn  # no
 from raggym_env.errors import LLMError, OptionError, RewardError  # noqa: E402
 from raggym_env.rewards.model import ModelReward  # noqa: E402
 from raggym_env.testing import check_process_reward  # noqa: E402
-from raggym_env.text.state_chat import encode, fitted, render, without_oldest  # noqa: E402
+from raggym_env.text.state_chat import encode, fitted, render, shortened, without_oldest  # noqa: E402
 from tiny_llm import tiny_model, tiny_tokenizer  # noqa: E402
 
 pytestmark = pytest.mark.slow
@@ -57,6 +57,17 @@ def checkpoint(tmp_path_factory):
 @pytest.fixture
 def reward(checkpoint):
     return ModelReward(checkpoint, device="cpu", dtype="float32")
+
+
+def test_a_critic_can_read_the_sentences_that_matter_alone(reward, checkpoint):
+    brief = ModelReward(checkpoint, device="cpu", dtype="float32", history_chars=80)
+    states = [shortened(state, 80) for state in STATES]
+    assert states[2].history != STATES[2].history
+    assert states[0] == STATES[0]
+    for one, other in zip(brief.score(STATES, ACTIONS), reward.score(states, ACTIONS), strict=True):
+        assert np.allclose(one, other, atol=1e-6)
+    with pytest.raises(OptionError, match="history_chars must be at least 1"):
+        ModelReward(checkpoint, history_chars=0)
 
 
 @torch.inference_mode()

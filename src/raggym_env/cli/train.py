@@ -144,6 +144,10 @@ def prm(
         float, typer.Option(min=0, max=0.99, help="Share of the questions to test the ranking on.")
     ] = 0.1,
     center_rewards_coefficient: Annotated[float, typer.Option(min=0, help="Weight of the centering loss.")] = 0.01,
+    history_chars: Annotated[
+        int | None,
+        typer.Option(min=1, help="Show the sentences that matter, in so many characters.", show_default="all passages"),
+    ] = None,
     policy: Annotated[
         str, typer.Option(help="Policy whose candidates the trained critic chooses among.", **_EVALUATION)
     ] = "lexical",
@@ -163,7 +167,8 @@ def prm(
     """Train a language model as process reward model, the reward "model"."""
     from raggym_env.training import PairConfig, train_prm
 
-    options = {"held_out": held_out, "center_rewards_coefficient": center_rewards_coefficient}
+    options: dict[str, Any] = {"held_out": held_out, "center_rewards_coefficient": center_rewards_coefficient}
+    options["history_chars"] = history_chars
     chooser = {"policy": policy, "best_of": best_of}
     _run(ctx, train_prm, data, out, pairs=PairConfig(pairs, margin, outcome_weight), **options, **chooser)
 

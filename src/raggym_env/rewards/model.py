@@ -16,7 +16,7 @@ from raggym_env.errors import MissingExtra, RAGGymError, RewardError, check_opti
 from raggym_env.llm.hf.batching import MIN_PREFIX, Tokens, common_prefix, runs
 from raggym_env.models.files import check_files
 from raggym_env.storage.parsing import parse_json, read_file
-from raggym_env.text.state_chat import ACTION_TOKENS, encode, fitted, render
+from raggym_env.text.state_chat import ACTION_TOKENS, encode, fitted, render, shortened
 
 try:
     import torch
@@ -59,6 +59,8 @@ class ModelReward:
         dtype: "auto" is bfloat16 if the device computes in it, else float32.
         max_tokens: Tokens of state and action together; None is the model's context.
         action_tokens: Number of these reserved for the action, at least 1.
+        history_chars: Show the model the sentences of the passages that matter, in so many characters, at least 1, as
+            it was trained with; None shows whole passages. See `text.state_chat.shortened`.
         token_budget: Tokens computed at once, padding included. None is 65,536 on a GPU and 8,192 on a CPU.
         offset: Subtracted from every output.
 
@@ -76,10 +78,12 @@ class ModelReward:
         dtype: Dtype = "auto",
         max_tokens: int | None = None,
         action_tokens: int = ACTION_TOKENS,
+        history_chars: int | None = None,
         token_budget: int | None = None,
         offset: float = 0.0,
     ) -> None:
         check_option("action_tokens", action_tokens, action_tokens >= 1, "at least 1")
+        check_option("history_chars", history_chars, history_chars is None or history_chars >= 1, "at least 1")
         check_option("token_budget", token_budget, token_budget is None or token_budget >= 1, "at least 1")
         self.name = str(path)
         self.model, self.tokenizer = load(str(path), device=device, dtype=dtype)
@@ -91,6 +95,7 @@ class ModelReward:
         check_option("max_tokens", max_tokens, fits, f"more than action_tokens={action_tokens} and at most {context}")
         self.max_tokens = max_tokens or context
         self.action_tokens = action_tokens
+        self.history_chars = history_chars
         self.token_budget = token_budget or _BUDGET["cpu" if self.model.device.type == "cpu" else "cuda"]
         self.offset = offset
         self.computed = 0
@@ -125,8 +130,9 @@ class ModelReward:
     def _encoded(self, state: State, candidates: Sequence[Action]) -> list[Tokens]:
         if not candidates:
             return []
-        shortened = fitted(self.tokenizer, state, self.max_tokens, self.action_tokens)
-        row = [encode(self.tokenizer, render(shortened, action)) for action in candidates]
+        state = shortened(state, self.history_chars)
+        state = fitted(self.tokenizer, state, self.max_tokens, self.action_tokens)
+        row = [encode(self.tokenizer, render(state, action)) for action in candidates]
         for action, tokens in zip(candidates, row, strict=True):
             if len(tokens) > self.max_tokens:
                 raise RewardError(

@@ -7,9 +7,10 @@ from typing import Any
 
 from raggym_env.core import Action, Answer, State, Turn
 from raggym_env.errors import RewardError
+from raggym_env.text.sections import with_snippets
 from raggym_env.text.tagged import tagged_action, tagged_text
 
-__all__ = ["ACTION_TOKENS", "Chat", "encode", "fitted", "render", "without_oldest"]
+__all__ = ["ACTION_TOKENS", "Chat", "encode", "fitted", "render", "shortened", "without_oldest"]
 
 ACTION_TOKENS = 128
 """Tokens that `fitted` reserves for the action."""
@@ -69,6 +70,17 @@ def fitted(tokenizer: Any, state: State, max_tokens: int, action_tokens: int = A
             f"{action_tokens:,} of {max_tokens:,} are for the action. Use a model with a longer context."
         )
     return without_oldest(state, most)
+
+
+def shortened(state: State, history_chars: int | None) -> State:
+    """Return the state with the sentences of its passages that matter, in at most about `history_chars` characters.
+
+    One passage gets at most half of them; see `sections.with_snippets`. None returns the state itself.
+    """
+    if history_chars is None:
+        return state
+    limits = {"passage_chars": max(1, history_chars // 2), "history_chars": history_chars}
+    return replace(state, history=with_snippets(state.question.text, state.history, **limits))
 
 
 def without_oldest(state: State, count: int) -> State:

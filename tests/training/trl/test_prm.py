@@ -70,14 +70,26 @@ def test_the_evaluation_compares_the_policys_own_choice_with_the_critics(shop, t
 
 def test_states_that_are_too_long_lose_their_oldest_passages_not_their_rows(shop, tmp_path):
     base, trajectories = load(str(shop.model)), ProcessData.read(shop.data).trajectories
-    whole, _, all_counts = prm._rows(trajectories, base, shop.config(), PairConfig(4), 0.0)
+    whole, _, all_counts = prm._rows(trajectories, base, shop.config(), PairConfig(4), 0.0, None)
     # A token of this tokenizer is a byte; 128 of max_length are reserved for the action.
-    short, _, short_counts = prm._rows(trajectories, base, shop.config(max_length=330), PairConfig(4), 0.0)
+    short, _, short_counts = prm._rows(trajectories, base, shop.config(max_length=330), PairConfig(4), 0.0, None)
     assert len(short) == len(whole)
     assert short_counts["mean_tokens"] < all_counts["mean_tokens"]
     assert all("On which river does Town" in row["chosen"][0]["content"] for row in short)
-    _, _, few_counts = prm._rows(trajectories, base, shop.config(max_length=200), PairConfig(4), 0.0)
+    _, _, few_counts = prm._rows(trajectories, base, shop.config(max_length=200), PairConfig(4), 0.0, None)
     assert few_counts["used"] + few_counts["too_long"] == len(whole)
+
+
+def test_a_critic_of_snippets_is_trained_and_evaluated_on_them(shop, tmp_path):
+    base, trajectories = load(str(shop.model)), ProcessData.read(shop.data).trajectories
+    whole, _, _ = prm._rows(trajectories, base, shop.config(), PairConfig(4), 0.0, None)
+    brief, _, _ = prm._rows(trajectories, base, shop.config(), PairConfig(4), 0.0, 120)
+    assert len(brief) == len(whole)
+    assert sum(len(row["chosen"][0]["content"]) for row in brief) < sum(len(r["chosen"][0]["content"]) for r in whole)
+    evaluation = EvalSpec(str(shop.card), limit=1)
+    recipe = train_prm(shop.data, tmp_path, config=shop.config(), evaluation=evaluation, best_of=2, history_chars=120)
+    assert recipe.config["history_chars"] == 120
+    assert '"history_chars": 120' in (tmp_path / "after" / "run.json").read_text()
 
 
 def test_an_adapter_or_data_without_pairs_cannot_become_a_critic(shop, tmp_path):

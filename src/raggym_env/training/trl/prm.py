@@ -16,7 +16,7 @@ from typing import Any
 from raggym_env.cards import PolicyCard, SearchCard, policy_card
 from raggym_env.core import State
 from raggym_env.errors import LLMError, RewardError, RunError, check_option
-from raggym_env.text.state_chat import fitted
+from raggym_env.text.state_chat import fitted, shortened
 from raggym_env.training.process_data.rows import Row, reward_rows
 from raggym_env.training.process_data.trajectories import Collection, Trajectory
 from raggym_env.training.trl.config import EvalSpec, PairConfig, TrainingConfig, lora_config, trl_config
@@ -35,6 +35,7 @@ def train_prm(
     pairs: PairConfig | None = None,
     held_out: float = 0.1,
     center_rewards_coefficient: float = 0.01,
+    history_chars: int | None = None,
     policy: str | Path | PolicyCard = "lexical",
     best_of: int = 8,
     evaluation: EvalSpec | None = None,
@@ -55,11 +56,14 @@ def train_prm(
     * `center_rewards_coefficient`: Weight of (r(chosen) + r(rejected))^2, which keeps the mean output near 0
       (arXiv:2312.09244). Equation 1 alone leaves the level open, so a useless step could score above 0. 0 is
       equation 1 alone.
+    * `history_chars`: Show the sentences of the passages that matter, in so many characters; None shows whole passages.
+      `ModelReward` takes the same option, and must be given the same value.
     * `policy`: Policy whose candidates the trained critic chooses among in the evaluation.
     * `best_of`: Number of those candidates. The evaluation before training takes the policy's own first choice.
     """
     check_option("held_out", held_out, 0 <= held_out < 1, "in [0, 1)")
-    center = center_rewards_coefficient
+    center, chars = center_rewards_coefficient, history_chars
+    check_option("history_chars", chars, chars is None or chars >= 1, "at least 1")
     check_option("center_rewards_coefficient", center, center >= 0, "0 or more")
     check_option("best_of", best_of, best_of >= 1, "at least 1")
     config = (config or TrainingConfig()).with_defaults(learning_rate=1e-4, batch_size=8)
@@ -69,8 +73,11 @@ def train_prm(
     card = policy_card(policy, trust=trust).model_copy(update={"search": SearchCard()})
     source = ProcessData.read(data, config.limit, pairs.outcome_weight)
     base = _load(config)
-    rows, test_rows, counts = _rows(source.trajectories, base, config, pairs, held_out)
+    rows, test_rows, counts = _rows(source.trajectories, base, config, pairs, held_out, chars)
     identity = {"kind": "prm", "data": source.identity, "model": base.identity(), "options": config.identity()}
+    critic = {"device": config.device, "max_tokens": config.max_length}
+    if chars is not None:  # left out otherwise, so that a training begun before it existed can be resumed
+        identity["history_chars"] = critic["history_chars"] = chars
 
     def trainer() -> Any:
         base.model = _classifier(base, config.seed)
@@ -86,7 +93,7 @@ def train_prm(
         settings_after=lambda result: {
             "policy.search.best_of": best_of,
             "policy.search.critic": "model",
-            "policy.search.critic_options": {"path": result, "device": config.device, "max_tokens": config.max_length},
+            "policy.search.critic_options": {"path": result, **critic},
         },
     )
     return run_job(job, out, evaluation, trust=trust, progress=progress)
@@ -108,7 +115,12 @@ def _load(config: TrainingConfig) -> Base:
 
 
 def _rows(
-    trajectories: list[Trajectory], base: Base, config: TrainingConfig, pairs: PairConfig, held_out: float
+    trajectories: list[Trajectory],
+    base: Base,
+    config: TrainingConfig,
+    pairs: PairConfig,
+    held_out: float,
+    history_chars: int | None,
 ) -> tuple[list[Row], list[Row], dict[str, Any]]:
     """Return the pairs to train on, those to test on, and their numbers.
 
@@ -116,6 +128,7 @@ def _rows(
     """
 
     def fit(state: State) -> State:
+        state = shortened(state, history_chars)
         try:
             return fitted(base.tokenizer, state, config.max_length)
         except RewardError:  # too long even without passages: its rows are dropped, and counted
