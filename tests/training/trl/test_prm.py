@@ -83,13 +83,13 @@ def test_states_that_are_too_long_lose_their_oldest_passages_not_their_rows(shop
 def test_a_critic_of_snippets_is_trained_and_evaluated_on_them(shop, tmp_path):
     base, trajectories = load(str(shop.model)), ProcessData.read(shop.data).trajectories
     whole, _, _ = prm._rows(trajectories, base, shop.config(), PairConfig(4), 0.0, None)
-    brief, _, _ = prm._rows(trajectories, base, shop.config(), PairConfig(4), 0.0, 120)
+    brief, _, _ = prm._rows(trajectories, base, shop.config(), PairConfig(4), 0.0, 40)
     assert len(brief) == len(whole)
     assert sum(len(row["chosen"][0]["content"]) for row in brief) < sum(len(r["chosen"][0]["content"]) for r in whole)
     evaluation = EvalSpec(str(shop.card), limit=1)
-    recipe = train_prm(shop.data, tmp_path, config=shop.config(), evaluation=evaluation, best_of=2, history_chars=120)
-    assert recipe.config["history_chars"] == 120
-    assert '"history_chars": 120' in (tmp_path / "after" / "run.json").read_text()
+    recipe = train_prm(shop.data, tmp_path, config=shop.config(), evaluation=evaluation, best_of=2, history_chars=40)
+    assert recipe.config["history_chars"] == 40
+    assert '"history_chars": 40' in (tmp_path / "after" / "run.json").read_text()
 
 
 def test_an_adapter_or_data_without_pairs_cannot_become_a_critic(shop, tmp_path):
