@@ -7,7 +7,7 @@ import re
 from pathlib import Path
 
 import pytest
-from hypothesis import settings
+from hypothesis import HealthCheck, settings
 
 from raggym_env.models import catalogue
 
@@ -23,7 +23,8 @@ SMALL_ENCODER = catalogue.folder("minilm")
 
 
 # The same examples every time: a change is blamed for what it broke, not for what chance found.
-settings.register_profile("repeatable", derandomize=True, deadline=None)
+# How long they take to make says more about the machine than about the test.
+settings.register_profile("repeatable", derandomize=True, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 settings.load_profile("repeatable")
 
 
