@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+import signal
 from pathlib import Path
 
 import pytest
@@ -17,6 +18,9 @@ PARALLEL = "PYTEST_XDIST_WORKER" in os.environ
 if PARALLEL:
     # Set before torch is imported: with more threads than idle cores it is many times slower.
     os.environ.setdefault("OMP_NUM_THREADS", "1")
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    # A job in the background is born deaf to Ctrl-C, and so would be the processes that tests interrupt.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 # Looked up before the session gets a cache of its own. Only read.
 SMALL_MODEL = catalogue.folder("smollm2")
 SMALL_ENCODER = catalogue.folder("minilm")
