@@ -131,6 +131,7 @@ def test_a_run_whose_driver_was_killed_goes_on_on_other_workers_and_ends_without
         )
         while driver.poll() is None and lines(out / "episodes.jsonl") < 10:
             time.sleep(0.005)
+        driver.send_signal(signal.SIGSTOP)  # so that the run does not end while its workers are looked up
         workers = worker_pids(driver.pid)
         driver.kill()
         said = driver.communicate()[1]
