@@ -8,6 +8,9 @@ INSTALL := $(BIN)/python -m pip install --quiet --progress-bar off --disable-pip
 # memory than they save time: each loads torch.
 PARALLEL := --numprocesses auto --maxprocesses 4 --dist loadfile --no-loadscope-reorder
 
+# Where it is set, each of hundreds of processes would compile the library again.
+unexport PYTHONDONTWRITEBYTECODE
+
 .PHONY: demo demo-llm findings test test-fast test-server coverage check format docs docs-figures clean
 
 # Policies from the floor to the ceiling on the synthetic world. Needs the core install alone.
@@ -54,7 +57,6 @@ format: $(VENV)/installed
 
 # Warnings are errors: a link that leads nowhere fails the build.
 docs: $(VENV)/installed
-	$(INSTALL) --editable '.[docs]'
 	$(BIN)/python -m sphinx -W --keep-going -q -b html docs docs/_build
 	@echo "Open docs/_build/index.html"
 
@@ -81,5 +83,6 @@ $(VENV)/llm: $(VENV)/core
 	@touch $@
 
 $(VENV)/installed: $(VENV)/core
-	$(INSTALL) --editable '.[dev,fast,llm,train,sb3,dense,lucene,serve,ray]'
+	$(INSTALL) --no-compile --editable '.[dev,docs,fast,llm,train,sb3,dense,lucene,serve,ray]'
+	@$(BIN)/python -m compileall -qq -j 0 $(VENV)/lib || true  # on all cores; pip uses one. Some files are templates
 	@touch $@

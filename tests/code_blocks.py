@@ -12,6 +12,8 @@ Python blocks without one are run, in order and in one namespace per page. Conso
 
 from __future__ import annotations
 
+import contextlib
+import importlib
 import os
 import re
 import shlex
@@ -22,6 +24,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 import typer
+from typer.testing import CliRunner
 
 from raggym_env.cli import app
 
@@ -53,7 +56,13 @@ def blocks(text: str, language: str | None = None) -> list[Block]:
 
 
 def run(command: list[str], folder: Path) -> str:
-    """Run a command with this Python's scripts first on the path, and return what it printed."""
+    """Run a command with this Python's scripts first on the path, and return what it printed.
+
+    `raggym` runs in this process, which has loaded the library and its compiled parts already: a process of its own
+    takes three seconds to get that far.
+    """
+    if command[0] == "raggym":
+        return run_raggym(command[1:], folder)
     # The tree under test comes first, also where another one is installed.
     first = {"PATH": Path(sys.executable).parent, "PYTHONPATH": REPOSITORY / "src"}
     paths = {name: os.pathsep.join([str(path), os.environ.get(name, "")]) for name, path in first.items()}
@@ -61,6 +70,18 @@ def run(command: list[str], folder: Path) -> str:
     done = subprocess.run(command, cwd=folder, capture_output=True, text=True, env=environment)
     assert done.returncode == 0, f"{shlex.join(command)}\n{done.stdout[-2000:]}\n{done.stderr[-4000:]}"
     return done.stdout
+
+
+def run_raggym(arguments: list[str], folder: Path) -> str:
+    with contextlib.chdir(folder):
+        result = CliRunner().invoke(app, arguments)
+    assert result.exit_code == 0, f"raggym {shlex.join(arguments)}\n{result.output[-6000:]}"
+    # A class of the page's own is imported again by the next command, which may find it edited.
+    for name, module in list(sys.modules.items()):
+        if Path(getattr(module, "__file__", None) or "/").is_relative_to(folder):
+            del sys.modules[name]
+    importlib.invalidate_caches()
+    return result.stdout
 
 
 def commands(block: Block) -> Iterator[list[str]]:

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import os
 import re
+import signal
 from pathlib import Path
 
 import pytest
-from hypothesis import settings
+from hypothesis import HealthCheck, settings
 
 from raggym_env.models import catalogue
 
@@ -17,13 +18,17 @@ PARALLEL = "PYTEST_XDIST_WORKER" in os.environ
 if PARALLEL:
     # Set before torch is imported: with more threads than idle cores it is many times slower.
     os.environ.setdefault("OMP_NUM_THREADS", "1")
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    # A job in the background is born deaf to Ctrl-C, and so would be the processes that tests interrupt.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 # Looked up before the session gets a cache of its own. Only read.
 SMALL_MODEL = catalogue.folder("smollm2")
 SMALL_ENCODER = catalogue.folder("minilm")
 
 
 # The same examples every time: a change is blamed for what it broke, not for what chance found.
-settings.register_profile("repeatable", derandomize=True, deadline=None)
+# How long they take to make says more about the machine than about the test.
+settings.register_profile("repeatable", derandomize=True, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 settings.load_profile("repeatable")
 
 

@@ -10,7 +10,9 @@ from towns import Reader
 
 
 class Deadly(Reader):
-    """A reader that dies on the questions it is told to."""
+    """A reader that dies on the questions it is told to. In a process that did not register it, an error instead."""
+
+    registered = False
 
     def __init__(self, on=()):
         super().__init__()
@@ -18,9 +20,12 @@ class Deadly(Reader):
 
     def propose(self, states, n=1):
         if any(state.question.id in self.on for state in states):
+            assert self.registered, "this process is no worker: the tests would end with it"
             os.kill(os.getpid(), signal.SIGKILL)
         return super().propose(states, n)
 
 
 def register() -> None:
+    """Make this process, a Ray worker, one that may die."""
+    Deadly.registered = True
     POLICIES["deadly"] = Deadly

@@ -1,16 +1,10 @@
-import contextlib
 import json
-import os
 import re
-import signal
-import time
-from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 from typer.testing import CliRunner
 
 from raggym_env.cli import app
-from raggym_env.cli._signals import signals_raised
 from raggym_env.protocols import BasePolicy, Proposal
 from raggym_env.storage.paths import card_names
 from towns import write_jsonl, write_towns
@@ -147,51 +141,6 @@ class Mute(BasePolicy):
         unfinished = [state.question.id in {"q1", "q2", "q3"} for state in states]
         reasons = ["unfinished" if each else "no block \x1b[31m\nat the end" for each in unfinished]
         return [[Proposal(None, text="?", failure=reason)] for reason in reasons]
-
-
-@pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, 143), (signal.SIGHUP, 129), (signal.SIGINT, 130)])
-@pytest.mark.parametrize("command", ["eval", "collect"])
-def test_every_signal_ends_a_command_as_ctrl_c_does(towns, tmp_path, monkeypatch, command, number, code):
-    def interrupt(policy, states, n):
-        os.kill(os.getpid(), number)
-        time.sleep(10)  # until the signal arrives
-
-    before = [signal.getsignal(each) for each in (signal.SIGTERM, signal.SIGHUP)]
-    monkeypatch.setattr("raggym_env.policies.lexical.LexicalPolicy.propose", interrupt)
-    result = raggym(command, towns, "--policy", "lexical", "--out", tmp_path / "run")
-    assert result.exit_code == code, result.output
-    assert "raggym: interrupted. Finished work is kept; the same command resumes." in result.stderr
-    assert [signal.getsignal(each) for each in (signal.SIGTERM, signal.SIGHUP)] == before
-
-
-def test_a_signal_that_is_ignored_stays_ignored(monkeypatch):
-    handler = signal.signal(signal.SIGHUP, signal.SIG_IGN)  # as `nohup` does
-    try:
-        with signals_raised():
-            os.kill(os.getpid(), signal.SIGHUP)
-            assert signal.getsignal(signal.SIGHUP) is signal.SIG_IGN
-    finally:
-        signal.signal(signal.SIGHUP, handler)
-
-
-def test_a_forked_child_dies_of_the_signal_as_without_a_handler():
-    with signals_raised():
-        child = os.fork()
-        if not child:
-            with contextlib.suppress(BaseException):
-                os.kill(os.getpid(), signal.SIGTERM)
-                time.sleep(10)
-            os._exit(99)
-        assert os.waitpid(child, 0)[1] == signal.SIGTERM
-
-
-def test_outside_the_main_thread_nothing_is_installed():
-    def check():
-        with signals_raised():
-            return signal.getsignal(signal.SIGTERM)
-
-    with ThreadPoolExecutor(1) as pool:
-        assert pool.submit(check).result() is signal.getsignal(signal.SIGTERM)
 
 
 def test_a_page_that_cannot_be_written_leaves_the_old_one_whole(towns, tmp_path, monkeypatch):

@@ -63,7 +63,7 @@ def test_a_killed_process_is_resumed(shop, tmp_path):
     arguments += ["--max-steps", "400", "--set", "save_steps=5"]
     command = [sys.executable, "-m", "raggym_env", "train", *map(str, arguments)]
     with subprocess.Popen(command, env={**os.environ, "OMP_NUM_THREADS": "1"}, stderr=subprocess.DEVNULL) as process:
-        deadline = time.monotonic() + 120
+        deadline = time.monotonic() + 400
         while not (tmp_path / "out" / "checkpoints" / "checkpoint-10").exists() and time.monotonic() < deadline:
             assert process.poll() is None
             time.sleep(0.02)

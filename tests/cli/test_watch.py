@@ -4,9 +4,6 @@ from __future__ import annotations
 
 import json
 import shutil
-import signal
-import threading
-import time
 
 import pytest
 from typer.testing import CliRunner
@@ -48,19 +45,18 @@ def test_a_finished_run_is_shown_once_with_the_figures_of_the_leaderboard(run):
     assert contents(run) == before
 
 
-def test_a_run_is_followed_to_its_end_through_a_resume(run):
+def test_a_run_is_followed_to_its_end_through_a_resume(run, monkeypatch):
     lines = (run / "episodes.jsonl").read_text().splitlines(keepends=True)
     rewrite(run, "running", lines[:4])
 
-    def go_on():
-        for end in (8, 12):
-            time.sleep(0.5)
+    looks = iter((4, 4, 8, 12))
+
+    def go_on(seconds):
+        if (end := next(looks)) > 4:
             rewrite(run, "running" if end < 12 else "complete", [*lines[:end], '{"torn'])
 
-    writer = threading.Thread(target=go_on)
-    writer.start()
+    monkeypatch.setattr(watch_command.time, "sleep", go_on)
     result = watch(run)
-    writer.join()
     assert result.exit_code == 0
     assert result.output.count("running") >= 2
     assert "/s" in result.output
@@ -68,13 +64,15 @@ def test_a_run_is_followed_to_its_end_through_a_resume(run):
     assert result.output.rstrip().splitlines()[-3].startswith("complete")
 
 
-def test_a_run_that_still_loads_is_waited_for_and_a_folder_without_one_is_refused(run, tmp_path):
+def test_a_run_that_still_loads_is_waited_for_and_a_folder_without_one_is_refused(run, tmp_path, monkeypatch):
     late = tmp_path / "late"
     late.mkdir()
     assert watch(late).exit_code == 1
     (late / ".lock").touch()
-    copier = threading.Timer(0.5, lambda: shutil.copytree(run, late, dirs_exist_ok=True))
-    copier.start()
+    looks = iter((False, False, True))
+    monkeypatch.setattr(
+        watch_command.time, "sleep", lambda _: next(looks) and shutil.copytree(run, late, dirs_exist_ok=True)
+    )
     result = watch(late)
     assert result.exit_code == 0
     assert result.output.count("waiting  for the first episode") == 1
@@ -89,7 +87,7 @@ def test_ctrl_c_ends_the_watching_and_says_that_the_run_goes_on(run, monkeypatch
     def sleep(seconds):
         slept.append(seconds)
         if len(slept) > 2:
-            signal.raise_signal(signal.SIGINT)
+            raise KeyboardInterrupt  # what Ctrl-C is: a signal could end the process of the tests
 
     monkeypatch.setattr(watch_command.time, "sleep", sleep)
     result = watch(run)

@@ -156,6 +156,6 @@ def test_a_passage_as_long_as_a_book_is_read_in_time() -> None:
         Passage("1", "A", text)
         for text in ("Aa " * 30_000, "(1" * 30_000, "is a " * 20_000, '"' * 50_000, "A. " * 30_000)
     ]
-    start = time.perf_counter()
+    start = time.process_time()
     LexicalPolicy().propose([state("Who is A?", *hostile)])
-    assert time.perf_counter() - start < 4
+    assert time.process_time() - start < 10  # measured: 0.3 s

@@ -72,6 +72,6 @@ def test_which_without_a_noun_has_no_head() -> None:
 @pytest.mark.parametrize("words", ["Ab, ", 'Ab "Cd" ', "x or ", "Aa? ", "between A and ", "Ab and Cd: "])
 def test_a_question_of_a_megabyte_is_parsed_within_seconds(words: str) -> None:
     text = words * (1_000_000 // len(words))
-    start = time.perf_counter()
+    start = time.process_time()
     assert parse_question(text).text == text
-    assert time.perf_counter() - start < 10  # measured: 0.3 s at most
+    assert time.process_time() - start < 10  # measured: 0.3 s at most

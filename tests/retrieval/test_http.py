@@ -91,10 +91,10 @@ def test_a_permanent_failure_is_not_retried(number):
 @pytest.mark.parametrize("trouble", [hang, drip])
 def test_a_slow_answer_is_a_failure_after_the_time_out(trouble):
     with FakeServer(after=trouble) as server:
-        retriever, start = client(server, timeout=0.3), time.monotonic()
-        with pytest.raises(RetrievalError, match=r"did not answer within 0\.3 s"):
+        retriever, start = client(server, timeout=1.0), time.monotonic()
+        with pytest.raises(RetrievalError, match="did not answer within 1 s"):
             retriever.search(["a"], 1)
-        assert time.monotonic() - start < 2
+        assert time.monotonic() - start < 10
     assert len(server.bodies) == 1
 
 
@@ -191,7 +191,7 @@ def test_a_head_that_drips_is_a_failure_after_the_time_out():
         start = time.monotonic()
         with pytest.raises(RetrievalError, match=r"/health did not answer within 0\.3 s"):
             client(server, timeout=0.3)
-        assert time.monotonic() - start < 2
+        assert time.monotonic() - start < 10
 
 
 def test_a_compressed_answer_is_read_up_to_the_limit():

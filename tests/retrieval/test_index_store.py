@@ -113,14 +113,14 @@ def start(store: Path, mode: str) -> subprocess.Popen[bytes]:
 @pytest.mark.slow
 def test_of_processes_that_need_one_index_one_builds_and_the_others_wait(tmp_path):
     processes = [start(tmp_path, "build") for _ in range(3)]
-    assert [process.wait(30) for process in processes] == [0, 0, 0]
+    assert [process.wait(120) for process in processes] == [0, 0, 0]
     assert (tmp_path / "builds").read_text() == "x"
 
 
 @pytest.mark.slow
 def test_a_killed_build_leaves_no_index(tmp_path):
-    assert start(tmp_path, "die").wait(30) == 9
-    assert start(tmp_path, "build").wait(30) == 0
+    assert start(tmp_path, "die").wait(120) == 9
+    assert start(tmp_path, "build").wait(120) == 0
     assert (tmp_path / "builds").read_text() == "xx"
     assert sorted(path.suffix for path in tmp_path.glob("kind-*")) == ["", ".lock"]
 

@@ -171,19 +171,19 @@ HUGE = ["Aa " * 330_000, "(1" * 500_000, "is a " * 200_000, '"' * 1_000_000, "A.
 
 @pytest.mark.parametrize("text", HUGE, ids=lambda text: ascii(text[:4]))
 def test_a_text_of_a_megabyte_is_read_within_seconds_in_any_place(text):
-    start = time.perf_counter()
+    start = time.process_time()
     features(
         state(QUESTION, (text, Passage("1", "Red Harbour", text), Passage("2", text, "x"))),
         [Search(text), Answer(text)],
     )
-    assert time.perf_counter() - start < 10  # measured: 0.5 s
+    assert time.process_time() - start < 10  # measured: 0.5 s
 
 
 def test_a_thousand_passages_are_read_within_seconds():
     many = [Passage(str(i), f"Film {i}", f"Film {i} is a film by Ada {i}, born in Oslo.") for i in range(1_000)]
-    start = time.perf_counter()
+    start = time.process_time()
     features(state(QUESTION, ("x", *many)), [Search("Ada 7"), Answer("Oslo")])
-    assert time.perf_counter() - start < 10  # measured: 0.2 s
+    assert time.process_time() - start < 10  # measured: 0.2 s
 
 
 def walked(questions):

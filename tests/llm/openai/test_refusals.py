@@ -102,7 +102,7 @@ def test_what_the_probe_costs_is_counted(connect):
 @pytest.mark.parametrize("trouble", [status(503, "gone"), status(429, "busy"), hang])
 def test_where_the_probe_tells_nothing_the_prompt_may_be_tried_again(connect, trouble):
     with FakeServer(status(400, "too long"), after=trouble) as server:
-        [[completion]] = connect(server, retries=1, timeout=0.3).generate(ask("a"), Sampling())
+        [[completion]] = connect(server, retries=1, timeout=1.0).generate(ask("a"), Sampling())
     assert "too long" in completion.failure
     assert completion.outage
 
@@ -111,8 +111,8 @@ def test_an_answer_that_came_meanwhile_needs_no_probe(connect):
     answered = threading.Event()
 
     def late(handler, body):
-        answered.wait(5)
-        time.sleep(0.2)
+        answered.wait(60)
+        time.sleep(0.5)  # until the client has read that answer
         status(400, "too long")(handler, body)
 
     def soon(handler, body):
@@ -120,7 +120,7 @@ def test_an_answer_that_came_meanwhile_needs_no_probe(connect):
         answered.set()
 
     with FakeServer(after=when(is_long, late, soon)) as server:
-        rows = connect(server).generate(ask("long", "b"), Sampling())
+        rows = connect(server, timeout=60).generate(ask("long", "b"), Sampling())
     assert [row[0].failure is None for row in rows] == [False, True]
     assert len(server.bodies) == 2
 

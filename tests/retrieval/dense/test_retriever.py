@@ -221,7 +221,7 @@ assert vectors.rows(np.arange(120)).ravel().tolist() == list(range(120))
 def test_a_killed_build_resumes_with_the_next_shard(tmp_path):
     def run(die_at):
         command = [sys.executable, "-c", KILLED, str(tmp_path), die_at]
-        return subprocess.run(command, capture_output=True, text=True, check=False, timeout=60)
+        return subprocess.run(command, capture_output=True, text=True, check=False, timeout=300)
 
     killed, resumed = run("70"), run("never")
 

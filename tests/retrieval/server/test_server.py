@@ -39,7 +39,7 @@ class Echo:
 
     def search(self, queries, k):
         self.calls.append((list(queries), k))
-        self.open.wait(10)
+        self.open.wait(60)
         if self.poison and self.poison in queries:
             raise self.error(f"cannot take {self.poison!r}")
         return [
@@ -55,7 +55,7 @@ class Echo:
 
 def post(url, body, **options):
     content = body if isinstance(body, bytes) else json.dumps(body).encode()
-    return httpx.post(url, content=content, trust_env=False, timeout=20, **options)
+    return httpx.post(url, content=content, trust_env=False, timeout=60, **options)
 
 
 def served(retriever=None, **options):
@@ -63,9 +63,9 @@ def served(retriever=None, **options):
 
 
 def wait_until(condition):
-    end = time.monotonic() + 10
+    end = time.monotonic() + 60
     while not condition():
-        assert time.monotonic() < end, "the condition was not met within 10 s"
+        assert time.monotonic() < end, "the condition was not met within 60 s"
         time.sleep(0.005)
 
 
@@ -306,13 +306,13 @@ def test_the_server_answers_others_while_it_writes_an_answer(clients, monkeypatc
     def write_slowly(hits, **options):
         if hits[0].passage.title == "huge":
             writing.set()
-            go_on.wait(20)
+            go_on.wait(60)
         return write(hits, **options)
 
     monkeypatch.setattr(batching, "write_row", write_slowly)
     with served(batching=Batching(threads=2)) as url:
         huge = clients.submit(post, url, {"query": "huge"})
-        assert writing.wait(10)
+        assert writing.wait(60)
         assert health(url) == (200, "ok")
         assert post(url, {"query": "a"}).status_code == 200
         assert post(url, {"query": "a", "topk": 0}).status_code == 422
@@ -435,7 +435,7 @@ def test_an_endless_body_is_not_read_for_ever():
 def raw(url, content):
     """A connection on which that much was sent."""
     parts = urlsplit(url)
-    connection = socket.create_connection((parts.hostname, parts.port), timeout=10)
+    connection = socket.create_connection((parts.hostname, parts.port), timeout=60)
     connection.sendall(content)
     return connection
 
@@ -544,11 +544,11 @@ def test_a_long_request_is_searched_in_parts_and_answered_in_order():
 
 
 def test_one_client_alone_never_waits_for_others():
-    with served(batching=Batching(wait=1.0)) as url, httpx.Client(trust_env=False) as client:
+    with served(batching=Batching(wait=1.0)) as url, httpx.Client(trust_env=False, timeout=60) as client:
         start = time.monotonic()
-        for _ in range(3):
+        for _ in range(12):
             client.post(url, json={"query": "a"})
-        assert time.monotonic() - start < 1.0
+        assert time.monotonic() - start < 6  # half of what they would wait
 
 
 @pytest.mark.parametrize("error", [RetrievalError, ValueError])
@@ -668,7 +668,7 @@ class Stuck(Echo):
 
     def search(self, queries, k):
         if any(query.startswith("hang") for query in queries):
-            self.open.wait(20)
+            self.open.wait(60)
         return Echo().search(queries, k)
 
 
@@ -681,12 +681,12 @@ def stuck():
 
 
 def health(url):
-    reply = httpx.get(url.replace("/retrieve", "/health"), trust_env=False, timeout=20)
+    reply = httpx.get(url.replace("/retrieve", "/health"), trust_env=False, timeout=60)
     return reply.status_code, reply.json()["status"]
 
 
 def test_a_search_that_hangs_gets_504_and_the_next_requests_are_answered(stuck, clients):
-    with served(stuck, limits=Limits(search_seconds=0.2), batching=Batching(spares=3)) as url:
+    with served(stuck, limits=Limits(search_seconds=0.4), batching=Batching(spares=3)) as url:
         hanging = [clients.submit(post, url, {"query": "hang", "topk": k}) for k in (1, 2, 3)]
         assert [reply.result().status_code for reply in hanging] == [504] * 3
         wait_until(lambda: metric(url, "raggym_hanging_searches") > 0)
@@ -695,7 +695,7 @@ def test_a_search_that_hangs_gets_504_and_the_next_requests_are_answered(stuck, 
 
 
 def test_once_all_threads_hang_the_server_says_so_until_one_of_them_returns(stuck):
-    with served(stuck, limits=Limits(search_seconds=0.2), batching=Batching(threads=2, spares=1)) as url:
+    with served(stuck, limits=Limits(search_seconds=0.4), batching=Batching(threads=2, spares=1)) as url:
         for number in range(3):
             assert health(url) == (200, "ok")
             assert post(url, {"query": "hang"}).status_code == 504
@@ -715,7 +715,7 @@ def test_a_server_that_hung_and_recovered_has_as_many_threads_as_before(stuck):
     def threads():
         return sum(thread.name == "raggym-search" for thread in threading.enumerate() if thread not in others)
 
-    with served(stuck, limits=Limits(search_seconds=0.1), batching=Batching(threads=2, spares=4)) as url:
+    with served(stuck, limits=Limits(search_seconds=0.4), batching=Batching(threads=2, spares=4)) as url:
         for _ in range(5):
             assert post(url, {"query": "hang"}).status_code == 504
         stuck.open.set()
@@ -858,7 +858,7 @@ def test_a_signal_under_load_ends_the_server_after_all_accepted_requests_are_ans
         process.stdin.write("release\n")
         process.stdin.flush()
         answers = [reply.result() for reply in replies]
-        assert process.wait(10) == 0
+        assert process.wait(60) == 0
     assert [answer.json()["result"][0][0]["title"] for answer in answers] == [str(i) for i in range(32)]
 
 

@@ -213,7 +213,7 @@ def test_a_collection_killed_at_random_moments_ends_with_the_same_trajectories(t
         # The first before there is anything, the others in the middle of the work.
         target = lines(episodes) + rng.randrange(1, 50) if kill else 0
         while lines(episodes) < target and process.poll() is None:
-            time.sleep(0.001)
+            time.sleep(0.002)
         process.kill()
         assert process.wait() == -signal.SIGKILL
     assert 0 < lines(episodes) < 400
