@@ -45,10 +45,15 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--fresh", action="store_true", help="run again what was run before")
     options = parser.parse_args()
     # The cards of the paper's settings run when they are named: their corpora take days to get and to index.
-    options.env = options.env or [name for name in card_names("envs") if env_card(name).retrieval.name == "bm25"]
+    cards = [env_card(name) for name in card_names("envs")]
+    options.env = options.env or [
+        card.name for card in cards if card.retrieval.name == "bm25" and options.split in card.dataset.splits
+    ]
     if options.policy is None:
         prompting = options.llm is not None
-        options.policy = [name for name in card_names("policies") if prompting or not prompts(name)]
+        # `gold` is for training splits; its class shows the ceiling on the others.
+        names = [name for name in card_names("policies") if name != "gold"]
+        options.policy = [name for name in names if prompting or not prompts(name)]
         options.policy += [CEILING]
     return options
 

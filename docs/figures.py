@@ -11,7 +11,6 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from raggym_env.cards import env_card
 from raggym_env.data import catalogue
 from raggym_env.evaluation import build_leaderboard
 
@@ -24,7 +23,7 @@ def main(runs: list[str]) -> None:
         for row in board["rows"]:
             row["source"] = Path(row["source"]).name  # the rest of the path belongs to this machine
     write("scores.json", boards)
-    statuses = [status for board in boards for status in catalogue.statuses(env_card(board["environment"]))]
+    statuses = [status for card in catalogue.shipped_cards() for status in catalogue.statuses(card)]
     names = ("card", "split", "questions", "passages")
     write("sizes.json", [{name: getattr(status, name) for name in names} for status in statuses if status.passages])
 

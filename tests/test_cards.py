@@ -37,7 +37,7 @@ def write(tmp_path: Path, text: str) -> Path:
 def test_every_shipped_environment_card_loads(name):
     card = env_card(name)
     assert card.name == name
-    assert "test" in card.dataset.splits
+    assert "test" in card.dataset.splits or name.endswith("-Train-v0")
 
 
 @pytest.mark.parametrize("name", card_names("policies"))

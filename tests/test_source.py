@@ -123,7 +123,7 @@ PUBLIC = {
         build_leaderboard compare evaluate report_page score_record score_records write_report""",
     "raggym_env.evaluation.report": "report_page write_report",
     "raggym_env.llm": "LLM LLMS Completion Messages Sampling Scorer make",
-    "raggym_env.policies": "BasePolicy POLICIES Policy Proposal make",
+    "raggym_env.policies": "BasePolicy POLICIES Policy Proposal check_split make",
     "raggym_env.policies.prompt": "COMPONENTS Components PromptAgent",
     "raggym_env.protocols": """LLM BasePolicy Completion Hit Messages Policy ProcessReward Proposal Retriever Sampling
         Scorer distinct propose score search total_usage""",

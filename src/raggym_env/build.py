@@ -111,9 +111,10 @@ def make_process_reward(
         policy = options.get("policy", "lexical")
         if isinstance(policy, str | Path):
             policy_options = options.pop("policy_options", {})
-            valid = isinstance(policy_options, Mapping) and not policy_options.keys() & {"policy", "dynamics"}
+            context = {"dynamics": dynamics, "tasks": tasks, "split": split}
+            valid = isinstance(policy_options, Mapping) and not policy_options.keys() & {"policy", *context}
             check_option("policy_options", policy_options, valid, "a table of options of `policy`")
-            options["policy"] = policies.make(policy, **{"dynamics": dynamics, "trust": trust, **policy_options})
+            options["policy"] = policies.make(policy, **context, **{"trust": trust, **policy_options})
     return rewards.make(process_reward, tasks, dynamics, split, **options)
 
 
@@ -123,7 +124,7 @@ def make_policy(card: PolicyCard, mdp: MDP, seed: int) -> Policy:
     critic = search.critic and make_process_reward(
         search.critic, mdp.tasks, mdp.dynamics, mdp.split, search.critic_options, card.trusted
     )
-    return policies.make(card, seed=seed, critic=critic, dynamics=mdp.dynamics)
+    return policies.make(card, seed=seed, critic=critic, dynamics=mdp.dynamics, tasks=mdp.tasks, split=mdp.split)
 
 
 def _check_plugins(card: EnvCard, retriever: object, process_reward: object) -> None:

@@ -284,6 +284,7 @@ splits that are not named train."""
 POLICIES = Registry(
     "policy",
     {
+        "gold": "raggym_env.policies.gold:GoldPolicy",
         "lexical": "raggym_env.policies.lexical:LexicalPolicy",
         "prompt": "raggym_env.policies.prompt:PromptAgent",
         "random": "raggym_env.policies.random:RandomPolicy",
@@ -291,4 +292,5 @@ POLICIES = Registry(
         "single_search": "raggym_env.policies.single_search:SingleSearchPolicy",
     },
 )
-"""Policies. The factory takes its options by keyword."""
+"""Policies. The factory takes its options by keyword and, where its signature has them, the `tasks` of the environment.
+One that takes `tasks` reads gold answers, and is refused on splits that are not named train."""

@@ -210,6 +210,7 @@ def test_a_generated_split_with_invalid_rows_or_options_is_a_card_error(make_car
 SIZES = {
     ("RAGGym-HotpotQA-v0", "train"): 1000,
     ("RAGGym-HotpotQA-v0", "test"): 1000,
+    ("RAGGym-HotpotQA-Train-v0", "train"): 1605,
     ("RAGGym-2WikiMultihopQA-v0", "train"): 494,
     ("RAGGym-2WikiMultihopQA-v0", "test"): 903,
     ("RAGGym-Bamboogle-v0", "test"): 125,
@@ -230,8 +231,15 @@ def test_the_real_splits_share_no_question(real_data, name):
     assert not set(ids(env_card(name), "train", real_data)) & set(ids(env_card(name), "test", real_data))
 
 
-@pytest.mark.parametrize("split", ["train", "test"])
-def test_every_real_gold_title_is_a_title_of_the_corpus(real_data, split):
-    dataset = data.load("RAGGym-2WikiMultihopQA-v0", split, root=real_data)
+@pytest.mark.parametrize(
+    ("name", "split"),
+    [
+        ("RAGGym-2WikiMultihopQA-v0", "train"),
+        ("RAGGym-2WikiMultihopQA-v0", "test"),
+        ("RAGGym-HotpotQA-Train-v0", "train"),
+    ],
+)
+def test_every_real_gold_title_is_a_title_of_the_corpus(real_data, name, split):
+    dataset = data.load(name, split, root=real_data)
     titles = {passage.title for passage in dataset.corpus}
     assert all(set(task.gold_titles) <= titles for task in dataset.tasks)

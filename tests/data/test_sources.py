@@ -97,6 +97,12 @@ RESOLVED = {
         ]
         for split, rows in (("train", "first 1000"), ("test", "last 1000"), ("held_out", "after 1000"))
     },
+    "RAGGym-HotpotQA-Train-v0": {
+        "train": [
+            ("hotpot_train_v1.1.json", "contexts", "all"),
+            ("hub:hotpotqa/hotpot_qa:distractor:train", "contexts", "first 2000"),
+        ]
+    },
     "RAGGym-HotpotQA-Wiki-v0": {
         split: [
             (HOTPOTQA[0], HOTPOTQA_WIKI[0], rows),

@@ -63,7 +63,9 @@ def policies(as_json: AsJson = False) -> None:
         return
     rows = []
     for card in cards:
-        needs = "a model: --llm hf:smollm2" if card.policy == "prompt" and not card.options.get("llm") else "-"
+        needs = "a split named train" if card.policy == "gold" else "-"
+        if card.policy == "prompt" and not card.options.get("llm"):
+            needs = "a model: --llm hf:smollm2"
         rows.append((card.name, needs, card.description))
     show_table([_name("Policy"), "Needs", "Description"], rows, lines=False)
 

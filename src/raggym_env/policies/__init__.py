@@ -1,15 +1,16 @@
-"""Policies propose actions in states. They never see a gold answer."""
+"""Policies propose actions in states. None but the teacher `gold`, for training splits, sees a gold answer."""
 
 from __future__ import annotations
 
 import inspect
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from raggym_env import rewards
 from raggym_env.cards import PolicyCard, override, policy_card
-from raggym_env.errors import CardError, OptionError, check_option
+from raggym_env.core import Task
+from raggym_env.errors import CardError, OptionError, PolicyError, check_option
 from raggym_env.mdp.dynamics import Dynamics
 from raggym_env.policies.best_of import BestOf
 from raggym_env.policies.tree import Tree
@@ -17,7 +18,7 @@ from raggym_env.policies.vote import Vote
 from raggym_env.protocols import BasePolicy, Policy, ProcessReward, Proposal
 from raggym_env.registry import POLICIES, Factory
 
-__all__ = ["POLICIES", "BasePolicy", "Policy", "Proposal", "make"]
+__all__ = ["POLICIES", "BasePolicy", "Policy", "Proposal", "check_split", "make"]
 
 
 def make(
@@ -29,6 +30,8 @@ def make(
     tree: Mapping[str, int] | None = None,
     critic: str | type[Any] | ProcessReward | None = None,
     dynamics: Dynamics | None = None,
+    tasks: Sequence[Task] = (),
+    split: str | None = None,
     trust: bool = False,
     **options: Any,
 ) -> Policy:
@@ -42,6 +45,9 @@ def make(
         tree: Options `width`, `depth` and `n` of a look-ahead; see `Tree`. Needs the `dynamics` too.
         critic: A process reward, or the name or class of one that needs no gold facts.
         dynamics: The dynamics of the environment, for `tree`.
+        tasks: The tasks in whose states it will act. Given to a class whose constructor takes `tasks`, which reads gold
+            answers or facts and is for training splits only.
+        split: The split that the tasks are from.
         trust: Whether a card at a path may use the user's authority; see `raggym_env.cards`.
         **options: Keyword arguments of the policy's class. They override the card's `options`.
 
@@ -50,6 +56,7 @@ def make(
         CardError: The card cannot be read, or uses authority and is not trusted.
         OptionError: An option is unknown, missing or out of range.
         RewardError: The critic named needs gold facts.
+        PolicyError: The policy reads gold, and the split is not for training or there are no tasks.
     """
     factory: str | Factory
     if isinstance(policy, str | Path | PolicyCard):
@@ -64,6 +71,9 @@ def make(
     search = {"best_of": best_of, "vote": vote, "tree": tree, "critic": critic if isinstance(critic, str) else None}
     changes = {f"search.{name}": value for name, value in search.items() if value is not None}
     card = override(card, changes) if changes else card
+    if _reads_gold(factory):
+        check_split(factory, split)
+        options = {**options, "tasks": _checked(factory, card, tasks)}
     options = {**card.options, **options}
     # Not every policy samples: a script takes no seed.
     if seed is not None and "seed" in inspect.signature(POLICIES.resolve(factory)).parameters:
@@ -73,6 +83,39 @@ def make(
     except OptionError as error:
         raise OptionError(f"Policy card {card.name!r}: {error}") from error
     return _with_search(inner, card, critic if critic is not None else card.search.critic, dynamics)
+
+
+def check_split(policy: str | Factory, split: str | None) -> None:
+    """Check that a policy may act on a split: one that reads gold answers or facts only on those for training.
+
+    Args:
+        policy: A key of `POLICIES`, "module:Class", or a class.
+        split: Name of the split; None if there is none.
+
+    Raises:
+        UnknownName: No policy has that name.
+        PolicyError: It reads gold and the split is not named train...
+    """
+    if _reads_gold(policy) and not (split or "").startswith("train"):
+        raise PolicyError(
+            f"The policy {policy!r} reads gold answers or facts, so it is for splits named train... only, not for "
+            f'{split!r}. Use split="train" (--split train), or another policy.'
+        )
+
+
+def _reads_gold(policy: str | Factory) -> bool:
+    return "tasks" in inspect.signature(POLICIES.resolve(policy)).parameters
+
+
+def _checked(policy: str | Factory, card: PolicyCard, tasks: Sequence[Task]) -> Sequence[Task]:
+    if "tasks" in card.options:
+        raise OptionError(f"Policy card {card.name!r}: the tasks are those of the environment, not an option.")
+    if not tasks:
+        raise PolicyError(
+            f"The policy {policy!r} needs the tasks of an environment: policies.make(..., tasks=mdp.tasks, "
+            "split=mdp.split) with `raggym_env.build.load_mdp`."
+        )
+    return tasks
 
 
 def _with_search(

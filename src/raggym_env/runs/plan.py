@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from raggym_env import build
+from raggym_env import build, policies
 from raggym_env.build import MDP, load_mdp
 from raggym_env.cards import EnvCard, PolicyCard, PriceCard, env_card, override, policy_card
 from raggym_env.core import Task
@@ -91,6 +91,7 @@ class RunSpec:
                     'settings={"policy.options.llm": "hf:smollm2"}.'
                 )
             POLICIES.check_types(policy.policy, policy.options)
+            policies.check_split(policy.policy, self.split)
             if policy.search.critic is not None:
                 PROCESS_REWARDS.resolve(policy.search.critic)
         mdp = load_mdp(card, self.split)
