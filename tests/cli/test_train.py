@@ -58,6 +58,21 @@ def test_grpo_takes_its_reward_and_its_options_from_the_command_line(shop, tmp_p
     assert (config["kind"], config["reward"]["options"]) == ("rloo", {"search_cost": 0.1})
 
 
+def test_whole_episodes_take_their_rewards_and_credit_from_the_command_line(shop, tmp_path):
+    options = ["--reward", "evidence", "--reward-set", "search_cost=0.1", "--discount", "0.5", "--max-steps", "2"]
+    options += ["--num-generations", "2", "--max-completion-length", "8", "--env-set", "episode.max_searches=1", *QUICK]
+    options += ["--invalid-reward", "-0.5", "--eval", shop.card, "--eval-limit", "1", "--eval-every", "1"]
+    result = raggym("episodes", shop.card, "--model", shop.model, "--out", tmp_path, *options)
+    assert result.exit_code == 0, result.output
+    assert [line.split()[:4] for line in result.stdout.splitlines() if line.startswith("held out")] == [
+        ["held", "out", "step", str(step)] for step in range(3)
+    ]
+    config = json.loads((tmp_path / "recipe.json").read_text())["config"]
+    episodes = config["episodes"]
+    assert (episodes["credit"], episodes["discount"], episodes["invalid_reward"]) == ("turn", 0.5, -0.5)
+    assert episodes["settings"] == {"episode.max_searches": 1}
+
+
 def test_a_killed_process_is_resumed(shop, tmp_path):
     arguments = ["sft", shop.data, "--model", shop.model, "--as", shop.agent, "--out", tmp_path / "out", *QUICK]
     arguments += ["--max-steps", "400", "--set", "save_steps=5"]
@@ -109,6 +124,8 @@ def test_a_killed_process_is_resumed(shop, tmp_path):
         (["prm", "{data}", "--set", "max_length=10"], "longer than max_length = 10"),
         (["grpo", "{data}", "--reward", "evidense"], "Did you mean 'evidence'?"),
         (["grpo", "RAGGym-Sinth-v0"], "Did you mean 'RAGGym-Synth-v0'?"),
+        (["episodes", "RAGGym-Sinth-v0"], "Did you mean 'RAGGym-Synth-v0'?"),
+        (["episodes", "{data}", "--set", "trl.scale_rewards=group"], "scale_rewards cannot be passed through"),
     ],
 )
 def test_a_mistake_ends_in_one_line_that_says_so(shop, tmp_path, monkeypatch, words, message):
@@ -116,7 +133,7 @@ def test_a_mistake_ends_in_one_line_that_says_so(shop, tmp_path, monkeypatch, wo
     given_words = [word.format(data=shop.data) for word in words]
     defaults = {"--model": str(shop.model), "--as": str(shop.agent), "--out": str(tmp_path / "out")}
     rest = [part for pair in defaults.items() for part in pair if pair[0] not in given_words]
-    if words[0] == "prm" and "--as" in rest:
+    if words[0] in ("prm", "episodes") and "--as" in rest:
         del rest[rest.index("--as") : rest.index("--as") + 2]
     result = raggym(*given_words, *rest)
     assert result.exit_code == 1, result.output

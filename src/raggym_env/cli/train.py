@@ -216,6 +216,69 @@ def grpo(
 
 
 @app.command()
+def episodes(
+    ctx: typer.Context,
+    env: Annotated[str, typer.Argument(help="An id or a card's path; its training questions are used.")],
+    out: Out,
+    reward: Annotated[str, typer.Option(help="Process reward of each turn; none for the outcome alone.")] = "mini",
+    reward_set: Annotated[
+        list[str] | None, typer.Option(metavar="KEY=VALUE", help="Option of the reward, e.g. search_cost=0.1.")
+    ] = None,
+    outcome_weight: Annotated[float, typer.Option(help="Weight of the answer's score, on the last turn.")] = 1.0,
+    process_weight: Annotated[float, typer.Option(help="Weight of the process reward.")] = 1.0,
+    invalid_reward: Annotated[float, typer.Option(help="Reward of a reply without an action.")] = -1.0,
+    credit: Annotated[
+        Literal["turn", "episode"], typer.Option(help="An advantage per turn, or one per episode.")
+    ] = "turn",
+    discount: Annotated[
+        float, typer.Option(min=0, max=1, help="Weight of the next turn's return, for credit per turn.")
+    ] = 1.0,
+    scale_rewards: Annotated[
+        Literal["group", "batch", "none"], typer.Option(help="Standard deviation that advantages are divided by.")
+    ] = "batch",
+    passage_chars: Annotated[int, typer.Option(min=1, help="Characters shown of each passage.")] = 600,
+    env_set: Annotated[
+        list[str] | None, typer.Option(metavar="KEY=VALUE", help="Change the card, e.g. episode.max_searches=3.")
+    ] = None,
+    num_generations: Annotated[int, typer.Option(min=2, help="Episodes per question.")] = 4,
+    max_completion_length: Annotated[int, typer.Option(min=1, help="Maximum number of tokens of a reply.")] = 96,
+    temperature: Annotated[float, typer.Option(min=0.01, help="Sampling temperature of the replies.")] = 1.0,
+    beta: Annotated[float | None, typer.Option(min=0, help="Weight of the divergence from the original model.")] = None,
+    eval_every: Annotated[
+        int, typer.Option(min=1, help="Weight updates between evaluations; --eval names what on.", **_EVALUATION)
+    ] = 25,
+    trust_card: TrustCard = False,
+    # `_run` reads these from the context.
+    model: Model = None,
+    max_steps: MaxSteps = None,
+    learning_rate: LearningRate = None,
+    limit: Annotated[int | None, typer.Option(min=1, help="Use the first N questions only.", **_PANEL)] = None,
+    settings: Set = None,
+    eval_env: EvalEnv = None,
+    eval_split: EvalSplit = "test",
+    eval_limit: EvalLimit = 50,
+    eval_set: EvalSet = None,
+) -> None:
+    """Reinforce a model in whole episodes: each turn is credited for what it led to."""
+    from raggym_env.training import EpisodeConfig, ReplyConfig, train_episodes
+
+    config = EpisodeConfig(
+        process_reward=reward,
+        options=parse_settings(reward_set, "--reward-set"),
+        outcome_weight=outcome_weight,
+        process_weight=process_weight,
+        invalid_reward=invalid_reward,
+        credit=credit,
+        discount=discount,
+        scale_rewards=scale_rewards,
+        passage_chars=passage_chars,
+        settings=parse_settings(env_set, "--env-set"),
+    )
+    replies = ReplyConfig(num_generations, max_completion_length, temperature)
+    _run(ctx, train_episodes, env, out, episodes=config, replies=replies, beta=beta, eval_every=eval_every)
+
+
+@app.command()
 def mini(
     data: Annotated[list[Path], typer.Argument(help="Folders made by `raggym collect --critic evidence_value`.")],
     out: Annotated[Path, typer.Option(help="The safetensors file to write.")],
@@ -268,6 +331,10 @@ def _summarise(recipe: Any) -> None:
     if report["log"]:  # empty if logging_steps, passed through to TRL, is greater than the number of steps
         losses = [entry["loss"] for entry in report["log"]]
         say(f"loss        {losses[0]:.4f} -> {losses[-1]:.4f} in {report['steps']} steps")
+    for entry in report.get("curve", ()):  # of `raggym train episodes`
+        values = {name: entry.get(f"held_out/{name}") for name in ("f1", "accuracy", "searches", "no_action")}
+        means = (f"{name} {value:.3f}" for name, value in values.items() if value is not None)
+        say(f"held out    step {entry['step']:<5} {'  '.join(means)}")
     for key in ("heldout_before", "heldout_after"):
         if key in report:
             say(f"{key.replace('_', ' '):11} ranked right {report[key]['accuracy']:.3f}")

@@ -119,8 +119,8 @@ def episode_return(
 ) -> list[float | None]:
     """Return the sum of each episode's step rewards: the reward function of `GRPOTrainer` for `EpisodeRollouts`.
 
-    It also logs the mean outcome, the mean number of searches, and the share of episodes that ended without an
-    action.
+    It also logs, over the episodes that have a return, the mean outcome, the mean process reward of an action, the mean
+    number of searches and the share that ended without an action; and the share of episodes without a return.
 
     Returns:
         One return per rollout; None, which TRL ignores, for an episode whose search or process reward failed. A
@@ -133,8 +133,10 @@ def episode_return(
     if index is not None and list(index) != list(episode_index):
         raise RewardError(f"The rollouts are on the questions {list(episode_index)}, the rows on {list(index)}.")
     if log_metric is not None:
-        for metric in ("outcome", "searches", "no_action"):
-            log_metric(f"episodes/{metric}", float(np.mean(columns[f"episode_{metric}"])))
+        scored = [number for number, value in enumerate(episode_return) if value is not None]
+        log_metric("episodes/failed", 1 - len(scored) / len(episode_return))
+        for metric in ("outcome", "process_reward", "searches", "no_action") if scored else ():
+            log_metric(f"episodes/{metric}", float(np.mean([columns[f"episode_{metric}"][row] for row in scored])))
     return list(episode_return)
 
 
@@ -148,7 +150,7 @@ class EpisodeRollouts:
     Args:
         env: The `RAGEnv` that `episode_prompts` made the rows from. Its transition and rewards are used directly, for
             all rollouts at once, so it must not be wrapped in anything that would change them.
-        invalid_reward: Added to the return of an episode that ends because a reply does not end with an action.
+        invalid_reward: Reward of a reply that does not end with an action, and so ends its episode.
         max_tokens: Maximum number of tokens of an episode's completion, of the model and the environment together. A
             reply has at most `GRPOConfig.max_completion_length`. An episode without room for one ends unanswered.
         passage_chars: Characters shown of each passage.
@@ -156,8 +158,10 @@ class EpisodeRollouts:
 
     Calling it returns the columns that TRL requires (`prompt_ids`, `completion_ids`, `logprobs`, `env_mask`: 1 for
     tokens of the model) and columns for reward functions: `episode_return`, `episode_index`, `episode_question_id`,
-    `episode_outcome` (the answer's score in [0, 1]), `episode_searches`, `episode_no_action` (1.0 or 0.0) and
-    `episode_stop`.
+    `episode_outcome` (the answer's score in [0, 1]), `episode_process_reward` (the mean over its actions),
+    `episode_searches`, `episode_no_action` (1.0 or 0.0) and `episode_stop`. Two more are for credit per turn, see
+    `credit`: `episode_turns`, the `TurnTokens` of each reply, and `episode_rewards`, one reward per turn, which add up
+    to the return; None for an episode without one.
     """
 
     def __init__(
@@ -171,7 +175,7 @@ class EpisodeRollouts:
     ) -> None:
         check_option("max_tokens", max_tokens, max_tokens >= 1, "at least 1")
         check_option("passage_chars", passage_chars, passage_chars >= 1, "at least 1")
-        self.episodes = _episodes(env)
+        self.env, self.episodes = env, _episodes(env)
         self.invalid_reward = invalid_reward
         self.max_tokens = max_tokens
         self.passage_chars = passage_chars
@@ -183,16 +187,24 @@ class EpisodeRollouts:
         Raises:
             OptionError: A prompt was not made by `episode_prompts` from this environment.
             LLMError: The model's chat template cannot be continued by another turn, or its context is too short.
+            RewardError: All episodes failed, so that nothing could be learned from any.
         """
+        episodes, policy = self.run(prompts, trainer)
+        if all(episode.error for episode in episodes):
+            raise RewardError(f"All {len(episodes)} episodes of a batch failed. The first one: {episodes[0].error}")
+        indices = [self._index(prompt) for prompt in prompts]
+        columns = [self._columns(*row) for row in zip(episodes, indices, policy.rollouts, strict=True)]
+        return {**policy.tokens(), **{name: [row[name] for row in columns] for name in columns[0]}}
+
+    def run(self, prompts: Sequence[Messages], trainer: Any) -> tuple[list[Episode], TokenPolicy]:
+        """Return one episode per prompt, and the policy, which holds their tokens. Errors are those of a call."""
         indices = [self._index(prompt) for prompt in prompts]
         limits = {"max_tokens": self.max_tokens, "passage_chars": self.passage_chars}
         policy = TokenPolicy(prompts, trainer, self.generate, **limits)
         dynamics, tasks = self.episodes.dynamics, [self.episodes.tasks[index] for index in indices]
         # The number tells the rollouts of one question apart.
         starts = [replace(dynamics.start(task.question), episode=number) for number, task in enumerate(tasks)]
-        episodes = complete(policy, tasks, starts, dynamics, self.episodes.reward)
-        columns = [self._columns(*row) for row in zip(episodes, indices, policy.rollouts, strict=True)]
-        return {**policy.tokens(), **{name: [row[name] for row in columns] for name in columns[0]}}
+        return complete(policy, tasks, starts, dynamics, self.episodes.reward), policy
 
     def _index(self, prompt: Messages) -> int:
         keys: Mapping[str, Any] = prompt[-1] if prompt else {}
@@ -211,26 +223,31 @@ class EpisodeRollouts:
 
     def _columns(self, episode: Episode, index: int, rollout: RolloutTokens) -> dict[str, Any]:
         not_run = episode.stop == StopReason.SEARCH_BUDGET  # the last search, beyond the budget
+        rewards = self._rewards(episode, rollout)
         return {
-            "episode_return": self._return(episode, rollout),
+            "episode_return": None if rewards is None else sum(rewards),
+            "episode_rewards": rewards,
+            "episode_turns": rollout.turns,
             "episode_index": index,
             "episode_question_id": str(episode.id),
             "episode_outcome": sum(step.outcome for step in episode.steps),
+            "episode_process_reward": sum(step.process_reward for step in episode.steps) / max(1, len(episode.steps)),
             "episode_searches": sum(isinstance(step.action, Search) for step in episode.steps) - not_run,
             "episode_no_action": float(rollout.failure is not None),
             "episode_stop": "error" if episode.error else rollout.failure or episode.stop,
         }
 
-    def _return(self, episode: Episode, rollout: RolloutTokens) -> float | None:
+    def _rewards(self, episode: Episode, rollout: RolloutTokens) -> list[float] | None:
+        """Return one reward per reply: outcome and process reward of its action, or the penalty of having none."""
         if episode.error is not None:
             return None
         weights = self.episodes.reward
-        rewards = (
+        rewards = [
             weights.outcome_weight * step.outcome + weights.process_weight * step.process_reward
             for step in episode.steps
-        )
-        # An episode that ran out of room is not penalised: the model did nothing wrong in its last reply.
-        return sum(rewards) + (self.invalid_reward if rollout.failure == "no_action" else 0.0)
+        ]
+        # An episode that ran out of room is not penalized: the model did nothing wrong in its last reply.
+        return [*rewards, self.invalid_reward] if rollout.failure == "no_action" else rewards
 
 
 def _generate_with_trainer(trainer: Any, prompts: list[list[int]]) -> tuple[list[list[int]], list[list[float]] | None]:

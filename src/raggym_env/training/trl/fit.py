@@ -223,7 +223,9 @@ def _report(trainer: Any, seconds: float, start: int) -> Json:
     stride = max(1, -(-len(log) // _LOGGED))
     steps = trainer.state.global_step - start  # those of this process, which `seconds` is the time of
     weights = list(trainer.model.parameters())
+    curve = [entry for entry in trainer.state.log_history if "held_out/searches" in entry]  # of `episode_grpo`
     return {
+        **({"curve": curve} if curve else {}),
         "steps": trainer.state.global_step,
         "epochs": round(float(trainer.state.epoch or 0.0), 4),
         "seconds_per_step": round(seconds / steps, 3) if steps else None,

@@ -5,7 +5,7 @@
 
 The states are those of collected trajectories. In each the model samples several replies. Each is parsed as the agent
 parses it, and its action is scored in its state. The advantage of a reply is relative to the others of its state: GRPO
-(arXiv:2402.03300) or RLOO (arXiv:2402.14740). For whole episodes see `episodes`.
+(arXiv:2402.03300) or RLOO (arXiv:2402.14740). For whole episodes see `episode_grpo`.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ from raggym_env.training.trl.fit import ProcessData, Progress, agent_job, drop_l
 from raggym_env.training.trl.lm import Base, load
 from raggym_env.training.trl.recipe import Recipe
 
-__all__ = ["Algorithm", "ReplyConfig", "StepRewardConfig", "StepRewards", "train_grpo"]
+__all__ = ["Algorithm", "ReplyConfig", "StepRewardConfig", "StepRewards", "check_groups", "train_grpo"]
 
 Algorithm = Literal["grpo", "rloo"]
 
@@ -207,13 +207,18 @@ def _with_defaults(config: TrainingConfig, generations: int) -> TrainingConfig:
     # By default a batch is the replies to one state, on a CPU as well: they share its prompt.
     config = replace(config, per_device_train_batch_size=config.per_device_train_batch_size or generations)
     config = config.with_defaults(learning_rate=2e-5, batch_size=generations, rows_per_step=4 * generations)
+    check_groups(config, generations, "replies per state")
+    return config
+
+
+def check_groups(config: TrainingConfig, generations: int, unit: str) -> None:
+    """Raise `OptionError` unless a weight update uses whole groups, of the `unit` that the option counts."""
     batch, accumulation = config.per_device_train_batch_size or 1, config.gradient_accumulation_steps or 1
     if batch * accumulation % generations:
         raise OptionError(
             f"per_device_train_batch_size * gradient_accumulation_steps must be a multiple of num_generations = "
-            f"{generations}, the replies per state; got {batch} * {accumulation} = {batch * accumulation}."
+            f"{generations}, the {unit}; got {batch} * {accumulation} = {batch * accumulation}."
         )
-    return config
 
 
 def _states(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from bisect import bisect_left
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
@@ -14,11 +15,23 @@ from raggym_env.protocols import BasePolicy, Messages, Proposal
 from raggym_env.text.tagged import own_length, parse_tagged
 from raggym_env.text.untrusted import passage_lines, visible
 
-__all__ = ["Generate", "RolloutTokens", "TokenPolicy", "information"]
+__all__ = ["Generate", "RolloutTokens", "TokenPolicy", "TurnTokens", "information", "state_key"]
 
 Generate = Callable[[Any, list[list[int]]], tuple[list[list[int]], list[list[float]] | None]]
 """Maps the trainer and each rollout's tokens so far to the tokens of one reply each, and to the log-probability of
 every token, or None if they are not known."""
+
+
+@dataclass(frozen=True, slots=True)
+class TurnTokens:
+    """One turn of the model: which tokens of the completion are its reply, and the state that it replied in."""
+
+    start: int
+    """Index of its first token in the completion."""
+    end: int
+    """Index after its last token."""
+    state: str
+    """The `state_key` of its state."""
 
 
 @dataclass(slots=True)
@@ -31,6 +44,8 @@ class RolloutTokens:
     """For each token of the completion: 1 if the model wrote it, 0 if it comes from the environment."""
     logprobs: list[float] = field(default_factory=list)
     """For each token of the completion: its log-probability when it was sampled; 0 for the environment's."""
+    turns: list[TurnTokens] = field(default_factory=list)
+    """The model's replies, oldest first; together they are the tokens whose mask is 1."""
     failure: str | None = None
     """Why there is no further action: "no_action" (the reply does not end with one), "no_room" (no reply fits), or
     None."""
@@ -84,7 +99,8 @@ class TokenPolicy(BasePolicy):
         rollouts = [self.rollouts[state.episode] for state in states]
         for rollout, state in zip(rollouts, states, strict=True):
             self._open_turn(rollout, state)
-        replies = iter(self._replies([rollout for rollout in rollouts if rollout.failure is None]))
+        open_turns = [(rollout, state) for rollout, state in zip(rollouts, states, strict=True) if not rollout.failure]
+        replies = iter(self._replies(open_turns))
         return [[_proposal(rollout, None if rollout.failure else next(replies))] for rollout in rollouts]
 
     def tokens(self) -> dict[str, Any]:
@@ -130,14 +146,17 @@ class TokenPolicy(BasePolicy):
         ended = rollout.completion[-1] in self._chat.eos
         return bridge[1:] if ended and bridge[0] == rollout.completion[-1] else bridge
 
-    def _replies(self, rollouts: Sequence[RolloutTokens]) -> list[str]:
-        if not rollouts:
+    def _replies(self, turns: Sequence[tuple[RolloutTokens, State]]) -> list[str]:
+        if not turns:
             return []
-        written, logprobs = self._generate(self._trainer, [rollout.prompt + rollout.completion for rollout in rollouts])
+        prompts = [rollout.prompt + rollout.completion for rollout, _ in turns]
+        written, logprobs = self._generate(self._trainer, prompts)
         self._has_logprobs &= logprobs is not None  # TRL takes them for all rollouts or for none
         replies = [self._own_tokens(tokens) for tokens in written]
-        for number, (rollout, tokens) in enumerate(zip(rollouts, replies, strict=True)):
+        for number, ((rollout, state), tokens) in enumerate(zip(turns, replies, strict=True)):
+            start = len(rollout.completion)
             rollout.append(tokens, None if logprobs is None else logprobs[number][: len(tokens)], by_model=True)
+            rollout.turns.append(TurnTokens(start, len(rollout.completion), state_key(state)))
         return [self._chat.text(tokens, ()) for tokens in replies]
 
     def _own_tokens(self, tokens: list[int]) -> list[int]:
@@ -167,3 +186,10 @@ def information(state: State, passage_chars: int) -> str:
     """
     content = "\n".join(passage_lines(state.history[-1].passages, passage_chars)) or "nothing"
     return f"<information>\n{content}\n</information>\nSearches left: {state.searches_left}"
+
+
+def state_key(state: State) -> str:
+    """Return a text that is equal for states of the same question with the same history, and for no others."""
+    # The id too: two questions may have the same text and different answers.
+    content = repr((state.question.id, state.question.text, state.history))
+    return hashlib.blake2b(content.encode(), digest_size=16).hexdigest()
