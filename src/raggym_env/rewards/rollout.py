@@ -12,9 +12,9 @@ from numpy.typing import NDArray
 from raggym_env.core import Action, State, Task, Usage, state_rng
 from raggym_env.errors import RewardError, check_option
 from raggym_env.mdp.dynamics import Dynamics
-from raggym_env.mdp.metrics import METRICS, score
 from raggym_env.mdp.rollout import complete
 from raggym_env.protocols import BasePolicy, Policy, Proposal, propose
+from raggym_env.rewards.tasks import GradedTasks
 
 __all__ = ["RolloutReward"]
 
@@ -68,18 +68,13 @@ class RolloutReward:
         check_option("m", m, m >= 1, "at least 1")
         check_option("width", width, width >= 1, "at least 1")
         check_option("explore", explore, 0 <= explore <= 1, "in [0, 1]")
-        check_option("metric", metric, metric is None or metric in METRICS, f"one of {sorted(METRICS)}")
         check_option("max_searches", max_searches, max_searches is None or max_searches >= 0, "at least 0")
         self.m = m
-        self.metric = metric
         self.max_searches = max_searches
         self.advantage = advantage
         self._dynamics = dynamics
         self._sampler = _Sampler(policy, width, explore, seed)
-        self._by_id = {task.id: task for task in tasks}
-        self._by_text: dict[str, list[Task]] = {}
-        for task in tasks:
-            self._by_text.setdefault(task.question.text, []).append(task)
+        self._tasks = GradedTasks(tasks, metric, "rollout")
 
     @property
     def usage(self) -> Usage:
@@ -106,7 +101,7 @@ class RolloutReward:
 
     def _values(self, states: Sequence[State]) -> dict[State, float]:
         """Return the value of each distinct state."""
-        tasks = {state: self._task(state) for state in states}
+        tasks = {state: self._tasks.of(state) for state in states}
         limit = sys.maxsize if self.max_searches is None else self.max_searches
         # An ended state needs no completions, only the grade of its answer.
         starts = [
@@ -122,22 +117,8 @@ class RolloutReward:
             task = tasks[state]
             if episode.error is not None:
                 raise RewardError(f"A completion of {task.question.text!r:.100} failed: {episode.error}")
-            metric = self.metric or ("f1" if task.correct is None else "accuracy")
-            grades[state].append(score(metric, episode.answer, task))
+            grades[state].append(self._tasks.grade(episode.answer, task))
         return {state: sum(row) / len(row) for state, row in grades.items()}
-
-    def _task(self, state: State) -> Task:
-        question = state.question
-        # The text as well: the same id may belong to a question of another data set.
-        if (task := self._by_id.get(question.id)) is not None and task.question.text == question.text:
-            return task
-        tasks = [task for task in self._by_text.get(question.text, ()) if task.question.options == question.options]
-        if len(tasks) != 1:
-            raise RewardError(
-                f"The rollout reward has {len(tasks) or 'no'} tasks with the question {question.text!r:.100}, and "
-                "needs exactly one to grade completions. Score states of the tasks it was made with."
-            )
-        return tasks[0]
 
 
 class _Sampler(BasePolicy):
