@@ -30,6 +30,10 @@ class RolloutReward:
     less the value of its start, however many steps it took: repeating a search or padding an episode earns nothing.
     (The plain `V(s')` grows with every step. Use it to rank candidates within a state and to compare with the paper.)
 
+    With a `discount` below 1 an answer after `t` searches, counted from the start of the episode, is worth its score
+    times `discount ** t`, so that of two ways to an answer the shorter is worth more (ReasonRAG, arXiv 2505.14069). The
+    scores of an episode then add up to the discounted score of its answer less the value of its start.
+
     In each step a completion takes the policy's first proposal or, with probability `explore`, another of `width`
     proposals. Proposals without scores are samples and equally good, so one of them is drawn. An output that is not an
     action ends a completion without an answer, as it ends an episode. Scores are comparable across states. It grades
@@ -45,6 +49,7 @@ class RolloutReward:
         explore: Probability in [0, 1].
         width: Proposals requested per state, at least 1.
         advantage: Whether to subtract the value of the state itself.
+        discount: Factor in (0, 1] per search before the answer.
         seed: Seed of the draws in the completions.
 
     Raises:
@@ -63,15 +68,18 @@ class RolloutReward:
         explore: float = 0.25,
         width: int = 4,
         advantage: bool = True,
+        discount: float = 1.0,
         seed: int = 0,
     ) -> None:
         check_option("m", m, m >= 1, "at least 1")
         check_option("width", width, width >= 1, "at least 1")
         check_option("explore", explore, 0 <= explore <= 1, "in [0, 1]")
+        check_option("discount", discount, 0 < discount <= 1, "in (0, 1]")
         check_option("max_searches", max_searches, max_searches is None or max_searches >= 0, "at least 0")
         self.m = m
         self.max_searches = max_searches
         self.advantage = advantage
+        self.discount = discount
         self._dynamics = dynamics
         self._sampler = _Sampler(policy, width, explore, seed)
         self._tasks = GradedTasks(tasks, metric, "rollout")
@@ -117,7 +125,9 @@ class RolloutReward:
             task = tasks[state]
             if episode.error is not None:
                 raise RewardError(f"A completion of {task.question.text!r:.100} failed: {episode.error}")
-            grades[state].append(self._tasks.grade(episode.answer, task))
+            # A completion's last step, an answer or a search beyond the budget, is no search before the answer.
+            searches = len(state.history) + max(0, len(episode.steps) - 1)
+            grades[state].append(self.discount**searches * self._tasks.grade(episode.answer, task))
         return {state: sum(row) / len(row) for state, row in grades.items()}
 
 
