@@ -85,20 +85,15 @@ def load_mdp(
     dynamics = Dynamics(_make_retriever(card, retriever, dataset), card.retrieval.k, card.episode.max_searches)
     if process_reward is None or isinstance(process_reward, str):
         name, options = card.reward.process_reward, card.reward.options
-        process_reward = make_process_reward(name, dataset.tasks, dynamics, dataset.split, options, card.trusted)
+        process_reward = make_process_reward(name, dataset, dynamics, options, card.trusted)
     elif isinstance(process_reward, type):
-        process_reward = make_process_reward(process_reward, dataset.tasks, dynamics, dataset.split, {})
+        process_reward = make_process_reward(process_reward, dataset, dynamics, {})
     weights = {"outcome_weight": card.reward.outcome_weight, "process_weight": card.reward.process_weight}
     return MDP(card, dataset, dynamics, StepReward(card.episode.metric, process_reward, **weights))
 
 
 def make_process_reward(
-    process_reward: str | Factory,
-    tasks: Sequence[Task],
-    dynamics: Dynamics,
-    split: str,
-    options: Mapping[str, Any],
-    trust: bool = False,
+    process_reward: str | Factory, dataset: Dataset, dynamics: Dynamics, options: Mapping[str, Any], trust: bool = False
 ) -> ProcessReward | None:
     """Make a process reward as `rewards.make` does, with the policy that its options name.
 
@@ -111,18 +106,20 @@ def make_process_reward(
         policy = options.get("policy", "lexical")
         if isinstance(policy, str | Path):
             policy_options = options.pop("policy_options", {})
-            context = {"dynamics": dynamics, "tasks": tasks, "split": split}
+            context = {"dynamics": dynamics, "tasks": dataset.tasks, "split": dataset.split}
             valid = isinstance(policy_options, Mapping) and not policy_options.keys() & {"policy", *context}
             check_option("policy_options", policy_options, valid, "a table of options of `policy`")
             options["policy"] = policies.make(policy, **context, **{"trust": trust, **policy_options})
-    return rewards.make(process_reward, tasks, dynamics, split, **options)
+    # An option of the same name is the user's own.
+    read = {"corpus": dataset.corpus, **options}
+    return rewards.make(process_reward, dataset.tasks, dynamics, dataset.split, **read)
 
 
 def make_policy(card: PolicyCard, mdp: MDP, seed: int) -> Policy:
     """Make a card's policy for an environment, whose tasks and dynamics its critic may use."""
     search = card.search
     critic = search.critic and make_process_reward(
-        search.critic, mdp.tasks, mdp.dynamics, mdp.split, search.critic_options, card.trusted
+        search.critic, mdp.dataset, mdp.dynamics, search.critic_options, card.trusted
     )
     return policies.make(card, seed=seed, critic=critic, dynamics=mdp.dynamics, tasks=mdp.tasks, split=mdp.split)
 

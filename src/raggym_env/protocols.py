@@ -134,16 +134,20 @@ class Scorer(Protocol):
     """A language model that scores given continuations by their likelihood."""
 
     def loglikelihood(
-        self, prompts: Sequence[Messages], continuations: Sequence[Sequence[str]]
+        self, prompts: Sequence[Messages], continuations: Sequence[Sequence[str]], *, per_token: bool = False
     ) -> list[NDArray[np.float32]]:
         """Return the sum of the log-probabilities (nats) of each continuation's tokens after its prompt.
 
         Args:
             prompts: `n` prompts.
             continuations: `n` sequences of texts; their lengths may differ and may be 0.
+            per_token: Return the mean over the tokens in place of the sum. An empty continuation has 0.
 
         Returns:
             `n` float32 arrays, the i-th of shape `(len(continuations[i]),)`, each value 0 or less.
+
+        Raises:
+            LLMError: A prompt cannot be scored.
         """
         ...
 

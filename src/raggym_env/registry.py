@@ -275,11 +275,12 @@ PROCESS_REWARDS = Registry(
         "judge": "raggym_env.rewards.judge:JudgeReward",
         "model": "raggym_env.rewards.model:ModelReward",
         "rollout": "raggym_env.rewards.rollout:RolloutReward",
+        "information_gain": "raggym_env.rewards.information_gain:InformationGain",
     },
 )
 """Process rewards, also used as critics. The factory takes its options by keyword, and, where its signature has
-them, the `tasks` and the `dynamics` of the environment. One that takes `tasks` reads gold answers, and is refused on
-splits that are not named train."""
+them, the `tasks`, `dynamics` and `corpus` of the environment. One that takes `tasks` reads gold answers, and is
+refused on splits that are not named train."""
 
 POLICIES = Registry(
     "policy",

@@ -42,9 +42,10 @@ def test_a_table_fits_80_columns_and_cuts_nothing_off(command):
 
 def test_what_a_plug_in_or_a_policy_needs_is_listed():
     needs = {plugin["name"]: " ".join(plugin["needs"]) for plugin in json.loads(raggym("rewards", "--json"))}
-    for name in ("evidence", "evidence_value", "rollout"):
+    for name in ("evidence", "evidence_value", "rollout", "information_gain"):
         assert "train splits only" in needs[name]
     assert "language model" in needs["judge"]
+    assert "language model" in needs["information_gain"]
     assert "the extra llm" in needs["model"]
     assert (needs["mini"], needs["random"]) == ("", "")
     needs = {plugin["name"]: " ".join(plugin["needs"]) for plugin in json.loads(raggym("retrievers", "--json"))}

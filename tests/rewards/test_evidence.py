@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from raggym_env import rewards
-from raggym_env.core import Answer, Fact, Question, Search, State, Task
+from raggym_env.core import Answer, Fact, Question, Search, State, Task, Turn
 from raggym_env.errors import OptionError, RewardError
 from raggym_env.rewards.evidence import EvidenceReward, EvidenceValue, evidence_recall
 from raggym_env.testing import check_process_reward
@@ -46,6 +46,30 @@ def test_repeating_a_query_earns_nothing():
     steps, reward = setup()
     once = state_after(steps, steps.start(FILM.question), "Dawn")
     assert reward.score([once], [[Search("Dawn")]])[0][0] == pytest.approx(-COST)
+
+
+def test_redundancy_costs_by_the_share_of_the_passages_that_were_retrieved_before():
+    # By hand: "Dawn" returns two passages, of which none, one or both are in the history.
+    steps, _ = dynamics(3)
+    reward = EvidenceReward([FILM, BOTH], steps, search_cost=COST, redundancy=0.4)
+    once = state_after(steps, steps.start(FILM.question), "Dawn", "Ada Berg")
+    candidates = [Search("Dawn"), Search("Dusk"), Search("nothing"), Answer("Oslo")]
+    (scores,) = reward.score([once], [candidates])
+    np.testing.assert_allclose(scores, [-COST - 0.4, -COST, -COST, 0.0], atol=1e-6)
+    half = State(FILM.question, (Turn("q", once.history[0].passages[1:]),), 3)
+    np.testing.assert_allclose(
+        reward.score([half], [[Search("Dawn"), Search("Ada Berg")]])[0], [0.5 - COST - 0.2, 0.5 - COST], atol=1e-6
+    )
+    spent = State(FILM.question, once.history, 0)
+    np.testing.assert_allclose(reward.score([spent], [[Search("Dawn")]])[0], [-COST], atol=1e-6)
+    plain = EvidenceReward([FILM, BOTH], steps, search_cost=COST)
+    np.testing.assert_array_equal(plain.score([once], [candidates])[0], np.float32([-COST, -COST, -COST, 0.0]))
+
+
+def test_redundancy_out_of_range_is_refused():
+    for redundancy in (-0.1, float("inf"), float("nan")):
+        with pytest.raises(OptionError, match="redundancy"):
+            rewards.make("evidence", [FILM], dynamics()[0], "train", redundancy=redundancy)
 
 
 def test_searching_beyond_the_budget_is_worth_less_than_answering():

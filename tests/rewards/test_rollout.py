@@ -70,6 +70,50 @@ def test_an_episodes_rewards_add_up_to_its_outcome_however_it_is_padded(padding)
     assert total == pytest.approx(1 - start_value, abs=1e-6)
 
 
+class Walker(BasePolicy):
+    """Searches for the director, then answers "Oslo" once its page is retrieved."""
+
+    def propose(self, states, n=1):
+        return [
+            [
+                Proposal(
+                    Answer("Oslo") if any(p.title == "Ada Berg" for p in state.passages) else Search("Ada Berg"),
+                    score=1,
+                )
+            ]
+            for state in states
+        ]
+
+
+def test_a_discount_makes_the_shorter_way_worth_more():
+    # By hand: answering at once is worth 1, after one search .5, after two .25; V(start) = .5 by one search.
+    steps, reward, _ = setup(Walker(), discount=0.5, m=1)
+    start = steps.start(FILM.question)
+    (scores,) = reward.score([start], [[Search("Ada Berg"), Search("Dawn"), Answer("Oslo"), Answer("Rome")]])
+    np.testing.assert_array_equal(scores, [0.0, -0.25, 0.5, -0.5])
+    (middle,) = steps.transition([start], [Search("Dawn")])
+    np.testing.assert_array_equal(
+        reward.score([middle], [[Search("Ada Berg"), Search("Dusk"), Answer("Oslo")]])[0], [0.0, -0.125, 0.25]
+    )
+
+
+@pytest.mark.parametrize("padding", [[], ["Dawn"], ["Dawn", "Dusk"]])
+def test_discounted_rewards_add_up_to_the_discounted_outcome(padding):
+    steps, reward, _ = setup(Walker(), max_searches=5, discount=0.9, m=1)
+    state = steps.start(FILM.question)
+    total = 0.0
+    for action in [*map(Search, padding), Search("Ada Berg"), Answer("Oslo")]:
+        total += reward.score([state], [[action]])[0][0]
+        (state,) = steps.transition([state], [action])
+    assert total == pytest.approx(0.9 ** (1 + len(padding)) - 0.9, abs=1e-6)
+
+
+def test_a_draft_beyond_the_budget_is_discounted_by_the_searches_before_it():
+    steps, reward, _ = setup(Walker(), max_searches=1, discount=0.5, m=1, advantage=False)
+    (spent,) = steps.transition([steps.start(FILM.question)], [Search("Dawn")])
+    np.testing.assert_array_equal(reward.score([spent], [[Search("x", draft="Oslo"), Answer("Oslo")]])[0], [0.5, 0.5])
+
+
 def test_a_draft_is_graded_if_the_budget_ends():
     steps, reward, _ = setup(max_searches=0)
     scores = reward.score([steps.start(FILM.question)], [[Search("x", draft="Oslo"), Search("x")]])[0]
@@ -170,7 +214,17 @@ def test_it_is_made_by_name_for_training_splits_only():
 
 
 @pytest.mark.parametrize(
-    "options", [{"m": 0}, {"width": 0}, {"explore": 1.5}, {"metric": "bleu"}, {"max_searches": -1}, {"depth": 2}]
+    "options",
+    [
+        {"discount": 0.0},
+        {"discount": 1.5},
+        {"m": 0},
+        {"width": 0},
+        {"explore": 1.5},
+        {"metric": "bleu"},
+        {"max_searches": -1},
+        {"depth": 2},
+    ],
 )
 def test_options_out_of_range_or_unknown_are_refused(options):
     (name,) = options

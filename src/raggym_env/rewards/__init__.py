@@ -10,7 +10,7 @@ import inspect
 from collections.abc import Sequence
 from typing import Any
 
-from raggym_env.core import Task
+from raggym_env.core import Passage, Task
 from raggym_env.errors import RewardError
 from raggym_env.mdp.dynamics import Dynamics
 from raggym_env.protocols import ProcessReward
@@ -24,6 +24,7 @@ def make(
     tasks: Sequence[Task] = (),
     dynamics: Dynamics | None = None,
     split: str = "train",
+    corpus: Sequence[Passage] | None = None,
     **options: Any,
 ) -> ProcessReward | None:
     """Make a process reward; "none" gives None.
@@ -34,6 +35,7 @@ def make(
             gold answers or facts and is for training splits only.
         dynamics: The dynamics of the environment. Given to a class whose constructor takes `dynamics`.
         split: The split the tasks are from.
+        corpus: The passages that are searched. Given to a class whose constructor takes `corpus`.
         options: Keyword arguments of the class.
 
     Raises:
@@ -49,6 +51,8 @@ def make(
     needed = {name: value for name, value in context.items() if name in parameters}
     if needed:
         _check_context(process_reward, tasks, dynamics, split, reads_gold="tasks" in needed)
+    if corpus is not None and "corpus" in parameters:
+        options["corpus"] = corpus
     if check_tasks := getattr(factory, "check_tasks", None):
         check_tasks(tasks)
     made: ProcessReward = PROCESS_REWARDS.make(process_reward, **needed, **options)

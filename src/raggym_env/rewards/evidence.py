@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import html
+import math
 import re
 import unicodedata
 from collections.abc import Iterable, Sequence
@@ -34,26 +35,42 @@ def evidence_recall(task: Task, titles: Iterable[str]) -> float | None:
     return len(gold & {title_key(title) for title in titles}) / len(gold) if gold else None
 
 
+def _repeated(before: State, after: State) -> float:
+    """Return the share in [0, 1] of a search's passages that were in the history before it; 0 if it had none."""
+    passages = [passage for turn in after.history[len(before.history) :] for passage in turn.passages]
+    earlier = set(before.passages)
+    return sum(passage in earlier for passage in passages) / len(passages) if passages else 0.0
+
+
 class EvidenceReward:
     """Rewards a search for the gold passages it adds, and penalizes an answer for those still missing.
 
     With `recall(s)` the share in [0, 1] of the supporting passages in the history of `s`:
 
-    - a search scores `recall(s') - recall(s) - search_cost`, where `s'` is the state it leads to;
+    - a search scores `recall(s') - recall(s) - search_cost - redundancy * repeated(s, s')`, where `s'` is the state it
+      leads to and `repeated` the share in [0, 1] of its passages that are in the history of `s` already;
     - an answer scores `recall(s) - 1`: 0 with all the evidence, -1 with none;
     - a search beyond the budget, which ends the episode, scores as an answer less the cost of a search.
 
     So a search that adds evidence beats answering, answering with all the evidence beats searching, and searches that
-    add nothing only cost. Scores are comparable across states. It reads gold facts and runs the candidate searches, so
-    it is for training sets only.
+    add nothing only cost. The penalty of redundancy, none by default, is that of StepSearch (arXiv 2505.15107): it
+    tells searches that add no evidence apart. Scores are comparable across states. It reads gold facts and runs the
+    candidate searches, so it is for training sets only.
 
     Args:
         tasks: The tasks whose states it scores.
         dynamics: The dynamics that the states belong to.
         search_cost: Subtracted for every search.
+        redundancy: Subtracted for a search of which all passages are known, and in proportion; at least 0.
+
+    Raises:
+        OptionError: `redundancy` is out of range.
     """
 
-    def __init__(self, tasks: Iterable[Task], dynamics: Dynamics, *, search_cost: float = 0.05) -> None:
+    def __init__(
+        self, tasks: Iterable[Task], dynamics: Dynamics, *, search_cost: float = 0.05, redundancy: float = 0.0
+    ) -> None:
+        check_option("redundancy", redundancy, 0 <= redundancy < math.inf, "at least 0 and finite")
         self._by_id: dict[str, frozenset[str]] = {}
         # For states read from an observation, which has no question id.
         self._by_text: dict[str, frozenset[str]] = {}
@@ -64,9 +81,10 @@ class EvidenceReward:
                 self._by_text[task.question.text] = frozenset()  # ambiguous: two tasks share the text
         self._dynamics = dynamics
         self.search_cost = search_cost
+        self.redundancy = redundancy
 
     def score(self, states: Sequence[State], actions: Sequence[Sequence[Action]]) -> list[NDArray[np.float32]]:
-        """Return one score in [-1 - search_cost, 1] per candidate; see `ProcessReward.score`.
+        """Return one score in [-1 - search_cost - redundancy, 1] per candidate; see `ProcessReward.score`.
 
         Raises:
             RewardError: A question has no supporting facts, or is not one of the tasks.
@@ -87,9 +105,9 @@ class EvidenceReward:
         next_states = self._dynamics.transition(
             [state for _, _, state, _ in searches], [action for *_, action in searches]
         )
-        for (row, column, _, _), state in zip(searches, next_states, strict=True):
+        for (row, column, before, _), state in zip(searches, next_states, strict=True):
             gain = self.recall(state) - recalls[row] if state.stop is None else recalls[row] - 1
-            scores[row][column] = gain - self.search_cost
+            scores[row][column] = gain - self.search_cost - self.redundancy * _repeated(before, state)
         return scores
 
     @staticmethod

@@ -12,9 +12,9 @@ from numpy.typing import NDArray
 from raggym_env.core import Action, State, Task, Usage, state_rng
 from raggym_env.errors import RewardError, check_option
 from raggym_env.mdp.dynamics import Dynamics
-from raggym_env.mdp.metrics import METRICS, score
 from raggym_env.mdp.rollout import complete
 from raggym_env.protocols import BasePolicy, Policy, Proposal, propose
+from raggym_env.rewards.tasks import GradedTasks
 
 __all__ = ["RolloutReward"]
 
@@ -29,6 +29,10 @@ class RolloutReward:
     `V` depends on the seed and the state alone, so the scores of an episode's steps add up to the score of its answer
     less the value of its start, however many steps it took: repeating a search or padding an episode earns nothing.
     (The plain `V(s')` grows with every step. Use it to rank candidates within a state and to compare with the paper.)
+
+    With a `discount` below 1 an answer after `t` searches, counted from the start of the episode, is worth its score
+    times `discount ** t`, so that of two ways to an answer the shorter is worth more (ReasonRAG, arXiv 2505.14069). The
+    scores of an episode then add up to the discounted score of its answer less the value of its start.
 
     In each step a completion takes the policy's first proposal or, with probability `explore`, another of `width`
     proposals. Proposals without scores are samples and equally good, so one of them is drawn. An output that is not an
@@ -45,6 +49,7 @@ class RolloutReward:
         explore: Probability in [0, 1].
         width: Proposals requested per state, at least 1.
         advantage: Whether to subtract the value of the state itself.
+        discount: Factor in (0, 1] per search before the answer.
         seed: Seed of the draws in the completions.
 
     Raises:
@@ -63,23 +68,21 @@ class RolloutReward:
         explore: float = 0.25,
         width: int = 4,
         advantage: bool = True,
+        discount: float = 1.0,
         seed: int = 0,
     ) -> None:
         check_option("m", m, m >= 1, "at least 1")
         check_option("width", width, width >= 1, "at least 1")
         check_option("explore", explore, 0 <= explore <= 1, "in [0, 1]")
-        check_option("metric", metric, metric is None or metric in METRICS, f"one of {sorted(METRICS)}")
+        check_option("discount", discount, 0 < discount <= 1, "in (0, 1]")
         check_option("max_searches", max_searches, max_searches is None or max_searches >= 0, "at least 0")
         self.m = m
-        self.metric = metric
         self.max_searches = max_searches
         self.advantage = advantage
+        self.discount = discount
         self._dynamics = dynamics
         self._sampler = _Sampler(policy, width, explore, seed)
-        self._by_id = {task.id: task for task in tasks}
-        self._by_text: dict[str, list[Task]] = {}
-        for task in tasks:
-            self._by_text.setdefault(task.question.text, []).append(task)
+        self._tasks = GradedTasks(tasks, metric, "rollout")
 
     @property
     def usage(self) -> Usage:
@@ -106,7 +109,7 @@ class RolloutReward:
 
     def _values(self, states: Sequence[State]) -> dict[State, float]:
         """Return the value of each distinct state."""
-        tasks = {state: self._task(state) for state in states}
+        tasks = {state: self._tasks.of(state) for state in states}
         limit = sys.maxsize if self.max_searches is None else self.max_searches
         # An ended state needs no completions, only the grade of its answer.
         starts = [
@@ -122,22 +125,10 @@ class RolloutReward:
             task = tasks[state]
             if episode.error is not None:
                 raise RewardError(f"A completion of {task.question.text!r:.100} failed: {episode.error}")
-            metric = self.metric or ("f1" if task.correct is None else "accuracy")
-            grades[state].append(score(metric, episode.answer, task))
+            # A completion's last step, an answer or a search beyond the budget, is no search before the answer.
+            searches = len(state.history) + max(0, len(episode.steps) - 1)
+            grades[state].append(self.discount**searches * self._tasks.grade(episode.answer, task))
         return {state: sum(row) / len(row) for state, row in grades.items()}
-
-    def _task(self, state: State) -> Task:
-        question = state.question
-        # The text as well: the same id may belong to a question of another data set.
-        if (task := self._by_id.get(question.id)) is not None and task.question.text == question.text:
-            return task
-        tasks = [task for task in self._by_text.get(question.text, ()) if task.question.options == question.options]
-        if len(tasks) != 1:
-            raise RewardError(
-                f"The rollout reward has {len(tasks) or 'no'} tasks with the question {question.text!r:.100}, and "
-                "needs exactly one to grade completions. Score states of the tasks it was made with."
-            )
-        return tasks[0]
 
 
 class _Sampler(BasePolicy):

@@ -197,6 +197,42 @@ def test_scores_are_those_of_a_full_forward_pass(network, llm):
         assert row_scores == pytest.approx([full_pass(network, llm, prompt, text) for text in row], abs=1e-3)
 
 
+def test_scores_per_token_are_means_whatever_the_batch(llm):
+    prompts = [user(text) for text in texts(5)]
+    candidates = [["yes", "", "a longer answer"]] * 5
+    sums = llm.loglikelihood(prompts, candidates)
+    means = llm.loglikelihood(prompts, candidates, per_token=True)
+    counts = [max(1, len(llm.chat.continuation(text))) for text in candidates[0]]
+
+    assert counts[2] > counts[0] > 1
+    for total_row, row in zip(sums, means, strict=True):
+        assert row * counts == pytest.approx(total_row, rel=1e-5)
+
+
+@pytest.mark.parametrize(("rooms", "batches"), [(1, 12), (70, 4), (10_000, 1)])
+def test_the_logits_of_continuations_are_bounded_and_their_prefix_is_computed_once(llm, monkeypatch, rooms, batches):
+    prompts = [user(text, SYSTEM) for text in texts(12, longest=40)]
+    candidates = [["yes", "no, or so", "x" * (1 + number)] for number in range(12)]
+    whole = HFModel(llm.model, llm.chat.tokenizer).loglikelihood(prompts, candidates)
+    vocabulary = llm.model.config.vocab_size
+    monkeypatch.setattr("raggym_env.llm.hf.model._LOGITS", rooms * vocabulary)
+    branches, sizes = llm.engine._branches, []
+
+    def counted(prompts, rows):
+        sizes.append(len(rows) * max(sum(map(len, row)) for row in rows))
+        return branches(prompts, rows)
+
+    llm.engine._branches = counted
+    scores = llm.loglikelihood(prompts, candidates)
+
+    assert all(size <= max(rooms, 30) for size in sizes)  # a single prompt has as many as it needs
+    assert len(sizes) == batches
+    for row, expected in zip(scores, whole, strict=True):
+        assert row == pytest.approx(expected, abs=1e-3)
+    lengths = [len(llm.chat.encode(prompt)) for prompt in prompts]
+    assert llm.engine.prefilled <= sum(lengths) - 11 * len(llm.chat.continuation(SYSTEM))
+
+
 def test_a_prompt_is_prefilled_once_for_all_its_continuations(llm):
     prompt = user("Which is better?")
 

@@ -181,8 +181,7 @@ class Engine:
         scores = []
         for index, row in enumerate(continuations):
             first = torch.log_softmax(prompts.outputs[index].float(), dim=-1)
-            later = None if logits is None else torch.log_softmax(logits[index].float(), dim=-1)
-            scores.append(_sums(first, later, row))
+            scores.append(_sums(first, None if logits is None else logits[index], row))
         return scores
 
     @torch.inference_mode()
@@ -264,13 +263,18 @@ def _next_tokens(logits: torch.Tensor, draws: torch.Tensor | None, temperature: 
 
 
 def _sums(first: torch.Tensor, later: torch.Tensor | None, continuations: Sequence[Tokens]) -> list[float]:
-    """Sum log-probabilities of continuations whose tokens but the last lie one after the other in `later`."""
+    """Sum log-probabilities of continuations.
+
+    `first` holds those of a first token, `later` the logits at all tokens but the last, one continuation after the
+    other.
+    """
     sums, start = [], 0
     for tokens in continuations:
         total = float(first[tokens[0]]) if tokens else 0.0
         if later is not None and len(tokens) > 1:
             stop = start + len(tokens) - 1
-            rows = later[start:stop]
+            # One continuation at a time, so that no second copy of all logits is made.
+            rows = torch.log_softmax(later[start:stop].float(), dim=-1)
             total += float(rows.gather(1, torch.tensor(tokens[1:], device=rows.device)[:, None]).sum())
             start = stop
         sums.append(total)

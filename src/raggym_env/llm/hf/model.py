@@ -39,6 +39,8 @@ _log = logging.getLogger(__name__)
 # gain nothing from being prefilled together.
 _BUDGET = {"cuda": 131_072, "cpu": 32_768}
 _PREFILL = {"cuda": 16_384, "cpu": 1_024}
+# Logits in memory at once while continuations are scored: half a gigabyte in float32.
+_LOGITS = 1 << 27
 
 
 def load(name: str, *, device: str = "auto", dtype: Dtype = "auto", token_budget: int | None = None) -> HFModel:
@@ -135,9 +137,9 @@ class HFModel:
         return completions
 
     def loglikelihood(
-        self, prompts: Sequence[Messages], continuations: Sequence[Sequence[str]]
+        self, prompts: Sequence[Messages], continuations: Sequence[Sequence[str]], *, per_token: bool = False
     ) -> list[NDArray[np.float32]]:
-        """Return the sum of the log-probabilities of each continuation's tokens; see `Scorer.loglikelihood`.
+        """Return the sum, or the mean, of the log-probabilities of continuations; see `Scorer.loglikelihood`.
 
         A continuation is tokenised by itself and has no end token; an empty one scores 0.
 
@@ -156,7 +158,10 @@ class HFModel:
         _raise_failure(job_of_prompt)
         scores = {id(job): dict(zip(job.continuations, job.scores, strict=False)) for job in job_of_prompt}
         return [
-            np.array([scores[id(job)].get(text, 0.0) for text in row], dtype=np.float32)
+            np.array(
+                [scores[id(job)].get(text, 0.0) / (max(1, len(text)) if per_token else 1) for text in row],
+                dtype=np.float32,
+            )
             for job, row in zip(job_of_prompt, tokens, strict=True)
         ]
 
@@ -226,9 +231,14 @@ class HFModel:
         self.engine.decode(self._prefill(jobs, prefix), [job.samples for job in jobs], params.temperature, params.top_p)
 
     def _score(self, jobs: list[_Job], prefix: Cache | None) -> None:
-        rows = self.engine.score(self._prefill(jobs, prefix), [job.continuations for job in jobs])
-        for job, scores in zip(jobs, rows, strict=True):
-            job.scores = scores
+        # Every token of a continuation has logits over the whole vocabulary, which the token budget does not bound:
+        # many short prompts with long continuations would need more memory than their keys and values.
+        most = max(1, _LOGITS // self.model.config.get_text_config(decoder=True).vocab_size)
+        for cut in runs([job.room for job in jobs], most):
+            batch = jobs[cut]
+            rows = self.engine.score(self._prefill(batch, prefix), [job.continuations for job in batch])
+            for job, scores in zip(batch, rows, strict=True):
+                job.scores = scores
 
     def _prefill(self, jobs: list[_Job], prefix: Cache | None) -> Prefilled:
         shared = 0 if prefix is None else prefix.get_seq_length()
