@@ -227,8 +227,21 @@ def api_pages() -> dict[str, str]:
         exported = {member: id(vars(module).get(member, member)) for member in module.__all__}
         elsewhere = {member: described[key] for member, key in exported.items() if key in described}
         described |= {key: name for key in exported.values() if key not in described}
-        pages[f"api/{name}.md"] = page("api.md", name=name, text=API[name], elsewhere=elsewhere)
+        pages[f"api/{name}.md"] = page(
+            "api.md", name=name, text=API[name], elsewhere=elsewhere, members=summaries(module)
+        )
     return pages
+
+
+def summaries(module: Any) -> dict[str, str]:
+    """Return the names that a package exports, each with the first sentence of its docstring, "" where it has none."""
+    members = {name: getattr(module, name) for name in sorted(module.__all__, key=str.lower)}
+    texts = {
+        name: " ".join((inspect.getdoc(member) or "").partition("\n\n")[0].split())
+        for name, member in members.items()
+        if inspect.isclass(member) or inspect.isfunction(member)
+    }
+    return {name: re.sub(r"(?<=[a-z`)])[.:] .*", ".", texts.get(name, "")) for name in members}
 
 
 def llms_text() -> str:
@@ -241,4 +254,5 @@ def llms_text() -> str:
         pages.append((title, path.relative_to(DOCS).with_suffix(".html").as_posix()))
     envs = [env_card(name) for name in card_names("envs")]
     policies = [policy_card(name) for name in card_names("policies")]
-    return page("llms.txt", version=raggym_env.__version__, pages=pages, envs=envs, policies=policies)
+    api = {name: summaries(import_module(name)) for name in API}
+    return page("llms.txt", version=raggym_env.__version__, pages=pages, envs=envs, policies=policies, api=api)

@@ -127,7 +127,7 @@ PUBLIC = {
     "raggym_env.policies.prompt": "COMPONENTS Components PromptAgent",
     "raggym_env.protocols": """LLM BasePolicy Completion Hit Messages Policy ProcessReward Proposal Retriever Sampling
         Scorer distinct propose score search total_usage""",
-    "raggym_env.registry": "LLMS POLICIES PROCESS_REWARDS RETRIEVERS Factory Registry names_code",
+    "raggym_env.registry": "LLMS POLICIES PROCESS_REWARDS RETRIEVERS Factory Registry class_hint names_code",
     "raggym_env.retrieval": "RETRIEVERS Hit Retriever make",
     "raggym_env.retrieval.server": "Batching Limits ServerOptions bind check_installed is_local running serve url_of",
     "raggym_env.rewards": "PROCESS_REWARDS ProcessReward make",

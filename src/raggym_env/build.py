@@ -8,20 +8,21 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from raggym_env import data, policies, retrieval, rewards
+from raggym_env import data, llm, policies, retrieval, rewards
 from raggym_env.cards import EnvCard, PolicyCard, env_card, override
 from raggym_env.core import Task
-from raggym_env.errors import CardError, check_option
+from raggym_env.data.dataset import split_name
+from raggym_env.errors import CardError, OptionError, check_option
 from raggym_env.mdp.dynamics import Dynamics
 from raggym_env.mdp.step_reward import StepReward
 from raggym_env.protocols import Policy, ProcessReward, Retriever
-from raggym_env.registry import PROCESS_REWARDS, RETRIEVERS, Factory
+from raggym_env.registry import POLICIES, PROCESS_REWARDS, RETRIEVERS, Factory, Registry
 from raggym_env.retrieval.cache import CachedRetriever
 
 if TYPE_CHECKING:
     from raggym_env.data import Dataset
 
-__all__ = ["MDP", "load_mdp", "make_policy", "make_process_reward"]
+__all__ = ["MDP", "check_env", "check_policy", "check_reward", "load_mdp", "make_policy", "make_process_reward"]
 
 # The settings of `gym.make`, and their keys in the card.
 _SETTINGS = {
@@ -79,7 +80,7 @@ def load_mdp(
     # The user's settings go into the card, so that whatever records the card records them too.
     card = _with_settings(env_card(card, trust=trust), retriever, process_reward, settings)
     # Before the data is loaded, which may take minutes where an index has to be built.
-    _check_plugins(card, retriever, process_reward)
+    check_env(card, split, retriever, process_reward)
     dataset = data.load(card, split)
     _check_metric(card, dataset.tasks)
     dynamics = Dynamics(_make_retriever(card, retriever, dataset), card.retrieval.k, card.episode.max_searches)
@@ -124,23 +125,100 @@ def make_policy(card: PolicyCard, mdp: MDP, seed: int) -> Policy:
     return policies.make(card, seed=seed, critic=critic, dynamics=mdp.dynamics, tasks=mdp.tasks, split=mdp.split)
 
 
-def _check_plugins(card: EnvCard, retriever: object, process_reward: object) -> None:
-    """Check the types of the plug-ins, and of the card's options for those that the card names.
+def check_env(card: EnvCard, split: str | None, retriever: object = None, process_reward: object = None) -> None:
+    """Raise what `load_mdp` would raise about the card, as far as that needs no data. Arguments are those of it.
 
     Raises:
         TypeError: A plug-in is not None, a name, a class or an object with the right method.
-        UnknownName, OptionError: The card names an unknown one, or an option is of the wrong type.
+        UnknownName: The card has no such split, or names an unknown plug-in.
+        OptionError: An option of a plug-in that the card names is unknown, missing or of the wrong type.
+        RewardError: The card's process reward reads gold, and the split is not for training.
     """
+    split = split_name(card, split)
     if not isinstance(retriever, str | type | Retriever | None):
         raise TypeError(f"retriever must be a name, a class or have a search method, got {retriever!r:.100}.")
     if not isinstance(process_reward, str | type | ProcessReward | None):
         raise TypeError(f"process_reward must be a name, a class or have a score method, got {process_reward!r:.100}.")
     if isinstance(retriever, str | None):
-        RETRIEVERS.check_types(card.retrieval.name, card.retrieval.options)
-    if isinstance(process_reward, str | None) and card.reward.process_reward != "none":
-        # The name of a policy is made into one.
-        options = {name: value for name, value in card.reward.options.items() if name != "policy"}
-        PROCESS_REWARDS.check_types(card.reward.process_reward, options)
+        RETRIEVERS.check(card.retrieval.name, (), **card.retrieval.options)
+    if isinstance(process_reward, str | None):
+        check_reward(card.reward.process_reward, split, card.reward.options)
+
+
+def check_policy(card: PolicyCard, split: str, *, here: bool = True) -> None:
+    """Raise what `make_policy` would raise, as far as that needs no data and loads no model.
+
+    Args:
+        card: The policy's card.
+        split: The split on which the policy will act.
+        here: The policy will be made on this machine, so its models or their servers' keys must be here.
+
+    Raises:
+        UnknownName: A plug-in or model is unknown.
+        OptionError, CardError: An option is unknown, missing or out of range, or the options do not fit together.
+        LLMError: A model cannot be had.
+        PolicyError, RewardError: The policy or its critic reads gold, and the split is not for training.
+    """
+    policies.check_search(card, card.search.critic)
+    if card.policy == "prompt" and not card.options.get("llm"):
+        raise OptionError(
+            f"The policy {card.name!r} needs a language model: add --llm hf:smollm2, a small one that "
+            "`raggym models get smollm2` gets, or --llm openai:MODEL@URL. In Python: "
+            'settings={"policy.options.llm": "hf:smollm2"}.'
+        )
+    policies.check_split(card.policy, split)
+    try:
+        _check_plugin(POLICIES, card.policy, card.options, here)
+    except OptionError as error:
+        raise OptionError(f"Policy card {card.name!r}: {error}") from error
+    if card.search.critic is not None:
+        check_reward(card.search.critic, split, card.search.critic_options, here=here)
+
+
+def check_reward(name: str, split: str, options: Mapping[str, Any], *, here: bool = True) -> None:
+    """Raise what `make_process_reward` would raise, as `check_policy` does for policies."""
+    if name == "none":
+        return
+    rewards.check_split(name, split)
+    # The name of a policy is made into one.
+    options = {key: value for key, value in options.items() if key not in ("policy", "policy_options")}
+    _check_plugin(PROCESS_REWARDS, name, options, here)
+
+
+class _StandIn:
+    """Takes the place of a model or of dynamics where only options are checked."""
+
+    def generate(self, *arguments: Any) -> Any:
+        raise NotImplementedError
+
+    propose = act = loglikelihood = generate
+
+
+# What an environment gives to a plug-in that takes it.
+_CONTEXT: dict[str, Any] = {"tasks": (), "dynamics": _StandIn(), "corpus": (), "policy": _StandIn()}
+
+
+def _check_plugin(registry: Registry, name: str, options: Mapping[str, Any], here: bool) -> None:
+    factory = registry.resolve(name)
+    try:
+        parameters = inspect.signature(factory).parameters
+    except (TypeError, ValueError):  # some built-in classes have none
+        return
+    context = {key: value for key, value in _CONTEXT.items() if key in parameters and key not in options}
+    registry.check(name, **context, **options)
+    if isinstance(model := options.get("llm"), str) and "llm" in parameters:
+        llm_options = options.get("llm_options") or {}
+        check_option("llm_options", llm_options, isinstance(llm_options, Mapping), "a table of options of the model")
+        llm.check(model, here=here, **llm_options)
+        options = {**options, "llm": _StandIn()}
+    # The library's own are made from options alone in no time, where they load no model themselves; and their
+    # constructors check more than types.
+    if not context and name not in _LOADS and str(getattr(factory, "__module__", "")).startswith("raggym_env."):
+        registry.make(name, **options)
+
+
+# Names of plug-ins whose constructors load a model.
+_LOADS = ("model",)
 
 
 def _check_metric(card: EnvCard, tasks: Sequence[Task]) -> None:

@@ -39,7 +39,7 @@ from pydantic import (
 )
 
 from raggym_env.errors import CardError, UnknownName, shown
-from raggym_env.registry import LLMS, names_code
+from raggym_env.registry import LLMS, class_hint, names_code
 from raggym_env.storage.parsing import parse_toml, read_file
 from raggym_env.storage.paths import CardKind, card_file, card_names, data_folders, is_shipped
 
@@ -302,7 +302,10 @@ class SearchCard(_Card):
             raise ValueError(f"choose one of best_of, vote and tree, not {' and '.join(chosen)}")
         # Without a search there is one proposal, and votes choose by answers alone: the critic would have no effect.
         if self.critic is not None and chosen in ([], ["vote"]):
-            raise ValueError("a critic needs best_of or tree to choose with")
+            raise ValueError(
+                "a critic chooses among candidates: add best_of = 8 (--best-of 8) or a tree (--tree 3x2), or leave out "
+                f"the critic {self.critic!r}"
+            )
         return self
 
 
@@ -394,7 +397,8 @@ def _load(card: str | Path, kind: CardKind, model: type[C], trust: bool) -> C:
     path = Path(card)
     if path.suffix != ".toml":
         if str(card) not in card_names(kind):
-            raise UnknownName("environment card" if kind == "envs" else "policy card", str(card), card_names(kind))
+            subject, hint = ("environment card", "") if kind == "envs" else ("policy card", class_hint(str(card)))
+            raise UnknownName(subject, str(card), card_names(kind), hint)
         path = card_file(kind, str(card))
     elif not path.is_file():
         raise CardError(f"No card at {path}. Pass the path of a TOML file, or a name: {card_names(kind)}.")
@@ -528,7 +532,8 @@ def override(card: C, changes: Mapping[str, Any]) -> C:
                 )
             table = table[parent]
         table[last] = value
-    return _validated(content, type(card), f"{card.name} with {shown(dict(changes), 1_000)}")
+    settings = ", ".join(f"{key}={shown(value)}" for key, value in changes.items())
+    return _validated(content, type(card), f"{card.name} with {settings:.1000}")
 
 
 def _validated(content: Mapping[str, Any], model: type[C], what: object) -> C:
@@ -537,11 +542,18 @@ def _validated(content: Mapping[str, Any], model: type[C], what: object) -> C:
     except ValidationError as error:
         # Pydantic's own text spans several lines for each problem and links to its documentation.
         problems = "; ".join(
-            f"{'.'.join(map(str, problem['loc'])) or 'card'}: {problem['msg']} (given: {shown(problem['input'], 80)})"
+            f"{'.'.join(map(str, problem['loc'])) or 'card'}: {_text_of(problem)}"
             f"{_known_keys(model, problem['loc']) if problem['type'] == 'extra_forbidden' else ''}"
             for problem in error.errors()
         )
         raise CardError(f"{what}: {problems}") from error
+
+
+def _text_of(problem: Any) -> str:
+    """Return what Pydantic says of a value, and the value; a text of ours about a whole table says what it is about."""
+    text = str(problem["msg"]).removeprefix("Value error, ")
+    is_ours = problem["type"] == "value_error" and isinstance(problem["input"], Mapping)
+    return text if is_ours else f"{text} (given: {shown(problem['input'], 80)})"
 
 
 def _known_keys(model: type[BaseModel], place: tuple[int | str, ...]) -> str:

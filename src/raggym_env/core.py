@@ -9,8 +9,11 @@ from __future__ import annotations
 
 import enum
 import hashlib
+import html
 import random
+import re
 import string
+import unicodedata
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any, NamedTuple, TypedDict
@@ -34,7 +37,10 @@ __all__ = [
     "as_action",
     "option_letter",
     "state_rng",
+    "title_key",
 ]
+
+_SPACE = re.compile(r"\s+")
 
 
 class Passage(NamedTuple):
@@ -188,6 +194,14 @@ class Task:
 def option_letter(index: int) -> str:
     """Return the letter of the option at `index`: 0 is "A"."""
     return string.ascii_uppercase[index]
+
+
+def title_key(title: str) -> str:
+    """Return a title in a form that is the same for a data set and its corpus, which differ in case and escapes.
+
+    They may also differ in white space and Unicode form: "é" equals "e" with a combining accent.
+    """
+    return _SPACE.sub(" ", unicodedata.normalize("NFC", html.unescape(title))).strip().casefold()
 
 
 def as_action(action: Any) -> Action:

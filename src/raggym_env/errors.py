@@ -60,17 +60,18 @@ class RAGGymError(Exception):
 class UnknownName(RAGGymError, LookupError):
     """Nothing has that name. The message suggests the closest one."""
 
-    def __init__(self, kind: str, name: str, choices: Iterable[str]) -> None:
+    def __init__(self, kind: str, name: str, choices: Iterable[str], hint: str = "") -> None:
         """Compose the message.
 
         Args:
             kind: What was looked for, e.g. "retriever".
             name: The name given.
             choices: The names that exist.
+            hint: What to do, in place of the suggestion of the closest name.
         """
         names = sorted(choices)
         close = difflib.get_close_matches(str(name), names, n=1)
-        hint = f" Did you mean {close[0]!r}?" if close else ""
+        hint = f" {hint}" if hint else f" Did you mean {close[0]!r}?" if close else ""
         listed = ", ".join(names[:_MAX_LISTED]) or "none"
         more = f" and {len(names) - _MAX_LISTED} more" if len(names) > _MAX_LISTED else ""
         super().__init__(f"No {kind} named {name!r}.{hint} Known: {listed}{more}.")

@@ -24,12 +24,17 @@ from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 
 from raggym_env.errors import OptionError, UnknownName, shown
 
-__all__ = ["LLMS", "POLICIES", "PROCESS_REWARDS", "RETRIEVERS", "Factory", "Registry", "names_code"]
+__all__ = ["LLMS", "POLICIES", "PROCESS_REWARDS", "RETRIEVERS", "Factory", "Registry", "class_hint", "names_code"]
 
 Factory = Callable[..., Any]
 """A class, or a function, that makes a plug-in from its options."""
 
-_MODULE_CLASS = re.compile(r"[A-Za-z_]\w*(\.[A-Za-z_]\w*)*:[A-Za-z_]\w*(\.[A-Za-z_]\w*)*")
+_DOTTED = r"[A-Za-z_]\w*(?:\.[A-Za-z_]\w*)*"
+_MODULE_CLASS = re.compile(f"{_DOTTED}:{_DOTTED}")
+_LIKE_A_CLASS = re.compile(
+    rf"(?P<module>{_DOTTED})\.(?P<path>[A-Z]\w*)|(?:.*[/\\])?(?P<file>[A-Za-z_]\w*)\.py:(?P<inner>{_DOTTED})"
+)
+"""A class as Python or a shell names it, which is not how the library does."""
 
 
 class Registry(dict[str, str | Factory]):
@@ -54,7 +59,7 @@ class Registry(dict[str, str | Factory]):
         if not isinstance(target, str):
             return target
         if not _MODULE_CLASS.fullmatch(target):
-            raise UnknownName(self.kind, target, self)
+            raise UnknownName(self.kind, target, self, class_hint(target))
         module_name, _, path = target.partition(":")
         if module_name in LLMS:  # `hf:NAME` is a model, never the class NAME of a module called hf; see `names_code`
             raise UnknownName(self.kind, target, self)
@@ -64,7 +69,7 @@ class Registry(dict[str, str | Factory]):
             # Where the module exists and imports a missing one, its own traceback says more.
             if error.name is None or not f"{module_name}.".startswith(f"{error.name}."):
                 raise
-            raise UnknownName(f"{self.kind} or module", module_name, self) from error
+            raise UnknownName(f"{self.kind} or module", module_name, self, class_hint(target)) from error
         for attribute in path.split("."):
             if not hasattr(value, attribute):
                 raise UnknownName(f"{self.kind} class in module {module_name}", path, _class_names(value))
@@ -83,11 +88,18 @@ class Registry(dict[str, str | Factory]):
             UnknownName: As for `resolve`.
             OptionError: An option does not exist, is missing, of the wrong type, or out of range.
         """
-        factory = self.resolve(plugin)
+        self.check(plugin, *arguments, **options)
+        return self.resolve(plugin)(*arguments, **options)
+
+    def check(self, plugin: str | Factory, /, *arguments: Any, **options: Any) -> None:
+        """Raise what `make` would raise about the name and the options, and make nothing.
+
+        Where an argument is not there yet, any other object stands in for it.
+        """
         try:
-            signature = inspect.signature(factory)
+            signature = inspect.signature(self.resolve(plugin))
         except (TypeError, ValueError):  # some built-in classes have none: the call itself checks
-            return factory(*arguments, **options)
+            return
         try:
             signature.bind(*arguments, **options)
         except TypeError as error:
@@ -95,7 +107,6 @@ class Registry(dict[str, str | Factory]):
             names = [p.name for p in parameters if p.kind in (p.POSITIONAL_OR_KEYWORD, p.KEYWORD_ONLY)]
             raise OptionError(_wrong_options(self._subject(plugin), names, options, error)) from None
         self.check_types(plugin, options)
-        return factory(*arguments, **options)
 
     def check_types(self, plugin: str | Factory, options: Mapping[str, Any]) -> None:
         """Raise `OptionError` if an option is not of the type that the plug-in's signature gives it.
@@ -151,11 +162,27 @@ def names_code(value: str) -> bool:
     return _MODULE_CLASS.match(value) is not None and value.partition(":")[0] not in LLMS
 
 
+def class_hint(name: str) -> str:
+    """Return how a class is named that was named like `own.Policy`, `own.py:Policy` or `folder/own.py:Policy`.
+
+    >>> class_hint("own.Policy")
+    "Did you mean 'own:Policy'? A class is named module:Class."
+    >>> class_hint("lexicl")
+    ''
+    """
+    if not (match := _LIKE_A_CLASS.fullmatch(name)):
+        return ""
+    module, path = match["module"] or match["file"], match["path"] or match["inner"]
+    return f"Did you mean '{module}:{path}'? A class is named module:Class."
+
+
 def _wrong_options(subject: str, names: list[str], options: Mapping[str, Any], error: TypeError) -> str:
     listed = f"Its options: {', '.join(names) or 'none'}."
     unknown = [name for name in options if name not in names]
     if not unknown:
         return f"{subject}: {error}. {listed}"  # a missing option, which the signature names
+    if unknown[0] == "llm":
+        return f"{subject} uses no language model: leave out the option llm (--llm)."
     close = difflib.get_close_matches(unknown[0], names, n=1)
     hint = f" Did you mean {close[0]!r}?" if close else ""
     return f"{subject} has no option {unknown[0]!r}.{hint} {listed}"

@@ -169,14 +169,14 @@ def test_best_of_lexical_with_the_evidence_critic_finds_more_than_lexical_alone(
 @pytest.mark.parametrize(
     ("options", "error", "message"),
     [
-        ({"best_of": 4}, CardError, "need a critic"),
-        ({"critic": "random"}, CardError, "critic needs best_of or tree"),
+        ({"best_of": 4}, CardError, "needs a critic that chooses: add one, such as --critic mini"),
+        ({"critic": "random"}, CardError, "a critic chooses among candidates: add best_of = 8"),
         ({"vote": 4, "best_of": 4, "critic": "random"}, CardError, "choose one of"),
         ({"best_of": 4, "critic": "none"}, CardError, "cannot choose"),
         ({"best_of": 4, "critic": "evidence"}, RewardError, "needs the tasks and the dynamics"),
         ({"tree": {"width": 2}, "critic": "random"}, CardError, "needs the environment's dynamics"),
         ({"best_of": 0, "critic": "random"}, CardError, "search.best_of"),
-        ({"critic": Longest()}, CardError, "critic needs best_of or tree"),
+        ({"critic": Longest()}, CardError, "a critic chooses among candidates: add best_of = 8"),
     ],
 )
 def test_impossible_combinations_are_refused(options, error, message):

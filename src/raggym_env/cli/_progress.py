@@ -21,7 +21,7 @@ _LOGGER = logging.getLogger("raggym_env")
 
 
 class _Loading(logging.Handler):
-    """Shows in the bar what the library logs while it loads: the corpus, the index, the model."""
+    """Shows in the bar what the library logs while it loads: the corpus, the index, the model; and warnings above."""
 
     def __init__(self, bar: EpisodeBar) -> None:
         super().__init__(logging.INFO)
@@ -30,6 +30,9 @@ class _Loading(logging.Handler):
 
     def emit(self, record: logging.LogRecord) -> None:
         text, rate = record.getMessage(), ""
+        if record.levelno >= logging.WARNING:
+            say(f"warning: {text}", err=True)
+            return
         match record.args:
             case (int(done), int(total)) if 0 < done <= total:  # a count that goes on, such as embedded passages
                 if self._first is None or self._first[0] != record.msg:
@@ -58,6 +61,7 @@ class EpisodeBar(Progress):
         )
         self._name = for_terminal(name, length=80)
         self._outcomes: list[float] = []
+        self._recorded = 0, 0.0  # number and sum of the outcomes before this command
         self._errors: Counter[str] = Counter()
         self._row = self.add_task("loading", total=None, rate="", score="")
         self._start = time.perf_counter()
@@ -85,6 +89,10 @@ class EpisodeBar(Progress):
         if not self._outcomes and not self._errors:
             self.update(self._row, description=for_terminal(text, length=80), rate=rate)
 
+    def resume(self, outcomes: list[float]) -> None:
+        """Take the outcomes of earlier episodes into the score, though not into the rate."""
+        self._recorded = len(outcomes), sum(outcomes)
+
     def __call__(self, completed: int, total: int, record: dict[str, Any]) -> None:
         if record["error"] is None:
             # An output that is not an action ended the episode without a step of its own, and scores 0.
@@ -93,7 +101,8 @@ class EpisodeBar(Progress):
             self._errors[record["error"]] += 1
         # Episodes that failed at once would inflate the rate.
         rate = f"{len(self._outcomes) / (time.perf_counter() - self._start):.1f}/s"
-        score = f"score {sum(self._outcomes) / len(self._outcomes):.3f}" if self._outcomes else ""
+        scored, total_score = self._recorded[0] + len(self._outcomes), self._recorded[1] + sum(self._outcomes)
+        score = f"score {total_score / scored:.3f}" if scored else ""
         self.update(self._row, description=self._name, completed=completed, total=total, rate=rate, score=score)
 
     def exit_if_failed(self, failed: int) -> None:

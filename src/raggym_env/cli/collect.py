@@ -31,11 +31,13 @@ def collect(
     ] = "best",
     explore: Annotated[float, typer.Option(min=0, max=1, help="Share of states with a random action.")] = 0.0,
     limit: shared.Limit = None,
+    shuffle_seed: shared.ShuffleSeed = None,
     seed: shared.Seed = 0,
     out: shared.Out = None,
     llm: shared.LLM = None,
     settings: shared.Settings = None,
     in_flight: shared.InFlight = 32,
+    concurrency: shared.Concurrency = None,
     ray: shared.Ray = None,
     workers: shared.WorkerCount = None,
     worker_gpus: shared.WorkerGPUs = None,
@@ -64,6 +66,7 @@ def collect(
     changes = {**shared.parse_settings(settings), **({} if llm is None else {"policy.options.llm": llm})}
     options: dict[str, Any] = {"critic": critic, "n": n, "keep": keep, "execute": execute, "explore": explore}
     options |= {"split": split, "limit": limit, "seed": seed, "out": out, "settings": changes}
+    options |= {"shuffle_seed": shuffle_seed, "concurrency": concurrency}
     options |= {"in_flight": in_flight, "workers": shared.ray_workers(ray, workers, worker_gpus), "trust": trust_card}
     with EpisodeBar(policy) as bar:
         collection = run_collection(env or "", policy, progress=bar, **options)

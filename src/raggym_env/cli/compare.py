@@ -39,22 +39,25 @@ def compare(
     for number, comparison in enumerate(comparisons):
         if number:
             say("")
-        _print(comparison, len(comparisons))
+        _print(comparison, (runs[0], runs[number + 1]), len(comparisons))
         if flips:
             _print_flips("Gained", comparison.won, runs[number + 1])
             _print_flips("Lost", comparison.lost, runs[number + 1])
 
 
-def _print(comparison: Comparison, comparisons: int) -> None:
+def _print(comparison: Comparison, folders: tuple[Path, Path], comparisons: int) -> None:
     from rich.table import Column
 
     from raggym_env.evaluation.leaderboard import COLUMNS
 
     left_out = f" ({comparison.left_out:,} left out: not scored in both)" if comparison.left_out else ""
+    # Two runs of one policy, with other settings of the environment, have one label.
+    names = (comparison.first, comparison.second) if comparison.first != comparison.second else folders
     lines = (
         f"{comparison.environment}, {comparison.split} split: {comparison.questions:,} questions{left_out}",
-        f"  A  {comparison.first}",
-        f"  B  {comparison.second}",
+        f"  A      {comparison.first}: {folders[0]}",
+        f"  B      {comparison.second}: {folders[1]}",
+        f"  B - A  how much higher {names[1]} scores than {names[0]}",
     )
     for line in lines:
         say(line)

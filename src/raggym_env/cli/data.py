@@ -85,8 +85,8 @@ def _print(statuses: Sequence[SplitStatus], as_json: bool) -> None:
         return
     _table(statuses)
     for status in statuses:
-        if status.problem:
-            say(status.problem)  # not wrapped, so that paths and commands in it can be copied
+        if text := status.problem or (status.warning and f"warning: {status.warning}"):
+            say(text)  # not wrapped, so that paths and commands in it can be copied
 
 
 def _table(statuses: Sequence[SplitStatus]) -> None:

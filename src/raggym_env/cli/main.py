@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import io
 import logging
+import os
 import platform
 import sys
+import sysconfig
 import traceback
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
+from pathlib import Path
 from typing import Annotated, Any
 
 import typer
@@ -39,6 +42,8 @@ from raggym_env.storage.work_folder import installed_version
 from raggym_env.text.exits import for_terminal
 
 __all__ = ["app"]
+
+_TRACEBACK = "RAGGYM_TRACEBACK"
 
 
 class _Group(TyperGroup):
@@ -98,8 +103,28 @@ class _LogFormatter(logging.Formatter):
         return _message(super().format(record))
 
 
-def _print_traceback(*error: Any) -> None:
-    say_lines(for_terminal("".join(traceback.format_exception(*error)).rstrip("\n"), lines=True), err=True)
+def _print_traceback(kind: type[BaseException], error: BaseException, trace: Any) -> None:
+    """Print a bug: of one in a user's own class, the user's frames alone."""
+    whole, skipped = traceback.TracebackException(kind, error, trace), 0
+    part: traceback.TracebackException | None = whole
+    while part is not None and not os.environ.get(_TRACEBACK):
+        # What is wrong with a module that cannot be read is said by the error, which no frame of it has raised.
+        if (own := _own_frames(part.stack)) or part.exc_type is SyntaxError:
+            skipped += len(part.stack) - len(own)
+            part.stack = traceback.StackSummary.from_list(own)
+        part = part.__cause__ or part.__context__
+    text = "".join(whole.format()).rstrip("\n")
+    if skipped:
+        text += f"\n{skipped} frames of other code are left out; {_TRACEBACK}=1 in the environment shows all."
+    say_lines(for_terminal(text, lines=True), err=True)
+
+
+def _own_frames(stack: traceback.StackSummary) -> list[traceback.FrameSummary]:
+    """Return the frames of code that is neither the library's nor installed."""
+    paths = sysconfig.get_paths()
+    folders = [Path(__file__).parents[1], *(paths[name] for name in ("stdlib", "platstdlib", "purelib", "platlib"))]
+    others = tuple(f"{folder}{os.sep}" for folder in (*folders, paths["scripts"]))
+    return [frame for frame in stack if not frame.filename.startswith((*others, "<"))]
 
 
 def _message(text: str) -> str:

@@ -41,7 +41,11 @@ def show(
     limit: Annotated[int, typer.Option(min=1, help="Questions to list.")] = _LISTED,
     prompt: Annotated[bool, typer.Option("--prompt", help="Show the prompts too, if the run recorded them.")] = False,
 ) -> None:
-    """Show what an agent saw, wrote and was scored, step by step."""
+    """Show what an agent saw, wrote and was scored, step by step.
+
+    Of a step, "score" is what the critic, or the policy's own ranking, gave the action when it was chosen. "process
+    reward" is what the environment then paid for it, by the process reward of its card.
+    """
     from raggym_env.evaluation.scored_run import ScoredRun
 
     scored = ScoredRun.read(run)
@@ -102,8 +106,7 @@ def _print_list(scored: ScoredRun, tasks: Sequence[Task], limit: int) -> None:
 
 
 def _print_episode(scored: ScoredRun, task: Task, prompt: bool) -> None:
-    from raggym_env.core import option_letter
-    from raggym_env.rewards.evidence import title_key
+    from raggym_env.core import option_letter, title_key
 
     show_hanging(Text("question"), for_rich(task.question.text, "bold"))
     for index, option in enumerate(task.question.options):
@@ -123,12 +126,14 @@ def _print_episode(scored: ScoredRun, task: Task, prompt: bool) -> None:
             _print_prompt(scored, step)
         if step.text:
             _block("model", step.text)
+    if any(step.score is not None for step in episode.steps):
+        legend = "score: by which the action was chosen. process reward: what the environment paid for it."
+        _indented(Text(legend, "dim"))
     _print_end(scored, task, episode, prompt)
 
 
 def _print_step(number: int, step: Step, gold: set[str]) -> None:
-    from raggym_env.core import Search
-    from raggym_env.rewards.evidence import title_key
+    from raggym_env.core import Search, title_key
 
     say("")
     kind = "search" if isinstance(step.action, Search) else "answer"

@@ -70,10 +70,24 @@ def _run(ctx: typer.Context, trainer: Callable[..., Any], data: str | Path, out:
     if values["eval_env"] is not None:
         settings = parse_settings(values["eval_set"], "--eval-set")
         evaluation = EvalSpec(values["eval_env"], values["eval_split"], values["eval_limit"], settings)
+        _check_evaluation(evaluation, values, config.model, options)
     shared = {"config": config, "evaluation": evaluation, "trust": values["trust_card"]}
     with _Bar() as bar:
         recipe = trainer(data, out, **options, **shared, progress=bar)
     _summarise(recipe)
+
+
+def _check_evaluation(spec: Any, values: dict[str, Any], model: str, options: dict[str, Any]) -> None:
+    """Raise what the evaluation would raise about its options. It comes after data and model are loaded."""
+    from raggym_env.runs.plan import RunSpec
+
+    settings = dict(spec.settings)
+    if "agent" in options:
+        settings["policy.options.llm"] = f"hf:{model}"
+    policy = options.get("agent") or options["policy"]
+    RunSpec.of(
+        spec.env, policy, split=spec.split, limit=spec.limit, settings=settings, trust=values["trust_card"]
+    ).check(here=False)
 
 
 @app.command()

@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from collections import deque
 from collections.abc import Callable
-from datetime import timedelta
+from datetime import datetime, timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -15,6 +15,7 @@ from rich.text import Text
 
 from raggym_env.cli._output import hanging, say, shown_live
 from raggym_env.cli._signals import exit_code
+from raggym_env.storage.work_folder import is_locked
 from raggym_env.text.exits import for_rich
 
 if TYPE_CHECKING:
@@ -30,6 +31,8 @@ def watch(
     every: Annotated[float, typer.Option(min=0.1, help="Seconds between two looks.")] = 2.0,
 ) -> None:
     """Follow a run: score so far, rate, failures and time left. Ends with the run, or on Ctrl-C.
+
+    A run that was killed is told from a slow one by its lock, which a process holds as long as it runs.
 
     The scores are those of `raggym leaderboard` on the episodes that have ended. Nothing is written into the folder.
     """
@@ -70,22 +73,39 @@ def _follow(run: Path, every: float, display: Callable[[RenderableType], None]) 
     while True:
         time.sleep(pause)
         started = time.monotonic()
+        held = is_locked(run)  # before the status: of a run that ends in between, the status says so
         # A run that is still loading its model has a lock, and writes run.json with its first episode.
         if not (run / "run.json").exists() and (run / ".lock").exists():
+            if not held:
+                stopped = for_rich(f"before its first episode: no process writes to {run}. The same command starts it.")
+                display(hanging(for_rich("stopped"), stopped))
+                return
             if seen is None:
                 display(hanging(for_rich("waiting"), for_rich(f"for the first episode of {run}")))
             seen, pause = (), every
             continue
         scored = ScoredRun.read(run, load_tasks)
         status = scored.run.status  # before the episodes: if it is complete, they are
+        if status == "running" and not held:
+            status = "stopped"
         state = status, scored.run.episodes_file.stat().st_size
         pace.add(started, scored.scores.scored)
         if state != seen:
             display(_picture(scored, pace, status))
+        if status == "stopped":
+            say(_how_to_resume(scored))
         if status != "running":
             return
         # A long file takes a while to read, and most of the machine belongs to the run.
         seen, pause = state, max(every, 5 * (time.monotonic() - started))
+
+
+def _how_to_resume(scored: ScoredRun) -> str:
+    """Return when a run stopped that was not ended, and what resumes it."""
+    last = datetime.fromtimestamp(scored.run.episodes_file.stat().st_mtime)
+    command = scored.run.command
+    resume = f"To resume it: {command}" if command else "The same call resumes it."
+    return f"Not running: stopped or killed; the last episode was written at {last:%Y-%m-%d %H:%M:%S}. {resume}"
 
 
 def _picture(scored: ScoredRun, pace: Pace, status: str) -> RenderableType:

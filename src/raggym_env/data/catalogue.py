@@ -6,10 +6,11 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from raggym_env.cards import EnvCard, env_card
-from raggym_env.data.dataset import resolve_split
+from raggym_env.data.dataset import Dataset, resolve_split
 from raggym_env.data.hub import HubName
 from raggym_env.data.prepare import prepared_corpus
 from raggym_env.data.sources import locate
+from raggym_env.data.titles import missing_titles
 from raggym_env.errors import DataNotFound, RAGGymError, UnknownName
 from raggym_env.storage.paths import card_names
 
@@ -33,6 +34,8 @@ class SplitStatus:
     """Hash of the split's tasks; see `raggym_env.data.tasks_fingerprint`."""
     problem: str = ""
     """Why the split cannot be read; empty if it can."""
+    warning: str = ""
+    """What is wrong with it although it can be read; found where the corpus is prepared."""
 
 
 def shipped_cards() -> list[EnvCard]:
@@ -84,11 +87,10 @@ def _status(card: EnvCard, split: str, *, prepare: bool) -> SplitStatus:
         corpus = resolved.prepare() if prepare else prepared_corpus(resolved.corpus_source())
     except RAGGymError as error:
         return SplitStatus(card.name, split, problem=str(error))
-    passages = None
+    tasks, passages, warning = resolved.task_set, None, ""
     if corpus is not None:
         with corpus:
             passages = len(corpus)
-    tasks = resolved.task_set
-    return SplitStatus(
-        card.name, split, tasks.source, len(tasks.tasks), passages, tasks.tasks[0].question.text, tasks.fingerprint
-    )
+            warning = missing_titles(Dataset(**vars(tasks), corpus=corpus)) if prepare else ""
+    about = {"questions": len(tasks.tasks), "passages": passages, "example": tasks.tasks[0].question.text}
+    return SplitStatus(card.name, split, tasks.source, **about, fingerprint=tasks.fingerprint, warning=warning)

@@ -21,7 +21,7 @@ from raggym_env.data.synth import SynthWorld
 from raggym_env.data.synth.cached_tasks import cached_tasks
 from raggym_env.errors import CardError, DataNotFound, MissingExtra, UnknownName, check_option
 
-__all__ = ["Dataset", "TaskSet", "load", "load_tasks", "tasks_fingerprint"]
+__all__ = ["Dataset", "TaskSet", "load", "load_tasks", "split_name", "tasks_fingerprint"]
 
 _MOST_GENERATED = 1_000_000  # rows, which take about a gigabyte of the cache
 
@@ -136,10 +136,7 @@ def resolve_split(
     With `use_hub` false nothing is downloaded; rows that were downloaded before are used.
     """
     card = env_card(card)
-    split = card.dataset.default_split if split is None else split
-    check_option("split", split, isinstance(split, str), "a name")
-    if split not in card.dataset.splits:
-        raise UnknownName(f"split of {card.name}", split, card.dataset.splits)
+    split = split_name(card, split)
     if card.dataset.format == "synth":
         return _generated(card, split)
     reasons: list[str] = []
@@ -161,6 +158,19 @@ def resolve_split(
         # Other files of the data set may hold the same questions under the same ids. The other split keeps them.
         taken_ids.update(task.id for task in in_file)
     raise not_found(card, split, reasons)
+
+
+def split_name(card: EnvCard, split: str | None) -> str:
+    """Return the name of a split; None stands for the card's default split.
+
+    Raises:
+        UnknownName: The card has no such split.
+    """
+    split = card.dataset.default_split if split is None else split
+    check_option("split", split, isinstance(split, str), "a name")
+    if split not in card.dataset.splits:
+        raise UnknownName(f"split of {card.name}", split, card.dataset.splits)
+    return split
 
 
 def _task_set(card: EnvCard, split: str, tasks: Sequence[Task], source: str) -> TaskSet:

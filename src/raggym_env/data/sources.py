@@ -115,15 +115,31 @@ def not_found(card: EnvCard, split: str, reasons: Sequence[str]) -> DataNotFound
     remedies = []
     if any(source.questions.startswith(PREFIX) for source in sources):
         remedies.append(_download_command(card))
-    page = FORMATS[card.dataset.format].page
-    files = f"the official files ({page})" if page and is_shipped(card.path) else "the files"
-    corpora = [source.corpus for source in sources]
-    # A corpus file is worth naming only if every source needs one.
-    if not any(corpus == CONTEXTS or corpus.startswith(PREFIX) for corpus in corpora):
-        files += f" and {' or '.join(dict.fromkeys(corpora))}"
-    remedies.append(f"put {files} into {_user_folder(card)}")
+    page = FORMATS[card.dataset.format].page if is_shipped(card.path) else ""
+    if rest := _rest(card, sources):
+        files, folder = rest
+        remedies.append(f"put {files}{f' ({page})' if page else ''} into {folder}, beside the file that is there")
+    else:
+        files = f"the official files ({page})" if page else "the files"
+        corpora = [source.corpus for source in sources]
+        # A corpus file is worth naming only if every source needs one.
+        if not any(corpus == CONTEXTS or corpus.startswith(PREFIX) for corpus in corpora):
+            files += f" and {' or '.join(dict.fromkeys(corpora))}"
+        remedies.append(f"put {files} into {_user_folder(card)}")
     lines = "".join(f"\n  - {source.questions}: {why}" for source, why in zip(sources, reasons, strict=True))
     return DataNotFound(f"No data for the split {split!r} of {card.name}:{lines}\nTo get it, {', or '.join(remedies)}.")
+
+
+def _rest(card: EnvCard, sources: Sequence[Source]) -> tuple[str, Path] | None:
+    """Return the missing file of a source whose other file is there, and the folder of that; None if there is none."""
+    for source in sources:
+        names = {source.questions, source.corpus}
+        if CONTEXTS in names or any(name.startswith(PREFIX) for name in names):
+            continue
+        for folder in places(card):
+            if len(missing := [name for name in names if not _file(folder, name)]) == 1 < len(names):
+                return missing[0], folder
+    return None
 
 
 def no_corpus(card: EnvCard, split: str, located: Located, reason: str) -> DataNotFound:

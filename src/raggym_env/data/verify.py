@@ -8,6 +8,7 @@ from raggym_env.cards import EnvCard
 from raggym_env.data.corpus import Corpus
 from raggym_env.data.dataset import resolve_split
 from raggym_env.data.prepare import source_problems
+from raggym_env.data.titles import describe_missing
 from raggym_env.errors import DataError
 from raggym_env.storage.checksums import Progress
 from raggym_env.storage.paths import cache_dir
@@ -44,4 +45,7 @@ def verify_split(card: EnvCard, split: str, progress: Progress | None = None) ->
         return f"{questions}; the corpus is not prepared"
     if problems := source_problems(source.file, source.folder, full=True, progress=progress):
         raise DataError(f"The corpus at {source.folder} was prepared from another {source.origin}: {problems[0]}.")
-    return f"{questions}; {verify_corpus(source.folder, progress)}"
+    described = verify_corpus(source.folder, progress)
+    with Corpus(source.folder) as corpus:
+        problem = describe_missing(resolved.task_set.tasks, corpus)
+    return f"{questions}; {described}{f'; but {problem}' if problem else ''}"

@@ -12,7 +12,7 @@ from raggym_env.evaluation.scores import Scores, score_records
 from raggym_env.protocols import Policy
 from raggym_env.runs.plan import RunSpec
 from raggym_env.runs.ray.pool import RayExecutor, Workers
-from raggym_env.runs.run import LocalExecutor, Progress, Run, execute
+from raggym_env.runs.run import LocalExecutor, Progress, Run, execute, is_finished
 
 __all__ = ["evaluate"]
 
@@ -66,7 +66,8 @@ def evaluate(
     spec = RunSpec.of(card, policy, settings=settings or {}, trust=trust, **options)
     if workers is not None and not isinstance(spec.policy, PolicyCard):
         raise RunError(f"Workers make the policy themselves: name a policy or a card, not an object: {policy!r:.100}.")
-    plan = spec.load()
+    # A finished run is scored without its model.
+    plan = spec.load(here=workers is None and not is_finished(out))
     executor = LocalExecutor(in_flight) if workers is None else RayExecutor(workers, in_flight)
     # Scores are computed once, here: executing a plan knows no metric but that of the environment's reward.
     run = execute(plan, executor, out, progress=progress)

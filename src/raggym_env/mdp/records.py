@@ -19,7 +19,7 @@ from pathlib import Path
 from types import MappingProxyType, NoneType
 from typing import IO, Any, NamedTuple, Self
 
-from raggym_env.core import Action, Answer, Passage, Search, State, Usage
+from raggym_env.core import Action, Answer, Passage, Search, State, StopReason, Usage
 from raggym_env.errors import DataError, MalformedData
 from raggym_env.storage.atomic import sync_folder
 from raggym_env.storage.parsing import MAX_BYTES, MAX_INT, ParseError, open_file, parse_json
@@ -171,6 +171,13 @@ class Episode:
     """What the policy's proposals cost, those that failed included."""
     seconds: float = 0.0
     """Wall time from the first action to the end, in seconds, while other episodes ran beside it."""
+
+    @property
+    def outcome(self) -> float | None:
+        """The score of the answer in the episode; 0 for an output that is no action, None if the episode failed."""
+        if self.error is not None:
+            return None
+        return self.steps[-1].outcome if self.steps and self.stop != StopReason.NO_ACTION else 0.0
 
     @classmethod
     def of(cls, state: State, steps: tuple[Step, ...], *, error: str | None = None, **rest: Any) -> Episode:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+import traceback
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import islice
@@ -112,9 +113,29 @@ def _run(
         running += islice(waiting, in_flight - len(running))
         if not running:
             return
-        _apply(_choose(running, policy), dynamics, reward)
+        try:
+            _apply(_choose(running, policy), dynamics, reward)
+        except RAGGymError:
+            raise
+        except Exception as error:  # a bug, of a plug-in most likely
+            error.add_note(_place(error, running))
+            raise
         yield [episode for episode in running if episode.over]
         running = [episode for episode in running if not episode.over]
+
+
+def _place(error: Exception, running: Sequence[_Running]) -> str:
+    """Return in which question a bug showed: that of the innermost state that the plug-in's own code had in hand."""
+    ids = [episode.task.id for episode in running]
+    question = ids[0] if len(ids) == 1 else None
+    for frame, _ in traceback.walk_tb(error.__traceback__):
+        # A state in our own code may be left over from a loop that has ended.
+        if not frame.f_globals.get("__name__", "").startswith("raggym_env."):
+            states = (value for value in frame.f_locals.values() if isinstance(value, State))
+            question = next((state.question.id for state in states if state.question.id in ids), question)
+    if question is None:
+        return f"In one of {len(ids)} questions side by side. With --in-flight 1 (in_flight=1) it is named."
+    return f"In the question {question!r}."
 
 
 class _Choice(NamedTuple):

@@ -118,23 +118,38 @@ def _checked(policy: str | Factory, card: PolicyCard, tasks: Sequence[Task]) -> 
     return tasks
 
 
+def check_search(card: PolicyCard, critic: object) -> None:
+    """Raise `CardError` if a critic has nothing to choose from, or candidates have no critic."""
+    search = card.search
+    if search.vote is not None:
+        return
+    names = [name for name in ("best_of", "tree") if getattr(search, name) is not None]
+    if critic is not None and not names:
+        raise CardError(
+            f"Policy {card.name!r}: a critic chooses among candidates: add best_of = 8 (--best-of 8) or a tree "
+            "(--tree 3x2), or leave out the critic."
+        )
+    if names and critic == "none":
+        raise CardError(f"Policy {card.name!r}: the process reward 'none' cannot choose. Name another critic.")
+    if names and critic is None:
+        raise CardError(
+            f"Policy {card.name!r}: {names[0]} needs a critic that chooses: add one, such as --critic mini."
+        )
+
+
 def _with_search(
     policy: Policy, card: PolicyCard, critic: str | type[Any] | ProcessReward | None, dynamics: Dynamics | None
 ) -> Policy:
     """Return the policy wrapped in the card's search at inference, if it has one."""
     search = card.search
+    check_search(card, critic)
     if search.vote is not None:
         return Vote(policy, search.vote)
     if search.best_of is None and search.tree is None:
-        if critic is not None:
-            raise CardError(f"Policy {card.name!r}: a critic needs best_of or tree to choose with.")
         return policy
-    if critic is None:
-        raise CardError(f"Policy {card.name!r}: best_of and tree need a critic to choose with.")
     if isinstance(critic, str | type):
         # Without tasks: a critic that a policy acts on must not read gold answers.
         critic = rewards.make(critic, (), dynamics, "train", **search.critic_options)
-        assert critic is not None  # noqa: S101  # the card refuses "none"
     check_option("critic", critic, isinstance(critic, ProcessReward), "a name, a class or have a score method")
     if search.tree is None:
         return BestOf(policy, critic, search.best_of or 1)

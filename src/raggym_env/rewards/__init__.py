@@ -59,14 +59,24 @@ def make(
     return made
 
 
+def check_split(process_reward: str | Factory, split: str) -> None:
+    """Raise `RewardError` if a process reward reads gold answers or facts, and the split is not for training."""
+    if (
+        split.startswith("train")
+        or "tasks" not in inspect.signature(PROCESS_REWARDS.resolve(process_reward)).parameters
+    ):
+        return
+    raise RewardError(
+        f"The process reward {process_reward!r} reads gold answers or facts, so it is for splits named train... only, "
+        f'not for {split!r}. Use split="train", or another process reward.'
+    )
+
+
 def _check_context(
     name: str | Factory, tasks: Sequence[Task], dynamics: Dynamics | None, split: str, *, reads_gold: bool
 ) -> None:
-    if reads_gold and not split.startswith("train"):
-        raise RewardError(
-            f"The process reward {name!r} reads gold answers or facts, so it is for splits named train... only, not "
-            f'for {split!r}. Use split="train", or another process reward.'
-        )
+    if reads_gold:
+        check_split(name, split)
     if (reads_gold and not tasks) or dynamics is None:
         raise RewardError(
             f"The process reward {name!r} needs the tasks and the dynamics of an environment. Where only a policy is "

@@ -2,31 +2,18 @@
 
 from __future__ import annotations
 
-import html
 import math
-import re
-import unicodedata
 from collections.abc import Iterable, Sequence
 
 import numpy as np
 from numpy.typing import NDArray
 
-from raggym_env.core import Action, Search, State, Task
+from raggym_env.core import Action, Search, State, Task, title_key
 from raggym_env.errors import RewardError, check_option
 from raggym_env.mdp.dynamics import Dynamics
 from raggym_env.mdp.metrics import score
 
 __all__ = ["EvidenceReward", "EvidenceValue", "evidence_recall", "title_key"]
-
-_SPACE = re.compile(r"\s+")
-
-
-def title_key(title: str) -> str:
-    """Return a title in a form that is the same for a data set and its corpus, which differ in case and escapes.
-
-    They may also differ in white space and Unicode form: "é" equals "e" with a combining accent.
-    """
-    return _SPACE.sub(" ", unicodedata.normalize("NFC", html.unescape(title))).strip().casefold()
 
 
 def evidence_recall(task: Task, titles: Iterable[str]) -> float | None:

@@ -26,7 +26,8 @@ try:
 
     from raggym_env.llm.hf.adapters import split_name
     from raggym_env.llm.hf.engine import Engine, unsupported
-    from raggym_env.llm.hf.loading import Dtype, context_length, find_model, resolve_device, resolve_dtype
+    from raggym_env.llm.hf.loading import Dtype, context_length, resolve_device, resolve_dtype
+    from raggym_env.llm.hf.names import find_model
 except ImportError as error:
     raise MissingExtra("The 'model' process reward", "llm") from error
 

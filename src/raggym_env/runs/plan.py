@@ -10,18 +10,18 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from raggym_env import build, policies
-from raggym_env.build import MDP, load_mdp
+from raggym_env import build
+from raggym_env.build import MDP, check_env, check_policy, load_mdp
 from raggym_env.cards import EnvCard, PolicyCard, PriceCard, env_card, override, policy_card
 from raggym_env.core import Task
-from raggym_env.errors import DataError, OptionError, RunError, check_option
+from raggym_env.errors import DataError, RunError, check_option
 from raggym_env.mdp.records import Episode
 from raggym_env.mdp.rollout import rollout_batches
 from raggym_env.protocols import Policy
-from raggym_env.registry import POLICIES, PROCESS_REWARDS, names_code
+from raggym_env.registry import names_code
 from raggym_env.storage.work_folder import installed_version
 
-__all__ = ["Plan", "RunSpec", "card_identity", "first_tasks"]
+__all__ = ["Plan", "RunSpec", "card_identity", "check_sample", "first_tasks"]
 
 Json = dict[str, Any]
 
@@ -66,15 +66,21 @@ class RunSpec:
             raise TypeError(f"policy must be a name, a path, a card or an object with propose, got {policy!r:.100}.")
         return cls(card=env_card(card, trust=trust), policy=policy, **rest)
 
-    def load(self) -> Plan:
-        """Load the data and open the index. The policy, which may load a model, is made where the episodes run.
+    def check(self, *, here: bool = True) -> None:
+        """Raise what `load`, and making the policy, would raise, as far as that needs no data and loads no model.
 
-        Raises:
-            RunError: Settings would change the card of a policy that is an object.
-            OptionError: The seed or an option of the policy is of the wrong type.
-            RAGGymError: As for `load_mdp`.
+        Loading the data may take minutes. `here` says whether the policy will be made on this machine, so that its
+        models or their servers' keys must be here.
         """
         check_option("seed", self.seed, type(self.seed) is int, "a whole number")
+        check_sample(self.limit, self.shuffle_seed)
+        card, policy = self._cards()
+        check_env(card, self.split)
+        if policy is not None:
+            check_policy(policy, self.split, here=here)
+
+    def _cards(self) -> tuple[EnvCard, PolicyCard | None]:
+        """Return the cards with the settings; None for a policy that is an object."""
         policy_changes, card_changes = {}, {}
         for key, value in self.settings.items():
             if key.startswith("policy."):
@@ -82,20 +88,26 @@ class RunSpec:
             else:
                 card_changes[key] = value
         card = override(self.card, card_changes)
-        if isinstance(self.policy, PolicyCard):  # before the data is loaded, which may take minutes
-            policy = override(self.policy, policy_changes)
-            if policy.policy == "prompt" and not policy.options.get("llm"):
-                raise OptionError(
-                    f"The policy {policy.name!r} needs a language model: add --llm hf:smollm2, a small one that "
-                    "`raggym models get smollm2` gets, or --llm openai:MODEL@URL. In Python: "
-                    'settings={"policy.options.llm": "hf:smollm2"}.'
-                )
-            POLICIES.check_types(policy.policy, policy.options)
-            policies.check_split(policy.policy, self.split)
-            if policy.search.critic is not None:
-                PROCESS_REWARDS.resolve(policy.search.critic)
+        if isinstance(self.policy, PolicyCard):
+            return card, override(self.policy, policy_changes)
+        if policy_changes:
+            raise RunError(f"Settings {sorted(policy_changes)} change a policy's card, but a policy object was given.")
+        return card, None
+
+    def load(self, *, here: bool = True) -> Plan:
+        """Load the data and open the index. The policy, which may load a model, is made where the episodes run.
+
+        Before that, everything is checked that needs no data; see `check`.
+
+        Raises:
+            RunError: Settings would change the card of a policy that is an object.
+            OptionError: The seed or an option of the policy is of the wrong type.
+            RAGGymError: As for `load_mdp`.
+        """
+        self.check(here=here)
+        card, policy_card = self._cards()
         mdp = load_mdp(card, self.split)
-        make_policy, identity, price = self._policy(policy_changes, mdp)
+        make_policy, identity, price = self._policy(policy_card, mdp)
         tasks = first_tasks(mdp.tasks, self.limit, self.shuffle_seed)
         # A limit that leaves nothing out is none: the same run with and without it.
         is_sample = len(tasks) < len(mdp.tasks)
@@ -118,15 +130,13 @@ class RunSpec:
             config["code"] = code
         return Plan(self, mdp, make_policy, tasks, config, price)
 
-    def _policy(self, changes: Mapping[str, Any], mdp: MDP) -> tuple[Callable[[], Policy], Json, PriceCard | None]:
+    def _policy(self, card: PolicyCard | None, mdp: MDP) -> tuple[Callable[[], Policy], Json, PriceCard | None]:
         """Return the function that makes the policy, the policy's identity, and its model's price."""
-        if isinstance(self.policy, PolicyCard):
-            card = override(self.policy, changes)
+        if card is not None:
             paced = _with_concurrency(card, self.concurrency)
             return lambda: build.make_policy(paced, mdp, self.seed), card_identity(card), card.price
-        if changes:
-            raise RunError(f"Settings {sorted(changes)} change a policy's card, but a policy object was given.")
-        policy, kind = self.policy, type(self.policy)
+        policy: Any = self.policy
+        kind = type(policy)
         # Code has no version of its own; without a fingerprint such a run is never resumed.
         identity = {
             "name": getattr(policy, "name", kind.__name__),
@@ -214,6 +224,13 @@ def _with_concurrency(card: PolicyCard, concurrency: int | None) -> PolicyCard:
     return override(card, changes) if changes else card
 
 
+def check_sample(limit: int | None, shuffle_seed: int | None) -> None:
+    """Raise `OptionError` unless the arguments of `first_tasks` are valid."""
+    seed_is_valid = shuffle_seed is None or (type(shuffle_seed) is int and abs(shuffle_seed) < 1 << 63)
+    check_option("shuffle_seed", shuffle_seed, seed_is_valid, "a whole number of at most 63 bits, or None")
+    check_option("limit", limit, limit is None or (type(limit) is int and limit >= 1), "at least 1 or None")
+
+
 def first_tasks(tasks: Sequence[Task], limit: int | None, shuffle_seed: int | None = None) -> Sequence[Task]:
     """Return the first `limit` tasks, or all; with a seed, as many at random, in the split's order.
 
@@ -222,9 +239,7 @@ def first_tasks(tasks: Sequence[Task], limit: int | None, shuffle_seed: int | No
     Raises:
         OptionError: The limit is not a whole number from 1 on, or the seed no whole number.
     """
-    seed_is_valid = shuffle_seed is None or (type(shuffle_seed) is int and abs(shuffle_seed) < 1 << 63)
-    check_option("shuffle_seed", shuffle_seed, seed_is_valid, "a whole number of at most 63 bits, or None")
-    check_option("limit", limit, limit is None or (type(limit) is int and limit >= 1), "at least 1 or None")
+    check_sample(limit, shuffle_seed)
     if limit is None or limit >= len(tasks):
         return tasks
     if shuffle_seed is None:

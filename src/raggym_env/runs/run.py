@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import logging
 import os
 import shlex
 import shutil
@@ -22,6 +23,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from raggym_env.cards import EnvCard, PriceCard, recorded_card
 from raggym_env.core import Task
+from raggym_env.data.titles import missing_titles
 from raggym_env.errors import CardError, MalformedData, OptionError, RunError, shown
 from raggym_env.mdp.records import (
     Episode,
@@ -38,7 +40,9 @@ from raggym_env.storage.parsing import parse_json
 from raggym_env.storage.work_folder import FolderKind, locked
 from raggym_env.text.exits import for_file_name
 
-__all__ = ["Executor", "LocalExecutor", "Progress", "Run", "execute"]
+__all__ = ["Executor", "LocalExecutor", "Progress", "Run", "execute", "is_finished"]
+
+_log = logging.getLogger(__name__)
 
 _PACKAGES = ("raggym-env", "gymnasium", "numpy", "numba", "rank-bm25", "PyStemmer", "pyarrow")
 _RUN = FolderKind("run.json", "run", "raggym eval", _PACKAGES)
@@ -104,7 +108,9 @@ class _RunFile(_Record):
 
 
 Progress = Callable[[int, int, Json], None]
-"""Called as each episode ends: with the number done, the number of all, and the episode's record."""
+"""Called as each episode ends: with the number done, the number of all, and the episode's record.
+
+If it has a method `resume`, that is called before, with the outcomes of the episodes that were recorded earlier."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -155,6 +161,17 @@ class Run:
         if status not in ("running", "incomplete", "complete"):
             raise RunError(f"{self.path / _RUN.file} was changed by hand: status is {shown(status)}.")
         return str(status)
+
+    @property
+    def command(self) -> str | None:
+        """The command of the shell that made the run, which also resumes it; None if it was made in Python.
+
+        It is what the folder says: somebody else may have written it.
+        """
+        match _RUN.read(self.path).get("command"):
+            case [str(program), "eval" | "collect" as name, *arguments] if Path(program).stem in ("raggym", "__main__"):
+                return shlex.join(["raggym", name, *map(str, arguments)])
+        return None
 
     @property
     def card(self) -> EnvCard:
@@ -286,8 +303,14 @@ def execute(plan: Plan, executor: Executor, out: str | Path | None = None, *, pr
     with _named_if_interrupted(folder), locked(run.path), _removed_if_unused(folder) if is_new else nullcontext():
         # First of all: appending behind half a line would spoil two records.
         repair(run.episodes_file)
-        errors = {episode.id: episode.error for episode in run.iter_episodes()}  # the last record of a question counts
-        remaining = [task for task in plan.tasks if errors.get(task.id, "not run yet") is not None]
+        ids = {task.id for task in plan.tasks}
+        # The last record of a question counts. One that failed has no outcome, and is run again.
+        outcomes = {episode.id: episode.outcome for episode in run.iter_episodes() if episode.id in ids}
+        remaining = [task for task in plan.tasks if outcomes.get(task.id) is None]
+        if resume := getattr(progress, "resume", None):
+            resume([outcome for outcome in outcomes.values() if outcome is not None])
+        if remaining and (problem := missing_titles(plan.mdp.dataset)):
+            _log.warning("%s", problem)
         context = executor.episodes(plan, remaining) if remaining else nullcontext(iter(()))
         if plan.spec.record_prompts:
             context = _without_prompts(context, run.prompts_file)
@@ -295,6 +318,14 @@ def execute(plan: Plan, executor: Executor, out: str | Path | None = None, *, pr
             unfinished = _write(run, batches, writer, (len(remaining), len(plan.tasks)), progress)
         run.write("incomplete" if unfinished else "complete")
     return run
+
+
+def is_finished(out: str | Path | None) -> bool:
+    """True if a folder holds a complete run, which executing its plan again leaves as it is."""
+    try:
+        return out is not None and Run.read(out).status == "complete"
+    except RunError:
+        return False
 
 
 @contextmanager

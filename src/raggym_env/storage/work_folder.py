@@ -14,9 +14,9 @@ from typing import Any
 
 from raggym_env.errors import RunError
 from raggym_env.storage.atomic import write_atomic
-from raggym_env.storage.parsing import ParseError, parse_json, read_file
+from raggym_env.storage.parsing import ParseError, open_file, parse_json, read_file
 
-__all__ = ["FolderKind", "differences", "installed_version", "locked"]
+__all__ = ["FolderKind", "differences", "installed_version", "is_locked", "locked"]
 
 Json = dict[str, Any]
 
@@ -77,11 +77,17 @@ class FolderKind:
         """
         if (path / self.file).exists():
             return True
-        leftovers = {".lock", f"{self.file}.partial"}  # left by a process that was killed before its first write
-        if path.exists() and (not path.is_dir() or {entry.name for entry in path.iterdir()} - leftovers):
-            raise RunError(f"{path} exists and is not a {self.contents} folder. Choose another --out.")
+        self.check_free(path)
         path.mkdir(parents=True, exist_ok=True)
         return False
+
+    def check_free(self, path: Path) -> None:
+        """Raise `RunError` if the path holds something that is not this kind of work. Creates nothing."""
+        if (path / self.file).exists() or not path.exists():
+            return
+        leftovers = {".lock", f"{self.file}.partial"}  # left by a process that was killed before its first write
+        if not path.is_dir() or {entry.name for entry in path.iterdir()} - leftovers:
+            raise RunError(f"{path} exists and is not a {self.contents} folder. Choose another --out.")
 
     def require_same(self, path: Path, recorded: Json, requested: Json) -> None:
         """Raise `RunError`, which says what differs, unless the recorded configuration is the requested one."""
@@ -113,12 +119,29 @@ def locked(path: Path) -> Any:
 
     if (path / ".lock").is_symlink():
         raise RunError(f"{path / '.lock'} is a symbolic link, which is not followed. Delete it, if nothing needs it.")
-    # The operating system releases it when a process dies, so no stale lock can block a resume.
-    lock = FileLock(path / ".lock", timeout=0)
+    # The operating system releases it when a process dies, so no stale lock can block a resume. `is_locked` holds it
+    # for a moment, which must not keep a run from starting.
+    lock = FileLock(path / ".lock", timeout=0.2)
     try:
         return lock.acquire()
     except Timeout as error:
         raise RunError(f"Another process is writing to {path}. Wait for it, or choose another --out.") from error
+
+
+def is_locked(path: Path) -> bool:
+    """True if a process writes to the folder, or where that cannot be told. Writes nothing and follows no link."""
+    try:
+        import fcntl
+    except ImportError:  # Windows, where a lock cannot be looked at without a right to write
+        return (path / ".lock").exists()
+    try:
+        with open_file(path / ".lock", follow_links=False) as file:
+            fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)  # closing the file releases it
+    except (FileNotFoundError, ParseError):
+        return False
+    except OSError:  # the lock is held, or the file may not be read
+        return True
+    return False
 
 
 def installed_version(name: str) -> str | None:

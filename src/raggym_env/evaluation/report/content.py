@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from raggym_env import data
-from raggym_env.core import Answer, Passage, Search, Task, option_letter
+from raggym_env.core import Answer, Passage, Search, Task, option_letter, title_key
 from raggym_env.errors import RAGGymError, RunError
 from raggym_env.evaluation.compare import paired
 from raggym_env.evaluation.leaderboard import COLUMNS, Board, Leaderboard, Row
@@ -21,7 +21,6 @@ from raggym_env.evaluation.scored_run import ScoredRun, cached_tasks, groups_of
 from raggym_env.evaluation.scores import searches_of
 from raggym_env.evaluation.statistics import bootstrap
 from raggym_env.mdp.records import Step
-from raggym_env.rewards.evidence import title_key
 from raggym_env.storage.parsing import ParseError, parse_json, read_file
 
 __all__ = ["report_content"]

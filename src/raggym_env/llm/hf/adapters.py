@@ -11,7 +11,6 @@ from pathlib import Path
 from typing import Any
 
 from safetensors import SafetensorError
-from safetensors.torch import load_file
 
 from raggym_env.errors import LLMError, MissingExtra, OptionError
 from raggym_env.models import catalogue
@@ -88,6 +87,7 @@ def merged(model: Any, folder: Path, name: str) -> Any:
     """
     try:
         from peft import PeftConfig, PeftModelForCausalLM, set_peft_model_state_dict
+        from safetensors.torch import load_file
     except ImportError as error:
         raise MissingExtra("A LoRA adapter", "train") from error
 

@@ -5,19 +5,16 @@ A name may end in `+ADAPTER`: a LoRA adapter that is merged into the model; see 
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Any, Literal
 
 import torch
 
 from raggym_env.errors import LLMError, OptionError, RAGGymError, check_option
 from raggym_env.llm.hf.adapters import adapter_folder, merged, split_name
-from raggym_env.models import catalogue
+from raggym_env.llm.hf.names import find_model
 from raggym_env.models.convert import read_model, unquantised
-from raggym_env.models.files import hub_folder
-from raggym_env.network.hub import HubUnreachable
 
-__all__ = ["Dtype", "context_length", "find_model", "load_parts", "plain_model", "resolve_device", "resolve_dtype"]
+__all__ = ["Dtype", "context_length", "load_parts", "plain_model", "resolve_device", "resolve_dtype"]
 
 Dtype = Literal["auto", "float32", "bfloat16", "float16"]
 """A torch dtype by name, or "auto"."""
@@ -95,37 +92,6 @@ def _load(name: str, dtype: torch.dtype) -> tuple[Any, Any]:
             parameter.data = parameter.data.to(dtype)
         model.config.dtype = dtype
     return model, tokenizer
-
-
-def find_model(name: str) -> tuple[str, str | None]:
-    """Return where transformers reads a model from: a folder, and the name of the GGUF file in it, if it is one.
-
-    A model on the hub is downloaded if it was not before: its safetensors weights, configuration and tokenizer.
-
-    Args:
-        name: A model of `raggym models list`, a folder with a config.json, a `.gguf` file, or a name on the hub.
-
-    Raises:
-        LLMError: There is no such model; the message says what was tried.
-    """
-    if name in catalogue.MODELS:
-        cached = catalogue.folder(name)
-        if cached is None:
-            raise LLMError(f"The model {name!r} is not in the cache. To get it: raggym models get {name}")
-        return str(cached), None
-    path = Path(name).expanduser()
-    if path.is_file() and path.suffix == ".gguf":
-        return str(path.parent), path.name
-    if (path / "config.json").is_file():
-        return str(path), None
-    try:
-        return str(hub_folder(name)), None
-    except HubUnreachable as error:
-        raise LLMError(
-            f"No model {name!r}. Looked in the cache ({', '.join(sorted(catalogue.MODELS))}: raggym models get NAME), "
-            "for a folder with a config.json, for a .gguf file, and on the hub: "
-            f"{error} (with a network: hf download OWNER/NAME)."
-        ) from error
 
 
 def resolve_device(device: str) -> torch.device:

@@ -15,7 +15,7 @@ from raggym_env.policies.best_of import BestOf
 from raggym_env.protocols import BasePolicy, Proposal, propose
 from raggym_env.runs.plan import Plan, RunSpec
 from raggym_env.runs.ray.pool import RayExecutor, Workers
-from raggym_env.runs.run import LocalExecutor, Progress
+from raggym_env.runs.run import LocalExecutor, Progress, is_finished
 from raggym_env.runs.run import execute as execute_plan
 from raggym_env.training.process_data.trajectories import Collection, trajectory_to_json
 
@@ -80,6 +80,8 @@ def collect(
     settings: Mapping[str, Any] | None = None,
     in_flight: int = 32,
     workers: Workers | None = None,
+    shuffle_seed: int | None = None,
+    concurrency: int | None = None,
     trust: bool = False,
     progress: Progress | None = None,
 ) -> Collection:
@@ -114,10 +116,11 @@ def collect(
         raise RunError(f"n and critic set the candidates and the critic: remove {conflicts} from the settings.")
     options: Json = {"split": split, "limit": limit, "seed": seed, "settings": {**settings, **search}}
     options |= {"keep": keep, "execute": execute, "explore": explore}
-    options["concurrency"] = in_flight
+    options |= {"shuffle_seed": shuffle_seed, "concurrency": in_flight if concurrency is None else concurrency}
     spec = CollectSpec.of(card, policy, trust=trust, **options)
     executor = LocalExecutor(in_flight) if workers is None else RayExecutor(workers, in_flight)
-    return Collection(execute_plan(spec.load(), executor, out, progress=progress))
+    plan = spec.load(here=workers is None and not is_finished(out))
+    return Collection(execute_plan(plan, executor, out, progress=progress))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -128,9 +131,9 @@ class CollectSpec(RunSpec):
     execute: Execute
     explore: float
 
-    def load(self) -> CollectPlan:
+    def load(self, *, here: bool = True) -> CollectPlan:
         """See `RunSpec.load`."""
-        plan = super().load()
+        plan = super().load(here=here)
         # Part of the run's config, so that collections with different settings never share a folder.
         collect = {"n": self.settings["policy.search.best_of"], "critic": self.settings["policy.search.critic"]}
         collect |= {"keep": self.keep, "execute": self.execute, "explore": self.explore}
