@@ -175,12 +175,12 @@ def test_it_is_refused_on_every_split_that_is_not_for_training(door, tmp_path) -
 
 def test_a_rollout_completes_episodes_with_it_on_training_splits_only(tmp_path) -> None:
     mdp = load_mdp(write_towns(tmp_path / "towns"), "train")
-    context = (mdp.tasks, mdp.dynamics)
-    reward = make_process_reward("rollout", *context, "train", {"policy": "gold", "m": 1, "explore": 0.0})
+    context = (mdp.dataset, mdp.dynamics)
+    reward = make_process_reward("rollout", *context, {"policy": "gold", "m": 1, "explore": 0.0})
     state = mdp.dynamics.start(mdp.tasks[0].question)
     assert reward.score([state], [[Answer("nowhere")]])[0].tolist() == [-1.0]  # the teacher would be right
     with pytest.raises(OptionError, match="policy_options"):
-        make_process_reward("rollout", *context, "train", {"policy": "gold", "policy_options": {"split": "train"}})
+        make_process_reward("rollout", *context, {"policy": "gold", "policy_options": {"split": "train"}})
 
 
 def test_without_tasks_it_says_what_it_needs(tmp_path) -> None:
