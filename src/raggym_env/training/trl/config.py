@@ -34,7 +34,7 @@ Task = Literal["CAUSAL_LM", "SEQ_CLS"]
 
 # The least value of every option that is a whole number. NumPy refuses negative seeds.
 _LEAST = {"max_steps": 1, "per_device_train_batch_size": 1, "gradient_accumulation_steps": 1, "max_length": 1}
-_LEAST |= {"limit": 1, "save_steps": 1, "lora_rank": 0, "seed": 0}
+_LEAST |= {"limit": 1, "save_steps": 1, "lora_rank": 0, "seed": 0, "tokens_per_batch": 1}
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,6 +51,9 @@ class TrainingConfig:
     """Peak learning rate: it rises linearly over the first 5 % of the steps, then falls along a cosine."""
     per_device_train_batch_size: int | None = None
     """Rows in one forward pass. By default 1 on a CPU, and more on a GPU, depending on the trainer."""
+    tokens_per_batch: int | None = None
+    """Split each batch into forward passes of at most so many tokens, padding included; a longer row is a pass of its
+    own. The batch is then by default all rows of a weight update. Not for GRPO and RLOO."""
     gradient_accumulation_steps: int | None = None
     """Batches per weight update. By default as many as make an update use 16 rows."""
     max_length: int = 2048
@@ -124,7 +127,11 @@ class TrainingConfig:
         Device and checkpoint interval are left out, since they may change when a training is resumed; so is the
         model's name, since the recipe identifies the model by its weights.
         """
-        return {name: value for name, value in asdict(self).items() if name not in ("device", "save_steps", "model")}
+        options = {name: value for name, value in asdict(self).items() if name not in ("device", "save_steps", "model")}
+        # Left out while it is off, so that a training begun before it existed can be resumed.
+        if options["tokens_per_batch"] is None:
+            del options["tokens_per_batch"]
+        return options
 
     def with_defaults(self, *, learning_rate: float, batch_size: int, rows_per_step: int = 16) -> TrainingConfig:
         """Return the configuration with a trainer's defaults filled in.
@@ -134,7 +141,10 @@ class TrainingConfig:
             batch_size: Default on a GPU. On a CPU it is 1, since larger batches are no faster there and pad more.
             rows_per_step: Rows per weight update, unless `gradient_accumulation_steps` is given.
         """
-        batch_size = self.per_device_train_batch_size or (1 if self.on_cpu else batch_size)
+        if self.tokens_per_batch is not None:
+            batch_size = self.per_device_train_batch_size or rows_per_step
+        else:
+            batch_size = self.per_device_train_batch_size or (1 if self.on_cpu else batch_size)
         one_epoch = self.max_steps is None and self.num_train_epochs is None
         return replace(
             self,
@@ -178,6 +188,7 @@ def _is_json(options: object) -> bool:
         return False
 
 
+_SPLIT = ("SFTConfig", "DPOConfig", "RewardConfig")  # for whose trainers `passes` splits batches
 _RESUME = "an interrupted training could not be resumed, or not with the same result"
 _RESERVED = {
     # Checkpoints: where they are, when they are written, what is in them and how a training starts from one.
@@ -203,6 +214,8 @@ def trl_config(name: str, config: TrainingConfig, out: str | Path, **values: Any
         OptionError: An option in `config.trl` is reserved, or TRL's class does not have it or refuses its value.
     """
     kind = getattr(trl, name)
+    if config.tokens_per_batch is not None and name not in _SPLIT:
+        raise OptionError(f"tokens_per_batch = {config.tokens_per_batch} has no effect with {name}. Remove it.")
     ours = {spec.name: f"use the option {spec.name} outside of trl" for spec in fields(TrainingConfig)}
     reserved = {**ours, **dict.fromkeys(values, "the trainer sets it from its own arguments"), **_RESERVED}
     _check_names(f"trl.{name}", config.trl, [spec.name for spec in fields(kind)], reserved)
