@@ -1,4 +1,5 @@
 import json
+from dataclasses import replace
 
 import pytest
 
@@ -71,6 +72,19 @@ def test_a_batch_that_is_split_by_tokens_is_all_rows_of_an_update():
     assert (config.per_device_train_batch_size, config.gradient_accumulation_steps) == (4, 4)
     assert "tokens_per_batch" not in with_defaults().identity()
     assert config.identity()["tokens_per_batch"] == 2000
+
+
+def test_shared_tokens_come_with_a_budget(tmp_path):
+    config = with_defaults(device="cpu", share_prefix=True, max_length=700)
+    assert (config.tokens_per_batch, config.per_device_train_batch_size) == (700, 16)
+    assert config.identity()["share_prefix"] is True
+    assert "share_prefix" not in with_defaults().identity()
+    with pytest.raises(OptionError, match="share_prefix = True has no effect with RewardConfig"):
+        trl_config("RewardConfig", config, tmp_path)
+    with pytest.raises(OptionError, match="share_prefix needs a training on one device without gradient_checkpointing"):
+        trl_config("SFTConfig", replace(config, trl={"gradient_checkpointing": True}), tmp_path)
+    with pytest.raises(OptionError, match="share_prefix must be true or false, got 'yes'"):
+        TrainingConfig(share_prefix="yes")
 
 
 @pytest.mark.parametrize("name", ["GRPOConfig", "RLOOConfig"])

@@ -89,8 +89,52 @@ def test_passes_of_bounded_tokens_train_the_same_model(train, shop, tmp_path):
     whole = train(shop.data, tmp_path / "whole", **agent, config=shop.config(**options))
     split = train(shop.data, tmp_path / "split", **agent, config=shop.config(**options, tokens_per_batch=400))
     assert losses(split) == pytest.approx(losses(whole), abs=1e-4)
-    one, other = weights(tmp_path / "whole"), weights(tmp_path / "split")
-    assert all(torch.allclose(one[name], other[name], atol=2e-4) for name in one)
+    assert almost_same(tmp_path / "whole", tmp_path / "split")
+
+
+def almost_same(one, other):
+    one, other = weights(one), weights(other)
+    return one.keys() == other.keys() and all(torch.allclose(one[name], other[name], atol=2e-4) for name in one)
+
+
+def test_metrics_are_means_over_rows_not_over_passes(shop, tmp_path):
+    options = {"max_steps": 2, "per_device_train_batch_size": 5, "learning_rate": 1e-4}
+    whole, split = (
+        train_dpo(shop.data, tmp_path / name, agent=shop.agent, config=shop.config(**options, **more))
+        for name, more in (("whole", {}), ("split", {"tokens_per_batch": 1100}))
+    )
+    for name in ("loss", "rewards/margins", "rewards/accuracies", "logps/chosen", "num_tokens"):
+        one, other = ([entry[name] for entry in recipe.report["log"]] for recipe in (whole, split))
+        assert one == pytest.approx(other, abs=1e-3), name
+
+
+@pytest.mark.parametrize("changes", [{}, {"lora_rank": 0}, {"trl": {"precompute_ref_log_probs": True}}])
+@pytest.mark.parametrize("train", [train_sft, train_dpo])
+def test_sharing_tokens_trains_the_same_model(train, changes, shop, tmp_path):
+    if train is train_sft and "trl" in changes:
+        pytest.skip("SFT has no reference")
+    options = {"max_steps": 3, "per_device_train_batch_size": 6, "learning_rate": 1e-3, **changes}
+    whole = train(shop.data, tmp_path / "whole", agent=shop.agent, config=shop.config(**options))
+    options |= {"tokens_per_batch": 400, "share_prefix": True}
+    shared = train(shop.data, tmp_path / "shared", agent=shop.agent, config=shop.config(**options))
+    assert losses(shared) == pytest.approx(losses(whole), abs=1e-4)
+    assert almost_same(tmp_path / "whole", tmp_path / "shared")
+    assert shared.config["options"]["share_prefix"] is True
+
+
+def test_sharing_tokens_keeps_the_reference_of_a_continued_adapter(shop, tmp_path):
+    train_sft(shop.data, tmp_path / "sft", agent=shop.agent, config=shop.config(max_steps=6))
+    model = f"{shop.model}+{tmp_path / 'sft'}"
+    options = {"max_steps": 3, "per_device_train_batch_size": 6, "learning_rate": 1e-3}
+    whole = train_dpo(shop.data, tmp_path / "whole", agent=shop.agent, config=shop.config(model, **options))
+    shared = train_dpo(
+        shop.data, tmp_path / "shared", agent=shop.agent, config=shop.config(model, **options, share_prefix=True)
+    )
+    for name in ("loss", "rewards/chosen", "rewards/margins"):
+        one, other = ([entry[name] for entry in recipe.report["log"]] for recipe in (whole, shared))
+        assert one == pytest.approx(other, abs=1e-3)
+    assert almost_same(tmp_path / "whole", tmp_path / "shared")
+    assert shared.config["options"]["tokens_per_batch"] == 2048
 
 
 def test_no_pass_has_more_tokens_than_the_budget(shop, tmp_path, monkeypatch):
@@ -111,8 +155,10 @@ def test_no_pass_has_more_tokens_than_the_budget(shop, tmp_path, monkeypatch):
     assert recipe.config["options"]["tokens_per_batch"] == 600
 
 
-def test_an_interrupted_training_in_passes_ends_with_the_same_weights(shop, tmp_path):
-    config = shop.config(max_steps=6, save_steps=1, per_device_train_batch_size=3, tokens_per_batch=500)
+@pytest.mark.parametrize("share", [False, True])
+def test_an_interrupted_training_in_passes_ends_with_the_same_weights(share, shop, tmp_path):
+    options = {"per_device_train_batch_size": 3, "tokens_per_batch": 500, "share_prefix": share}
+    config = shop.config(max_steps=6, save_steps=1, **options)
     options = {"agent": shop.agent, "config": config}
     train_sft(shop.data, tmp_path / "whole", **options)
 

@@ -20,7 +20,7 @@ from raggym_env.training.process_data.rows import graded
 from raggym_env.training.process_data.trajectories import Collection, Trajectory
 from raggym_env.training.trl.config import EvalSpec, TrainingConfig
 from raggym_env.training.trl.lm import Base, Chats, quiet, save, trainable
-from raggym_env.training.trl.passes import score_labels_only, trainer_class
+from raggym_env.training.trl.passes import trainer_class
 from raggym_env.training.trl.recipe import Recipe
 
 try:
@@ -139,14 +139,15 @@ def make_trainer(
     test_rows: Sequence[Any] = (),
     *,
     tokens_per_batch: int | None = None,
+    share_prefix: bool = False,
     **options: Any,
 ) -> Any:
     """Return a trainer of TRL's class `name`, such as "SFTTrainer", with further arguments of that class as `options`.
 
     `adapter` is made by `lora_config` and `args` by `trl_config`. On `test_rows` the model is tested before and after.
-    `tokens_per_batch` is the option of `TrainingConfig`.
+    `tokens_per_batch` and `share_prefix` are options of `TrainingConfig`.
     """
-    trainer = trainer_class(name, tokens_per_batch)(
+    return trainer_class(name, tokens_per_batch, share_prefix)(
         **trainable(base, adapter),
         args=args,
         train_dataset=datasets.Dataset.from_list(rows),
@@ -154,10 +155,6 @@ def make_trainer(
         processing_class=base.tokenizer,
         **options,
     )
-    if name in ("SFTTrainer", "DPOTrainer"):
-        for model in filter(None, (trainer.model, getattr(trainer, "ref_model", None))):
-            score_labels_only(model)
-    return trainer
 
 
 def run_job(

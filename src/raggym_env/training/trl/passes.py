@@ -1,38 +1,35 @@
-"""Trainers that fit a CPU: a weight update in forward passes of a bounded number of tokens, and logits at labels only.
+"""Trainers that fit a CPU: the rows of a weight update are split into forward passes of a bounded number of tokens.
 
-Neither changes what is learned: the rows of an update, its loss and its gradient are the same up to rounding.
+The rows of an update, its loss and its gradient stay what they are without, up to rounding.
 """
 
 from __future__ import annotations
 
-import functools
-import types
 from collections.abc import Sequence
 from typing import Any
 
-from raggym_env.errors import MissingExtra
+from raggym_env.errors import LLMError, MissingExtra
 from raggym_env.training.trl.config import trl
+from raggym_env.training.trl.forward import LabelForward, shared_prefix
 
 try:
     import torch
-    from peft import PeftModel
 except ImportError as error:
     raise MissingExtra("Training a language model", "train") from error
 
-__all__ = ["passes", "score_labels_only", "trainer_class"]
+__all__ = ["passes", "trainer_class"]
 
 Inputs = dict[str, Any]
 
-# Trainers whose rows are pairs: the first half of a batch is the chosen candidates, the second the rejected.
-_PAIRED = ("DPOTrainer", "RewardTrainer")
 
-
-def trainer_class(name: str, tokens_per_batch: int | None) -> Any:
-    """Return TRL's trainer class `name`, made to split every batch into passes of at most `tokens_per_batch` tokens."""
+def trainer_class(name: str, tokens_per_batch: int | None = None, share_prefix: bool = False) -> Any:
+    """Return TRL's trainer class `name`, to which the options of `TrainingConfig` are applied."""
     kind = getattr(trl, name)
-    if tokens_per_batch is None:
-        return kind
-    return type(name, (_Split, kind), {"tokens_per_batch": tokens_per_batch, "width": 2 if name in _PAIRED else 1})
+    options = {"tokens_per_batch": tokens_per_batch, "share_prefix": share_prefix}
+    # The rows of some are pairs: the first half of a batch is the chosen candidates, the second the rejected.
+    width = 2 if name in ("DPOTrainer", "RewardTrainer") else 1
+    bases = {"SFTTrainer": (_Split, _Labels), "DPOTrainer": (_Split, _Labels), "RewardTrainer": (_Split,)}
+    return type(name, (*bases[name], kind), {**options, "width": width}) if name in bases else kind
 
 
 def passes(lengths: Sequence[int], budget: int) -> list[list[int]]:
@@ -52,26 +49,46 @@ def passes(lengths: Sequence[int], budget: int) -> list[list[int]]:
 class _Split:
     """A trainer that computes a batch's loss and gradient in several passes."""
 
-    tokens_per_batch: int
+    tokens_per_batch: int | None
     width: int
     """Number of sequences per row: 2 for pairs."""
+    forwards: Sequence[LabelForward] = ()
+    """The forward passes of the trained model and of the reference model, if any."""
     _share = 1.0
+    _metrics: Any
+    """Of TRL: by name, the values since the last entry of the log, whose means are logged next."""
 
     def training_step(self, model: Any, inputs: Inputs, num_items_in_batch: Any = None) -> Any:
         """Return the loss of a batch after its backward passes."""
         step: Any = super()
-        if "labels" in inputs and num_items_in_batch is None:
-            # All labels count the same, whichever pass they are in.
-            num_items_in_batch = (inputs["labels"][:, 1:] != -100).sum()
-        lengths = inputs["attention_mask"].sum(1).view(self.width, -1).amax(0).tolist()
-        losses = []
-        for rows in passes(lengths, self.tokens_per_batch // self.width):
-            # The mean over a pass; a loss over labels is divided by their number in the batch already.
-            self._share = 1.0 if num_items_in_batch is not None else len(rows) / len(lengths)
-            longest = max(lengths[row] for row in rows)
-            losses.append(step.training_step(model, _select(inputs, rows, len(lengths), longest), num_items_in_batch))
-        self._share = 1.0
+        parts, items = self._parts(inputs, num_items_in_batch)
+        total = sum(weight for _, weight in parts) or 1
+        losses: list[Any] = []
+        try:
+            for part, weight in parts:
+                # A loss over labels is divided by their number in the batch already; another is the mean over a pass.
+                self._share = 1.0 if "labels" in inputs else weight / total
+                losses.append(step.training_step(model, part, items))
+        finally:
+            self._share = 1.0
+            for forward in self.forwards:
+                forward.end_batch(backward=len(losses) == len(parts))
+        _merge(self._metrics["train"], [weight / total for _, weight in parts])
         return torch.stack(losses).sum()
+
+    def _parts(self, inputs: Inputs, items: Any) -> tuple[list[tuple[Inputs, int]], Any]:
+        """Return the passes of a batch, each with its number of labels, or of rows; and the number of its labels."""
+        if self.tokens_per_batch is None:
+            return [(inputs, 1)], items
+        lengths = inputs["attention_mask"].sum(1).view(self.width, -1).amax(0).tolist()
+        added, width = self.forwards[0].lengths(inputs, self.width) if self.forwards else (lengths, self.width)
+        chosen = passes(added, self.tokens_per_batch // width)
+        parts = [_select(inputs, rows, len(lengths), max(lengths[row] for row in rows)) for rows in chosen]
+        if "labels" not in inputs:
+            return [(part, len(rows)) for part, rows in zip(parts, chosen, strict=True)], items
+        counts = [int((part["labels"][:, 1:] != -100).sum()) for part in parts]
+        # All labels count the same, whichever pass they are in.
+        return list(zip(parts, counts, strict=True)), sum(counts) if items is None else items
 
     def compute_loss(self, *args: Any, **kwargs: Any) -> Any:
         """Return the loss of one pass, weighted by its share of the batch."""
@@ -79,47 +96,71 @@ class _Split:
         return loss if self._share == 1.0 else loss * self._share
 
 
+def _merge(metrics: dict[str, list[float]], shares: list[float]) -> None:
+    """Replace the values that the passes of a batch appended to each metric by their mean, weighted by the shares."""
+    for values in metrics.values():
+        if len(values) >= len(shares) > 1:  # the count of tokens is a running total, alone in its list
+            new = values[-len(shares) :]
+            values[-len(shares) :] = [sum(value * share for value, share in zip(new, shares, strict=True))]
+
+
 def _select(inputs: Inputs, rows: list[int], total: int, length: int) -> Inputs:
     """Return some of the `total` rows, without the padding after `length` tokens."""
     index = torch.tensor(rows)
 
     def part(tensor: Any) -> Any:
-        halves = torch.cat([index + start for start in range(0, len(tensor), total)])
-        return tensor[halves.to(tensor.device)][..., :length] if tensor.ndim == 2 else tensor[halves.to(tensor.device)]
+        chosen = torch.cat([index + start for start in range(0, len(tensor), total)]).to(tensor.device)
+        return tensor[chosen][:, :length] if tensor.ndim == 2 else tensor[chosen]
 
     return {name: part(tensor) for name, tensor in inputs.items()}
 
 
-def score_labels_only(model: Any) -> None:
-    """Make TRL's fused head of a causal model compute logits only where there is a label, on every device.
+class _Labels:
+    """A trainer that computes logits at labels only, and shared tokens once."""
 
-    By itself it does so on a GPU alone; on a CPU it computes those of every position and discards most of them.
-    """
-    model = model.get_base_model() if isinstance(model, PeftModel) else model
-    fused = model.forward
+    share_prefix: bool
+    forwards: Sequence[LabelForward] = ()
 
-    @functools.wraps(type(model).forward)
-    def forward(
-        self: Any, *args: Any, labels: Any = None, shift_labels: Any = None, fused_lm_head: bool = False, **kwargs: Any
-    ) -> Any:
-        if not fused_lm_head or labels is None or shift_labels is not None:
-            return fused(*args, labels=labels, shift_labels=shift_labels, fused_lm_head=fused_lm_head, **kwargs)
-        mask = labels[:, 1:] != -100
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self._replace_forward()
 
-        def select(module: Any, inputs: Any, output: Any) -> Any:
-            output.last_hidden_state = output.last_hidden_state[:, :-1][mask][None]
-            return output
+    def _precompute_ref_logps(self, *args: Any, **kwargs: Any) -> Any:
+        self._replace_forward()  # TRL computes them while it constructs itself
+        return super()._precompute_ref_logps(*args, **kwargs)  # type: ignore[misc]
 
-        hook = self.base_model.register_forward_hook(select)
+    def _replace_forward(self) -> None:
+        if self.forwards:
+            return
+        trainer: Any = self
+        models = [model for model in (trainer.model, getattr(trainer, "ref_model", None)) if model is not None]
+        if not self.share_prefix:
+            self.forwards = [LabelForward(model) for model in models]
+            return
+        plain = [_scores(trainer, model) for model in models]
+        prefix, pairs = shared_prefix(trainer.train_dataset), trainer.width == 2
+        self.forwards = [LabelForward(model, prefix, pairs=pairs) for model in models]
         try:
-            output = fused(*args, shift_labels=labels[:, 1:][mask][None], fused_lm_head=True, **kwargs)
-        finally:
-            hook.remove()
-        for name in ("log_probs", "entropy", "log_sum_sq_probs", "mean_logits", "is_top1"):
-            values = getattr(output, name)
-            if values is not None:
-                setattr(output, name, values.new_zeros(mask.shape).masked_scatter(mask, values))
-        output.label_mask = mask
-        return output
+            shared = [_scores(trainer, model) for model in models]
+        except (RuntimeError, ValueError, TypeError, AttributeError, IndexError) as error:
+            raise LLMError(f"This model takes no shared prefix: {error}. Remove the option share_prefix.") from error
+        if not all(torch.allclose(one, other, atol=1e-3) for one, other in zip(plain, shared, strict=True)):
+            raise LLMError(
+                "This model scores tokens differently after a shared prefix. Remove the option share_prefix."
+            )
 
-    model.forward = types.MethodType(forward, model)
+
+@torch.no_grad()
+def _scores(trainer: Any, model: Any) -> Any:
+    """Return the log-probabilities of the labels of the first two rows."""
+    rows = trainer.train_dataset.select(range(min(2, len(trainer.train_dataset))))
+    batch = {name: tensor.to(model.device) for name, tensor in trainer.data_collator(list(rows)).items()}
+    labels = batch.get("labels")
+    if labels is None:
+        labels = batch["input_ids"].masked_fill(batch["completion_mask"] == 0, -100)
+    inputs = {name: batch[name] for name in ("input_ids", "attention_mask")}
+    training = model.training
+    model.eval()
+    result = model(**inputs, labels=labels, fused_lm_head=True, use_cache=False).log_probs
+    model.train(training)
+    return result
