@@ -1,4 +1,5 @@
 import json
+from dataclasses import replace
 
 import pytest
 
@@ -27,6 +28,7 @@ def with_defaults(**options):
     [
         ({"max_steps": 0}, "max_steps must be a whole number of at least 1, got 0"),
         ({"max_length": 0}, "max_length must be a whole number of at least 1"),
+        ({"tokens_per_batch": 0}, "tokens_per_batch must be a whole number of at least 1, got 0"),
         ({"learning_rate": 0.0}, "learning_rate must be a number above 0"),
         ({"num_train_epochs": float("nan")}, "num_train_epochs must be a number above 0"),
         ({"lora_rank": -1}, "lora_rank must be a whole number of at least 0"),
@@ -61,6 +63,34 @@ def test_an_update_uses_sixteen_rows_by_default():
     assert with_defaults(per_device_train_batch_size=4).gradient_accumulation_steps == 4
     config = with_defaults(gradient_accumulation_steps=3, per_device_train_batch_size=2)
     assert config.gradient_accumulation_steps == 3
+
+
+def test_a_batch_that_is_split_by_tokens_is_all_rows_of_an_update():
+    config = with_defaults(device="cpu", tokens_per_batch=2000)
+    assert (config.per_device_train_batch_size, config.gradient_accumulation_steps) == (16, 1)
+    config = with_defaults(device="cpu", tokens_per_batch=2000, per_device_train_batch_size=4)
+    assert (config.per_device_train_batch_size, config.gradient_accumulation_steps) == (4, 4)
+    assert "tokens_per_batch" not in with_defaults().identity()
+    assert config.identity()["tokens_per_batch"] == 2000
+
+
+def test_shared_tokens_come_with_a_budget(tmp_path):
+    config = with_defaults(device="cpu", share_prefix=True, max_length=700)
+    assert (config.tokens_per_batch, config.per_device_train_batch_size) == (700, 16)
+    assert config.identity()["share_prefix"] is True
+    assert "share_prefix" not in with_defaults().identity()
+    with pytest.raises(OptionError, match="share_prefix = True has no effect with RewardConfig"):
+        trl_config("RewardConfig", config, tmp_path)
+    with pytest.raises(OptionError, match="share_prefix needs a training on one device without gradient_checkpointing"):
+        trl_config("SFTConfig", replace(config, trl={"gradient_checkpointing": True}), tmp_path)
+    with pytest.raises(OptionError, match="share_prefix must be true or false, got 'yes'"):
+        TrainingConfig(share_prefix="yes")
+
+
+@pytest.mark.parametrize("name", ["GRPOConfig", "RLOOConfig"])
+def test_a_trainer_that_cannot_split_batches_says_so(name, tmp_path):
+    with pytest.raises(OptionError, match=f"tokens_per_batch = 99 has no effect with {name}"):
+        trl_config(name, with_defaults(tokens_per_batch=99, per_device_train_batch_size=8, device="cpu"), tmp_path)
 
 
 def test_all_weights_learn_at_a_tenth_of_an_adapters_rate():

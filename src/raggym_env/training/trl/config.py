@@ -34,7 +34,8 @@ Task = Literal["CAUSAL_LM", "SEQ_CLS"]
 
 # The least value of every option that is a whole number. NumPy refuses negative seeds.
 _LEAST = {"max_steps": 1, "per_device_train_batch_size": 1, "gradient_accumulation_steps": 1, "max_length": 1}
-_LEAST |= {"limit": 1, "save_steps": 1, "lora_rank": 0, "seed": 0}
+_SPLITS = ("tokens_per_batch", "share_prefix")
+_LEAST |= {"limit": 1, "save_steps": 1, "lora_rank": 0, "seed": 0, "tokens_per_batch": 1}
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,6 +52,13 @@ class TrainingConfig:
     """Peak learning rate: it rises linearly over the first 5 % of the steps, then falls along a cosine."""
     per_device_train_batch_size: int | None = None
     """Rows in one forward pass. By default 1 on a CPU, and more on a GPU, depending on the trainer."""
+    tokens_per_batch: int | None = None
+    """Split each batch into forward passes of at most so many tokens, padding included; a longer row is a pass of its
+    own. The batch is then by default all rows of a weight update. Not for GRPO and RLOO."""
+    share_prefix: bool = False
+    """Compute tokens that rows have in common once: the beginning of all prompts once per batch, the prompt of a DPO
+    pair once for both replies. Loss and gradient are the same up to rounding. `tokens_per_batch`, by default
+    `max_length`, then counts the other tokens. For SFT and DPO on one device, without gradient checkpointing."""
     gradient_accumulation_steps: int | None = None
     """Batches per weight update. By default as many as make an update use 16 rows."""
     max_length: int = 2048
@@ -84,6 +92,7 @@ class TrainingConfig:
             value = getattr(self, name)
             valid = value is None or (isinstance(value, int | float) and value > 0)
             check_option(name, value, valid, "a number above 0")
+        check_option("share_prefix", self.share_prefix, isinstance(self.share_prefix, bool), "true or false")
         check_option("device", self.device, self.device in ("auto", "cpu"), "auto or cpu")
         check_option("dtype", self.dtype, self.dtype in ("auto", "float32", "bfloat16"), "auto, float32 or bfloat16")
         if self.max_steps is not None and self.num_train_epochs is not None:
@@ -124,7 +133,9 @@ class TrainingConfig:
         Device and checkpoint interval are left out, since they may change when a training is resumed; so is the
         model's name, since the recipe identifies the model by its weights.
         """
-        return {name: value for name, value in asdict(self).items() if name not in ("device", "save_steps", "model")}
+        options = {name: value for name, value in asdict(self).items() if name not in ("device", "save_steps", "model")}
+        # Left out while they are off, so that a training begun before they existed can be resumed.
+        return {name: value for name, value in options.items() if value or name not in _SPLITS}
 
     def with_defaults(self, *, learning_rate: float, batch_size: int, rows_per_step: int = 16) -> TrainingConfig:
         """Return the configuration with a trainer's defaults filled in.
@@ -134,13 +145,18 @@ class TrainingConfig:
             batch_size: Default on a GPU. On a CPU it is 1, since larger batches are no faster there and pad more.
             rows_per_step: Rows per weight update, unless `gradient_accumulation_steps` is given.
         """
-        batch_size = self.per_device_train_batch_size or (1 if self.on_cpu else batch_size)
+        budget = self.tokens_per_batch or (self.max_length if self.share_prefix else None)
+        if budget is not None:
+            batch_size = self.per_device_train_batch_size or rows_per_step
+        else:
+            batch_size = self.per_device_train_batch_size or (1 if self.on_cpu else batch_size)
         one_epoch = self.max_steps is None and self.num_train_epochs is None
         return replace(
             self,
             num_train_epochs=1.0 if one_epoch else self.num_train_epochs,
             learning_rate=self.learning_rate or (learning_rate if self.lora_rank else learning_rate / 10),
             per_device_train_batch_size=batch_size,
+            tokens_per_batch=budget,
             gradient_accumulation_steps=self.gradient_accumulation_steps or max(1, rows_per_step // batch_size),
         )
 
@@ -178,6 +194,8 @@ def _is_json(options: object) -> bool:
         return False
 
 
+# For whose trainers `passes` splits batches, and shares tokens.
+_SPLIT, _SHARE = ("SFTConfig", "DPOConfig", "RewardConfig"), ("SFTConfig", "DPOConfig")
 _RESUME = "an interrupted training could not be resumed, or not with the same result"
 _RESERVED = {
     # Checkpoints: where they are, when they are written, what is in them and how a training starts from one.
@@ -203,6 +221,9 @@ def trl_config(name: str, config: TrainingConfig, out: str | Path, **values: Any
         OptionError: An option in `config.trl` is reserved, or TRL's class does not have it or refuses its value.
     """
     kind = getattr(trl, name)
+    for option, kinds in (("share_prefix", _SHARE), ("tokens_per_batch", _SPLIT)):
+        if getattr(config, option) and name not in kinds:
+            raise OptionError(f"{option} = {getattr(config, option)} has no effect with {name}. Remove it.")
     ours = {spec.name: f"use the option {spec.name} outside of trl" for spec in fields(TrainingConfig)}
     reserved = {**ours, **dict.fromkeys(values, "the trainer sets it from its own arguments"), **_RESERVED}
     _check_names(f"trl.{name}", config.trl, [spec.name for spec in fields(kind)], reserved)
@@ -218,7 +239,7 @@ def trl_config(name: str, config: TrainingConfig, out: str | Path, **values: Any
         "per_device_eval_batch_size": config.per_device_train_batch_size,
         "gradient_accumulation_steps": config.gradient_accumulation_steps,
         # Computes activations twice to save memory, of which a CPU has enough.
-        "gradient_checkpointing": not config.on_cpu,
+        "gradient_checkpointing": not config.on_cpu and not config.share_prefix,
         "bf16": config.dtype == "bfloat16"
         or (config.dtype == "auto" and not config.on_cpu and torch.cuda.is_bf16_supported()),
         "use_cpu": config.on_cpu,
@@ -231,7 +252,10 @@ def trl_config(name: str, config: TrainingConfig, out: str | Path, **values: Any
         "report_to": "none",  # `fit` adds TensorBoard itself, in a folder that survives a resumed training
         "disable_tqdm": True,
     }
-    return _construct(kind, {**shared, **config.trl, **values}, "trl", config.trl)
+    args = _construct(kind, {**shared, **config.trl, **values}, "trl", config.trl)
+    if config.share_prefix and (args.gradient_checkpointing or args.world_size > 1):
+        raise OptionError("share_prefix needs a training on one device without gradient_checkpointing. Remove one.")
+    return args
 
 
 def lora_config(config: TrainingConfig, task: Task = "CAUSAL_LM") -> Any:

@@ -65,7 +65,9 @@ def train_dpo(
         # which for a merged or converted model do not exist.
         whole = adapter is None and base.adapter is None
         reference = copy.deepcopy(base.model).requires_grad_(False) if whole else None
-        return make_trainer("DPOTrainer", base, adapter, args, rows, ref_model=reference)
+        return make_trainer(
+            "DPOTrainer", base, adapter, args, rows, tokens_per_batch=config.tokens_per_batch, ref_model=reference
+        )
 
     job = agent_job(card, base, config, identity, counts, trainer)
     return run_job(job, out, evaluation, trust=trust, progress=progress)

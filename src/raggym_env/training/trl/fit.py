@@ -18,8 +18,9 @@ from raggym_env.runs.plan import card_identity
 from raggym_env.storage.work_folder import locked
 from raggym_env.training.process_data.rows import graded
 from raggym_env.training.process_data.trajectories import Collection, Trajectory
-from raggym_env.training.trl.config import EvalSpec, TrainingConfig, trl
+from raggym_env.training.trl.config import EvalSpec, TrainingConfig
 from raggym_env.training.trl.lm import Base, Chats, quiet, save, trainable
+from raggym_env.training.trl.passes import trainer_class
 from raggym_env.training.trl.recipe import Recipe
 
 try:
@@ -130,13 +131,23 @@ def drop_long(rows: Iterable[Chats], base: Base, max_length: int, unit: str) -> 
 
 
 def make_trainer(
-    name: str, base: Base, adapter: Any, args: Any, rows: list[Any], test_rows: Sequence[Any] = (), **options: Any
+    name: str,
+    base: Base,
+    adapter: Any,
+    args: Any,
+    rows: list[Any],
+    test_rows: Sequence[Any] = (),
+    *,
+    tokens_per_batch: int | None = None,
+    share_prefix: bool = False,
+    **options: Any,
 ) -> Any:
     """Return a trainer of TRL's class `name`, such as "SFTTrainer", with further arguments of that class as `options`.
 
     `adapter` is made by `lora_config` and `args` by `trl_config`. On `test_rows` the model is tested before and after.
+    `tokens_per_batch` and `share_prefix` are options of `TrainingConfig`.
     """
-    return getattr(trl, name)(
+    return trainer_class(name, tokens_per_batch, share_prefix)(
         **trainable(base, adapter),
         args=args,
         train_dataset=datasets.Dataset.from_list(rows),

@@ -81,7 +81,9 @@ def train_prm(
 
     def trainer() -> Any:
         base.model = _classifier(base, config.seed)
-        return make_trainer("RewardTrainer", base, adapter, args, rows, test_rows)
+        return make_trainer(
+            "RewardTrainer", base, adapter, args, rows, test_rows, tokens_per_batch=config.tokens_per_batch
+        )
 
     job = Job(
         config={**identity, "pairs": asdict(pairs), "held_out": held_out, "center_rewards_coefficient": center},

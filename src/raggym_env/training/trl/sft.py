@@ -66,6 +66,6 @@ def train_sft(
     chats = (base.row(row) for row in sft_rows(source.trajectories, Renderer(card), best=best))
     rows, counts = drop_long(chats, base, config.max_length, "steps to imitate")
     identity = {"kind": "sft", "data": source.identity, "best": best}
-    trainer = partial(make_trainer, "SFTTrainer", base, adapter, args, rows)
+    trainer = partial(make_trainer, "SFTTrainer", base, adapter, args, rows, tokens_per_batch=config.tokens_per_batch)
     job = agent_job(card, base, config, identity, counts, trainer)
     return run_job(job, out, evaluation, trust=trust, progress=progress)
