@@ -96,22 +96,19 @@ def train_episodes(
     * `config`: The learning rate is by default 2e-5 (LoRA adapter) or 2e-6 (all weights), and an update is over the
       rollouts of 4 questions. `per_device_train_batch_size` counts rollouts, `limit` questions, and `max_length` the
       tokens of an episode after its prompt.
-    * `episodes`: The rewards of the turns, and their credit.
-    * `replies`: How replies are sampled; `num_generations` counts rollouts per question.
+    * `episodes`, `replies`: Rewards, credit and sampling; `num_generations` counts rollouts per question.
     * `beta`: Weight of the KL divergence from the model before training; by default 0.
-    * `evaluation`: Held-out questions, answered greedily in the format that is trained. Their scores are logged as
-      `held_out/f1` and so on, and `report["curve"]` holds all entries that have them.
-    * `eval_every`: Weight updates between two such evaluations. There is one before the first and after the last too.
+    * `evaluation`: Held-out questions, answered greedily every `eval_every` updates, before the first and after the
+      last. The scores are logged as `held_out/f1` and so on; `report["curve"]` holds these entries.
     """
     episodes, replies = episodes or EpisodeConfig(), replies or ReplyConfig()
     check_option("eval_every", eval_every, eval_every >= 1, "at least 1")
-    generations = replies.num_generations
-    config = (config or TrainingConfig()).with_defaults(
-        learning_rate=2e-5, batch_size=generations, rows_per_step=4 * generations
+    sizes = {"batch_size": replies.num_generations, "rows_per_step": 4 * replies.num_generations}
+    config = (config or TrainingConfig()).with_defaults(learning_rate=2e-5, **sizes)
+    check_groups(config, replies.num_generations, "rollouts per question")
+    args = trl_config(
+        "GRPOConfig", config, out, **asdict(replies), scale_rewards=episodes.scale_rewards, beta=beta or 0.0
     )
-    check_groups(config, generations, "rollouts per question")
-    sampling = {**asdict(replies), "scale_rewards": episodes.scale_rewards, "beta": beta or 0.0}
-    args = trl_config("GRPOConfig", config, out, **sampling)
     adapter = lora_config(config)
     mdp = _environment(env, episodes, trust)
     held_out = None if evaluation is None else _held_out_environment(evaluation, episodes, trust)
@@ -123,27 +120,18 @@ def train_episodes(
         trainer = _trainer(trainable(base, adapter), base, args, rollouts, episodes)
         if held_out is not None and evaluation is not None:
             questions = _first(held_out, evaluation.limit)
-            greedy = EpisodeRollouts(questions, generate=generate_greedily, **shown)
-            trainer.add_callback(HeldOut(trainer, greedy, episode_prompts(questions)["prompt"], eval_every))
+            rollouts = EpisodeRollouts(questions, generate=generate_greedily, **shown)
+            trainer.add_callback(HeldOut(trainer, rollouts, episode_prompts(questions)["prompt"], eval_every))
         return trainer
 
     data = {"environment": card_identity(mdp.card), "dataset": mdp.dataset.fingerprint, "limit": config.limit}
     held_out_identity = None if evaluation is None else {**asdict(evaluation), "every": eval_every}
-    identity: dict[str, Any] = {
-        "kind": "episodes",
-        "data": data,
-        "episodes": asdict(episodes),
-        "replies": asdict(replies),
-    }
-    identity |= {"beta": beta, "held_out": held_out_identity}
-    questions = len(mdp.tasks[: config.limit])
-    return run_job(_job(base, config, identity, questions, make_trainer), out, None, trust=trust, progress=progress)
-
-
-def _job(base: Base, config: TrainingConfig, identity: dict[str, Any], questions: int, make_trainer: Any) -> Job:
-    identity = {**identity, "model": base.identity(), "options": config.identity()}
+    options: dict[str, Any] = {"episodes": asdict(episodes), "replies": asdict(replies), "beta": beta}
+    identity = {"kind": "episodes", "data": data, **options, "held_out": held_out_identity}
+    identity |= {"model": base.identity(), "options": config.identity()}
     # No policy card writes the format of `episodes`, so the model is evaluated while it trains, by `HeldOut`.
-    return Job(identity, base, make_trainer, {"questions": questions}, "", {}, lambda name: {})
+    job = Job(identity, base, make_trainer, {"questions": len(mdp.tasks[: config.limit])}, "", {}, lambda name: {})
+    return run_job(job, out, None, trust=trust, progress=progress)
 
 
 def _environment(env: str | Path | EnvCard, episodes: EpisodeConfig, trust: bool) -> MDP:
