@@ -193,7 +193,7 @@ def test_of_two_files_the_one_that_is_missing_is_named(tmp_path, here, missing):
     with pytest.raises(DataNotFound) as error:
         load_tasks(env_card(card))
     remedy = str(error.value).rpartition("To get it, ")[2]
-    assert remedy == f"put {missing} into {tmp_path}, beside the file that is there."
+    assert remedy == f"put {missing} into {tmp_path}, beside {here}."
 
 
 def test_hub_rows_are_not_downloaded_if_their_corpus_file_is_missing():
