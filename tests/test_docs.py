@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import dataclasses
 import importlib.util
 import json
 import re
@@ -13,6 +14,8 @@ from pathlib import Path
 import pytest
 
 from code_blocks import blocks, check_command, commands, run
+from raggym_env.core import Answer, Passage, Question, Search, State, Turn
+from raggym_env.protocols import Completion, Proposal
 
 DOCS = Path(__file__).parents[1] / "docs"
 GENERATED = DOCS / "generated"
@@ -86,6 +89,19 @@ def test_links_between_written_pages_lead_to_a_page_and_a_heading(name):
 def headings(file):
     titles = re.findall(r"^#+ (.*)$", file.read_text(encoding="utf-8"), re.MULTILINE)
     return {re.sub(r"[^\w\- ]", "", title.lower()).replace(" ", "-") for title in titles}
+
+
+def test_the_table_of_attributes_names_those_that_the_classes_have():
+    text = (DOCS / "guides" / "own-classes.md").read_text(encoding="utf-8")
+    table: dict[str, list[str]] = {}
+    for name, attributes in re.findall(r"^\| (?:`(\w+)`)? ?\| (`\w+`(?:, `\w+`)*) \|", text, re.MULTILINE):
+        table.setdefault(name or list(table)[-1], []).extend(re.findall(r"\w+", attributes))
+    classes = (State, Question, Turn, Passage, Proposal, Search, Answer, Completion)
+    assert list(table) == [cls.__name__ for cls in classes]
+    for cls in classes:
+        fields = getattr(cls, "_fields", None) or [field.name for field in dataclasses.fields(cls)]
+        properties = [name for name, value in vars(cls).items() if isinstance(value, property)]
+        assert sorted(table[cls.__name__]) == sorted([*fields, *properties]), cls.__name__
 
 
 def test_every_page_is_in_the_table_of_contents():

@@ -12,6 +12,7 @@ import gzip
 import json
 import os
 import re
+import shutil
 import subprocess
 import sys
 import unicodedata
@@ -348,6 +349,13 @@ def walk_watch(world, tmp_path, monkeypatch):
     for name in ("run", "failed"):
         check_result(raggym("watch", world / name), {0})
     check_result(raggym("watch", tmp_path / NAME), {1})
+    stopped = shutil.copytree(world / "run", tmp_path / "stopped")
+    record = json.loads((stopped / "run.json").read_text())
+    record |= {"status": "running", "command": ["raggym", "eval", HOSTILE, LONG]}
+    (stopped / "run.json").write_text(json.dumps(record))
+    result = raggym("watch", stopped)
+    check_result(result, {0})
+    assert "To resume it: raggym eval" in result.stdout
 
 
 def walk_verify(world, tmp_path, monkeypatch):
@@ -506,6 +514,40 @@ def test_logs_warnings_and_the_traceback_of_a_bug_are_cleaned_in_the_command():
     check_text(re.sub("(?m)^.*forged", "", error))  # whose lines are those of the exception
     for part in ("log ]0;title", "warn ]0;title", "Traceback", "ValueError: error ]0;title"):
         assert part in stderr
+
+
+BUGGY_POLICY = """
+from pathlib import Path
+class Bug:
+    def propose(self, states, n=1):
+        for state in states:
+            if "Town2" in state.question.text:
+                self.inner(state)
+        return [[] for _ in states]
+    def inner(self, state):
+        raise KeyError(Path("text").read_text())
+"""
+
+
+def test_a_bug_in_a_users_class_shows_the_users_frames_and_the_question(world, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "buggy.py").write_text(BUGGY_POLICY)
+    (tmp_path / "text").write_text(HOSTILE.replace("\ud800", ""), encoding="utf-8", newline="")
+    command = [sys.executable, "-m", "raggym_env", "eval", str(world / "Hostile-v0.toml"), "--policy", "buggy:Bug"]
+    code, _, stderr = process(*command, PYTHONUTF8="1")
+    assert code == 1
+    check_text(stderr)
+    assert [line.rpartition(" ")[2] for line in stderr.splitlines() if line.startswith("  File ")] == [
+        "propose",
+        "inner",
+    ]
+    assert re.search(r"(?m)^KeyError: .*title", stderr)
+    assert re.search(r"(?m)^In the question 'q2 ", stderr)
+    assert "RAGGYM_TRACEBACK=1 in the environment shows all." in stderr
+    code, _, whole = process(*command, PYTHONUTF8="1", RAGGYM_TRACEBACK="1")
+    assert code == 1
+    assert whole.count("  File ") > 10
+    assert "left out" not in whole
 
 
 def test_a_terminal_that_lacks_a_letter_gets_a_question_mark_and_no_traceback(world):

@@ -187,6 +187,21 @@ def test_a_root_may_be_laid_out_like_the_users_folder_or_be_the_data_sets_own():
     assert places(card, Path("r")) == [Path("r/hotpotqa"), Path("r")]
 
 
+@pytest.mark.parametrize(("here", "missing"), [("q.jsonl", "c.jsonl"), ("c.jsonl", "q.jsonl")])
+def test_of_two_files_the_one_that_is_missing_is_named(tmp_path, here, missing):
+    card = tmp_path / "Mine-v0.toml"
+    card.write_text(
+        'title = "x"\n[dataset]\nformat = "jsonl"\n[[dataset.splits.test]]\nquestions = "q.jsonl"\ncorpus = "c.jsonl"\n'
+    )
+    with pytest.raises(DataNotFound, match=r"To get it, put the files and c\.jsonl into"):
+        load_tasks(env_card(card))
+    (tmp_path / here).write_text("{}")
+    with pytest.raises(DataNotFound) as error:
+        load_tasks(env_card(card))
+    remedy = str(error.value).rpartition("To get it, ")[2]
+    assert remedy == f"put {missing} into {tmp_path}, beside {here}."
+
+
 def test_hub_rows_are_not_downloaded_if_their_corpus_file_is_missing():
     source = Source(questions="hub:a/b:test", corpus="c.jsonl")
     with pytest.raises(DataNotFound, match=r"has no c\.jsonl"):

@@ -126,10 +126,10 @@ def _print_episode(scored: ScoredRun, task: Task, prompt: bool) -> None:
             _print_prompt(scored, step)
         if step.text:
             _block("model", step.text)
+    _print_end(scored, task, episode, prompt)
     if any(step.score is not None for step in episode.steps):
         legend = "score: by which the action was chosen. process reward: what the environment paid for it."
         _indented(Text(legend, "dim"))
-    _print_end(scored, task, episode, prompt)
 
 
 def _print_step(number: int, step: Step, gold: set[str]) -> None:

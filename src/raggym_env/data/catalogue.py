@@ -92,5 +92,7 @@ def _status(card: EnvCard, split: str, *, prepare: bool) -> SplitStatus:
         with corpus:
             passages = len(corpus)
             warning = missing_titles(Dataset(**vars(tasks), corpus=corpus)) if prepare else ""
-    about = {"questions": len(tasks.tasks), "passages": passages, "example": tasks.tasks[0].question.text}
-    return SplitStatus(card.name, split, tasks.source, **about, fingerprint=tasks.fingerprint, warning=warning)
+    size, example = len(tasks.tasks), tasks.tasks[0].question.text
+    return SplitStatus(
+        card.name, split, tasks.source, size, passages, example, fingerprint=tasks.fingerprint, warning=warning
+    )

@@ -117,8 +117,8 @@ def not_found(card: EnvCard, split: str, reasons: Sequence[str]) -> DataNotFound
         remedies.append(_download_command(card))
     page = FORMATS[card.dataset.format].page if is_shipped(card.path) else ""
     if rest := _rest(card, sources):
-        files, folder = rest
-        remedies.append(f"put {files}{f' ({page})' if page else ''} into {folder}, beside the file that is there")
+        missing, present = rest
+        remedies.append(f"put {missing}{f' ({page})' if page else ''} into {present.parent}, beside {present.name}")
     else:
         files = f"the official files ({page})" if page else "the files"
         corpora = [source.corpus for source in sources]
@@ -131,14 +131,17 @@ def not_found(card: EnvCard, split: str, reasons: Sequence[str]) -> DataNotFound
 
 
 def _rest(card: EnvCard, sources: Sequence[Source]) -> tuple[str, Path] | None:
-    """Return the missing file of a source whose other file is there, and the folder of that; None if there is none."""
+    """Return the missing file of a source whose other file is there, and that one; None if there is none."""
     for source in sources:
-        names = {source.questions, source.corpus}
+        names = (source.questions, source.corpus)
         if CONTEXTS in names or any(name.startswith(PREFIX) for name in names):
             continue
         for folder in places(card):
-            if len(missing := [name for name in names if not _file(folder, name)]) == 1 < len(names):
-                return missing[0], folder
+            questions, corpus = (_file(folder, name) for name in names)
+            if questions and not corpus:
+                return source.corpus, questions
+            if corpus and not questions:
+                return source.questions, corpus
     return None
 
 

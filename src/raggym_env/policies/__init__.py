@@ -149,7 +149,9 @@ def _with_search(
         return policy
     if isinstance(critic, str | type):
         # Without tasks: a critic that a policy acts on must not read gold answers.
-        critic = rewards.make(critic, (), dynamics, "train", **search.critic_options)
+        made = rewards.make(critic, (), dynamics, "train", **search.critic_options)
+        assert made is not None  # noqa: S101  # `check_search` refuses "none", the only one that is
+        critic = made
     check_option("critic", critic, isinstance(critic, ProcessReward), "a name, a class or have a score method")
     if search.tree is None:
         return BestOf(policy, critic, search.best_of or 1)

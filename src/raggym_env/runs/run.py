@@ -321,11 +321,15 @@ def execute(plan: Plan, executor: Executor, out: str | Path | None = None, *, pr
 
 
 def is_finished(out: str | Path | None) -> bool:
-    """True if a folder holds a complete run, which executing its plan again leaves as it is."""
-    try:
-        return out is not None and Run.read(out).status == "complete"
-    except RunError:
+    """True if a folder holds a complete run, which executing its plan again leaves as it is.
+
+    Raises:
+        RunError: The folder holds something else, or a run that cannot be read.
+    """
+    if out is None:
         return False
+    _RUN.check_free(Path(out))
+    return (Path(out) / _RUN.file).exists() and Run.read(out).status == "complete"
 
 
 @contextmanager
