@@ -134,8 +134,8 @@ PUBLIC = {
     "raggym_env.testing": """ScriptedLLM ScriptedPolicy ScriptedRetriever check_llm check_policy check_process_reward
         check_retriever""",
     "raggym_env.training": """Collection EpisodeConfig EvalSpec MiniConfig PairConfig Recipe Renderer ReplyConfig
-        StepRewardConfig TrainingConfig collect export train_dpo train_episodes train_grpo train_mini train_prm
-        train_sft""",
+        StepRewardConfig TrainingConfig WeightedCollection collect export train_dpo train_episodes train_grpo
+        train_mini train_prm train_sft""",
 }
 PACKAGES = sorted(module_name(path) for path in SOURCES if path.name == "__init__.py")
 SLOW = {"raggym_env.training"}  # its exports load torch

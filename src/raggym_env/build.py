@@ -107,7 +107,7 @@ def make_process_reward(
         policy = options.get("policy", "lexical")
         if isinstance(policy, str | Path):
             policy_options = options.pop("policy_options", {})
-            context = {"dynamics": dynamics, "tasks": dataset.tasks, "split": dataset.split}
+            context: dict[str, Any] = {"dynamics": dynamics, "tasks": dataset.tasks, "split": dataset.split}
             valid = isinstance(policy_options, Mapping) and not policy_options.keys() & {"policy", *context}
             check_option("policy_options", policy_options, valid, "a table of options of `policy`")
             options["policy"] = policies.make(policy, **context, **{"trust": trust, **policy_options})

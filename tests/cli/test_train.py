@@ -49,6 +49,19 @@ def test_sft_dpo_and_prm_follow_one_another_from_the_command_line(shop, tmp_path
     assert recipe["config"]["model"]["adapter"]
 
 
+def test_sft_mixes_collections_by_the_weights_behind_their_names(shop, tmp_path):
+    command = ["sft", shop.data, f"{shop.data}:0.5", "--model", shop.model, "--as", shop.agent, "--out", tmp_path]
+    result = raggym(*command, *QUICK, "--max-steps", "1")
+    assert result.exit_code == 0, result.output
+    config = json.loads((tmp_path / "recipe.json").read_text())["config"]
+    assert [row["weight"] for row in config["data"]["collections"]] == [1.0, 0.5]
+    result = raggym("sft", f"{shop.data}:much", "--out", tmp_path / "x", *QUICK)
+    assert result.exit_code == 1
+    assert "must be a number above 0 and at most 100, got 'much'" in " ".join(result.output.split())
+    result = raggym(*command[:-1], tmp_path / "x", *QUICK, "--balance")  # in towns, one search is always enough
+    assert "The rows cannot be balanced" in result.output
+
+
 def test_grpo_takes_its_reward_and_its_options_from_the_command_line(shop, tmp_path):
     options = ["--reward", "evidence", "--reward-set", "search_cost=0.1", "--algorithm", "rloo", "--max-steps", "1"]
     options += ["--num-generations", "2", "--max-completion-length", "8", *QUICK]

@@ -54,6 +54,16 @@ def trained(collection, tmp_path_factory):
     return out, train_mini([collection], out, config=QUICK)
 
 
+def test_a_weight_is_the_share_of_the_trajectories_that_it_learns_from(collection, data, tmp_path):
+    pytest.importorskip("torch")
+    half = examples(f"{collection.run.path}:0.5", seed=1)
+    assert 0.4 < len(half) / len(data) < 0.6
+    assert len({example.question for example in half}) == 75
+    recipe = train_mini([collection, f"{collection.run.path}:0.5"], tmp_path / "m.safetensors", config=QUICK)
+    assert [row["weight"] for row in recipe["data"]] == [1.0, 0.5]
+    assert 1.4 < (recipe["states"] + recipe["held_out"]["states"]) / len(data) < 1.6
+
+
 def test_it_ranks_candidates_of_questions_that_it_was_not_trained_on(trained):
     _, recipe = trained
     assert recipe["held_out"]["agreement"] > 0.72  # measured: 0.80; chance is 0.5

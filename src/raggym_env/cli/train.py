@@ -10,13 +10,21 @@ import typer
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-from raggym_env.cli._options import Data, TrustCard, parse_settings
+from raggym_env.cli._options import TrustCard, parse_settings
 from raggym_env.cli._output import say
 
 __all__ = ["app"]
 
 app = typer.Typer(help="Train on process data. The same command resumes an interrupted training.", no_args_is_help=True)
 
+Data = Annotated[
+    list[str],
+    typer.Argument(
+        metavar="DATA[:WEIGHT]...",
+        help="Folders made by `raggym collect`. DATA:0.5 uses half of its trajectories, drawn by the seed; DATA:2 all "
+        "of them twice.",
+    ),
+]
 Out = Annotated[Path, typer.Option(help="Folder of the training.")]
 Agent = Annotated[str, typer.Option("--as", metavar="POLICY", help="Prompt agent to train: a name or a card's path.")]
 Margin = Annotated[float, typer.Option(min=0.001, help="Least difference of scores in a pair.")]
@@ -35,7 +43,7 @@ Model = Annotated[
 ]
 MaxSteps = Annotated[int | None, typer.Option(min=1, help="Weight updates.", show_default="one epoch", **_PANEL)]
 LearningRate = Annotated[float | None, typer.Option(help="Peak learning rate.", **_PANEL)]
-Limit = Annotated[int | None, typer.Option(min=1, help="Use the first N trajectories only.", **_PANEL)]
+Limit = Annotated[int | None, typer.Option(min=1, help="Use the first N trajectories of each DATA only.", **_PANEL)]
 Set = Annotated[
     list[str] | None,
     typer.Option(
@@ -57,7 +65,7 @@ EvalSet = Annotated[
 ]
 
 
-def _run(ctx: typer.Context, trainer: Callable[..., Any], data: str | Path, out: Path, **options: Any) -> None:
+def _run(ctx: typer.Context, trainer: Callable[..., Any], data: str | list[str], out: Path, **options: Any) -> None:
     """Call a trainer with the command's shared options, which are read from the context, and its own `options`."""
     from raggym_env.training import EvalSpec, TrainingConfig
 
@@ -99,6 +107,9 @@ def sft(
     best: Annotated[
         Literal["executed", "top"], typer.Option(help="Learn the executed action, or the best-scored one.")
     ] = "executed",
+    balance: Annotated[
+        bool, typer.Option("--balance", help="Repeat rows: after a first search, as many that search as answer.")
+    ] = False,
     outcome_weight: OutcomeWeight = 0.0,
     trust_card: TrustCard = False,
     # `_run` reads these from the context.
@@ -115,7 +126,7 @@ def sft(
     """Fine-tune an agent's model on the good actions."""
     from raggym_env.training import train_sft
 
-    _run(ctx, train_sft, data, out, agent=agent, best=best, outcome_weight=outcome_weight)
+    _run(ctx, train_sft, data, out, agent=agent, best=best, balance=balance, outcome_weight=outcome_weight)
 
 
 @app.command()
@@ -294,7 +305,7 @@ def episodes(
 
 @app.command()
 def mini(
-    data: Annotated[list[Path], typer.Argument(help="Folders made by `raggym collect --critic evidence_value`.")],
+    data: Data,
     out: Annotated[Path, typer.Option(help="The safetensors file to write.")],
     epochs: Annotated[int, typer.Option(min=1, help="Passes over the data.")] = 20,
     networks: Annotated[int, typer.Option(min=1, help="Number of networks, whose mean is saved.")] = 5,
@@ -302,7 +313,10 @@ def mini(
     held_out: Annotated[float, typer.Option(min=0, max=0.99, help="Share of the questions to test it on.")] = 0.1,
     seed: Annotated[int, typer.Option(help="Seed of everything random.")] = 0,
 ) -> None:
-    """Train the small process reward, "mini": minutes on a CPU. An interrupted training writes nothing."""
+    """Train the small process reward, "mini": minutes on a CPU. An interrupted training writes nothing.
+
+    The data must have values as scores: `raggym collect --critic evidence_value`.
+    """
     from raggym_env.training import MiniConfig, train_mini
 
     config = MiniConfig(epochs=epochs, networks=networks, hidden=hidden, held_out=held_out, seed=seed)

@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING, Any
 from raggym_env.training.process_data.collect import collect
 from raggym_env.training.process_data.prompts import Renderer
 from raggym_env.training.process_data.rows import export
-from raggym_env.training.process_data.trajectories import Collection
+from raggym_env.training.process_data.trajectories import Collection, WeightedCollection
 
 if TYPE_CHECKING:
     from raggym_env.training.mini import MiniConfig, train_mini
@@ -35,7 +35,7 @@ if TYPE_CHECKING:
     from raggym_env.training.trl.sft import train_sft
 
 __all__ = ["Collection", "EpisodeConfig", "EvalSpec", "MiniConfig", "PairConfig", "Recipe", "Renderer", "ReplyConfig"]
-__all__ += ["StepRewardConfig", "TrainingConfig"]
+__all__ += ["StepRewardConfig", "TrainingConfig", "WeightedCollection"]
 __all__ += ["collect", "export", "train_dpo", "train_episodes", "train_grpo", "train_mini", "train_prm", "train_sft"]
 
 # Loaded on first use (PEP 562): collecting and exporting must not wait for PyTorch, which the trainers import.

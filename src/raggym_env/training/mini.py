@@ -19,7 +19,7 @@ from raggym_env.mdp.records import Candidate
 from raggym_env.rewards.features import FEATURES
 from raggym_env.rewards.mini import inputs, logits
 from raggym_env.storage.atomic import atomic_file, write_atomic
-from raggym_env.training.process_data.trajectories import Collection, TrajectoryStep
+from raggym_env.training.process_data.trajectories import AnyCollection, Collection, TrajectoryStep, WeightedCollection
 
 __all__ = ["Example", "Labels", "MiniConfig", "agreement", "examples", "train_mini"]
 
@@ -65,8 +65,10 @@ class Example(NamedTuple):
     """Id of the question."""
 
 
-def examples(collection: Collection, *, labels: Labels = "score") -> list[Example]:
+def examples(source: AnyCollection, *, labels: Labels = "score", seed: int = 0) -> list[Example]:
     """Return the states of a collection, whose scores must be in [0, 1], as examples.
+
+    Of a `WeightedCollection` or "FOLDER:WEIGHT" it is the share of the trajectories that `seed` draws.
 
     With the labels "score" the values are the scores of all candidates: process supervision. With "outcome" they are
     the outcome of the trajectory for each executed action: outcome supervision.
@@ -74,8 +76,10 @@ def examples(collection: Collection, *, labels: Labels = "score") -> list[Exampl
     Raises:
         RunError: A score is not in [0, 1], or no state has a candidate.
     """
+    part = WeightedCollection.read(source)
+    collection = part.collection
     converted: list[Example] = []
-    for trajectory in collection.trajectories(kept=False):
+    for trajectory in part.trajectories(kept=False, seed=seed):
         previous: float | None = None  # score of the action that led to the state
         for step in trajectory.steps:
             if labels == "outcome":
@@ -109,7 +113,7 @@ def _example(collection: Collection, step: TrajectoryStep, previous: float | Non
 
 
 def train_mini(
-    data: Sequence[str | Path | Collection],
+    data: Sequence[AnyCollection],
     out: str | Path,
     *,
     config: MiniConfig | None = None,
@@ -123,10 +127,10 @@ def train_mini(
     the listwise form of the paper's pairwise loss (equation 1); with two candidates they are equal.
 
     Args:
-        data: Collections of process data, or their folders; see `examples`.
+        data: Collections of process data or their folders, with weights or without; see `examples`.
         out: The safetensors file to write.
         config: The network and its training.
-        labels: Source of the values; see `examples`.
+        labels: AnyCollection of the values; see `examples`.
         progress: Called after each epoch with "train", the number of epochs completed over all networks, their total
             number, and `{"loss": ...}`, the epoch's mean loss.
 
@@ -141,8 +145,8 @@ def train_mini(
     from safetensors.numpy import save
 
     config = config or MiniConfig()
-    collections = [source if isinstance(source, Collection) else Collection.read(source) for source in data]
-    converted = [example for collection in collections for example in examples(collection, labels=labels)]
+    parts = [WeightedCollection.read(source) for source in data]
+    converted = [example for part in parts for example in examples(part, labels=labels, seed=config.seed)]
     test = [example for example in converted if _is_held_out(example.question, config.held_out)]
     training = [example for example in converted if not _is_held_out(example.question, config.held_out)]
     if not training:
@@ -154,7 +158,7 @@ def train_mini(
     recipe = {
         "settings": asdict(config),
         "labels": labels,
-        "data": [_provenance(collection) for collection in collections],
+        "data": [{**_provenance(part.collection), "weight": part.weight} for part in parts],
         "states": len(training),
         "candidates": sum(len(example.values) for example in training),
         "held_out": {"states": len(test), "agreement": agreement(test, weights) if test else None},

@@ -216,3 +216,21 @@ def test_rows_for_an_agent_need_a_renderer(collection):
         rows.rows_of("sft", collection.trajectories())
     with pytest.raises(ValueError, match="kind must be one of"):
         rows.rows_of("dpo", collection.trajectories())
+
+
+# -- searching and answering in balance --------------------------------------------------------------------------------
+
+
+def test_rows_are_balanced_where_both_searching_and_answering_are_plausible(renderer):
+    searching = step(Candidate(Search("Oslo"), 1.0), state=SEARCHED)
+    answering, first = step(RIGHT, state=SEARCHED), step(Candidate(Search("Ada Berg"), 1.0))
+    forced = step(RIGHT, state=State(QUESTION, (*SEARCHED.history, *SEARCHED.history), 0))
+    steps = [first, searching, answering, answering, answering, answering, first, forced]
+    plain = list(sft_rows([trajectory(*steps)], renderer))
+    balanced = list(sft_rows([trajectory(*steps)], renderer, balance=True))
+    assert balanced[: len(plain)] == plain  # nothing is left out
+    assert balanced[len(plain) :] == [plain[1]] * 3
+    assert list(sft_rows([trajectory(searching, answering)], renderer, balance=True)) == [plain[1], plain[2]]
+    for one_sided in ([searching, first], [answering, forced, first], []):
+        with pytest.raises(RunError, match="cannot be balanced"):
+            list(sft_rows([trajectory(*one_sided)], renderer, balance=True))

@@ -1,16 +1,24 @@
 import json
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from raggym_env.core import Answer, Question, Search, Task
-from raggym_env.errors import MalformedData, RAGGymError, RunError
+from raggym_env.errors import MalformedData, OptionError, RAGGymError, RunError
 from raggym_env.evaluation import evaluate
 from raggym_env.mdp.rollout import rollout
 from raggym_env.policies.best_of import BestOf
 from raggym_env.policies.scripted import ScriptedPolicy
 from raggym_env.rewards.evidence import EvidenceReward
 from raggym_env.training.process_data.collect import collect
-from raggym_env.training.process_data.trajectories import Collection, Trajectory, trajectory_to_json
+from raggym_env.training.process_data.trajectories import (
+    Collection,
+    Trajectory,
+    WeightedCollection,
+    drawn,
+    trajectory_to_json,
+)
 from towns import Reader, write_jsonl, write_towns
 from worlds import FILM, dynamics
 
@@ -136,3 +144,43 @@ def test_links_in_a_folder_of_process_data_are_not_followed(collection, tmp_path
         list(Collection.read(tmp_path / "run").trajectories())
     with pytest.raises(RAGGymError, match="symbolic link"):
         _ = Collection.read(tmp_path / "run").sha256
+
+
+# -- collections with weights ------------------------------------------------------------------------------------------
+
+
+@given(st.integers(0, 40), st.floats(0.01, 8), st.integers(0, 5))
+def test_a_weight_repeats_every_item_as_often_as_any_other_or_once_more(count, weight, seed):
+    sample = drawn(range(count), weight, seed)
+    assert len(sample) == (max(1, round(weight * count)) if count else 0)
+    assert sample == sorted(sample) == drawn(range(count), weight, seed)
+    times = {item: sample.count(item) for item in range(count)}
+    assert not times or max(times.values()) - min(times.values()) <= 1
+
+
+def test_a_folder_is_named_with_its_weight(collection):
+    folder = collection.run.path
+    for source, weight in ((folder, 1.0), (f"{folder}:0.5", 0.5), (f"{folder}:2", 2.0), (collection, 1.0)):
+        assert WeightedCollection.read(source) == WeightedCollection(Collection.read(folder), weight)
+    half = WeightedCollection.read(f"{folder}:0.5")
+    assert WeightedCollection.read(half) is half
+    whole = list(collection.trajectories())
+    assert len(half.trajectories()) == len(whole) // 2 < len(whole)
+    assert half.trajectories(seed=1) != half.trajectories(seed=2)
+    assert half.trajectories(limit=4, seed=3) == [
+        item for item in whole[:4] if item in half.trajectories(limit=4, seed=3)
+    ]
+
+
+def test_a_folder_whose_own_name_ends_like_a_weight_is_taken_as_it_is(tmp_path):
+    collected = collect(write_towns(tmp_path / "towns", 2), "lexical", critic="evidence", n=2, out=tmp_path / "run:2")
+    assert WeightedCollection.read(tmp_path / "run:2") == WeightedCollection(collected)
+    assert WeightedCollection.read(f"{tmp_path / 'run:2'}:3").weight == 3
+
+
+@pytest.mark.parametrize("weight", ["0", "-1", "half", "", "nan", "inf", "101"])
+def test_a_weight_that_is_no_number_in_range_is_refused(collection, weight):
+    with pytest.raises(OptionError, match=r"the weight of .* must be a number above 0 and at most 100"):
+        WeightedCollection.read(f"{collection.run.path}:{weight}")
+    with pytest.raises(OptionError, match="weight must be a number above 0 and at most 100"):
+        WeightedCollection(collection, weight)

@@ -118,6 +118,38 @@ def test_data_without_trajectories_is_refused(tmp_path):
         ProcessData.read(write_towns(tmp_path / "more").parent)
 
 
+def test_several_collections_are_mixed_by_their_weights_and_the_recipe_records_them(shop, tmp_path):
+    other = write_workshop(tmp_path / "other", questions=4)
+    data = [shop.data, f"{other.data}:0.5"]
+    source = ProcessData.read(data, seed=1)
+    assert len(source.trajectories) == 6 + 2
+    one, two = source.identity["collections"]
+    assert (one["weight"], two["weight"]) == (1.0, 0.5)
+    assert one["episodes_sha256"] != two["episodes_sha256"]
+    assert len(ProcessData.read(data, limit=2).trajectories) == 2 + 1
+    # One collection as it is has the identity that it always had.
+    assert ProcessData.read([shop.data]).identity == ProcessData.read(shop.data).identity
+    assert set(ProcessData.read(shop.data).identity) == {"episodes_sha256", "collect", "outcome_weight"}
+    with pytest.raises(RunError, match="no process data to train on"):
+        ProcessData.read([])
+
+
+def test_a_training_on_other_weights_is_not_resumed(shop, tmp_path):
+    options = {"agent": shop.agent, "config": shop.config(max_steps=1)}
+    recipe = train_sft([shop.data, f"{shop.data}:2"], tmp_path, **options)
+    assert train_sft([shop.data, f"{shop.data}:2"], tmp_path, **options) == recipe
+    for data in (shop.data, [shop.data, f"{shop.data}:3"], [f"{shop.data}:2", shop.data]):
+        with pytest.raises(RunError, match="data"):
+            train_sft(data, tmp_path, **options)
+
+
+def test_a_question_of_two_collections_is_held_out_in_both(shop):
+    trajectories = ProcessData.read([shop.data, f"{shop.data}:2"]).trajectories
+    training, test = held_out_split(trajectories, 0.34, seed=0)
+    assert {each.question for each in training}.isdisjoint(each.question for each in test)
+    assert (len(training), len(test)) == (12, 6)
+
+
 def test_held_out_questions_are_not_trained_on(shop):
     trajectories = ProcessData.read(shop.data).trajectories
     training, test = held_out_split(trajectories, 0.34, seed=0)

@@ -28,7 +28,7 @@ from raggym_env.storage.atomic import atomic_folder
 from raggym_env.text.state_chat import render as reward_text
 from raggym_env.text.untrusted import one_line
 from raggym_env.training.process_data.prompts import Renderer
-from raggym_env.training.process_data.trajectories import Collection, Trajectory, TrajectoryStep
+from raggym_env.training.process_data.trajectories import Collection, Trajectory, TrajectoryStep, drawn
 
 __all__ = ["Best", "Kind", "Row"]
 __all__ += ["comparable", "export", "graded", "preference_rows", "reward_rows", "rows_of", "sft_rows"]
@@ -44,13 +44,35 @@ T = TypeVar("T")
 _ROUNDING = 1e-6
 
 
-def sft_rows(trajectories: Iterable[Trajectory], renderer: Renderer, *, best: Best = "executed") -> Iterator[Row]:
+def sft_rows(
+    trajectories: Iterable[Trajectory],
+    renderer: Renderer,
+    *,
+    best: Best = "executed",
+    balance: bool = False,
+    seed: int = 0,
+) -> Iterator[Row]:
     """Yield one row per step: its prompt, and the reply of the agent to train that takes the good action.
 
     With `best` "executed" that is the executed action; steps in which another candidate scored higher (because of
     `explore`) are left out. With "top" it is the best-scored candidate, also in states that exploring led to.
+
+    With `balance` there are as many rows that search as rows that answer among the states in which both are plausible:
+    those after a first search that have another one left. The rows of the rarer kind are repeated, as many as are
+    missing; `seed` draws those of an incomplete round.
+
+    Raises:
+        RunError: `balance`, and in those states all rows search or all answer.
     """
     check_option("best", best, best in get_args(Best), f"one of {get_args(Best)}")
+    rows = _good_rows(trajectories, renderer, best)
+    yield from (row for _, row in (_balanced(rows, seed) if balance else rows))
+
+
+def _good_rows(
+    trajectories: Iterable[Trajectory], renderer: Renderer, best: Best
+) -> Iterator[tuple[type[Action] | None, Row]]:
+    """Yield the rows, each with the kind of its action, or None where only one kind is plausible."""
     for step in _steps(trajectories):
         good = _top(step)
         if best == "executed" and good is not None:
@@ -58,7 +80,23 @@ def sft_rows(trajectories: Iterable[Trajectory], renderer: Renderer, *, best: Be
             executed = next((option for option in step.candidates if option.action == step.action), None)
             good = None if executed is None or _score(executed) < _score(good) else executed
         if good is not None and (reply := renderer.reply(step, good)) is not None:
-            yield {"prompt": renderer.prompt(step), "completion": _assistant(reply)}
+            is_open = bool(step.state.history) and step.state.searches_left > 0
+            row = {"prompt": renderer.prompt(step), "completion": _assistant(reply)}
+            yield type(good.action) if is_open and good.action is not None else None, row
+
+
+def _balanced(rows: Iterable[tuple[type[Action] | None, Row]], seed: int) -> Iterator[tuple[type[Action] | None, Row]]:
+    rows = list(rows)
+    searches, replies = ([row for row in rows if row[0] is kind] for kind in (Search, Answer))
+    if not searches or not replies:
+        raise RunError(
+            f"The rows cannot be balanced: after a first search with another one left, {len(searches)} search and "
+            f"{len(replies)} answer. Collect more, or leave out balance."
+        )
+    rarer, more = sorted((searches, replies), key=len)
+    yield from rows
+    if missing := len(more) - len(rarer):
+        yield from drawn(rarer, missing / len(rarer), seed)
 
 
 def preference_rows(
@@ -96,9 +134,9 @@ def reward_rows(
     """
     _check(margin, pairs)
     for step in _steps(trajectories):
-        drawn = _draw(comparable(step, margin), step.state, pairs, seed)
-        state = fit(step.state) if drawn else step.state  # fitting is slow: only where there are rows
-        for better, worse in drawn:
+        sample = _draw(comparable(step, margin), step.state, pairs, seed)
+        state = fit(step.state) if sample else step.state  # fitting is slow: only where there are rows
+        for better, worse in sample:
             yield {"chosen": reward_text(state, better), "rejected": reward_text(state, worse)}
 
 

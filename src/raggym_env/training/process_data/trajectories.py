@@ -8,23 +8,34 @@ metric. States are not stored; they follow from the question and the steps.
 from __future__ import annotations
 
 import hashlib
+import math
 import os
+import random
 import string
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
 from raggym_env.core import Action, Answer, Question, State, Task, Turn
-from raggym_env.errors import DataError, MalformedData, RunError
+from raggym_env.errors import DataError, MalformedData, RunError, check_option
 from raggym_env.mdp.metrics import score as metric_score
 from raggym_env.mdp.records import Candidate, Episode, typed_fields
 from raggym_env.runs.run import Run
 from raggym_env.storage.parsing import ParseError, open_file
 
-__all__ = ["Collection", "Trajectory", "TrajectoryStep", "trajectory_to_json"]
+__all__ = [
+    "AnyCollection",
+    "Collection",
+    "Trajectory",
+    "TrajectoryStep",
+    "WeightedCollection",
+    "drawn",
+    "trajectory_to_json",
+]
 
 Json = dict[str, Any]
+T = TypeVar("T")
 
 
 class TrajectoryStep(NamedTuple):
@@ -174,3 +185,72 @@ class Collection:
     def keeps(self, trajectory: Trajectory) -> bool:
         """True if a trajectory passes the filter of the collection, `keep`: "correct" requires an outcome of 1."""
         return self.settings["keep"] == "all" or trajectory.outcome >= 1.0
+
+
+@dataclass(frozen=True, slots=True)
+class WeightedCollection:
+    """A collection in a mixture of several, and how much of it is used.
+
+    Raises:
+        OptionError: The weight is out of range.
+    """
+
+    collection: Collection
+    weight: float = 1.0
+    """Share of its trajectories that is used, above 0 and at most 100. Above 1 trajectories are repeated: with 2.5
+    each is used twice, and half of them a third time."""
+
+    def __post_init__(self) -> None:
+        valid = isinstance(self.weight, int | float) and 0 < self.weight <= 100
+        check_option("weight", self.weight, valid, "a number above 0 and at most 100")
+
+    @classmethod
+    def read(cls, source: AnyCollection) -> WeightedCollection:
+        """Return the collection that a folder, "FOLDER:WEIGHT" or a collection stands for.
+
+        Raises:
+            RunError: The folder holds no process data.
+            OptionError: The weight is not a number, or out of range.
+        """
+        if isinstance(source, WeightedCollection):
+            return source
+        if isinstance(source, Collection):
+            return cls(source)
+        folder, colon, weight = str(source).rpartition(":")
+        # A folder's own name may have a colon.
+        if not colon or os.path.lexists(source):
+            return cls(Collection.read(source))
+        try:
+            value = float(weight)
+        except ValueError:
+            value = math.nan
+        check_option(f"the weight of {folder}", weight, 0 < value <= 100, "a number above 0 and at most 100")
+        return cls(Collection.read(folder), value)
+
+    def trajectories(self, *, kept: bool = True, limit: int | None = None, seed: int = 0) -> list[Trajectory]:
+        """Return the share of the trajectories, which a seed draws.
+
+        Args:
+            kept: As for `Collection.trajectories`.
+            limit: Draw among the first `limit` of them only.
+            seed: Seed of the draw.
+        """
+        return drawn(list(self.collection.trajectories(kept=kept))[:limit], self.weight, seed)
+
+
+AnyCollection = str | Path | Collection | WeightedCollection
+"""A collection, its folder, or "FOLDER:WEIGHT"."""
+
+
+def drawn(items: Sequence[T], weight: float, seed: int) -> list[T]:
+    """Return `weight` times as many items, in order: all as often as possible, and a random sample once more.
+
+    If there are items, at least one is returned.
+
+    >>> drawn("abcd", 1.0, 0), len(drawn("abcd", 0.5, 0)), len(drawn("abcd", 2.25, 0))
+    (['a', 'b', 'c', 'd'], 2, 9)
+    """
+    count = max(1, round(weight * len(items))) if items else 0
+    once_more = set(random.Random(seed).sample(range(len(items)), count % len(items))) if items else set()
+    times = count // len(items) if items else 0
+    return [item for place, item in enumerate(items) for _ in range(times + (place in once_more))]

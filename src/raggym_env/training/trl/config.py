@@ -70,7 +70,7 @@ class TrainingConfig:
     seed: int = 0
     """Seed of the data order, dropout, new weights and every sample drawn."""
     limit: int | None = None
-    """Use the first `limit` trajectories only; None uses all."""
+    """Use the first `limit` trajectories of each collection only; None uses all."""
     save_steps: int = 50
     """Weight updates between checkpoints, which an interrupted training is resumed from."""
     device: str = "auto"

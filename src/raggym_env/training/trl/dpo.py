@@ -9,6 +9,7 @@ is trained further, so the result is one adapter on the plain base.
 from __future__ import annotations
 
 import copy
+from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -17,7 +18,7 @@ from raggym_env.cards import PolicyCard, policy_card
 from raggym_env.errors import check_option
 from raggym_env.training.process_data.prompts import Renderer
 from raggym_env.training.process_data.rows import preference_rows
-from raggym_env.training.process_data.trajectories import Collection
+from raggym_env.training.process_data.trajectories import AnyCollection
 from raggym_env.training.trl.config import EvalSpec, PairConfig, TrainingConfig, lora_config, trl_config
 from raggym_env.training.trl.fit import ProcessData, Progress, agent_job, drop_long, make_trainer, run_job
 from raggym_env.training.trl.lm import load
@@ -27,7 +28,7 @@ __all__ = ["train_dpo"]
 
 
 def train_dpo(
-    data: str | Path | Collection,
+    data: AnyCollection | Sequence[AnyCollection],
     out: str | Path,
     *,
     agent: str | Path | PolicyCard = "react",
@@ -51,7 +52,7 @@ def train_dpo(
     args = trl_config("DPOConfig", config, out, max_length=None, beta=beta)  # rows that are too long are dropped
     adapter, pairs = lora_config(config), pairs or PairConfig()
     card = policy_card(agent, trust=trust)
-    source = ProcessData.read(data, config.limit, pairs.outcome_weight)
+    source = ProcessData.read(data, config.limit, pairs.outcome_weight, config.seed)
     base = load(config.model, lora=config.lora_rank > 0)
     preferences = preference_rows(
         source.trajectories, Renderer(card), margin=pairs.margin, pairs=pairs.count, seed=config.seed
@@ -65,9 +66,7 @@ def train_dpo(
         # which for a merged or converted model do not exist.
         whole = adapter is None and base.adapter is None
         reference = copy.deepcopy(base.model).requires_grad_(False) if whole else None
-        return make_trainer(
-            "DPOTrainer", base, adapter, args, rows, tokens_per_batch=config.tokens_per_batch, ref_model=reference
-        )
+        return make_trainer("DPOTrainer", base, adapter, args, rows, config=config, ref_model=reference)
 
     job = agent_job(card, base, config, identity, counts, trainer)
     return run_job(job, out, evaluation, trust=trust, progress=progress)

@@ -17,7 +17,7 @@ from raggym_env.evaluation.evaluate import evaluate
 from raggym_env.runs.plan import card_identity
 from raggym_env.storage.work_folder import locked
 from raggym_env.training.process_data.rows import graded
-from raggym_env.training.process_data.trajectories import Collection, Trajectory
+from raggym_env.training.process_data.trajectories import AnyCollection, Collection, Trajectory, WeightedCollection
 from raggym_env.training.trl.config import EvalSpec, TrainingConfig
 from raggym_env.training.trl.lm import Base, Chats, quiet, save, trainable
 from raggym_env.training.trl.passes import trainer_class
@@ -47,30 +47,63 @@ _LOGGED = 200  # most entries of the loss history in recipe.json; TensorBoard ha
 class ProcessData:
     """The trajectories that a training uses."""
 
-    collection: Collection
+    collections: tuple[Collection, ...]
     trajectories: list[Trajectory]
     identity: Json
     """Checksum and settings of the data, for the recipe."""
 
     @classmethod
-    def read(cls, data: str | Path | Collection, limit: int | None = None, outcome_weight: float = 0.0) -> ProcessData:
-        """Read the first `limit` trajectories that the collection keeps, with outcomes added as by `rows.graded`.
+    def read(
+        cls,
+        data: AnyCollection | Sequence[AnyCollection],
+        limit: int | None = None,
+        outcome_weight: float = 0.0,
+        seed: int = 0,
+    ) -> ProcessData:
+        """Read the trajectories that collections keep, with outcomes added as by `rows.graded`.
+
+        Args:
+            data: Process data or its folder, or several; see `WeightedCollection`.
+            limit: Use the first `limit` trajectories of each collection only.
+            outcome_weight: Weight of an answer's outcome.
+            seed: Draws the trajectories of a collection whose weight is not a whole number.
 
         Raises:
-            RunError: The folder is not process data, or the collection keeps no trajectory.
+            RunError: A folder is not process data, or a collection keeps no trajectory.
+            OptionError: The weight of a collection is out of range.
             MalformedData: A record was changed by hand.
         """
-        collection = data if isinstance(data, Collection) else Collection.read(data)
-        trajectories = list(collection.trajectories())
-        if not trajectories:
-            raise RunError(
-                f"{collection.run.path} holds no trajectory to train on: none of its "
-                f"{len(collection.run.records())} episodes passes keep={collection.settings['keep']!r}. Collect more "
-                "questions, or collect with --keep all."
-            )
-        identity = {"episodes_sha256": collection.sha256, "collect": collection.settings}
-        trajectories = list(graded(trajectories[:limit], outcome_weight))
-        return cls(collection, trajectories, {**identity, "outcome_weight": outcome_weight})
+        sources = [data] if isinstance(data, AnyCollection) else data
+        parts = [WeightedCollection.read(source) for source in sources]
+        if not parts:
+            raise RunError("There is no process data to train on. Name at least one folder of `raggym collect`.")
+        trajectories: list[Trajectory] = []
+        for part in parts:
+            sample = part.trajectories(limit=limit, seed=seed)
+            if not sample:
+                raise _no_trajectory(part.collection)
+            trajectories += graded(sample, outcome_weight)
+        identity = {**_identity(parts), "outcome_weight": outcome_weight}
+        return cls(tuple(part.collection for part in parts), trajectories, identity)
+
+
+def _identity(parts: Sequence[WeightedCollection]) -> Json:
+    rows = [
+        {"episodes_sha256": part.collection.sha256, "collect": part.collection.settings, "weight": part.weight}
+        for part in parts
+    ]
+    if len(rows) > 1 or rows[0]["weight"] != 1:
+        return {"collections": rows}
+    # One collection as it is: as in the recipes of trainings that were started before there were mixtures.
+    return {name: rows[0][name] for name in ("episodes_sha256", "collect")}
+
+
+def _no_trajectory(collection: Collection) -> RunError:
+    return RunError(
+        f"{collection.run.path} holds no trajectory to train on: none of its "
+        f"{len(collection.run.records())} episodes passes keep={collection.settings['keep']!r}. Collect more "
+        "questions, or collect with --keep all."
+    )
 
 
 @dataclass(slots=True)
@@ -138,16 +171,16 @@ def make_trainer(
     rows: list[Any],
     test_rows: Sequence[Any] = (),
     *,
-    tokens_per_batch: int | None = None,
-    share_prefix: bool = False,
+    config: TrainingConfig | None = None,
     **options: Any,
 ) -> Any:
     """Return a trainer of TRL's class `name`, such as "SFTTrainer", with further arguments of that class as `options`.
 
     `adapter` is made by `lora_config` and `args` by `trl_config`. On `test_rows` the model is tested before and after.
-    `tokens_per_batch` and `share_prefix` are options of `TrainingConfig`.
+    `config` says how batches are computed: `tokens_per_batch` and `share_prefix`.
     """
-    return trainer_class(name, tokens_per_batch, share_prefix)(
+    config = config or TrainingConfig()
+    return trainer_class(name, config.tokens_per_batch, config.share_prefix)(
         **trainable(base, adapter),
         args=args,
         train_dataset=datasets.Dataset.from_list(rows),
@@ -274,9 +307,11 @@ def held_out_split(
     trajectories: Sequence[Trajectory], share: float, seed: int
 ) -> tuple[list[Trajectory], list[Trajectory]]:
     """Return the trajectories to train on, and those of a random `share` of the questions, to test on."""
-    # Trajectories are sorted by question id and there is one per question, so questions are split whole.
-    test = set(random.Random(seed).sample(range(len(trajectories)), round(share * len(trajectories))))
+    # By question: several collections may have the same, and a weight repeats its trajectory.
+    questions = list(dict.fromkeys(trajectory.question for trajectory in trajectories))
+    places = random.Random(seed).sample(range(len(questions)), round(share * len(questions)))
+    test = {questions[place] for place in places}
     parts: tuple[list[Trajectory], list[Trajectory]] = ([], [])
-    for index, trajectory in enumerate(trajectories):
-        parts[index in test].append(trajectory)
+    for trajectory in trajectories:
+        parts[trajectory.question in test].append(trajectory)
     return parts

@@ -229,7 +229,7 @@ def _states(
     # An environment's name is not a folder; a card's path is a file.
     if isinstance(data, Collection) or Path(data).is_dir():
         source = ProcessData.read(data, limit)
-        run = source.collection.run
+        run = source.collections[0].run
         # The card as it was when the data was collected, and its split: "evidence" needs that split's gold facts.
         card = env_card(run.card, trust=trust)
         if not trust:

@@ -8,7 +8,7 @@ Its inputs are rendered by `text.state_chat`, as are those of `ModelReward`, whi
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -18,7 +18,7 @@ from raggym_env.core import State
 from raggym_env.errors import LLMError, RewardError, RunError, check_option
 from raggym_env.text.state_chat import fitted, shortened
 from raggym_env.training.process_data.rows import Row, reward_rows
-from raggym_env.training.process_data.trajectories import Collection, Trajectory
+from raggym_env.training.process_data.trajectories import AnyCollection, Trajectory
 from raggym_env.training.trl.config import EvalSpec, PairConfig, TrainingConfig, lora_config, trl_config
 from raggym_env.training.trl.fit import Job, ProcessData, Progress, drop_long, held_out_split, make_trainer, run_job
 from raggym_env.training.trl.lm import Base, load
@@ -28,7 +28,7 @@ __all__ = ["train_prm"]
 
 
 def train_prm(
-    data: str | Path | Collection,
+    data: AnyCollection | Sequence[AnyCollection],
     out: str | Path,
     *,
     config: TrainingConfig | None = None,
@@ -71,7 +71,7 @@ def train_prm(
     args = trl_config("RewardConfig", config, out, max_length=None, center_rewards_coefficient=center or None)
     adapter, pairs = lora_config(config, "SEQ_CLS"), pairs or PairConfig(4)
     card = policy_card(policy, trust=trust).model_copy(update={"search": SearchCard()})
-    source = ProcessData.read(data, config.limit, pairs.outcome_weight)
+    source = ProcessData.read(data, config.limit, pairs.outcome_weight, config.seed)
     base = _load(config)
     rows, test_rows, counts = _rows(source.trajectories, base, config, pairs, held_out, chars)
     identity = {"kind": "prm", "data": source.identity, "model": base.identity(), "options": config.identity()}
@@ -81,9 +81,7 @@ def train_prm(
 
     def trainer() -> Any:
         base.model = _classifier(base, config.seed)
-        return make_trainer(
-            "RewardTrainer", base, adapter, args, rows, test_rows, tokens_per_batch=config.tokens_per_batch
-        )
+        return make_trainer("RewardTrainer", base, adapter, args, rows, test_rows, config=config)
 
     job = Job(
         config={**identity, "pairs": asdict(pairs), "held_out": held_out, "center_rewards_coefficient": center},
