@@ -118,7 +118,9 @@ def not_found(card: EnvCard, split: str, reasons: Sequence[str]) -> DataNotFound
     page = FORMATS[card.dataset.format].page if is_shipped(card.path) else ""
     if rest := _rest(card, sources):
         missing, present = rest
-        remedies.append(f"put {missing}{f' ({page})' if page else ''} into {present.parent}, beside {present.name}")
+        is_users = data_dir() is not None and present.parent == Path(data_dir() or "", card.dataset.folder)
+        folder = _user_folder(card) if is_users else present.parent
+        remedies.append(f"put {missing}{f' ({page})' if page else ''} into {folder}, beside {present.name}")
     else:
         files = f"the official files ({page})" if page else "the files"
         corpora = [source.corpus for source in sources]

@@ -149,9 +149,8 @@ def _with_search(
         return policy
     if isinstance(critic, str | type):
         # Without tasks: a critic that a policy acts on must not read gold answers.
-        made = rewards.make(critic, (), dynamics, "train", **search.critic_options)
-        assert made is not None  # noqa: S101  # `check_search` refuses "none", the only one that is
-        critic = made
+        critic = rewards.make(critic, (), dynamics, "train", **search.critic_options)
+    assert critic is not None  # noqa: S101  # `check_search` has refused no critic, and the one called "none"
     check_option("critic", critic, isinstance(critic, ProcessReward), "a name, a class or have a score method")
     if search.tree is None:
         return BestOf(policy, critic, search.best_of or 1)
