@@ -134,7 +134,7 @@ PUBLIC = {
     "raggym_env.testing": """ScriptedLLM ScriptedPolicy ScriptedRetriever check_llm check_policy check_process_reward
         check_retriever""",
     "raggym_env.training": """Collection EvalSpec MiniConfig PairConfig Recipe Renderer ReplyConfig StepRewardConfig
-        TrainingConfig collect export train_dpo train_grpo train_mini train_prm train_sft""",
+        TrainingConfig collect export relabel train_dpo train_grpo train_mini train_prm train_sft""",
 }
 PACKAGES = sorted(module_name(path) for path in SOURCES if path.name == "__init__.py")
 SLOW = {"raggym_env.training"}  # its exports load torch
