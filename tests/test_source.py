@@ -134,7 +134,7 @@ PUBLIC = {
     "raggym_env.testing": """ScriptedLLM ScriptedPolicy ScriptedRetriever check_llm check_policy check_process_reward
         check_retriever""",
     "raggym_env.training": """Collection EpisodeConfig EvalSpec MiniConfig PairConfig Recipe Renderer ReplyConfig
-        StepRewardConfig TrainingConfig WeightedCollection collect export train_dpo train_episodes train_grpo
+        StepRewardConfig TrainingConfig WeightedCollection collect export relabel train_dpo train_episodes train_grpo
         train_mini train_prm train_sft""",
 }
 PACKAGES = sorted(module_name(path) for path in SOURCES if path.name == "__init__.py")

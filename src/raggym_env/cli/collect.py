@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from inspect import signature
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -10,7 +11,7 @@ import typer
 from raggym_env.cli import _options as shared
 from raggym_env.cli._output import say, show
 from raggym_env.cli._progress import EpisodeBar
-from raggym_env.errors import RunError
+from raggym_env.errors import OptionError, RunError
 
 __all__ = ["collect"]
 
@@ -45,15 +46,24 @@ def collect(
     inspect: Annotated[
         Path | None, typer.Option(metavar="FOLDER", help="Print some trajectories of FOLDER instead of collecting.")
     ] = None,
+    relabel: Annotated[
+        Path | None,
+        typer.Option(metavar="FOLDER", help="Let --llm rate the candidates of FOLDER in hindsight, into --out."),
+    ] = None,
     show: Annotated[int, typer.Option(min=0, help="Number of trajectories that --inspect prints.")] = 3,
 ) -> None:
     """Collect process data: sample candidates in every state, score them and execute the best.
 
-    The same command resumes a collection that was interrupted. With --inspect it shows what a folder holds. Use
-    `raggym export` to turn process data into rows for TRL.
+    The same command resumes a collection that was interrupted. With --inspect it shows what a folder holds. With
+    --relabel a language model that sees the gold answer and the whole episode scores the candidates of a folder again,
+    into --out; --set passage_chars=200 sets an option of it. Use `raggym export` to turn process data into rows for
+    TRL.
     """
-    if (env is None) == (inspect is None):
-        raise RunError("Name an environment to collect on, or --inspect FOLDER.")
+    if sum(source is not None for source in (env, inspect, relabel)) != 1:
+        raise RunError("Name an environment to collect on, --inspect FOLDER or --relabel FOLDER.")
+    if relabel is not None:
+        _relabel(relabel, llm, out, shared.parse_settings(settings), trust_card)
+        return
     if inspect is not None:
         _inspect(inspect, show, kept=keep == "correct")
         return
@@ -70,6 +80,19 @@ def collect(
     options |= {"in_flight": in_flight, "workers": shared.ray_workers(ray, workers, worker_gpus), "trust": trust_card}
     with EpisodeBar(policy) as bar:
         collection = run_collection(env or "", policy, progress=bar, **options)
+    bar.exit_if_failed(_summary(collection))
+
+
+def _relabel(folder: Path, llm: str | None, out: Path | None, options: dict[str, Any], trust: bool) -> None:
+    from raggym_env.training import relabel as run_relabelling
+
+    if llm is None:
+        raise RunError("Relabelling needs the language model that judges: --llm openai:MODEL@URL, or hf:NAME.")
+    names = signature(run_relabelling).parameters.keys() - {"data", "llm", "out", "trust", "progress"}
+    if unknown := sorted(options.keys() - names):
+        raise OptionError(f"--relabel has no option {unknown[0]!r}. Its options: {', '.join(sorted(names))}.")
+    with EpisodeBar("hindsight") as bar:
+        collection = run_relabelling(folder, llm, out=out, trust=trust, progress=bar, **options)
     bar.exit_if_failed(_summary(collection))
 
 

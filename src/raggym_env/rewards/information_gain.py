@@ -219,7 +219,8 @@ class InformationGain:
 
     def _messages(self, question: Question, passages: tuple[Passage, ...]) -> Messages:
         """Return the prompt: worked examples, which all prompts share, and the question behind the passages."""
-        lines, room = [], self.history_chars
+        lines: list[str] = []
+        room = self.history_chars
         for line in reversed(passage_lines(passages, self.passage_chars, numbered=False)):
             room -= len(line)
             if room < 0 and lines:

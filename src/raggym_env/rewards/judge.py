@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Literal, get_args
 
 import numpy as np
@@ -18,7 +18,7 @@ from raggym_env.text.replies import last_object, with_reasoning
 from raggym_env.text.sections import history_sections, question_section, shown_again, template_environment
 from raggym_env.text.untrusted import ACTION_CHARS, as_data, clipped
 
-__all__ = ["PROMPTS", "JudgeReward", "Mode"]
+__all__ = ["PROMPTS", "Case", "JudgeReward", "Mode"]
 
 Mode = Literal["rank", "rate"]
 OnFailure = Literal["error", "nan"]
@@ -94,6 +94,7 @@ class JudgeReward:
         on_failure: Result for a state without a reply that can be parsed: "error", or "nan" for NaN scores, an
             abstention that the caller has to handle. Never zeros.
         seed: Seed of the order shown and of the sampling.
+        variables: Names of variables that `prompts` have beside those of every case; see `case`.
 
     Raises:
         OptionError: An option is out of range, or a template is invalid.
@@ -113,6 +114,7 @@ class JudgeReward:
         retries: int = 1,
         on_failure: OnFailure = "error",
         seed: int = 0,
+        variables: Sequence[str] = (),
     ) -> None:
         check_option("mode", mode, mode in get_args(Mode), f"one of {get_args(Mode)}")
         check_option("on_failure", on_failure, on_failure in get_args(OnFailure), f"one of {get_args(OnFailure)}")
@@ -125,7 +127,7 @@ class JudgeReward:
         self.seed = seed
         self.usage = Usage()
         """Total usage of all replies so far."""
-        self._prompts = _Prompts(prompts or {}, passage_chars, history_chars)
+        self._prompts = _Prompts(prompts or {}, passage_chars, history_chars, variables)
         self._sampling = Sampling(max_tokens=max_tokens, seed=seed)
         self.llm = make(llm, **(llm_options or {})) if isinstance(llm, str) else llm
         # Scores from a batch that failed in another state: the caller often repeats it state by state.
@@ -138,8 +140,8 @@ class JudgeReward:
             RewardError: The model gave no reply for some state, or none that can be parsed.
             LLMError: The model cannot be used at all.
         """
-        cases = [self._case(state, candidates) for state, candidates in zip(states, actions, strict=True)]
-        self._judge([case for case in cases if case.scores is None])
+        cases = [self.case(state, candidates) for state, candidates in zip(states, actions, strict=True)]
+        self.judge([case for case in cases if case.scores is None])
         failed = [case for case in cases if case.scores is None]
         if failed and self.on_failure == "error":
             self._spare.update({case.key: case.scores for case in cases if case.scores})
@@ -149,17 +151,18 @@ class JudgeReward:
             for case, candidates in zip(cases, actions, strict=True)
         ]
 
-    def _case(self, state: State, candidates: Sequence[Action]) -> _Case:
+    def case(self, state: State, candidates: Sequence[Action], **extra: object) -> Case:
+        """Return the candidates of a state as they are judged. `extra` are more variables of the templates."""
         # Sorted before the shuffle, so that the order depends on the set of candidates alone.
         distinct = sorted(set(candidates), key=repr)
         state_rng(self.seed, state, "judge").shuffle(distinct)
         if not distinct:
-            return _Case(state, (), self.mode, scores={})
-        case = _Case(state, tuple(distinct), "rate" if len(distinct) == 1 else self.mode)
+            return Case(state, (), self.mode, scores={})
+        case = Case(state, tuple(distinct), "rate" if len(distinct) == 1 else self.mode, extra)
         case.scores = self._spare.pop(case.key, None)
         return case
 
-    def _judge(self, cases: Sequence[_Case]) -> None:
+    def judge(self, cases: Sequence[Case]) -> None:
         """Prompt the model for all cases, and again for those whose reply cannot be parsed."""
         for case in cases:
             case.messages = self._prompts.messages(case)
@@ -171,7 +174,7 @@ class JudgeReward:
             for case, (reply,) in zip(cases, replies, strict=True):
                 self._read(case, reply)
 
-    def _read(self, case: _Case, reply: Completion) -> None:
+    def _read(self, case: Case, reply: Completion) -> None:
         self.usage += reply.usage
         if reply.failure is not None:
             case.no_reply, case.problem = True, f"the model gave no reply: {reply.failure}"
@@ -187,13 +190,15 @@ class JudgeReward:
 
 
 @dataclass(slots=True)
-class _Case:
+class Case:
     """The candidates of one state, and the progress of judging them."""
 
     state: State
     candidates: tuple[Action, ...]
     """The distinct candidates, in the order in which the model sees them."""
     mode: Mode
+    extra: Mapping[str, object] = field(default_factory=dict)
+    """Variables of the templates beside those of every case."""
     messages: Messages = ()
     scores: dict[Action, float] | None = None
     """Scores by candidate, None until a reply was parsed."""
@@ -249,7 +254,9 @@ def _parse_scores(reply: str, mode: Mode, n: int) -> list[float]:
 class _Prompts:
     """The compiled templates, and the sections of a state in them."""
 
-    def __init__(self, templates: Mapping[str, str], passage_chars: int, history_chars: int) -> None:
+    def __init__(
+        self, templates: Mapping[str, str], passage_chars: int, history_chars: int, variables: Sequence[str]
+    ) -> None:
         if unknown := templates.keys() - PROMPTS.keys():
             raise OptionError(f"The judge has no prompt {sorted(unknown)}. Its prompts: {sorted(PROMPTS)}.")
         self._passage_chars = passage_chars
@@ -261,11 +268,12 @@ class _Prompts:
             self._templates = {name: environment.from_string(text) for name, text in merged.items()}
             # Rendered once here, so that a misspelt variable fails when the judge is made.
             for mode in get_args(Mode):
-                self.retry(self.messages(_Case(state, (Search("q", "d"), Answer("a")), mode)), "reply", "problem")
+                case = Case(state, (Search("q", "d"), Answer("a")), mode, dict.fromkeys(variables, ""))
+                self.retry(self.messages(case), "reply", "problem")
         except TemplateError as error:
             raise OptionError(f"A prompt of the judge is not a valid template: {error}") from error
 
-    def messages(self, case: _Case) -> Messages:
+    def messages(self, case: Case) -> Messages:
         """Return the messages that ask for a case's scores."""
         state = case.state
         # Passages without numbers, as the numbers in the reply are those of the candidates.
@@ -280,6 +288,7 @@ class _Prompts:
             searches_left=state.searches_left,
             candidates="\n".join(("<candidates>", *lines, "</candidates>")),
             n=len(lines),
+            **case.extra,
         )
         return [{"role": "system", "content": self._render("system")}, {"role": "user", "content": content}]
 

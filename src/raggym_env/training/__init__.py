@@ -6,6 +6,7 @@
         collect.py        runs a policy with a critic and records every candidate
         trajectories.py   process data as it is written and read
         prompts.py        states and actions as the prompts and replies of a prompt agent
+        relabel.py        scores of a language model that knows the gold answer and the whole episode
         rows.py           trajectories -> rows
     trl/              sft.py, dpo.py, prm.py, grpo.py, episode_grpo.py: one file per trainer
         config.py lm.py recipe.py fit.py   what the trainers share: options, models, folders, running and resuming
@@ -21,6 +22,7 @@ from typing import TYPE_CHECKING, Any
 
 from raggym_env.training.process_data.collect import collect
 from raggym_env.training.process_data.prompts import Renderer
+from raggym_env.training.process_data.relabel import relabel
 from raggym_env.training.process_data.rows import export
 from raggym_env.training.process_data.trajectories import Collection, WeightedCollection
 
@@ -36,7 +38,8 @@ if TYPE_CHECKING:
 
 __all__ = ["Collection", "EpisodeConfig", "EvalSpec", "MiniConfig", "PairConfig", "Recipe", "Renderer", "ReplyConfig"]
 __all__ += ["StepRewardConfig", "TrainingConfig", "WeightedCollection"]
-__all__ += ["collect", "export", "train_dpo", "train_episodes", "train_grpo", "train_mini", "train_prm", "train_sft"]
+__all__ += ["collect", "export", "relabel"]
+__all__ += ["train_dpo", "train_episodes", "train_grpo", "train_mini", "train_prm", "train_sft"]
 
 # Loaded on first use (PEP 562): collecting and exporting must not wait for PyTorch, which the trainers import.
 _MODULES = {
