@@ -179,7 +179,7 @@ class Prompts:
     def _user(self, state: State, notes: Sequence[str] | None, *, can_search: bool) -> str:
         history = state.history
         if self._limits.passages == "snippets" and notes is None:
-            history = with_snippets(state.question.text, history, **self._lengths)
+            history = with_snippets(state.question.text, history, **self._limits.lengths())
         return self._render(
             "user",
             question=question_section(state.question),
@@ -190,7 +190,7 @@ class Prompts:
         )
 
     def _history(self, history: Sequence[Turn], notes: Sequence[str] | None) -> str:
-        return history_sections(history, notes, **self._lengths)
+        return history_sections(history, notes, **self._limits.lengths())
 
     def _render(self, name: str, **values: object) -> str:
         try:

@@ -75,7 +75,7 @@ def train_prm(
     base = _load(config)
     rows, test_rows, counts = _rows(source.trajectories, base, config, pairs, held_out, chars)
     identity = {"kind": "prm", "data": source.identity, "model": base.identity(), "options": config.identity()}
-    critic = {"device": config.device, "max_tokens": config.max_length}
+    critic: dict[str, Any] = {"device": config.device, "max_tokens": config.max_length}
     if chars is not None:  # left out otherwise, so that a training begun before it existed can be resumed
         identity["history_chars"] = critic["history_chars"] = chars
 
