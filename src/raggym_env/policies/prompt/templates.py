@@ -59,9 +59,12 @@ class PromptLimits:
     def __post_init__(self) -> None:
         for name in ("passage_chars", "history_chars"):
             check_option(name, getattr(self, name), getattr(self, name) >= 1, "at least 1")
-        check_option(
-            "passages", self.passages, self.passages in get_args(PassageText), f"one of {get_args(PassageText)}"
-        )
+        forms = get_args(PassageText)
+        check_option("passages", self.passages, self.passages in forms, f"one of {forms}")
+
+    def lengths(self) -> dict[str, Any]:
+        """Return the limits that are numbers of characters."""
+        return {"passage_chars": self.passage_chars, "history_chars": self.history_chars}
 
 
 @dataclass(frozen=True, slots=True)

@@ -74,10 +74,16 @@ def train_prm(
     source = ProcessData.read(data, config.limit, pairs.outcome_weight, config.seed)
     base = _load(config)
     rows, test_rows, counts = _rows(source.trajectories, base, config, pairs, held_out, chars)
-    identity = {"kind": "prm", "data": source.identity, "model": base.identity(), "options": config.identity()}
+    identity: dict[str, Any] = {
+        "kind": "prm",
+        "data": source.identity,
+        "model": base.identity(),
+        "options": config.identity(),
+    }
     critic: dict[str, Any] = {"device": config.device, "max_tokens": config.max_length}
     if chars is not None:  # left out otherwise, so that a training begun before it existed can be resumed
-        identity["history_chars"] = critic["history_chars"] = chars
+        critic["history_chars"] = chars
+        identity["history_chars"] = chars
 
     def trainer() -> Any:
         base.model = _classifier(base, config.seed)
