@@ -92,7 +92,7 @@ class RunSpec:
                 )
             POLICIES.check_types(policy.policy, policy.options)
             policies.check_split(policy.policy, self.split)
-            if policy.search.critic is not None:
+            if policy.search.critic not in (None, "none"):  # "none" cannot choose, which making the policy says
                 PROCESS_REWARDS.resolve(policy.search.critic)
         mdp = load_mdp(card, self.split)
         make_policy, identity, price = self._policy(policy_changes, mdp)
