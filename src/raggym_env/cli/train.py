@@ -20,7 +20,7 @@ app = typer.Typer(help="Train on process data. The same command resumes an inter
 Data = Annotated[
     list[str],
     typer.Argument(
-        metavar="DATA[:WEIGHT]...",
+        metavar="DATA[:WEIGHT]",
         help="Folders made by `raggym collect`. DATA:0.5 uses half of its trajectories, drawn by the seed; DATA:2 all "
         "of them twice.",
     ),

@@ -214,7 +214,7 @@ class WeightedCollection:
         """
         if isinstance(source, WeightedCollection):
             return source
-        if isinstance(source, Collection):
+        if not isinstance(source, str | Path):
             return cls(source)
         folder, colon, weight = str(source).rpartition(":")
         # A folder's own name may have a colon.
