@@ -10,6 +10,7 @@ right, and writes a report page. The lines that begin with `$` are commands for 
 from __future__ import annotations
 
 import argparse
+import os
 import shlex
 import shutil
 import sys
@@ -119,6 +120,7 @@ def demo(options: argparse.Namespace) -> None:
 
 def main() -> None:
     options = arguments()
+    os.environ.setdefault("TQDM_DISABLE", "1")  # libraries' own bars between the demo's lines
     started = time.perf_counter()
     try:
         demo(options)
