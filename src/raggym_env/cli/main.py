@@ -107,9 +107,15 @@ def _print_traceback(kind: type[BaseException], error: BaseException, trace: Any
     """Print a bug: of one in a user's own class, the user's frames alone."""
     whole, skipped = traceback.TracebackException(kind, error, trace), 0
     part: traceback.TracebackException | None = whole
+    paths = sysconfig.get_paths()
+    folders = [Path(__file__).parents[1], *(paths[name] for name in ("stdlib", "platstdlib", "purelib", "platlib"))]
+    others = tuple(
+        f"{folder}{os.sep}" for folder in (*folders, paths["scripts"])
+    )  # the library's, and what is installed
     while part is not None and not os.environ.get(_TRACEBACK):
         # What is wrong with a module that cannot be read is said by the error, which no frame of it has raised.
-        if (own := _own_frames(part.stack)) or part.exc_type is SyntaxError:
+        own = [frame for frame in part.stack if not frame.filename.startswith((*others, "<"))]
+        if own or part.exc_type is SyntaxError:
             skipped += len(part.stack) - len(own)
             part.stack = traceback.StackSummary.from_list(own)
         part = part.__cause__ or part.__context__
@@ -117,14 +123,6 @@ def _print_traceback(kind: type[BaseException], error: BaseException, trace: Any
     if skipped:
         text += f"\n{skipped} frames of other code are left out; {_TRACEBACK}=1 in the environment shows all."
     say_lines(for_terminal(text, lines=True), err=True)
-
-
-def _own_frames(stack: traceback.StackSummary) -> list[traceback.FrameSummary]:
-    """Return the frames of code that is neither the library's nor installed."""
-    paths = sysconfig.get_paths()
-    folders = [Path(__file__).parents[1], *(paths[name] for name in ("stdlib", "platstdlib", "purelib", "platlib"))]
-    others = tuple(f"{folder}{os.sep}" for folder in (*folders, paths["scripts"]))
-    return [frame for frame in stack if not frame.filename.startswith((*others, "<"))]
 
 
 def _message(text: str) -> str:

@@ -93,19 +93,13 @@ def _follow(run: Path, every: float, display: Callable[[RenderableType], None]) 
         if state != seen:
             display(_picture(scored, pace, status))
         if status == "stopped":
-            say(_how_to_resume(scored))
+            last = datetime.fromtimestamp(scored.run.episodes_file.stat().st_mtime)
+            resume = f"To resume it: {scored.run.command}" if scored.run.command else "The same call resumes it."
+            say(f"Not running: stopped or killed; the last episode was written at {last:%Y-%m-%d %H:%M:%S}. {resume}")
         if status != "running":
             return
         # A long file takes a while to read, and most of the machine belongs to the run.
         seen, pause = state, max(every, 5 * (time.monotonic() - started))
-
-
-def _how_to_resume(scored: ScoredRun) -> str:
-    """Return when a run stopped that was not ended, and what resumes it."""
-    last = datetime.fromtimestamp(scored.run.episodes_file.stat().st_mtime)
-    command = scored.run.command
-    resume = f"To resume it: {command}" if command else "The same call resumes it."
-    return f"Not running: stopped or killed; the last episode was written at {last:%Y-%m-%d %H:%M:%S}. {resume}"
 
 
 def _picture(scored: ScoredRun, pace: Pace, status: str) -> RenderableType:

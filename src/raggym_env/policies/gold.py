@@ -69,14 +69,15 @@ class GoldPolicy(BasePolicy):
         Raises:
             PolicyError: A question is not one of the tasks, or two of them have its text and the state has no id.
         """
-        return [self._proposals(state, n) for state in states]
-
-    def _proposals(self, state: State, n: int) -> list[Proposal]:
-        action = self._action(state, self._task(state))
-        if action is None:
-            return [Proposal(None, failure="no search is left that could retrieve the missing gold passages")]
-        others = _other_actions(state) if n > 1 else ()
-        return distinct([Proposal(action), *map(Proposal, others)])[:n]
+        rows = []
+        for state in states:
+            if (action := self._action(state, self._task(state))) is None:
+                failure = "no search is left that could retrieve the missing gold passages"
+                rows.append([Proposal(None, failure=failure)])
+            else:
+                others = _other_actions(state) if n > 1 else ()
+                rows.append(distinct([Proposal(action), *map(Proposal, others)])[:n])
+        return rows
 
     def _action(self, state: State, task: Task) -> Action | None:
         """Return the teacher's action, or None if it has none."""

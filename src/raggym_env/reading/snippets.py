@@ -6,7 +6,6 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 from raggym_env.core import Passage
-from raggym_env.reading.pages import Page
 from raggym_env.reading.question import parse_question
 from raggym_env.reading.reader import Reading
 from raggym_env.reading.text import terms
@@ -52,24 +51,16 @@ def snippets(
         length = min(left[number], room) - mark
         if len(sentence.text) > length and length < _LEAST:
             continue
-        text = _start(sentence.text, length)
+        text = sentence.text
+        if len(text) > length:
+            head, _, _ = text[: length - 1].rpartition(" ")
+            text = f"{head or text[: length - 1]}…"
         chosen[number][sentence.number] = text
         left[number] -= mark + len(text)
         room -= mark + len(text)
-    return [_joined(page, texts) for page, texts in zip(reading.pages, chosen, strict=True)]
-
-
-def _start(text: str, length: int) -> str:
-    if len(text) <= length:
-        return text
-    head, _, _ = text[: length - 1].rpartition(" ")
-    return f"{head or text[: length - 1]}…"
-
-
-def _joined(page: Page, texts: dict[int, str]) -> str:
-    """Join a page's chosen sentences, given by their numbers."""
-    parts: list[str] = []
-    for number in sorted(texts):
-        follows = number == 0 or number - 1 in texts
-        parts += [" " if follows else _GAP, texts[number]]
-    return "".join(parts).strip()
+    return [
+        "".join(
+            f"{' ' if number == 0 or number - 1 in texts else _GAP}{text}" for number, text in sorted(texts.items())
+        ).strip()
+        for texts in chosen
+    ]

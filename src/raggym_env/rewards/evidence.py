@@ -22,13 +22,6 @@ def evidence_recall(task: Task, titles: Iterable[str]) -> float | None:
     return len(gold & {title_key(title) for title in titles}) / len(gold) if gold else None
 
 
-def _repeated(before: State, after: State) -> float:
-    """Return the share in [0, 1] of a search's passages that were in the history before it; 0 if it had none."""
-    passages = [passage for turn in after.history[len(before.history) :] for passage in turn.passages]
-    earlier = set(before.passages)
-    return sum(passage in earlier for passage in passages) / len(passages) if passages else 0.0
-
-
 class EvidenceReward:
     """Rewards a search for the gold passages it adds, and penalizes an answer for those still missing.
 
@@ -94,7 +87,10 @@ class EvidenceReward:
         )
         for (row, column, before, _), state in zip(searches, next_states, strict=True):
             gain = self.recall(state) - recalls[row] if state.stop is None else recalls[row] - 1
-            scores[row][column] = gain - self.search_cost - self.redundancy * _repeated(before, state)
+            passages = [passage for turn in state.history[len(before.history) :] for passage in turn.passages]
+            earlier = set(before.passages)
+            repeated = sum(passage in earlier for passage in passages) / (len(passages) or 1)
+            scores[row][column] = gain - self.search_cost - self.redundancy * repeated
         return scores
 
     @staticmethod

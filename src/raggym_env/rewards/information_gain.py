@@ -192,7 +192,13 @@ class InformationGain:
     def _likelihoods(self, missing: Mapping[tuple[Question, tuple[Passage, ...]], Task]) -> list[float]:
         """Return the potential of each pair of question and passages, from one call of the model."""
         prompts = [self._messages(*key) for key in missing]
-        answers = [self._answers(task) for task in missing.values()]
+        answers = []
+        for task in missing.values():
+            lines = (one_line(answer)[:_ANSWER_CHARS].strip() for answer in task.answers)
+            # Without an answer there is nothing to score, and a blank text would have probability 1.
+            if not (texts := list(dict.fromkeys(line for line in lines if line))):
+                raise RewardError(f"The question {task.question.text!r:.100} has no gold answer to score.")
+            answers.append(texts[: self.aliases])
         if not prompts:
             return []
         try:
@@ -209,13 +215,6 @@ class InformationGain:
             )
         self.scored += len(rows)
         return [math.exp(min(0.0, float(row.max())) / self.temperature) for row in rows]
-
-    def _answers(self, task: Task) -> list[str]:
-        lines = (one_line(answer)[:_ANSWER_CHARS].strip() for answer in task.answers)
-        # Without an answer there is nothing to score, and a blank text would have probability 1.
-        if not (answers := list(dict.fromkeys(line for line in lines if line))):
-            raise RewardError(f"The question {task.question.text!r:.100} has no gold answer to score.")
-        return answers[: self.aliases]
 
     def _messages(self, question: Question, passages: tuple[Passage, ...]) -> Messages:
         """Return the prompt: worked examples, which all prompts share, and the question behind the passages."""

@@ -111,7 +111,11 @@ def train_episodes(
     )
     adapter = lora_config(config)
     mdp = _environment(env, episodes, trust)
-    held_out = None if evaluation is None else _held_out_environment(evaluation, episodes, trust)
+    held_out = None
+    if evaluation is not None:
+        # As the model is trained, e.g. with as many searches, unless the specification says otherwise.
+        settings = {**episodes.settings, **evaluation.settings, "reward.process_reward": "none"}
+        held_out = load_mdp(override(env_card(evaluation.env, trust=trust), settings), evaluation.split)
     base = load(config.model, lora=config.lora_rank > 0)
     shown: dict[str, Any] = {"passage_chars": episodes.passage_chars, "max_tokens": config.max_length}
 
@@ -142,12 +146,6 @@ def _environment(env: str | Path | EnvCard, episodes: EpisodeConfig, trust: bool
         "reward.process_weight": episodes.process_weight,
     }
     return load_mdp(override(env_card(env, trust=trust), {**episodes.settings, **reward}), "train")
-
-
-def _held_out_environment(spec: EvalSpec, episodes: EpisodeConfig, trust: bool) -> MDP:
-    # As the model is trained, e.g. with as many searches, unless the specification says otherwise.
-    settings = {**episodes.settings, **spec.settings, "reward.process_reward": "none"}
-    return load_mdp(override(env_card(spec.env, trust=trust), settings), spec.split)
 
 
 def _first(mdp: MDP, limit: int | None) -> RAGEnv:
@@ -189,15 +187,12 @@ def generate_greedily(trainer: Any, prompts: list[list[int]]) -> tuple[list[list
             mask = torch.tensor([[0] * (width - len(row)) + [1] * len(row) for row in batch], device=device)
             with torch.no_grad():
                 written = model.generate(input_ids=ids, attention_mask=mask, **options)[:, width:].tolist()
-            replies += [_until_end(row, ends) for row in written]
+            # What follows the end is padding, and the end may be the padding token itself.
+            stops = [next((place for place, token in enumerate(row) if token in ends), len(row)) for row in written]
+            replies += [row[: stop + 1] for row, stop in zip(written, stops, strict=True)]
     finally:
         model.train(training)
     return replies, None
-
-
-def _until_end(tokens: list[int], ends: set[int]) -> list[int]:
-    # What follows the end is padding, and the end may be the padding token itself.
-    return tokens[: next((place + 1 for place, token in enumerate(tokens) if token in ends), len(tokens))]
 
 
 class HeldOut(TrainerCallback):

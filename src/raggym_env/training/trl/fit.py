@@ -81,7 +81,11 @@ class ProcessData:
         for part in parts:
             sample = part.trajectories(limit=limit, seed=seed)
             if not sample:
-                raise _no_trajectory(part.collection)
+                run, keep = part.collection.run, part.collection.settings["keep"]
+                raise RunError(
+                    f"{run.path} holds no trajectory to train on: none of its {len(run.records())} episodes passes "
+                    f"keep={keep!r}. Collect more questions, or collect with --keep all."
+                )
             trajectories += graded(sample, outcome_weight)
         identity = {**_identity(parts), "outcome_weight": outcome_weight}
         return cls(tuple(part.collection for part in parts), trajectories, identity)
@@ -96,14 +100,6 @@ def _identity(parts: Sequence[WeightedCollection]) -> Json:
         return {"collections": rows}
     # One collection as it is: as in the recipes of trainings that were started before there were mixtures.
     return {name: rows[0][name] for name in ("episodes_sha256", "collect")}
-
-
-def _no_trajectory(collection: Collection) -> RunError:
-    return RunError(
-        f"{collection.run.path} holds no trajectory to train on: none of its "
-        f"{len(collection.run.records())} episodes passes keep={collection.settings['keep']!r}. Collect more "
-        "questions, or collect with --keep all."
-    )
 
 
 @dataclass(slots=True)

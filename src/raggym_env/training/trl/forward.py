@@ -43,16 +43,15 @@ def shared_prefix(rows: Iterable[Row]) -> list[int]:
 
     The last token of a prompt is a row's own, since it predicts the first token of the reply.
     """
-    prompts = [list(row["prompt_ids"]) if "prompt_ids" in row else _prompt(row) for row in rows]
+    prompts = []
+    for row in rows:
+        labels = row.get("labels", ())  # of a pair, TRL has tokenized the prompt by itself
+        start = next((index for index, label in enumerate(labels) if label != -100), len(labels))
+        prompts.append(list(row["prompt_ids"] if "prompt_ids" in row else row["input_ids"][:start]))
     # In order, the first and the last differ earliest.
     ends = zip(min(prompts), max(prompts), strict=False)
     common = sum(1 for _ in takewhile(lambda pair: pair[0] == pair[1], ends))
     return prompts[0][: min(common, min(map(len, prompts)) - 1)]
-
-
-def _prompt(row: Row) -> list[int]:
-    start = next((index for index, label in enumerate(row["labels"]) if label != -100), len(row["labels"]))
-    return list(row["input_ids"][:start])
 
 
 @dataclass(frozen=True, slots=True)
@@ -184,7 +183,12 @@ class LabelForward:
         """Return the prefix as the cache of so many rows."""
         key = torch.is_grad_enabled()
         # In training, a pass without gradients is the reference's: it has other weights, which stay the same.
-        cache, tensors = self._caches[key] if key in self._caches else self._computed()
+        cache, tensors = self._caches.get(key, (None, []))
+        if cache is None:
+            cache = self.model.base_model(input_ids=self.prefix[None], use_cache=True).past_key_values
+            outputs = [tensor for layer in cache.layers for tensor in (layer.keys, layer.values)]
+            # Each with a leaf that collects its gradient.
+            tensors = [(tensor, tensor.detach().requires_grad_(tensor.requires_grad)) for tensor in outputs]
         if self.model.training:
             self._caches[key] = cache, tensors
         result, leaves = copy.copy(cache), iter(leaf for _, leaf in tensors)
@@ -192,12 +196,6 @@ class LabelForward:
         for layer in result.layers:
             layer.keys, layer.values = (next(leaves).expand(rows, -1, -1, -1) for _ in range(2))
         return result
-
-    def _computed(self) -> tuple[Any, list[tuple[Tensor, Tensor]]]:
-        """Return the cache of the prefix, and each of its tensors with a leaf that collects its gradient."""
-        cache = self.model.base_model(input_ids=self.prefix[None], use_cache=True).past_key_values
-        tensors = [tensor for layer in cache.layers for tensor in (layer.keys, layer.values)]
-        return cache, [(tensor, tensor.detach().requires_grad_(tensor.requires_grad)) for tensor in tensors]
 
 
 def _forks(ids: Tensor, mask: Tensor) -> Tensor:

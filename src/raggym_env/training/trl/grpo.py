@@ -187,7 +187,11 @@ def train_grpo(
     """
     check_option("algorithm", algorithm, algorithm in get_args(Algorithm), f"one of {get_args(Algorithm)}")
     reward, replies = reward or StepRewardConfig(), replies or ReplyConfig()
-    config = _with_defaults(config or TrainingConfig(), replies.num_generations)
+    config, generations = config or TrainingConfig(), replies.num_generations
+    # By default a batch is the replies to one state, on a CPU as well: they share its prompt.
+    config = replace(config, per_device_train_batch_size=config.per_device_train_batch_size or generations)
+    config = config.with_defaults(learning_rate=2e-5, batch_size=generations, rows_per_step=4 * generations)
+    check_groups(config, generations, "replies per state")
     sampling = {**asdict(replies), **({} if beta is None else {"beta": beta})}
     args = trl_config(f"{algorithm.upper()}Config", config, out, **sampling)  # GRPOConfig or RLOOConfig
     adapter = lora_config(config)
@@ -201,14 +205,6 @@ def train_grpo(
     trainer = partial(make_trainer, name, base, adapter, args, rows, reward_funcs=rewards)
     job = agent_job(card, base, config, identity, counts, trainer)
     return run_job(job, out, evaluation, trust=trust, progress=progress)
-
-
-def _with_defaults(config: TrainingConfig, generations: int) -> TrainingConfig:
-    # By default a batch is the replies to one state, on a CPU as well: they share its prompt.
-    config = replace(config, per_device_train_batch_size=config.per_device_train_batch_size or generations)
-    config = config.with_defaults(learning_rate=2e-5, batch_size=generations, rows_per_step=4 * generations)
-    check_groups(config, generations, "replies per state")
-    return config
 
 
 def check_groups(config: TrainingConfig, generations: int, unit: str) -> None:

@@ -73,7 +73,12 @@ class _Split:
             self._share = 1.0
             for forward in self.forwards:
                 forward.end_batch(backward=len(losses) == len(parts))
-        _merge(self._metrics["train"], [weight / total for _, weight in parts])
+        # Of what the passes appended to each metric the mean stays, weighted by their shares of the batch.
+        shares = [weight / total for _, weight in parts]
+        for values in self._metrics["train"].values():
+            if len(values) >= len(shares) > 1:  # the count of tokens is a running total, alone in its list
+                new = values[-len(shares) :]
+                values[-len(shares) :] = [sum(value * share for value, share in zip(new, shares, strict=True))]
         return torch.stack(losses).sum()
 
     def _parts(self, inputs: Inputs, items: Any) -> tuple[list[tuple[Inputs, int]], Any]:
@@ -94,14 +99,6 @@ class _Split:
         """Return the loss of one pass, weighted by its share of the batch."""
         loss = super().compute_loss(*args, **kwargs)  # type: ignore[misc]
         return loss if self._share == 1.0 else loss * self._share
-
-
-def _merge(metrics: dict[str, list[float]], shares: list[float]) -> None:
-    """Replace the values that the passes of a batch appended to each metric by their mean, weighted by the shares."""
-    for values in metrics.values():
-        if len(values) >= len(shares) > 1:  # the count of tokens is a running total, alone in its list
-            new = values[-len(shares) :]
-            values[-len(shares) :] = [sum(value * share for value, share in zip(new, shares, strict=True))]
 
 
 def _select(inputs: Inputs, rows: list[int], total: int, length: int) -> Inputs:
