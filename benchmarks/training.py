@@ -12,10 +12,28 @@ Rows of the table. "TRL": all rows in one forward pass, as TRL's default batch o
 forward pass. "tokens_per_batch": passes of at most `--tokens` tokens, with logits at labels alone. "+ share_prefix":
 the common prefix computed once per update, the prompt of a pair once.
 
-Columns. tokens: those of all rows, without padding. CPU s: processor time of the update, all threads together, which
-other processes of the machine change little. s: wall time. tok/s: tokens per second of wall time. times: CPU s of
-"TRL" divided by CPU s. peak MB: highest resident memory of the process, with all libraries and the model. loss: that
-of the update before it, the same in all rows of a table.
+Columns. tokens: those of all rows, without padding. CPU s: processor time of the update, all threads together; with
+one thread, other processes of the machine change it little. s: wall time. tok/s: tokens per second of wall time.
+times: CPU s of "TRL" divided by CPU s. peak MB: highest resident memory of the process, with all libraries and the
+model. loss: that of the update before it, the same in all rows of a table.
+
+Measured with the small model, `--threads 1 --rows 4` for sft and `--rows 2` for dpo, each row with one call of
+`--method` on a machine of two cores (Intel Xeon with AVX-512) that others use too. "TRL" and "+ share_prefix" of sft
+ran while it was busiest, so compare CPU s there, not s and tok/s:
+
+sft                 tokens    CPU s        s   tok/s  times  peak MB      loss
+TRL                  4,440     74.0    154.5    28.7   1.00   16,715   6.70366
+TRL, row by row      4,440     54.5     55.5    80.0   1.36    4,579   6.70366
+tokens_per_batch     4,440     37.9     39.0   113.8   1.96    3,533   6.70366
++ share_prefix       4,440     29.8     72.8    61.0   2.49    5,775   6.70366
+
+dpo                 tokens    CPU s        s   tok/s  times  peak MB      loss
+TRL                  4,110     92.4     94.9    43.3   1.00   16,556   0.69315
+TRL, row by row      4,110     70.2     71.2    57.8   1.32    8,118   0.69315
+tokens_per_batch     4,110     52.7     53.4    76.9   1.75    5,962   0.69315
++ share_prefix       4,110     24.0     24.7   166.7   3.85    5,063   0.69315
+
+Do not give torch more threads than idle cores: on busy cores two threads spend most of their processor time waiting.
 """
 
 from __future__ import annotations
