@@ -138,6 +138,9 @@ def dpo(
     beta: Annotated[float, typer.Option(min=1e-6, help="Strength of the constraint to the original model.")] = 0.1,
     margin: Margin = 0.05,
     pairs: Pairs = 1,
+    balance: Annotated[
+        bool, typer.Option("--balance", help="Repeat rows: after a first search, as many prefer a search as an answer.")
+    ] = False,
     outcome_weight: OutcomeWeight = 0.0,
     trust_card: TrustCard = False,
     # `_run` reads these from the context.
@@ -154,7 +157,7 @@ def dpo(
     """Teach an agent's model to prefer better candidates; best after sft, from --model MODEL+SFT."""
     from raggym_env.training import PairConfig, train_dpo
 
-    _run(ctx, train_dpo, data, out, agent=agent, pairs=PairConfig(pairs, margin, outcome_weight), beta=beta)
+    _run(ctx, train_dpo, data, out, agent=agent, pairs=PairConfig(pairs, margin, outcome_weight, balance), beta=beta)
 
 
 @app.command()

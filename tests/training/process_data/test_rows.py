@@ -234,3 +234,15 @@ def test_rows_are_balanced_where_both_searching_and_answering_are_plausible(rend
     for one_sided in ([searching, first], [answering, forced, first], []):
         with pytest.raises(RunError, match="cannot be balanced"):
             list(sft_rows([trajectory(*one_sided)], renderer, balance=True))
+
+
+def test_preferences_are_balanced_in_the_same_states(renderer):
+    answers = step(Candidate(RIGHT.action, 1.0), Candidate(Search("Oslo"), 0.1), state=SEARCHED)
+    searches_on = step(Candidate(Search("Oslo"), 1.0), Candidate(RIGHT.action, 0.1), state=SEARCHED)
+    first = step(*searches(0.9, 0.1))
+    path = trajectory(first, answers, searches_on, searches_on, searches_on)
+    plain = list(preference_rows([path], renderer))
+    balanced = list(preference_rows([path], renderer, balance=True))
+    assert balanced == [*plain, plain[1], plain[1]]
+    with pytest.raises(RunError, match="cannot be balanced"):
+        list(preference_rows([trajectory(first, answers)], renderer, balance=True))

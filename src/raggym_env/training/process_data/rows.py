@@ -80,9 +80,13 @@ def _good_rows(
             executed = next((option for option in step.candidates if option.action == step.action), None)
             good = None if executed is None or _score(executed) < _score(good) else executed
         if good is not None and (reply := renderer.reply(step, good)) is not None:
-            is_open = bool(step.state.history) and step.state.searches_left > 0
             row = {"prompt": renderer.prompt(step), "completion": _assistant(reply)}
-            yield type(good.action) if is_open and good.action is not None else None, row
+            yield type(good.action) if _is_open(step.state) and good.action is not None else None, row
+
+
+def _is_open(state: State) -> bool:
+    """True if both a search and an answer are plausible: after a first search, with another one left."""
+    return bool(state.history) and state.searches_left > 0
 
 
 def _balanced(rows: Iterable[tuple[type[Action] | None, Row]], seed: int) -> Iterator[tuple[type[Action] | None, Row]]:
@@ -100,13 +104,32 @@ def _balanced(rows: Iterable[tuple[type[Action] | None, Row]], seed: int) -> Ite
 
 
 def preference_rows(
-    trajectories: Iterable[Trajectory], renderer: Renderer, *, margin: float = 0.05, pairs: int = 1, seed: int = 0
+    trajectories: Iterable[Trajectory],
+    renderer: Renderer,
+    *,
+    margin: float = 0.05,
+    pairs: int = 1,
+    balance: bool = False,
+    seed: int = 0,
 ) -> Iterator[Row]:
     """Yield up to `pairs` rows per step: its prompt, the reply of the best-scored candidate and that of a worse one.
 
-    Their scores differ by `margin`, above 0, at least. The worse candidates are drawn without replacement.
+    Their scores differ by `margin`, above 0, at least. The worse candidates are drawn without replacement. With
+    `balance` as many rows prefer a search as prefer an answer, in the states and in the way of `sft_rows`; else the
+    kind that is better more often is learned in place of what tells them apart.
+
+    Raises:
+        RunError: `balance`, and in those states all rows prefer a search or all an answer.
     """
     _check(margin, pairs)
+    rows = _preferences(trajectories, renderer, margin, pairs, seed)
+    yield from (row for _, row in (_balanced(rows, seed) if balance else rows))
+
+
+def _preferences(
+    trajectories: Iterable[Trajectory], renderer: Renderer, margin: float, pairs: int, seed: int
+) -> Iterator[tuple[type[Action] | None, Row]]:
+    """Yield the rows, each with the kind of its better action, or None where only one kind is plausible."""
     for step in _steps(trajectories):
         good = _top(step)
         chosen = None if good is None else renderer.reply(step, good)
@@ -115,8 +138,10 @@ def preference_rows(
         worse = [other for other in step.candidates if _beats(good, other, margin, step.state)]
         # Different actions may have the same reply, such as searches whose drafts the agent does not write.
         replies = dict.fromkeys(reply for other in worse if (reply := renderer.reply(step, other)) is not None)
+        kind = type(good.action) if _is_open(step.state) and good.action is not None else None
         for rejected in _draw([*replies], step.state, pairs, seed):
-            yield {"prompt": renderer.prompt(step), "chosen": _assistant(chosen), "rejected": _assistant(rejected)}
+            row = {"prompt": renderer.prompt(step), "chosen": _assistant(chosen), "rejected": _assistant(rejected)}
+            yield kind, row
 
 
 def reward_rows(

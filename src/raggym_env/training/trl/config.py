@@ -171,6 +171,12 @@ class PairConfig:
     """Least difference between the two scores, above 0."""
     outcome_weight: float = 0.0
     """Weight of an answer's outcome, which is added to its score; see `rows.graded`."""
+    balance: bool = False
+    """For DPO: as many pairs that prefer a search as pairs that prefer an answer; see `rows.preference_rows`."""
+
+    def identity(self) -> Json:
+        """Return what a recipe records; without `balance` as before that option existed."""
+        return {name: value for name, value in asdict(self).items() if name != "balance" or value}
 
 
 @dataclass(frozen=True, slots=True)

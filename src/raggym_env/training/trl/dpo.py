@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Sequence
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -55,11 +54,16 @@ def train_dpo(
     source = ProcessData.read(data, config.limit, pairs.outcome_weight, config.seed)
     base = load(config.model, lora=config.lora_rank > 0)
     preferences = preference_rows(
-        source.trajectories, Renderer(card), margin=pairs.margin, pairs=pairs.count, seed=config.seed
+        source.trajectories,
+        Renderer(card),
+        margin=pairs.margin,
+        pairs=pairs.count,
+        balance=pairs.balance,
+        seed=config.seed,
     )
     chats = (base.row(row) for row in preferences)
     rows, counts = drop_long(chats, base, config.max_length, "pairs of candidates")
-    identity = {"kind": "dpo", "data": source.identity, "pairs": asdict(pairs), "beta": beta}
+    identity = {"kind": "dpo", "data": source.identity, "pairs": pairs.identity(), "beta": beta}
 
     def trainer() -> Any:
         # TRL makes the reference of an adapter itself. For a whole model it would load the files the model came from,

@@ -9,7 +9,6 @@ Its inputs are rendered by `text.state_chat`, as are those of `ModelReward`, whi
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -90,7 +89,7 @@ def train_prm(
         return make_trainer("RewardTrainer", base, adapter, args, rows, test_rows, config=config)
 
     job = Job(
-        config={**identity, "pairs": asdict(pairs), "held_out": held_out, "center_rewards_coefficient": center},
+        config={**identity, "pairs": pairs.identity(), "held_out": held_out, "center_rewards_coefficient": center},
         base=base,
         make_trainer=trainer,
         rows=counts,
