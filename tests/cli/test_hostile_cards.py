@@ -128,6 +128,7 @@ COMMANDS = {
         ["data", "info", ENV],
         ["leaderboard", "predictions.jsonl", "--env", ENV],
         ["train", "grpo", ENV, "--out", "out"],
+        ["train", "episodes", ENV, "--out", "out"],
     ],
     "policy": [
         ["eval", "RAGGym-Synth-v0", "--policy", POLICY],

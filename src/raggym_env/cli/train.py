@@ -92,7 +92,8 @@ def _check_evaluation(spec: Any, values: dict[str, Any], model: str, options: di
     settings = dict(spec.settings)
     if "agent" in options:
         settings["policy.options.llm"] = f"hf:{model}"
-    policy = options.get("agent") or options["policy"]
+    # Whole episodes are evaluated in their own format and not by a policy: then any policy checks the environment.
+    policy = options.get("agent") or options.get("policy") or "random"
     RunSpec.of(
         spec.env, policy, split=spec.split, limit=spec.limit, settings=settings, trust=values["trust_card"]
     ).check(here=False)
