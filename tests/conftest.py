@@ -18,9 +18,11 @@ PARALLEL = "PYTEST_XDIST_WORKER" in os.environ
 if PARALLEL:
     # Set before torch is imported: with more threads than idle cores it is many times slower.
     os.environ.setdefault("OMP_NUM_THREADS", "1")
-if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
-    # A job in the background is born deaf to Ctrl-C, and so would be the processes that tests interrupt.
-    signal.signal(signal.SIGINT, signal.default_int_handler)
+# A job in the background is born deaf to Ctrl-C, and one of `nohup` to the end of its terminal; so would be the
+# processes that tests send these signals to.
+for number, handler in ((signal.SIGINT, signal.default_int_handler), (signal.SIGHUP, signal.SIG_DFL)):
+    if signal.getsignal(number) is signal.SIG_IGN:
+        signal.signal(number, handler)
 # Looked up before the session gets a cache of its own. Only read.
 SMALL_MODEL = catalogue.folder("smollm2")
 SMALL_ENCODER = catalogue.folder("minilm")

@@ -56,7 +56,7 @@ EVAL_ONLY = [
     ("--policy lexical --critic mini", "a critic chooses among candidates: add best_of = 8 (--best-of 8)"),
     ("--policy lexical --best-of 4 --critic evidence", "is for splits named train... only, not for 'test'"),
     ("--policy lexical --best-of 4 --critic judge", "missing a required argument: 'llm'"),
-    ("--policy lexical --best-of 4 --critic none", "the process reward 'none' cannot choose"),
+    ("--policy lexical --best-of 4 --critic none", "'none' scores nothing, so it cannot choose one"),
     ("--policy lexical --out towns", "towns exists and is not a run folder"),
 ]
 

@@ -403,6 +403,9 @@ def walk_models(world, tmp_path, monkeypatch):
     check_result(raggym("models", "get", "m"), {0})
 
 
+TRAINERS = ("sft", "dpo", "prm", "grpo", "episodes", "mini")
+
+
 def walk_train(world, tmp_path, monkeypatch):
     # The trainers themselves need torch; what is walked is what the command prints before, during and after.
     def trainer(data, out, *, progress, **options):
@@ -419,12 +422,12 @@ def walk_train(world, tmp_path, monkeypatch):
     class Report(dict):
         __getattr__ = dict.__getitem__
 
-    fakes = {f"train_{kind}": trainer for kind in ("sft", "dpo", "prm", "grpo", "mini")}
+    fakes = {f"train_{kind}": trainer for kind in TRAINERS}
     names = ("TrainingConfig", "EvalSpec", "PairConfig", "ReplyConfig", "StepRewardConfig", "MiniConfig")
     fakes |= dict.fromkeys(names, SimpleNamespaceClass)
     for name, fake in fakes.items():
         monkeypatch.setitem(vars(raggym_env.training), name, fake)
-    for kind in ("sft", "dpo", "prm", "grpo", "mini"):
+    for kind in TRAINERS:
         check_result(raggym("train", kind, world / "data", "--out", tmp_path / NAME), {0})
         check_result(raggym("train", kind, world / f"no {NAME}", "--out", tmp_path / "out"), {1})
 
@@ -456,7 +459,7 @@ WALKS = {
     "data verify": walk_verify,
     "index verify": walk_verify,
     **dict.fromkeys(("models list", "models get"), walk_models),
-    **dict.fromkeys(("train sft", "train dpo", "train prm", "train grpo", "train mini"), walk_train),
+    **dict.fromkeys((f"train {kind}" for kind in TRAINERS), walk_train),
 }
 
 

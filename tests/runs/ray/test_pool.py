@@ -178,7 +178,7 @@ def test_workers_that_only_die_end_the_run_with_one_error(cluster, towns, tmp_pa
 def test_what_a_worker_raises_is_the_error_of_the_run_and_nothing_was_begun(cluster, towns, tmp_path, monkeypatch):
     monkeypatch.setitem(POLICIES, "reader", Reader)
     (tmp_path / "reader.toml").write_text('policy = "reader"\n')
-    with pytest.raises(UnknownName, match=r"^No policy named 'reader'\. Known: deadly, lexical"):
+    with pytest.raises(UnknownName, match=r"^No policy named 'reader'\. Known: deadly, gold, lexical"):
         evaluate(towns, tmp_path / "reader.toml", out=tmp_path / "run", workers=ONE)
     assert evaluate(towns, "lexical", limit=4, out=tmp_path / "run", workers=ONE)[1].complete
 
