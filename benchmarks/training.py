@@ -144,8 +144,7 @@ def make(options: argparse.Namespace, folder: Path) -> tuple[Any, int]:
             return getattr(trl, KINDS[kind])(**trainable(base, lora_config(config)), args=args, **data), count(
                 base, rows
             )
-        passes = {"tokens_per_batch": config.tokens_per_batch, "share_prefix": config.share_prefix}
-        return make_trainer(KINDS[kind], base, lora_config(config), args, rows, **passes), count(base, rows)
+        return make_trainer(KINDS[kind], base, lora_config(config), args, rows, config=config), count(base, rows)
 
 
 def small(name: str) -> Any:
