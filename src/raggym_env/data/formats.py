@@ -8,9 +8,10 @@ from __future__ import annotations
 
 import hashlib
 import html
+import re
 import unicodedata
 import warnings
-from collections.abc import Callable, Iterable, Iterator, Set
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence, Set
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -191,6 +192,79 @@ def _medqa(record: Record) -> Task:
     )
 
 
+def _musique(record: Record) -> Task:
+    # MuSiQue-Full pairs each question with a twin of the same id whose paragraphs do not support the answer.
+    if record.fields.get("answerable") is False:
+        raise record.error("the question is not answerable from its paragraphs. Use the files musique_ans_v1.0_*.jsonl")
+    aliases = record.texts("answer_aliases", record.optional("answer_aliases", list))
+    return replace(
+        Task(
+            Question(record.text("id"), record.text("question")),
+            tuple(dict.fromkeys((record.text("answer"), *aliases))),
+            type=_hop_type(record.text("id")),
+        ),
+        **_decomposed(record),
+    )
+
+
+def _hop_type(identifier: str) -> str:
+    """Return the shape of a question's reasoning from its id: "3hop1__9285_5188_23307" is a "3hop1"."""
+    head, separator, _ = identifier.partition("__")
+    return head if separator and re.fullmatch(r"\d+hop\d*", head) else ""
+
+
+def _decomposed(record: Record) -> dict[str, Any]:
+    """Return `supporting`, `evidences` and `metadata` of a task from MuSiQue's question decomposition.
+
+    Facts are in the order of the steps. A step that reads "Green >> performer" is the link of subject and relation;
+    the subject of one that is a sentence is the title of the paragraph that supports it. The reference "#1" is
+    replaced by the answer of step 1.
+    """
+    paragraphs = _objects(record, "paragraphs")
+    titles = {paragraph.fields.get("idx"): clean_title(paragraph.text("title")) for paragraph in paragraphs}
+    gold, evidences, answers = [], [], []
+    for step in _objects(record, "question_decomposition"):
+        title, question = _step_title(step, titles), _resolved(step.text("question"), answers)
+        answers.append(step.text("answer"))
+        subject, separator, relation = question.partition(">>")
+        link = (subject.strip(), relation.strip()) if separator else (title, question)
+        gold.append(title)
+        evidences.append(Evidence(*link, answers[-1]))
+    gold += [titles[paragraph.fields.get("idx")] for paragraph in paragraphs if paragraph.fields.get("is_supporting")]
+    facts = tuple(Fact(title) for title in dict.fromkeys(gold) if title)
+    return {"supporting": facts, "evidences": tuple(evidences), "metadata": {"hops": len(evidences)}}
+
+
+def _step_title(step: Record, titles: Mapping[Any, str]) -> str:
+    """Return the title of the paragraph that supports a step: one of the record's, or, in FlashRAG's, its own."""
+    if (own := step.optional("support_paragraph", dict)) or "paragraph_support_idx" not in step.fields:
+        return clean_title(replace(step, fields=own).text("title")) if own else ""
+    if (index := step.fields["paragraph_support_idx"]) is None:
+        return ""
+    if type(index) is not int or index not in titles:  # True is an int
+        raise step.wrong("paragraph_support_idx", "the idx of a paragraph", index)
+    return titles[index]
+
+
+def _resolved(question: str, answers: Sequence[str]) -> str:
+    """Return a step's question with the answers of earlier steps in place of the references to them."""
+    by_reference = {f"#{number}": answer for number, answer in enumerate(answers, start=1)}
+    return re.sub(r"#\d+\b", lambda match: by_reference.get(match[0], match[0]), question)
+
+
+def _objects(record: Record, name: str) -> list[Record]:
+    """Return the objects in a list field as records. Data sets on the hub may store an object of one list each."""
+    value = record.fields.get(name)
+    if isinstance(value, dict):
+        names = list(value)
+        rows = [dict(zip(names, row, strict=True)) for row in _rows(record, name, *((key,) for key in names))]
+    else:
+        rows = record.optional(name, list)
+    if not all(isinstance(row, dict) for row in rows):
+        raise record.wrong(name, "a list of objects", value)
+    return [replace(record, fields=row) for row in rows]
+
+
 def _jsonl(record: Record) -> Task:
     flat = _flattened(record)
     question = Question(record.identifier("id"), record.text("question"), _options(flat))
@@ -200,15 +274,28 @@ def _jsonl(record: Record) -> Task:
     answers = tuple(dict.fromkeys(record.texts("golden_answers", golden)))
     correct = _correct(record, question.options, answers) if question.options else None
     metadata = record.optional("metadata", dict)
-    return Task(
+    decomposition = _decomposed(flat) if _has_steps(flat) else {}
+    # Tasks stay in memory and are sent to workers, and the paragraphs would be most of their size.
+    left_out = {"context", "supporting_facts", *(("paragraphs", "question_decomposition") if decomposition else ())}
+    task = Task(
         question,
         answers if correct is None else (question.options[correct],),
         correct,
         supporting=_facts(flat),
         type=flat.optional_text("type"),
-        # Tasks stay in memory and are sent to workers, and the paragraphs would be most of their size.
-        metadata={name: value for name, value in metadata.items() if name not in ("context", "supporting_facts")},
+        metadata={name: value for name, value in metadata.items() if name not in left_out},
     )
+    if decomposition:
+        decomposition["supporting"] = task.supporting or decomposition["supporting"]
+        decomposition["metadata"] = {**task.metadata, **decomposition["metadata"]}
+    return replace(task, **decomposition)
+
+
+def _has_steps(record: Record) -> bool:
+    """True if a record has MuSiQue's question decomposition, and not a field of its own by that name."""
+    value = record.fields.get("question_decomposition")
+    step = value[0] if isinstance(value, list) and value else value
+    return isinstance(step, dict) and {"question", "answer"} <= step.keys()
 
 
 def _flattened(record: Record) -> Record:
@@ -297,11 +384,20 @@ def _contexts(record: Record) -> Iterator[Passage]:
         if not isinstance(item, list) or len(item) != 2 or not isinstance(item[1], list):
             raise record.wrong("context", "[title, sentences] pairs", item)
         title = clean_title(record.checked("context", item[0]))
-        text = joined(record.checked("context", sentence) for sentence in item[1])
-        # "\x00" keeps ("ab", "c") and ("a", "bc") apart. 8 bytes: a collision in 10 million has odds of 1 in 400,000.
-        # NFC, so that two spellings of one paragraph are one passage.
-        content = unicodedata.normalize("NFC", f"{title}\x00{text}")
-        yield Passage(hashlib.blake2b(content.encode(), digest_size=8).hexdigest(), title, text)
+        yield _paragraph(title, joined(record.checked("context", sentence) for sentence in item[1]))
+
+
+def _paragraph(title: str, text: str) -> Passage:
+    """Return a passage whose id is a hash of its title and text."""
+    # "\x00" keeps ("ab", "c") and ("a", "bc") apart. 8 bytes: a collision in 10 million has odds of 1 in 400,000.
+    # NFC, so that two spellings of one paragraph are one passage.
+    content = unicodedata.normalize("NFC", f"{title}\x00{text}")
+    return Passage(hashlib.blake2b(content.encode(), digest_size=8).hexdigest(), title, text)
+
+
+def _musique_contexts(record: Record) -> Iterator[Passage]:
+    for paragraph in _objects(record, "paragraphs"):
+        yield _paragraph(clean_title(paragraph.text("title")), paragraph.text("paragraph_text"))
 
 
 def _with_aliases(tasks: list[Task], path: Path) -> list[Task]:
@@ -330,6 +426,8 @@ def _with_aliases(tasks: list[Task], path: Path) -> list[Task]:
 
 _HOTPOTQA = frozenset(("_id", "id", "question", "answer", "type", "level", "supporting_facts", "context"))
 _2WIKI = _HOTPOTQA | {"evidences", "answer_id", "entity_ids", "evidences_id"}
+_MUSIQUE = frozenset(("id", "question", "answer", "answer_aliases", "answerable", "paragraphs",
+                      "question_decomposition"))  # fmt: skip
 _MEDQA = frozenset(("question", "answer", "options", "answer_idx", "meta_info", "metamap_phrases"))
 _JSONL = frozenset(("id", "question", "golden_answers", "options", "choices", "metadata", "type", "supporting_facts",
                     "context"))  # fmt: skip
@@ -343,6 +441,7 @@ FORMATS: dict[str, Format] = {
         page="https://github.com/Alab-NII/2wikimultihop",
         fields=_2WIKI,
     ),
+    "musique": Format(_musique, _musique_contexts, page="https://github.com/StonyBrookNLP/musique", fields=_MUSIQUE),
     "bamboogle": Format(_bamboogle, records=tsv_records, page="https://github.com/ofirpress/self-ask"),
     "medqa": Format(_medqa, page="https://github.com/jind11/MedQA", fields=_MEDQA),
     "jsonl": Format(_jsonl, lambda record: _contexts(_flattened(record)), fields=_JSONL),
