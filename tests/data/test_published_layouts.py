@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import base64
+import bz2
 import gzip
+import io
 import json
 import sys
+import tarfile
 from collections.abc import Mapping
 from pathlib import Path
 from types import SimpleNamespace
@@ -17,6 +21,7 @@ from raggym_env import Search, data
 from raggym_env.cards import env_card
 from raggym_env.cli import app
 from raggym_env.envs import make_env
+from raggym_env.errors import MalformedData
 from raggym_env.evaluation import evaluate
 
 WIKI18 = [
@@ -121,6 +126,58 @@ def test_flashrags_files_are_evaluated_over_wiki_18(user_data, tmp_path, name):
     assert [passage.title for passage in dataset.corpus] == ["The Salt Road", "Ines Quarrel", "Velmora"]
     if name in WITH_GOLD:
         assert dataset.tasks[0].gold_titles == ("The Salt Road", "Ines Quarrel")
+
+
+def document(docid: str, title: str, text: str) -> dict[str, str]:
+    return {"docid": docid, "text": f"---\ntitle: {title}\ndate: 2020-01-01\n---\n{text}", "url": f"https://{docid}"}
+
+
+PAGES = [
+    document("31", "The Salt Road", "The Salt Road is a film directed by Ines Quarrel."),
+    document("48", "Ines Quarrel", "Ines Quarrel was born in Velmora."),
+    document("52", "Ines Quarrel", "Another person of that name."),
+    document("77", "Ost", "Ost is a town of sailors."),
+]
+BROWSECOMP = {"query_id": "1", "query": QUESTION["question"], "answer": "Velmora", "negative_docs": PAGES[3:]}
+BROWSECOMP |= {"gold_docs": PAGES[1:2], "evidence_docs": PAGES[:2]}
+
+
+def test_browsecomp_plus_is_evaluated_over_its_corpus_by_its_evidence_documents(user_data, tmp_path):
+    write(user_data / "browsecomp_plus" / "browsecomp_plus_decrypted.jsonl", [BROWSECOMP])
+    write(user_data / "browsecomp_plus" / "corpus.jsonl", PAGES)
+    scores = scores_of("RAGGym-BrowseCompPlus-v0", tmp_path, **{"retrieval.k": 2})
+    assert scores["recall"] == 1.0
+    task = data.load("RAGGym-BrowseCompPlus-v0").tasks[0]
+    # The other document of that title is no evidence.
+    assert (task.id, task.gold_titles) == ("1", ("The Salt Road (31)", "Ines Quarrel (48)"))
+
+
+def test_encrypted_rows_of_browsecomp_plus_are_refused_with_the_way_to_decrypt_them(user_data):
+    encrypted = base64.b64encode(b"a question that is not readable").decode()
+    path = user_data / "browsecomp_plus" / "browsecomp_plus_decrypted.jsonl"
+    write(path, [{**BROWSECOMP, "query": encrypted}])
+    with pytest.raises(MalformedData, match=r"encrypted.*github\.com/texttron/BrowseComp-Plus"):
+        data.load_tasks("RAGGym-BrowseCompPlus-v0")
+
+
+def test_hotpotqas_dump_of_abstracts_is_searched_as_it_is_published(user_data, tmp_path):
+    row = {"_id": "5a", "question": QUESTION["question"], "answer": "Velmora", "type": "bridge", "level": "hard"}
+    row |= {"supporting_facts": [["The Salt Road", 0], ["Ines Quarrel", 0]], "context": []}
+    folder = user_data / "hotpotqa"
+    folder.mkdir(parents=True)
+    (folder / "hotpot_dev_fullwiki_v1.json").write_text(json.dumps([row]))
+    text = "".join(
+        json.dumps({"id": row["id"], "url": "u", "title": title.strip('"'), "text": [body[:9], body[9:]]}) + "\n"
+        for row in WIKI18
+        for title, _, body in [row["contents"].partition("\n")]
+    )
+    content = bz2.compress(text.encode())
+    dump = folder / "enwiki-20171001-pages-meta-current-withlinks-abstracts.tar.bz2"
+    with tarfile.open(dump, "w:bz2") as file:
+        member = tarfile.TarInfo("enwiki-20171001/AA/wiki_00.bz2")
+        member.size = len(content)
+        file.addfile(member, io.BytesIO(content))
+    assert scores_of("RAGGym-HotpotQA-Fullwiki-v0", tmp_path)["recall"] == 1.0
 
 
 class FakeHub:

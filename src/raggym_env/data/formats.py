@@ -21,7 +21,7 @@ from raggym_env.data.files import Record, json_records, tsv_records
 from raggym_env.errors import MalformedData, UnknownName
 from raggym_env.mdp.metrics import option_key
 
-__all__ = ["FORMATS", "Format", "clean_title", "joined", "read_contexts", "read_tasks"]
+__all__ = ["FORMATS", "Format", "clean_title", "joined", "read_contexts", "read_tasks", "web_page"]
 
 
 @dataclass(frozen=True)
@@ -265,6 +265,42 @@ def _objects(record: Record, name: str) -> list[Record]:
     return [replace(record, fields=row) for row in rows]
 
 
+def _browsecomp(record: Record) -> Task:
+    query = record.text("query")
+    if _CIPHERTEXT.fullmatch(query):
+        raise record.error(
+            "field 'query' is encrypted, as on the hub, to keep the benchmark out of training data. Decrypt the rows "
+            "by the script of github.com/texttron/BrowseComp-Plus, which writes browsecomp_plus_decrypted.jsonl"
+        )
+    documents = _objects(record, "evidence_docs") or _objects(record, "gold_docs")
+    pages = (web_page(document.identifier("docid"), document.text("text")) for document in documents)
+    return Task(
+        Question(record.identifier("query_id"), query),
+        (record.text("answer"),),
+        supporting=tuple(Fact(page.title) for page in pages),
+    )
+
+
+_CIPHERTEXT = re.compile(r"[A-Za-z0-9+/]{16,}={0,2}")  # base64, which no question looks like
+_FRONT_MATTER = re.compile(r"---\n(?:.*\n)*?title:[ \t]*(\S.*)\n(?:.*\n)*?---\n")
+
+
+def web_page(identifier: str, text: str) -> Passage:
+    """Return a document of BrowseComp-Plus, whose text starts with lines such as `title: Ant` between lines `---`.
+
+    Its title has the document's id, so that gold documents are told apart from others of the same title.
+
+    >>> web_page("7", "---\\ntitle: Ant\\n---\\nAn ant.").title
+    'Ant (7)'
+    """
+    head = _FRONT_MATTER.match(text[:_HEAD])
+    title = clean_title(head[1].strip().strip("\"'")) if head else ""
+    return Passage(identifier, f"{title} ({identifier})" if title else identifier, text)
+
+
+_HEAD = 4096  # characters; a page may be long, and have no end of its front matter
+
+
 def _jsonl(record: Record) -> Task:
     flat = _flattened(record)
     question = Question(record.identifier("id"), record.text("question"), _options(flat))
@@ -428,6 +464,7 @@ _HOTPOTQA = frozenset(("_id", "id", "question", "answer", "type", "level", "supp
 _2WIKI = _HOTPOTQA | {"evidences", "answer_id", "entity_ids", "evidences_id"}
 _MUSIQUE = frozenset(("id", "question", "answer", "answer_aliases", "answerable", "paragraphs",
                       "question_decomposition"))  # fmt: skip
+_BROWSECOMP = frozenset(("query_id", "query", "answer", "gold_docs", "evidence_docs", "negative_docs", "canary"))
 _MEDQA = frozenset(("question", "answer", "options", "answer_idx", "meta_info", "metamap_phrases"))
 _JSONL = frozenset(("id", "question", "golden_answers", "options", "choices", "metadata", "type", "supporting_facts",
                     "context"))  # fmt: skip
@@ -444,6 +481,7 @@ FORMATS: dict[str, Format] = {
     "musique": Format(_musique, _musique_contexts, page="https://github.com/StonyBrookNLP/musique", fields=_MUSIQUE),
     "bamboogle": Format(_bamboogle, records=tsv_records, page="https://github.com/ofirpress/self-ask"),
     "medqa": Format(_medqa, page="https://github.com/jind11/MedQA", fields=_MEDQA),
+    "browsecomp": Format(_browsecomp, page="https://github.com/texttron/BrowseComp-Plus", fields=_BROWSECOMP),
     "jsonl": Format(_jsonl, lambda record: _contexts(_flattened(record)), fields=_JSONL),
 }
 """Formats by their name in cards, without "synth", which is generated and not read."""
