@@ -20,7 +20,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from io import BufferedReader
 from pathlib import Path
-from typing import Any, BinaryIO, TextIO, TypeVar
+from typing import Any, BinaryIO, Self, TextIO, TypeVar
 
 from raggym_env.errors import DataError, DataNotFound, MalformedData
 from raggym_env.storage.parsing import MAX_BYTES, ParseError, check_value, json_decoder, open_file, parse_json
@@ -196,7 +196,7 @@ class _Member(tarfile.TarInfo):
     """A file of an archive. Long names and other texts about it, which tarfile reads into memory, are limited."""
 
     @classmethod
-    def frombuf(cls, buf: bytes | bytearray, encoding: str | None, errors: str) -> tarfile.TarInfo:
+    def frombuf(cls, buf: bytes | bytearray, encoding: str | None, errors: str) -> Self:
         member = super().frombuf(buf, encoding or "utf-8", errors)
         if not member.isfile() and member.size > MAX_BYTES:
             raise tarfile.ReadError(f"a header of more than {MAX_BYTES:,} bytes")
@@ -220,7 +220,7 @@ def _opened(path: Path) -> Iterator[BufferedReader]:
 
 def _expanded(raw: Any, path: Path, size: int) -> BufferedReader:
     """Return the content of a file of `size` bytes, which is expanded if its name is that of a compressed one."""
-    expand = gzip.open if path.suffix == ".tgz" else COMPRESSED.get(path.suffix)
+    expand = COMPRESSED.get(".gz" if path.suffix == ".tgz" else path.suffix)
     if expand is None:
         return raw  # type: ignore[no-any-return]
     return BufferedReader(_Expanded(expand(raw), max(_EXPANDED, _EXPANSION * size)), _CHUNK)

@@ -222,7 +222,9 @@ def _decomposed(record: Record) -> dict[str, Any]:
     """
     paragraphs = _objects(record, "paragraphs")
     titles = {paragraph.fields.get("idx"): clean_title(paragraph.text("title")) for paragraph in paragraphs}
-    gold, evidences, answers = [], [], []
+    gold: list[str] = []
+    answers: list[str] = []
+    evidences: list[Evidence] = []
     for step in _objects(record, "question_decomposition"):
         title, question = _step_title(step, titles), _resolved(step.text("question"), answers)
         answers.append(step.text("answer"))
