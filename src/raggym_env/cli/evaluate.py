@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -29,7 +30,12 @@ from raggym_env.cli._output import say
 from raggym_env.cli._progress import EpisodeBar
 from raggym_env.errors import CardError
 
+if TYPE_CHECKING:
+    from raggym_env.evaluation import Scores
+
 __all__ = ["evaluate"]
+
+_GROUPS = 12  # of one field; a file of one's own may have any number
 
 
 def evaluate(
@@ -93,6 +99,8 @@ def evaluate(
         )
     for name, estimate in scores.metrics.items():
         say(f"{name:10} {estimate.mean:.3f}  95 % interval [{estimate.low:.3f}, {estimate.high:.3f}]")
+    for line in _group_lines(scores, run.card.episode.metric):
+        say(line)
     say(f"{scores.scored} of {scores.questions} questions scored; run folder: {run.path}")
     if scores.no_action:
         say(f"{scores.no_action} outputs could not be read as an action and score 0. Most frequent reasons:")
@@ -100,6 +108,15 @@ def evaluate(
         for reason, number in (scores.no_action_reasons or {"unknown": scores.no_action}).items():
             say(f"  {number} x {reason}")
     bar.exit_if_failed(scores.failed)
+
+
+def _group_lines(scores: Scores, metric: str) -> Iterator[str]:
+    """Yield for each grouping of the questions the mean of the metric and the size of every group."""
+    for field in dict.fromkeys(group.field for group in scores.groups):
+        groups = [group for group in scores.groups if group.field == field and metric in group.means]
+        parts = [f"{group.value} {group.means[metric]:.3f} ({group.questions})" for group in groups[:_GROUPS]]
+        more = [f"and {len(groups) - _GROUPS} more"] if len(groups) > _GROUPS else []
+        yield f"{metric} by {field}: {', '.join(parts + more)}"
 
 
 def _tree(tree: str | None) -> dict[str, int] | None:

@@ -378,8 +378,6 @@ def test_the_real_encoder_finds_passages_by_meaning_as_brute_force_does(small_en
 
 
 def test_prebuilt_vectors_of_a_flat_faiss_index_replace_computed_ones(bert, over, tmp_path, monkeypatch):
-    bert, over, tmp_path, monkeypatch
-):
     import faiss
 
     computed = over()
