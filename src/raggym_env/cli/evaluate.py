@@ -31,7 +31,7 @@ from raggym_env.cli._progress import EpisodeBar
 from raggym_env.errors import CardError
 
 if TYPE_CHECKING:
-    from raggym_env.evaluation import Scores
+    from raggym_env.evaluation import Judged, Scores
 
 __all__ = ["evaluate"]
 
@@ -57,6 +57,10 @@ def evaluate(
     price: Annotated[
         str | None, typer.Option(metavar="P,C", help="US dollars per million prompt and completion tokens.")
     ] = None,
+    judged: Annotated[
+        str | None,
+        typer.Option(metavar="MODEL", help="Also have a model judge the answers; apart from the exact metrics."),
+    ] = None,
     record_prompts: Annotated[
         bool, typer.Option("--record-prompts", help="Write the prompts too; `raggym show --prompt` shows them.")
     ] = False,
@@ -69,6 +73,8 @@ def evaluate(
 ) -> None:
     """Evaluate a policy. If it is interrupted, the same command resumes it."""
     from raggym_env.evaluation import evaluate as run_evaluation
+    from raggym_env.evaluation import judge_answers
+    from raggym_env.evaluation.scored_run import ScoredRun
 
     changes: dict[str, Any] = {
         "policy.options.llm": llm,
@@ -107,6 +113,8 @@ def evaluate(
         # A record of an older version has no reason.
         for reason, number in (scores.no_action_reasons or {"unknown": scores.no_action}).items():
             say(f"  {number} x {reason}")
+    if judged is not None:
+        _say_judged(judge_answers(ScoredRun.read(run.path).tasks, run.iter_episodes(), judged))
     bar.exit_if_failed(scores.failed)
 
 
@@ -117,6 +125,15 @@ def _group_lines(scores: Scores, metric: str) -> Iterator[str]:
         parts = [f"{group.value} {group.means[metric]:.3f} ({group.questions})" for group in groups[:_GROUPS]]
         more = [f"and {len(groups) - _GROUPS} more"] if len(groups) > _GROUPS else []
         yield f"{metric} by {field}: {', '.join(parts + more)}"
+
+
+def _say_judged(judged: Judged) -> None:
+    share, differing = judged.correct, judged.disagreements
+    say(f"judged by {judged.model} ({judged.protocol}), not an exact metric:")
+    say(f"correct    {share.mean:.3f}  95 % interval [{share.low:.3f}, {share.high:.3f}]")
+    say(f"{judged.count('wrong')} wrong, {judged.count('abstained')} abstained; {len(differing)} differ from EM")
+    for row in differing:
+        say(f"  {row.id}: EM {row.em:.0f}, judged {row.verdict}: {row.answer!r:.100} (gold: {row.gold!r:.100})")
 
 
 def _tree(tree: str | None) -> dict[str, int] | None:
