@@ -1,11 +1,15 @@
 from __future__ import annotations
 
 import json
+import re
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
-from raggym_env.core import Evidence, Fact, Task
+from raggym_env.core import Evidence, Fact, Passage, Task
 from raggym_env.data.formats import read_contexts, read_tasks
 from raggym_env.errors import MalformedData, UnknownName
 from raggym_env.mdp.metrics import score
@@ -333,8 +337,10 @@ def test_musique_is_read_from_the_columns_that_the_hub_makes_of_it(tmp_path):
         ({"answer": None}, "'answer'"),
         ({"paragraphs": ["text"]}, "a list of objects"),
         ({"paragraphs": {"idx": [1], "title": []}}, "equally long"),
-        ({"paragraphs": None}, "the idx of a paragraph"),
-        ({"question_decomposition": [{"question": "Q", "answer": "A", "paragraph_support_idx": True}]}, "the idx"),
+        ({"paragraphs": None}, "at least one paragraph"),
+        ({"paragraphs": [{**MUSIQUE["paragraphs"][0], "idx": [1]}]}, "'idx'"),
+        ({"question_decomposition": [{"question": "Q", "answer": "A", "paragraph_support_idx": 9}]}, "the idx"),
+        ({"question_decomposition": [{"question": "Q", "answer": "A", "paragraph_support_idx": True}]}, "a string"),
         ({"question_decomposition": [{"question": "Q", "paragraph_support_idx": 1}]}, "'answer'"),
         ({"answer_aliases": "Nice"}, "a list"),
     ],
@@ -387,3 +393,62 @@ def test_metadata_that_only_shares_musiques_names_stays_metadata(tmp_path, value
     row = {**GENERIC, "metadata": {"question_decomposition": value, "paragraphs": ["x"]}}
     task = one(tmp_path, "jsonl", row, name="dev.jsonl")
     assert (task.metadata, task.evidences) == (row["metadata"], ())
+
+
+BROWSECOMP = {
+    "query_id": "1",
+    "query": "Who is it?",
+    "answer": "Ada",
+    "evidence_docs": [{"docid": "7", "text": "---\ntitle: Ant\n---\nAn ant.", "url": "u"}],
+    "gold_docs": [],
+    "negative_docs": [],
+}
+JSON = st.recursive(
+    st.none() | st.booleans() | st.integers(-2, 40) | st.text("ab #1>-\n", max_size=4),
+    lambda inner: (
+        st.lists(inner, max_size=3)
+        | st.dictionaries(st.sampled_from(["idx", "title", "docid", "text", "question", "answer"]), inner, max_size=4)
+    ),
+    max_leaves=8,
+)
+
+
+@pytest.mark.parametrize(
+    ("format", "row", "field"),
+    [
+        *(("musique", MUSIQUE, field) for field in MUSIQUE),
+        *(("browsecomp", BROWSECOMP, field) for field in BROWSECOMP),
+        *(("jsonl", {**GENERIC, "metadata": MUSIQUE}, field) for field in ("metadata", "golden_answers")),
+    ],
+)
+@settings(max_examples=25, deadline=None)
+@given(value=JSON)
+def test_a_field_of_any_value_is_read_or_refused_with_the_line(tmp_path_factory, format, row, field, value):
+    path = written(tmp_path_factory.mktemp("any"), {**row, field: value}, name="file.jsonl")
+    problem = fault(lambda: read_tasks(path, format)) or (format == "musique" and fault(lambda: passages_of(path)))
+    assert not problem or "line 1" in problem or "every context is empty" in problem
+
+
+def fault(read: Callable[[], object]) -> str:
+    """Return the message of the error that reading ends in; "" without one."""
+    try:
+        read()
+    except MalformedData as error:
+        return str(error)
+    return ""
+
+
+def passages_of(path: Path) -> list[Passage]:
+    return list(read_contexts(path, "musique"))
+
+
+@settings(max_examples=50, deadline=None)
+@given(steps=JSON, paragraphs=JSON)
+def test_metadata_with_musiques_names_is_kept_or_read_as_musiques(tmp_path_factory, steps, paragraphs):
+    metadata = {"question_decomposition": steps, "paragraphs": paragraphs}
+    path = written(tmp_path_factory.mktemp("own"), {**GENERIC, "metadata": metadata}, name="file.jsonl")
+    if problem := fault(lambda: read_tasks(path, "jsonl")):
+        assert re.search("'(question|answer|title|idx)'", problem)
+    else:
+        (task,) = read_tasks(path, "jsonl")
+        assert task.metadata == metadata or "hops" in task.metadata

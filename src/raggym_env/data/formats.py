@@ -196,6 +196,8 @@ def _musique(record: Record) -> Task:
     # MuSiQue-Full pairs each question with a twin of the same id whose paragraphs do not support the answer.
     if record.fields.get("answerable") is False:
         raise record.error("the question is not answerable from its paragraphs. Use the files musique_ans_v1.0_*.jsonl")
+    if not _objects(record, "paragraphs"):
+        raise record.wrong("paragraphs", "a list of at least one paragraph", record.fields.get("paragraphs"))
     aliases = record.texts("answer_aliases", record.optional("answer_aliases", list))
     return replace(
         Task(
@@ -221,7 +223,7 @@ def _decomposed(record: Record) -> dict[str, Any]:
     replaced by the answer of step 1.
     """
     paragraphs = _objects(record, "paragraphs")
-    titles = {paragraph.fields.get("idx"): clean_title(paragraph.text("title")) for paragraph in paragraphs}
+    titles = {paragraph.identifier("idx"): clean_title(paragraph.text("title")) for paragraph in paragraphs}
     gold: list[str] = []
     answers: list[str] = []
     evidences: list[Evidence] = []
@@ -232,18 +234,19 @@ def _decomposed(record: Record) -> dict[str, Any]:
         link = (subject.strip(), relation.strip()) if separator else (title, question)
         gold.append(title)
         evidences.append(Evidence(*link, answers[-1]))
-    gold += [titles[paragraph.fields.get("idx")] for paragraph in paragraphs if paragraph.fields.get("is_supporting")]
+    gold += [titles[paragraph.identifier("idx")] for paragraph in paragraphs if paragraph.fields.get("is_supporting")]
     facts = tuple(Fact(title) for title in dict.fromkeys(gold) if title)
     return {"supporting": facts, "evidences": tuple(evidences), "metadata": {"hops": len(evidences)}}
 
 
-def _step_title(step: Record, titles: Mapping[Any, str]) -> str:
-    """Return the title of the paragraph that supports a step: one of the record's, or, in FlashRAG's, its own."""
-    if (own := step.optional("support_paragraph", dict)) or "paragraph_support_idx" not in step.fields:
-        return clean_title(replace(step, fields=own).text("title")) if own else ""
-    if (index := step.fields["paragraph_support_idx"]) is None:
+def _step_title(step: Record, titles: Mapping[str, str]) -> str:
+    """Return the title of the paragraph that supports a step, the record's or, in FlashRAG's files, the step's own."""
+    if own := step.optional("support_paragraph", dict):
+        return clean_title(replace(step, fields=own).text("title"))
+    # FlashRAG's steps may have numbers of paragraphs that the record does not hold.
+    if step.fields.get("paragraph_support_idx") is None or not titles:
         return ""
-    if type(index) is not int or index not in titles:  # True is an int
+    if (index := step.identifier("paragraph_support_idx")) not in titles:
         raise step.wrong("paragraph_support_idx", "the idx of a paragraph", index)
     return titles[index]
 
@@ -330,10 +333,13 @@ def _jsonl(record: Record) -> Task:
 
 
 def _has_steps(record: Record) -> bool:
-    """True if a record has MuSiQue's question decomposition, and not a field of its own by that name."""
-    value = record.fields.get("question_decomposition")
-    step = value[0] if isinstance(value, list) and value else value
-    return isinstance(step, dict) and {"question", "answer"} <= step.keys()
+    """True if a record has MuSiQue's question decomposition, and not fields of its own by these names."""
+    try:
+        steps, paragraphs = (_objects(record, name) for name in ("question_decomposition", "paragraphs"))
+    except MalformedData:
+        return False
+    complete = all({"question", "answer"} <= step.fields.keys() for step in steps)
+    return bool(steps) and complete and all({"idx", "title"} <= paragraph.fields.keys() for paragraph in paragraphs)
 
 
 def _flattened(record: Record) -> Record:
