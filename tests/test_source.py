@@ -119,8 +119,8 @@ PUBLIC = {
     "raggym_env.errors": """CardError DataError DataNotFound IndexMismatch InvalidAction InvalidReset LLMError
         MalformedData MissingExtra OptionError PolicyError RAGGymError RetrievalError RewardError RunError UnknownName
         check_option shown""",
-    "raggym_env.evaluation": """Comparison Estimate Leaderboard Prediction Run Scores Workers bootstrap
-        build_leaderboard compare evaluate report_page score_record score_records write_report""",
+    "raggym_env.evaluation": """Comparison Estimate Judged Leaderboard Prediction Run Scores Workers bootstrap
+        build_leaderboard compare evaluate judge_answers report_page score_record score_records write_report""",
     "raggym_env.evaluation.report": "report_page write_report",
     "raggym_env.llm": "LLM LLMS Completion Messages Sampling Scorer make",
     "raggym_env.policies": "BasePolicy POLICIES Policy Proposal check_split make",

@@ -146,7 +146,7 @@ _SplitCard = Annotated[
 class DatasetCard(_Card):
     """Where an environment's questions and passages come from."""
 
-    format: Literal["hotpotqa", "2wikimultihopqa", "bamboogle", "medqa", "jsonl", "synth"]
+    format: Literal["hotpotqa", "2wikimultihopqa", "musique", "bamboogle", "medqa", "browsecomp", "jsonl", "synth"]
     """Format of the questions files: that of a published data set, "jsonl" (FlashRAG's: `id`, `question`,
     `golden_answers` and optionally `options`, `supporting_facts` and `metadata`), or "synth", which generates a
     fictional world and needs no files."""

@@ -1,11 +1,15 @@
 from __future__ import annotations
 
 import json
+import re
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
-from raggym_env.core import Evidence, Fact, Task
+from raggym_env.core import Evidence, Fact, Passage, Task
 from raggym_env.data.formats import read_contexts, read_tasks
 from raggym_env.errors import MalformedData, UnknownName
 from raggym_env.mdp.metrics import score
@@ -278,3 +282,173 @@ def test_an_unknown_format_and_a_file_without_questions_are_refused(tmp_path):
         read_tasks(written(tmp_path, HOTPOT), "hotpot")
     with pytest.raises(MalformedData, match="the file holds no question"):
         read_tasks(written(tmp_path), "hotpotqa")
+
+
+MUSIQUE = {
+    "id": "3hop1__11_22_33",
+    "question": "Where was the spouse of the Green performer born?",
+    "answer": "Nice",
+    "answer_aliases": ["Nice, France"],
+    "answerable": True,
+    "paragraphs": [
+        {"idx": 0, "title": "Nice &amp; more", "paragraph_text": "She was born in Nice.", "is_supporting": True},
+        {"idx": 1, "title": "Blue", "paragraph_text": "Blue is an album.", "is_supporting": False},
+        {"idx": 2, "title": "Green", "paragraph_text": "Green is by Steve.", "is_supporting": True},
+        {"idx": 3, "title": "Steve", "paragraph_text": "Steve married Miquette.", "is_supporting": True},
+    ],
+    "question_decomposition": [
+        {"id": 11, "question": "Green >> performer", "answer": "Steve", "paragraph_support_idx": 2},
+        {"id": 22, "question": "Who married #1 ?", "answer": "Miquette", "paragraph_support_idx": 3},
+        {"id": 33, "question": "#2 >> born in", "answer": "Nice", "paragraph_support_idx": 0},
+    ],
+}
+LINKS = (
+    Evidence("Green", "performer", "Steve"),
+    Evidence("Steve", "Who married Steve ?", "Miquette"),
+    Evidence("Miquette", "born in", "Nice"),
+)
+
+
+def test_a_musique_record_keeps_its_decomposition_as_evidences_and_its_gold_in_the_order_of_the_steps(tmp_path):
+    path = written(tmp_path, MUSIQUE, name="musique_ans_v1.0_dev.jsonl")
+    task = read_tasks(path, "musique")[0]
+    assert (task.answers, task.type, task.metadata) == (("Nice", "Nice, France"), "3hop1", {"hops": 3})
+    assert task.gold_titles == ("Green", "Steve", "Nice & more")
+    assert task.evidences == LINKS
+    passages = list(read_contexts(path, "musique"))
+    assert [passage.title for passage in passages] == ["Nice & more", "Blue", "Green", "Steve"]
+    assert passages[1].text == "Blue is an album."
+
+
+def test_musique_is_read_from_the_columns_that_the_hub_makes_of_it(tmp_path):
+    columns = {
+        name: {key: [row[key] for row in MUSIQUE[name]] for key in MUSIQUE[name][0]}
+        for name in ("paragraphs", "question_decomposition")
+    }
+    path = written(tmp_path, {**MUSIQUE, **columns}, name="hub.jsonl")
+    assert read_tasks(path, "musique")[0].evidences == LINKS
+    assert len(list(read_contexts(path, "musique"))) == 4
+
+
+@pytest.mark.parametrize(
+    ("change", "problem"),
+    [
+        ({"answerable": False}, "musique_ans_v1.0"),
+        ({"answer": None}, "'answer'"),
+        ({"paragraphs": ["text"]}, "a list of objects"),
+        ({"paragraphs": {"idx": [1], "title": []}}, "equally long"),
+        ({"paragraphs": None}, "at least one paragraph"),
+        ({"paragraphs": [{**MUSIQUE["paragraphs"][0], "idx": [1]}]}, "'idx'"),
+        ({"question_decomposition": [{"question": "Q", "answer": "A", "paragraph_support_idx": 9}]}, "the idx"),
+        ({"question_decomposition": [{"question": "Q", "answer": "A", "paragraph_support_idx": True}]}, "a string"),
+        ({"question_decomposition": [{"question": "Q", "paragraph_support_idx": 1}]}, "'answer'"),
+        ({"answer_aliases": "Nice"}, "a list"),
+    ],
+)
+def test_a_musique_record_with_a_fault_is_refused_with_the_line(tmp_path, change, problem):
+    with pytest.raises(MalformedData, match="line 1") as error:
+        one(tmp_path, "musique", {**MUSIQUE, **change}, name="file.jsonl")
+    assert problem in str(error.value)
+
+
+@pytest.mark.parametrize("question", ["#9 >> x", "#0 >> x", "#12", "No. #1 of #2"])
+def test_a_reference_to_a_step_that_has_no_answer_yet_stays_as_it_is(tmp_path, question):
+    steps = [{"question": question, "answer": "A", "paragraph_support_idx": 1}]
+    task = one(tmp_path, "musique", {**MUSIQUE, "question_decomposition": steps}, name="file.jsonl")
+    assert " ".join(task.evidences[0]).replace("Blue ", "").startswith(question.partition(" >>")[0])
+
+
+def test_the_real_musique_file_has_a_link_and_a_gold_passage_for_each_hop(real_data):
+    path = real_data / "musique" / "musique_ans_v1.0_train.jsonl"
+    tasks = read_tasks(path, "musique")
+    titles = {passage.title for passage in read_contexts(path, "musique")}
+    for task in tasks:
+        assert str(len(task.evidences)) == task.type[0]
+        assert len(task.gold_titles) in (len(task.evidences), len(task.evidences) - 1)  # two may be of one page
+        assert set(task.gold_titles) <= titles
+        assert task.evidences[-1].object in task.answers
+        assert not any("#" in link.subject for link in task.evidences)
+
+
+def test_flashrags_musique_has_the_paragraphs_in_the_steps(tmp_path):
+    titles = {paragraph["idx"]: paragraph["title"] for paragraph in MUSIQUE["paragraphs"]}
+    steps = [
+        {**step, "support_paragraph": {"title": titles[step["paragraph_support_idx"]], "paragraph_text": "It is so."}}
+        for step in MUSIQUE["question_decomposition"]
+    ]
+    for step in steps:
+        del step["paragraph_support_idx"]
+    row = {"id": "dev_0", "question": "Where?", "golden_answers": ["Nice"]}
+    row["metadata"] = {"answerable": True, "question_decomposition": steps}
+    task = one(tmp_path, "jsonl", row, name="dev.jsonl")
+    assert (task.evidences, task.metadata) == (LINKS, {"answerable": True, "hops": 3})
+    assert task.gold_titles == ("Green", "Steve", "Nice & more")
+    # One of a comparison has no paragraph of its own.
+    del steps[2]["support_paragraph"]
+    assert one(tmp_path, "jsonl", row, name="dev.jsonl").gold_titles == ("Green", "Steve")
+
+
+@pytest.mark.parametrize("value", [["Who?"], [], "Who?", [{"q": "Who?"}], None, 3])
+def test_metadata_that_only_shares_musiques_names_stays_metadata(tmp_path, value):
+    row = {**GENERIC, "metadata": {"question_decomposition": value, "paragraphs": ["x"]}}
+    task = one(tmp_path, "jsonl", row, name="dev.jsonl")
+    assert (task.metadata, task.evidences) == (row["metadata"], ())
+
+
+BROWSECOMP = {
+    "query_id": "1",
+    "query": "Who is it?",
+    "answer": "Ada",
+    "evidence_docs": [{"docid": "7", "text": "---\ntitle: Ant\n---\nAn ant.", "url": "u"}],
+    "gold_docs": [],
+    "negative_docs": [],
+}
+JSON = st.recursive(
+    st.none() | st.booleans() | st.integers(-2, 40) | st.text("ab #1>-\n", max_size=4),
+    lambda inner: (
+        st.lists(inner, max_size=3)
+        | st.dictionaries(st.sampled_from(["idx", "title", "docid", "text", "question", "answer"]), inner, max_size=4)
+    ),
+    max_leaves=8,
+)
+
+
+@pytest.mark.parametrize(
+    ("format", "row", "field"),
+    [
+        *(("musique", MUSIQUE, field) for field in MUSIQUE),
+        *(("browsecomp", BROWSECOMP, field) for field in BROWSECOMP),
+        *(("jsonl", {**GENERIC, "metadata": MUSIQUE}, field) for field in ("metadata", "golden_answers")),
+    ],
+)
+@settings(max_examples=25, deadline=None)
+@given(value=JSON)
+def test_a_field_of_any_value_is_read_or_refused_with_the_line(tmp_path_factory, format, row, field, value):
+    path = written(tmp_path_factory.mktemp("any"), {**row, field: value}, name="file.jsonl")
+    problem = fault(lambda: read_tasks(path, format)) or (format == "musique" and fault(lambda: passages_of(path)))
+    assert not problem or "line 1" in problem or "every context is empty" in problem
+
+
+def fault(read: Callable[[], object]) -> str:
+    """Return the message of the error that reading ends in; "" without one."""
+    try:
+        read()
+    except MalformedData as error:
+        return str(error)
+    return ""
+
+
+def passages_of(path: Path) -> list[Passage]:
+    return list(read_contexts(path, "musique"))
+
+
+@settings(max_examples=50, deadline=None)
+@given(steps=JSON, paragraphs=JSON)
+def test_metadata_with_musiques_names_is_kept_or_read_as_musiques(tmp_path_factory, steps, paragraphs):
+    metadata = {"question_decomposition": steps, "paragraphs": paragraphs}
+    path = written(tmp_path_factory.mktemp("own"), {**GENERIC, "metadata": metadata}, name="file.jsonl")
+    if problem := fault(lambda: read_tasks(path, "jsonl")):
+        assert re.search("'(question|answer|title|idx)'", problem)
+    else:
+        (task,) = read_tasks(path, "jsonl")
+        assert task.metadata == metadata or "hops" in task.metadata

@@ -2,7 +2,9 @@ from __future__ import annotations
 
 import bz2
 import gzip
+import io
 import json
+import tarfile
 from pathlib import Path
 
 import pytest
@@ -32,9 +34,21 @@ def written(folder: Path, *rows: dict) -> Path:
         {"id": "1", "title": "Ant & Dec", "contents": "Two men."},
         {"id": "1", "title": "Ant & Dec", "contents": '"Ant & Dec"\nTwo men.'},
         {"id": "1", "title": "Ant &amp; Dec", "text": ["Two", " men."], "charoffset": [[[0, 3]]], "url": "u"},
+        {"docid": "1", "title": "Ant & Dec", "text": "Two men.", "url": "u"},
         {"id": "1", "title": "Ant & Dec", "text": [["Two "], ["", " men."]], "text_with_links": ["..."]},
     ],
-    ids=["ours", "beir", "medrag", "pyserini", "search-r1", "titled", "titled twice", "abstracts", "whole pages"],
+    ids=[
+        "ours",
+        "beir",
+        "medrag",
+        "pyserini",
+        "search-r1",
+        "titled",
+        "titled twice",
+        "abstracts",
+        "docid",
+        "whole pages",
+    ],
 )
 def test_the_form_is_detected_from_the_first_row(tmp_path, row):
     assert list(read_passages(written(tmp_path, row))) == [TITLED]
@@ -108,3 +122,86 @@ def test_every_row_must_have_the_form_of_the_first(tmp_path, row, message):
 def test_rows_of_an_unknown_form_are_refused_with_their_fields(tmp_path):
     with pytest.raises(MalformedData, match=r"line 1: not a passage: .* found \['body', 'id'\]"):
         list(read_passages(written(tmp_path, {"id": "1", "body": "x"})))
+
+
+DUMP = [
+    {"id": "12", "url": "u", "title": "Anarchism", "text": ["It is old.", " It is new."], "charoffset": [[0, 5]]},
+    {"id": "25", "url": "u", "title": "Autism &amp; more", "text": ["It is so."], "text_with_links": ["It"]},
+]
+
+
+def archive(path: Path, members: dict[str, bytes], mode: str = "w:bz2") -> Path:
+    with tarfile.open(path, mode) as file:
+        for name, content in members.items():
+            member = tarfile.TarInfo(name)
+            member.size = len(content)
+            file.addfile(member, io.BytesIO(content))
+    return path
+
+
+def lines(*rows: dict) -> bytes:
+    return "".join(f"{json.dumps(row)}\n" for row in rows).encode()
+
+
+@pytest.mark.parametrize(
+    ("name", "mode"), [("a.tar.bz2", "w:bz2"), ("a.tar.gz", "w:gz"), ("a.tgz", "w:gz"), ("a.tar", "w")]
+)
+def test_the_dump_of_abstracts_is_read_as_it_is_published(tmp_path, name, mode):
+    members = {
+        "enwiki/AA/wiki_00.bz2": bz2.compress(lines(DUMP[0])),
+        "enwiki/README": b"not JSON",
+        "enwiki/AB/wiki_00.bz2": bz2.compress(lines(DUMP[1])),
+    }
+    expected = [Passage("12", "Anarchism", "It is old. It is new."), Passage("25", "Autism & more", "It is so.")]
+    path = archive(tmp_path / name, members, mode)
+    assert list(read_passages(path)) == expected
+    one = tmp_path / "wiki_00.bz2"
+    one.write_bytes(bz2.compress(lines(*DUMP)))
+    assert list(read_passages(one)) == expected
+
+
+def test_a_fault_in_an_archive_names_the_file_and_the_line(tmp_path):
+    path = archive(tmp_path / "a.tar.bz2", {"AA/wiki_00": lines(DUMP[0]) + b"{]"})
+    with pytest.raises(MalformedData, match=r"a\.tar\.bz2/AA/wiki_00.*line 2"):
+        list(read_passages(path))
+    with pytest.raises(DataNotFound, match="has no file of a corpus"):
+        list(read_passages(archive(tmp_path / "b.tar.bz2", {"AA/README": b"x"})))
+
+
+def test_an_archive_that_is_none_or_is_cut_off_or_holds_links_ends_in_one_error(tmp_path):
+    whole = archive(tmp_path / "a.tar.bz2", {"AA/wiki_00": lines(*DUMP)}).read_bytes()
+    plain = archive(tmp_path / "a.tar", {"AA/wiki_00": lines(*DUMP)}, "w").read_bytes()
+    contents = {"b.tar.bz2": whole[:-20], "c.tar.bz2": b"no archive", "d.tar.bz2": bz2.compress(b"x" * 600)}
+    contents |= {"e.tar": plain[:700], "f.tar.bz2": bz2.compress(plain[:600])}
+    for name, content in contents.items():
+        (tmp_path / name).write_bytes(content)
+        with pytest.raises(MalformedData):
+            list(read_passages(tmp_path / name))
+    with tarfile.open(tmp_path / "g.tar", "w") as file:
+        link = tarfile.TarInfo("AA/wiki_00")
+        link.type, link.linkname = tarfile.SYMTYPE, "/etc/passwd"
+        file.addfile(link)
+    with pytest.raises(DataNotFound):
+        list(read_passages(tmp_path / "g.tar"))
+
+
+def test_a_header_that_would_fill_the_memory_is_refused(tmp_path):
+    member = tarfile.TarInfo("x")
+    member.type, member.size = tarfile.XHDTYPE, 1 << 30
+    (tmp_path / "a.tar").write_bytes(member.tobuf(tarfile.USTAR_FORMAT) + b"0" * 10_240)
+    with pytest.raises(MalformedData, match="a header of more than"):
+        list(read_passages(tmp_path / "a.tar"))
+
+
+def test_documents_of_browsecomp_plus_have_the_title_of_their_front_matter_and_their_id(tmp_path):
+    texts = {
+        "7": "---\ntitle: Ant &amp; Bee\ndate: 2020-01-01\n---\nAn ant.",
+        "8": '---\nauthor: X\ntitle: "Ant & Bee"\n---\nAnother.',
+        "9": "No front matter.\n---\ntitle: x\n---\n",
+        "10": "---\ntitle:\n---\nEmpty.",
+        "11": "---\ntitle: never closed",
+    }
+    rows = [{"docid": docid, "text": text, "url": "u"} for docid, text in texts.items()]
+    passages = list(read_passages(written(tmp_path, *rows)))
+    assert [passage.title for passage in passages] == ["Ant & Bee (7)", "Ant & Bee (8)", "9", "10", "11"]
+    assert {passage.id: passage.text for passage in passages} == texts

@@ -88,7 +88,53 @@ HOTPOTQA_WIKI = "wiki_hotpotqa.jsonl", "hub:RAG-Gym/wiki_hotpotqa:train"
 WIKI_TEST = "hub:framolfese/2WikiMultihopQA:validation"
 MEDQA_HUB = "hub:GBaker/MedQA-USMLE-4-options"
 MEDRAG = "hub:MedRAG/textbooks:train"
+WIKI18 = "wiki-18.jsonl", "hub:PeterJinGo/wiki-18-corpus:train"
+ABSTRACTS = "enwiki-20171001-pages-meta-current-withlinks-abstracts"
+
+
+def flashrag(name: str, **parts: str) -> dict[str, list[tuple[str, str, str]]]:
+    """Return the sources of a data set in FlashRAG's collection; `parts` are its files by split."""
+    return {
+        split: [
+            (questions, corpus, "all")
+            for corpus in WIKI18
+            for questions in (f"{name}/{part}.jsonl", f"hub:RUC-NLPIR/FlashRAG_datasets:{name}:{part}")
+        ]
+        for split, part in parts.items()
+    }
+
+
 RESOLVED = {
+    "RAGGym-NQ-v0": flashrag("nq", train="train", test="test"),
+    "RAGGym-TriviaQA-v0": flashrag("triviaqa", train="train", test="test"),
+    "RAGGym-PopQA-v0": flashrag("popqa", test="test"),
+    "RAGGym-HotpotQA-Wiki18-v0": flashrag("hotpotqa", train="train", test="dev"),
+    "RAGGym-2WikiMultihopQA-Wiki18-v0": flashrag("2wikimultihopqa", train="train", test="dev"),
+    "RAGGym-MuSiQue-Wiki18-v0": flashrag("musique", train="train", test="dev"),
+    "RAGGym-Bamboogle-Wiki18-v0": flashrag("bamboogle", test="test"),
+    "RAGGym-MuSiQue-v0": {
+        "train": [
+            ("musique_ans_v1.0_train.jsonl", "contexts", "all"),
+            ("hub:dgslibisey/MuSiQue:train", "contexts", "first 2000"),
+        ],
+        "test": [
+            ("musique_ans_v1.0_dev.jsonl", "contexts", "all"),
+            ("hub:dgslibisey/MuSiQue:validation", "contexts", "all"),
+        ],
+    },
+    "RAGGym-BrowseCompPlus-v0": {
+        "test": [
+            ("browsecomp_plus_decrypted.jsonl", "corpus.jsonl", "all"),
+            ("browsecomp_plus_decrypted.jsonl", "hub:Tevatron/browsecomp-plus-corpus:train", "all"),
+        ]
+    },
+    "RAGGym-HotpotQA-Fullwiki-v0": {
+        split: [(file, corpus, "all") for corpus in (f"{ABSTRACTS}.tar.bz2", ABSTRACTS) for file in files]
+        for split, files in (
+            ("train", ("hotpot_train_v1.1.json", "hub:hotpotqa/hotpot_qa:fullwiki:train")),
+            ("test", ("hotpot_dev_fullwiki_v1.json", HOTPOTQA[0], "hub:hotpotqa/hotpot_qa:fullwiki:validation")),
+        )
+    },
     "RAGGym-HotpotQA-v0": {
         split: [
             ("hotpot_dev_open_v1.json", "corpus.jsonl", rows),

@@ -2,6 +2,7 @@ import numpy as np
 import pytest
 
 from raggym_env.cards import PriceCard
+from raggym_env.core import Question, Task
 from raggym_env.evaluation.scores import Prediction, bootstrap, score_records
 from raggym_env.mdp.records import Episode
 from worlds import BOTH, FILM, PILL
@@ -106,3 +107,19 @@ def test_the_interval_is_seeded_holds_the_mean_and_narrows_with_more_questions()
 def test_a_mean_of_nothing_is_an_error():
     with pytest.raises(ValueError, match="at least one value"):
         bootstrap([])
+
+
+def test_means_by_type_hops_and_level_are_over_the_scored_questions_of_each():
+    tasks = [
+        Task(Question(str(number), "?"), ("Oslo",), type=kind, metadata={"hops": hops, "level": "hard"})
+        for number, (kind, hops) in enumerate([("bridge", 2), ("bridge", 3), ("comparison", 2), ("bridge", 2)])
+    ]
+    records = [record(task, answer) for task, answer in zip(tasks, ["Oslo", "Rome", "in Oslo"], strict=False)]
+    records.append(record(tasks[3], None, error="the server did not answer"))
+    groups = {(group.field, group.value): group for group in score_records(records, tasks).groups}
+    # All are hard, so the level tells nothing apart.
+    assert list(groups) == [("hops", "2"), ("hops", "3"), ("type", "bridge"), ("type", "comparison")]
+    assert [group.questions for group in groups.values()] == [2, 1, 2, 1]
+    assert [group.means["em"] for group in groups.values()] == [0.5, 0.0, 0.5, 0.0]
+    assert groups["type", "comparison"].means["answer_precision"] == 0.5
+    assert score_records(records, tasks[:1]).groups == ()

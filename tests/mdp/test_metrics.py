@@ -21,6 +21,7 @@ from raggym_env.mdp.metrics import (
     METRICS,
     accuracy,
     all_scores,
+    answer_precision_recall,
     comparable,
     cover_em,
     exact_match,
@@ -399,8 +400,17 @@ CHOICE = Task(Question("c", "Which?", DRUGS), ("Heparin",), correct=2)
 
 
 def test_a_task_is_scored_against_all_its_answers() -> None:
-    assert all_scores("eric blair", OPEN) == {"em": 1.0, "f1": 1.0, "cover_em": 1.0}
-    assert all_scores("Orwell", OPEN) == {"em": 0.0, "f1": pytest.approx(2 / 3), "cover_em": 0.0}
+    names = ("em", "f1", "cover_em", "answer_precision", "answer_recall")
+    assert all_scores("eric blair", OPEN) == dict.fromkeys(names, 1.0)
+    expected = (0.0, pytest.approx(2 / 3), 0.0, 1.0, 0.5)
+    assert all_scores("Orwell", OPEN) == dict(zip(names, expected, strict=True))
+
+
+@given(st.text("ab yes.the", max_size=12), st.lists(st.text("ab no.the", max_size=12), min_size=1, max_size=3))
+def test_f1_is_the_harmonic_mean_of_answer_precision_and_recall(prediction: str, golds: list[str]) -> None:
+    precision, recall = answer_precision_recall(prediction, golds)
+    mean = 2 * precision * recall / (precision + recall) if precision + recall else 0.0
+    assert token_f1(prediction, golds) == mean
 
 
 def test_a_question_with_options_is_scored_by_accuracy_alone() -> None:

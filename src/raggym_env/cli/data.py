@@ -15,6 +15,7 @@ from raggym_env.cli._output import say, say_json, show_fields, show_table
 from raggym_env.cli._verify import folder_bytes, verify_all
 from raggym_env.data import catalogue, verify
 from raggym_env.data.catalogue import SplitStatus
+from raggym_env.data.prebuilt import PREBUILT, fetch_prebuilt
 
 __all__ = ["app"]
 
@@ -40,7 +41,13 @@ def list_command(as_json: AsJson = False) -> None:
 
 @app.command("get")
 def get_command(name: Name, as_json: AsJson = False, trust_card: TrustCard = False) -> None:
-    """Download what the hub has and prepare the corpora. Exits with 1 if a split stays unavailable."""
+    """Download what the hub has and prepare the corpora. Exits with 1 if a split stays unavailable.
+
+    With the name of prebuilt vectors, wiki-18-e5, download them.
+    """
+    if name in PREBUILT:
+        say(str(fetch_prebuilt(name)))
+        return
     statuses = catalogue.get(catalogue.named_card(name, trust=trust_card))
     _print(statuses, as_json)
     if any(status.problem for status in statuses):

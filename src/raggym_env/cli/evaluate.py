@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -29,7 +30,12 @@ from raggym_env.cli._output import say
 from raggym_env.cli._progress import EpisodeBar
 from raggym_env.errors import CardError
 
+if TYPE_CHECKING:
+    from raggym_env.evaluation import Judged, Scores
+
 __all__ = ["evaluate"]
+
+_GROUPS = 12  # of one field; a file of one's own may have any number
 
 
 def evaluate(
@@ -51,6 +57,10 @@ def evaluate(
     price: Annotated[
         str | None, typer.Option(metavar="P,C", help="US dollars per million prompt and completion tokens.")
     ] = None,
+    judged: Annotated[
+        str | None,
+        typer.Option(metavar="MODEL", help="Also have a model judge the answers; apart from the exact metrics."),
+    ] = None,
     record_prompts: Annotated[
         bool, typer.Option("--record-prompts", help="Write the prompts too; `raggym show --prompt` shows them.")
     ] = False,
@@ -63,6 +73,8 @@ def evaluate(
 ) -> None:
     """Evaluate a policy. If it is interrupted, the same command resumes it."""
     from raggym_env.evaluation import evaluate as run_evaluation
+    from raggym_env.evaluation import judge_answers
+    from raggym_env.evaluation.scored_run import ScoredRun
 
     changes: dict[str, Any] = {
         "policy.options.llm": llm,
@@ -93,13 +105,35 @@ def evaluate(
         )
     for name, estimate in scores.metrics.items():
         say(f"{name:10} {estimate.mean:.3f}  95 % interval [{estimate.low:.3f}, {estimate.high:.3f}]")
+    for line in _group_lines(scores, run.card.episode.metric):
+        say(line)
     say(f"{scores.scored} of {scores.questions} questions scored; run folder: {run.path}")
     if scores.no_action:
         say(f"{scores.no_action} outputs could not be read as an action and score 0. Most frequent reasons:")
         # A record of an older version has no reason.
         for reason, number in (scores.no_action_reasons or {"unknown": scores.no_action}).items():
             say(f"  {number} x {reason}")
+    if judged is not None:
+        _say_judged(judge_answers(ScoredRun.read(run.path).tasks, run.iter_episodes(), judged))
     bar.exit_if_failed(scores.failed)
+
+
+def _group_lines(scores: Scores, metric: str) -> Iterator[str]:
+    """Yield for each grouping of the questions the mean of the metric and the size of every group."""
+    for field in dict.fromkeys(group.field for group in scores.groups):
+        groups = [group for group in scores.groups if group.field == field and metric in group.means]
+        parts = [f"{group.value} {group.means[metric]:.3f} ({group.questions})" for group in groups[:_GROUPS]]
+        more = [f"and {len(groups) - _GROUPS} more"] if len(groups) > _GROUPS else []
+        yield f"{metric} by {field}: {', '.join(parts + more)}"
+
+
+def _say_judged(judged: Judged) -> None:
+    share, differing = judged.correct, judged.disagreements
+    say(f"judged by {judged.model} ({judged.protocol}), not an exact metric:")
+    say(f"correct    {share.mean:.3f}  95 % interval [{share.low:.3f}, {share.high:.3f}]")
+    say(f"{judged.count('wrong')} wrong, {judged.count('abstained')} abstained; {len(differing)} differ from EM")
+    for row in differing:
+        say(f"  {row.id}: EM {row.em:.0f}, judged {row.verdict}: {row.answer!r:.100} (gold: {row.gold!r:.100})")
 
 
 def _tree(tree: str | None) -> dict[str, int] | None:

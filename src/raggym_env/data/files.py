@@ -12,18 +12,20 @@ import io
 import itertools
 import json
 import os
+import re
+import tarfile
 import zlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from io import BufferedReader
 from pathlib import Path
-from typing import Any, BinaryIO, TextIO, TypeVar
+from typing import Any, BinaryIO, Self, TextIO, TypeVar
 
 from raggym_env.errors import DataError, DataNotFound, MalformedData
 from raggym_env.storage.parsing import MAX_BYTES, ParseError, check_value, json_decoder, open_file, parse_json
 
-__all__ = ["COMPRESSED", "Record", "json_document", "json_records", "tsv_records"]
+__all__ = ["COMPRESSED", "Record", "archive_records", "is_archive", "json_document", "json_records", "tsv_records"]
 
 COMPRESSED: Mapping[str, Callable[[BinaryIO], BinaryIO]] = {".gz": gzip.open, ".bz2": bz2.open}  # type: ignore[dict-item]
 """The last suffix of a compressed file's name -> the function that expands it."""
@@ -153,15 +155,59 @@ def tsv_records(path: Path) -> Iterator[Record]:
         yield Record(path, "line", number, index, fields)
 
 
+def is_archive(path: Path) -> bool:
+    """True if a file's name is that of a tar archive, compressed or not."""
+    return path.suffix in (".tar", ".tgz") or (path.suffix in COMPRESSED and Path(path.stem).suffix == ".tar")
+
+
+def archive_records(path: Path, names: re.Pattern[str]) -> Iterator[Record]:
+    """Yield the JSON lines of the files in a tar archive, in its order, as a stream. Nothing is extracted.
+
+    Args:
+        path: The archive; its files may be compressed themselves.
+        names: What the names of the files that are read match, without their folders.
+
+    Raises:
+        DataNotFound: The archive does not exist, or has no file of such a name.
+        DataError: The archive cannot be read.
+        MalformedData: It is damaged, or a file in it is not JSON lines; see `json_records`.
+    """
+    index, matched = 0, False
+    with _opened(path) as stream:
+        try:
+            with tarfile.open(fileobj=stream, mode="r|", tarinfo=_Member) as archive:
+                for member in archive:
+                    content = archive.extractfile(member) if member.isreg() else None
+                    name = Path(member.name).name
+                    if content is None or not names.fullmatch(name):
+                        continue
+                    matched = True
+                    place = path / member.name.lstrip("/")  # for messages
+                    for record in _line_records(place, _expanded(content, Path(name), member.size)):
+                        yield replace(record, index=index)
+                        index += 1
+        except tarfile.TarError as error:
+            raise MalformedData(path, "archive", f"damaged or not a tar archive ({error})") from error
+    if not matched:
+        raise DataNotFound(f"The archive {path} has no file of a corpus: none is named wiki_NN or *.jsonl (.gz, .bz2).")
+
+
+class _Member(tarfile.TarInfo):
+    """A file of an archive. Long names and other texts about it, which tarfile reads into memory, are limited."""
+
+    @classmethod
+    def frombuf(cls, buf: bytes | bytearray, encoding: str | None, errors: str) -> Self:
+        member = super().frombuf(buf, encoding or "utf-8", errors)
+        if not member.isfile() and member.size > MAX_BYTES:
+            raise tarfile.ReadError(f"a header of more than {MAX_BYTES:,} bytes")
+        return member
+
+
 @contextmanager
 def _opened(path: Path) -> Iterator[BufferedReader]:
     try:
         with open_file(path) as raw:
-            if (expand := COMPRESSED.get(path.suffix)) is None:
-                yield raw
-            else:
-                limit = max(_EXPANDED, _EXPANSION * os.fstat(raw.fileno()).st_size)
-                yield BufferedReader(_Expanded(expand(raw), limit), _CHUNK)
+            yield _expanded(raw, path, os.fstat(raw.fileno()).st_size)
     except FileNotFoundError as error:
         raise DataNotFound(f"No file at {path}.") from error
     except (EOFError, _Damaged, zlib.error) as error:
@@ -170,6 +216,14 @@ def _opened(path: Path) -> Iterator[BufferedReader]:
         raise MalformedData(path, "compressed stream", str(error)) from error
     except (OSError, ParseError) as error:
         raise DataError(f"{path} cannot be read: {error}.") from error
+
+
+def _expanded(raw: Any, path: Path, size: int) -> BufferedReader:
+    """Return the content of a file of `size` bytes, which is expanded if its name is that of a compressed one."""
+    expand = COMPRESSED.get(".gz" if path.suffix == ".tgz" else path.suffix)
+    if expand is None:
+        return raw  # type: ignore[no-any-return]
+    return BufferedReader(_Expanded(expand(raw), max(_EXPANDED, _EXPANSION * size)), _CHUNK)
 
 
 class _Damaged(Exception):
@@ -203,26 +257,31 @@ class _Expanded(io.RawIOBase):
 
 
 def _lines(path: Path) -> Iterator[tuple[int, str]]:
-    """Yield the lines that are not blank, with their numbers from 1."""
-    # Read as bytes and decoded line by line, so that the error can name the line that is not UTF-8.
+    """Yield the lines of a file that are not blank, with their numbers from 1."""
     with _opened(path) as stream:
-        for number in itertools.count(1):
-            if not (line := stream.readline(MAX_BYTES + 1)):
-                return
-            if len(line) > MAX_BYTES:
-                raise MalformedData(path, f"line {number}", f"longer than {MAX_BYTES:,} bytes")
-            if number == 1:
-                line = line.removeprefix(_BOM)
-            try:
-                text = line.decode().rstrip("\r\n")
-            except UnicodeDecodeError as error:
-                raise MalformedData(path, f"line {number}", f"not UTF-8 ({error})") from error
-            if text.strip():
-                yield number, text
+        yield from _lines_of(path, stream)
 
 
-def _line_records(path: Path) -> Iterator[Record]:
-    for index, (number, text) in enumerate(_lines(path)):
+def _lines_of(path: Path, stream: BufferedReader) -> Iterator[tuple[int, str]]:
+    # Read as bytes and decoded line by line, so that the error can name the line that is not UTF-8.
+    for number in itertools.count(1):
+        if not (line := stream.readline(MAX_BYTES + 1)):
+            return
+        if len(line) > MAX_BYTES:
+            raise MalformedData(path, f"line {number}", f"longer than {MAX_BYTES:,} bytes")
+        if number == 1:
+            line = line.removeprefix(_BOM)
+        try:
+            text = line.decode().rstrip("\r\n")
+        except UnicodeDecodeError as error:
+            raise MalformedData(path, f"line {number}", f"not UTF-8 ({error})") from error
+        if text.strip():
+            yield number, text
+
+
+def _line_records(path: Path, stream: BufferedReader | None = None) -> Iterator[Record]:
+    lines = _lines(path) if stream is None else _lines_of(path, stream)
+    for index, (number, text) in enumerate(lines):
         try:
             row = parse_json(text)
         except ParseError as error:

@@ -8,9 +8,10 @@ from __future__ import annotations
 
 import hashlib
 import html
+import re
 import unicodedata
 import warnings
-from collections.abc import Callable, Iterable, Iterator, Set
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence, Set
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -20,7 +21,7 @@ from raggym_env.data.files import Record, json_records, tsv_records
 from raggym_env.errors import MalformedData, UnknownName
 from raggym_env.mdp.metrics import option_key
 
-__all__ = ["FORMATS", "Format", "clean_title", "joined", "read_contexts", "read_tasks"]
+__all__ = ["FORMATS", "Format", "clean_title", "joined", "read_contexts", "read_tasks", "web_page"]
 
 
 @dataclass(frozen=True)
@@ -191,6 +192,120 @@ def _medqa(record: Record) -> Task:
     )
 
 
+def _musique(record: Record) -> Task:
+    # MuSiQue-Full pairs each question with a twin of the same id whose paragraphs do not support the answer.
+    if record.fields.get("answerable") is False:
+        raise record.error("the question is not answerable from its paragraphs. Use the files musique_ans_v1.0_*.jsonl")
+    if not _objects(record, "paragraphs"):
+        raise record.wrong("paragraphs", "a list of at least one paragraph", record.fields.get("paragraphs"))
+    aliases = record.texts("answer_aliases", record.optional("answer_aliases", list))
+    return replace(
+        Task(
+            Question(record.text("id"), record.text("question")),
+            tuple(dict.fromkeys((record.text("answer"), *aliases))),
+            type=_hop_type(record.text("id")),
+        ),
+        **_decomposed(record),
+    )
+
+
+def _hop_type(identifier: str) -> str:
+    """Return the shape of a question's reasoning from its id: "3hop1__9285_5188_23307" is a "3hop1"."""
+    head, separator, _ = identifier.partition("__")
+    return head if separator and re.fullmatch(r"\d+hop\d*", head) else ""
+
+
+def _decomposed(record: Record) -> dict[str, Any]:
+    """Return `supporting`, `evidences` and `metadata` of a task from MuSiQue's question decomposition.
+
+    Facts are in the order of the steps. A step that reads "Green >> performer" is the link of subject and relation;
+    the subject of one that is a sentence is the title of the paragraph that supports it. The reference "#1" is
+    replaced by the answer of step 1.
+    """
+    paragraphs = _objects(record, "paragraphs")
+    titles = {paragraph.identifier("idx"): clean_title(paragraph.text("title")) for paragraph in paragraphs}
+    gold: list[str] = []
+    answers: list[str] = []
+    evidences: list[Evidence] = []
+    for step in _objects(record, "question_decomposition"):
+        title, question = _step_title(step, titles), _resolved(step.text("question"), answers)
+        answers.append(step.text("answer"))
+        subject, separator, relation = question.partition(">>")
+        link = (subject.strip(), relation.strip()) if separator else (title, question)
+        gold.append(title)
+        evidences.append(Evidence(*link, answers[-1]))
+    gold += [titles[paragraph.identifier("idx")] for paragraph in paragraphs if paragraph.fields.get("is_supporting")]
+    facts = tuple(Fact(title) for title in dict.fromkeys(gold) if title)
+    return {"supporting": facts, "evidences": tuple(evidences), "metadata": {"hops": len(evidences)}}
+
+
+def _step_title(step: Record, titles: Mapping[str, str]) -> str:
+    """Return the title of the paragraph that supports a step, the record's or, in FlashRAG's files, the step's own."""
+    if own := step.optional("support_paragraph", dict):
+        return clean_title(replace(step, fields=own).text("title"))
+    # FlashRAG's steps may have numbers of paragraphs that the record does not hold.
+    if step.fields.get("paragraph_support_idx") is None or not titles:
+        return ""
+    if (index := step.identifier("paragraph_support_idx")) not in titles:
+        raise step.wrong("paragraph_support_idx", "the idx of a paragraph", index)
+    return titles[index]
+
+
+def _resolved(question: str, answers: Sequence[str]) -> str:
+    """Return a step's question with the answers of earlier steps in place of the references to them."""
+    by_reference = {f"#{number}": answer for number, answer in enumerate(answers, start=1)}
+    return re.sub(r"#\d+\b", lambda match: by_reference.get(match[0], match[0]), question)
+
+
+def _objects(record: Record, name: str) -> list[Record]:
+    """Return the objects in a list field as records. Data sets on the hub may store an object of one list each."""
+    value = record.fields.get(name)
+    if isinstance(value, dict):
+        names = list(value)
+        rows = [dict(zip(names, row, strict=True)) for row in _rows(record, name, *((key,) for key in names))]
+    else:
+        rows = record.optional(name, list)
+    if not all(isinstance(row, dict) for row in rows):
+        raise record.wrong(name, "a list of objects", value)
+    return [replace(record, fields=row) for row in rows]
+
+
+def _browsecomp(record: Record) -> Task:
+    query = record.text("query")
+    if _CIPHERTEXT.fullmatch(query):
+        raise record.error(
+            "field 'query' is encrypted, as on the hub, to keep the benchmark out of training data. Decrypt the rows "
+            "by the script of github.com/texttron/BrowseComp-Plus, which writes browsecomp_plus_decrypted.jsonl"
+        )
+    documents = _objects(record, "evidence_docs") or _objects(record, "gold_docs")
+    pages = (web_page(document.identifier("docid"), document.text("text")) for document in documents)
+    return Task(
+        Question(record.identifier("query_id"), query),
+        (record.text("answer"),),
+        supporting=tuple(Fact(page.title) for page in pages),
+    )
+
+
+_CIPHERTEXT = re.compile(r"[A-Za-z0-9+/]{16,}={0,2}")  # base64, which no question looks like
+_FRONT_MATTER = re.compile(r"---\n(?:.*\n)*?title:[ \t]*(\S.*)\n(?:.*\n)*?---\n")
+
+
+def web_page(identifier: str, text: str) -> Passage:
+    """Return a document of BrowseComp-Plus, whose text starts with lines such as `title: Ant` between lines `---`.
+
+    Its title has the document's id, so that gold documents are told apart from others of the same title.
+
+    >>> web_page("7", "---\\ntitle: Ant\\n---\\nAn ant.").title
+    'Ant (7)'
+    """
+    head = _FRONT_MATTER.match(text[:_HEAD])
+    title = clean_title(head[1].strip().strip("\"'")) if head else ""
+    return Passage(identifier, f"{title} ({identifier})" if title else identifier, text)
+
+
+_HEAD = 4096  # characters; a page may be long, and have no end of its front matter
+
+
 def _jsonl(record: Record) -> Task:
     flat = _flattened(record)
     question = Question(record.identifier("id"), record.text("question"), _options(flat))
@@ -200,15 +315,31 @@ def _jsonl(record: Record) -> Task:
     answers = tuple(dict.fromkeys(record.texts("golden_answers", golden)))
     correct = _correct(record, question.options, answers) if question.options else None
     metadata = record.optional("metadata", dict)
-    return Task(
+    decomposition = _decomposed(flat) if _has_steps(flat) else {}
+    # Tasks stay in memory and are sent to workers, and the paragraphs would be most of their size.
+    left_out = {"context", "supporting_facts", *(("paragraphs", "question_decomposition") if decomposition else ())}
+    task = Task(
         question,
         answers if correct is None else (question.options[correct],),
         correct,
         supporting=_facts(flat),
         type=flat.optional_text("type"),
-        # Tasks stay in memory and are sent to workers, and the paragraphs would be most of their size.
-        metadata={name: value for name, value in metadata.items() if name not in ("context", "supporting_facts")},
+        metadata={name: value for name, value in metadata.items() if name not in left_out},
     )
+    if decomposition:
+        decomposition["supporting"] = task.supporting or decomposition["supporting"]
+        decomposition["metadata"] = {**task.metadata, **decomposition["metadata"]}
+    return replace(task, **decomposition)
+
+
+def _has_steps(record: Record) -> bool:
+    """True if a record has MuSiQue's question decomposition, and not fields of its own by these names."""
+    try:
+        steps, paragraphs = (_objects(record, name) for name in ("question_decomposition", "paragraphs"))
+    except MalformedData:
+        return False
+    complete = all({"question", "answer"} <= step.fields.keys() for step in steps)
+    return bool(steps) and complete and all({"idx", "title"} <= paragraph.fields.keys() for paragraph in paragraphs)
 
 
 def _flattened(record: Record) -> Record:
@@ -297,11 +428,20 @@ def _contexts(record: Record) -> Iterator[Passage]:
         if not isinstance(item, list) or len(item) != 2 or not isinstance(item[1], list):
             raise record.wrong("context", "[title, sentences] pairs", item)
         title = clean_title(record.checked("context", item[0]))
-        text = joined(record.checked("context", sentence) for sentence in item[1])
-        # "\x00" keeps ("ab", "c") and ("a", "bc") apart. 8 bytes: a collision in 10 million has odds of 1 in 400,000.
-        # NFC, so that two spellings of one paragraph are one passage.
-        content = unicodedata.normalize("NFC", f"{title}\x00{text}")
-        yield Passage(hashlib.blake2b(content.encode(), digest_size=8).hexdigest(), title, text)
+        yield _paragraph(title, joined(record.checked("context", sentence) for sentence in item[1]))
+
+
+def _paragraph(title: str, text: str) -> Passage:
+    """Return a passage whose id is a hash of its title and text."""
+    # "\x00" keeps ("ab", "c") and ("a", "bc") apart. 8 bytes: a collision in 10 million has odds of 1 in 400,000.
+    # NFC, so that two spellings of one paragraph are one passage.
+    content = unicodedata.normalize("NFC", f"{title}\x00{text}")
+    return Passage(hashlib.blake2b(content.encode(), digest_size=8).hexdigest(), title, text)
+
+
+def _musique_contexts(record: Record) -> Iterator[Passage]:
+    for paragraph in _objects(record, "paragraphs"):
+        yield _paragraph(clean_title(paragraph.text("title")), paragraph.text("paragraph_text"))
 
 
 def _with_aliases(tasks: list[Task], path: Path) -> list[Task]:
@@ -330,6 +470,9 @@ def _with_aliases(tasks: list[Task], path: Path) -> list[Task]:
 
 _HOTPOTQA = frozenset(("_id", "id", "question", "answer", "type", "level", "supporting_facts", "context"))
 _2WIKI = _HOTPOTQA | {"evidences", "answer_id", "entity_ids", "evidences_id"}
+_MUSIQUE = frozenset(("id", "question", "answer", "answer_aliases", "answerable", "paragraphs",
+                      "question_decomposition"))  # fmt: skip
+_BROWSECOMP = frozenset(("query_id", "query", "answer", "gold_docs", "evidence_docs", "negative_docs", "canary"))
 _MEDQA = frozenset(("question", "answer", "options", "answer_idx", "meta_info", "metamap_phrases"))
 _JSONL = frozenset(("id", "question", "golden_answers", "options", "choices", "metadata", "type", "supporting_facts",
                     "context"))  # fmt: skip
@@ -343,8 +486,10 @@ FORMATS: dict[str, Format] = {
         page="https://github.com/Alab-NII/2wikimultihop",
         fields=_2WIKI,
     ),
+    "musique": Format(_musique, _musique_contexts, page="https://github.com/StonyBrookNLP/musique", fields=_MUSIQUE),
     "bamboogle": Format(_bamboogle, records=tsv_records, page="https://github.com/ofirpress/self-ask"),
     "medqa": Format(_medqa, page="https://github.com/jind11/MedQA", fields=_MEDQA),
+    "browsecomp": Format(_browsecomp, page="https://github.com/texttron/BrowseComp-Plus", fields=_BROWSECOMP),
     "jsonl": Format(_jsonl, lambda record: _contexts(_flattened(record)), fields=_JSONL),
 }
 """Formats by their name in cards, without "synth", which is generated and not read."""

@@ -8,8 +8,8 @@ from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 
 from raggym_env.core import Passage
-from raggym_env.data.files import Record, json_records
-from raggym_env.data.formats import clean_title, joined
+from raggym_env.data.files import Record, archive_records, is_archive, json_records
+from raggym_env.data.formats import clean_title, joined, web_page
 from raggym_env.errors import DataNotFound, MalformedData
 
 __all__ = ["as_passages", "corpus_files", "read_passages"]
@@ -26,18 +26,22 @@ def read_passages(path: Path) -> Iterator[Passage]:
     - `id, title, text` (ours; BEIR's `_id` is read as `id`)
     - `id, title, content` (MedRAG)
     - `id, contents`, the title being the first line (Pyserini; Search-R1 puts it in double quotes)
+    - `docid, text` (BrowseComp-Plus), the title standing in the first lines of the text
 
     The title may be missing or null. A text may be a list of sentences, or of paragraphs of sentences, as in the dumps
     that HotpotQA publishes.
 
     Args:
-        path: A file, or a folder such as one of those dumps: its files `wiki_NN` and `*.jsonl`, also compressed, in
-            subfolders too, are read in the order of their paths.
+        path: A file; a folder such as one of those dumps: its files `wiki_NN` and `*.jsonl`, also compressed, in
+            subfolders too, are read in the order of their paths; or such a dump as it is published, a `.tar.bz2` (or
+            `.tar.gz`) of such files, in the order of the archive.
 
     Raises:
         DataNotFound: The file does not exist, or the folder has no such file.
         MalformedData: A row does not have the form. A text may be empty; an id may not.
     """
+    if is_archive(path):
+        return as_passages(archive_records(path, _PART), path)
     return as_passages(itertools.chain.from_iterable(map(json_records, corpus_files(path))), path)
 
 
@@ -68,14 +72,16 @@ def as_passages(records: Iterable[Record], path: Path) -> Iterator[Passage]:
 def _reader(first: Record) -> Callable[[Record], Passage]:
     """Return the function that reads rows of the form of the first."""
     fields = first.fields
-    key = "id" if "id" in fields or "_id" not in fields else "_id"
+    key = next((name for name in ("id", "_id", "docid") if name in fields), "id")
     # MedRAG's rows also have `contents`, where the title is not a line of its own, so `content` is tried first.
     body = next((name for name in ("text", "content", "contents") if name in fields), None)
     if body is None:
         raise first.error(
-            "not a passage: expected the fields id, title, text or id, title, content or id, contents, "
+            "not a passage: expected the fields id, title, text or id, title, content or id, contents or docid, text, "
             f"found {sorted(fields)}"
         )
+    if key == "docid" and "title" not in fields:
+        return lambda record: web_page(record.identifier(key), _text(record, body))
     if body != "contents":
         return lambda record: Passage(
             record.identifier(key), clean_title(record.optional_text("title")), _text(record, body)

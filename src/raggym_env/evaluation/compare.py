@@ -11,8 +11,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from raggym_env.errors import OptionError, RunError
-from raggym_env.evaluation.scored_run import ScoredRun, cached_tasks, groups_of
-from raggym_env.evaluation.scores import searches_of
+from raggym_env.evaluation.scored_run import ScoredRun, cached_tasks
+from raggym_env.evaluation.scores import groups_of, searches_of
 from raggym_env.evaluation.statistics import Estimate, holm, mcnemar, paired_bootstrap, permutation_test
 
 __all__ = ["Comparison", "Difference", "Group", "compare", "paired"]

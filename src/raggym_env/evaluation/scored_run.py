@@ -19,11 +19,9 @@ from raggym_env.runs.prompts import read_prompts
 from raggym_env.runs.run import Run
 from raggym_env.storage.paths import card_names
 
-__all__ = ["LoadTasks", "ScoredRun", "cached_tasks", "groups_of", "local_tasks"]
+__all__ = ["LoadTasks", "ScoredRun", "cached_tasks", "local_tasks"]
 
 LoadTasks = Callable[[EnvCard, str], TaskSet]
-
-_GROUP_FIELDS = ("hops", "level")
 
 
 @dataclass(frozen=True)
@@ -161,9 +159,3 @@ def cached_tasks() -> LoadTasks:
         return cache[key]
 
     return load
-
-
-def groups_of(task: Task) -> dict[str, str]:
-    """Return the groups that a question is in, by field: its type, and its hops and level if the data set has them."""
-    groups = {"type": task.type} if task.type else {}
-    return groups | {name: str(task.metadata[name]) for name in _GROUP_FIELDS if name in task.metadata}

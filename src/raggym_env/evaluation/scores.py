@@ -14,7 +14,9 @@ from raggym_env.mdp.metrics import all_scores
 from raggym_env.mdp.records import Episode
 from raggym_env.rewards.evidence import evidence_recall
 
-__all__ = ["Prediction", "Scores", "score_record", "score_records", "searches_of"]
+__all__ = ["GroupScores", "Prediction", "Scores", "groups_of", "score_record", "score_records", "searches_of"]
+
+_GROUP_FIELDS = ("hops", "level")
 
 
 class Prediction(NamedTuple):
@@ -25,6 +27,18 @@ class Prediction(NamedTuple):
     answer: str | None
     error: None = None
     """As `Episode.error`: a predictions file has no say in what failed."""
+
+
+@dataclass(frozen=True, slots=True)
+class GroupScores:
+    """The scored questions of one group, such as those of type "bridge"."""
+
+    field: str
+    """What the questions are grouped by: "type", "hops" or "level"."""
+    value: str
+    questions: int
+    means: Mapping[str, float]
+    """Mean of each metric, in [0, 1]."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,6 +61,8 @@ class Scores:
     """The most frequent reasons of those, at most three, with the number of questions."""
     metrics: Mapping[str, Estimate] = field(default_factory=dict)
     """Mean of each metric over the scored questions, in [0, 1]; `recall` is the share of gold passages found."""
+    groups: Sequence[GroupScores] = ()
+    """The same means by type, hops and level of the questions, for each of these that tells some of them apart."""
     searches: float | None = None
     """Mean number of searches of a scored episode; None for plain predictions."""
     usage: Usage = field(default_factory=Usage)
@@ -94,11 +110,7 @@ def score_records(
             usage += record.usage if isinstance(record, Episode) else Usage()
     answered = [(last, task) for task in tasks if (last := latest[task.id]) is not None]
     scored = [(record, task) for record, task in answered if record.error is None]
-    # Metrics differ between tasks: recall exists only where there are supporting facts.
-    values: dict[str, list[float]] = {}
-    for record, task in scored:
-        for name, value in score_record(record, task).items():
-            values.setdefault(name, []).append(value)
+    by_task = [(task, score_record(record, task)) for record, task in scored]
     episodes = [record for record, _ in scored if isinstance(record, Episode)]
     unread = [episode.failure for episode in episodes if episode.stop == StopReason.NO_ACTION]
     return Scores(
@@ -107,11 +119,43 @@ def score_records(
         failed=len(answered) - len(scored),
         no_action=len(unread),
         no_action_reasons=dict(Counter(filter(None, unread)).most_common(3)),
-        metrics={name: bootstrap(column) for name, column in values.items()},
+        metrics={name: bootstrap(column) for name, column in _columns(by_task).items()},
+        groups=_groups(by_task),
         searches=sum(map(searches_of, episodes)) / len(episodes) if episodes else None,
         usage=usage,
         cost=None if price is None else _cost(usage, price),
     )
+
+
+_TaskScores = tuple[Task, Mapping[str, float]]
+
+
+def _columns(by_task: Iterable[_TaskScores]) -> dict[str, list[float]]:
+    # Metrics differ between tasks: recall exists only where there are supporting facts.
+    columns: dict[str, list[float]] = {}
+    for _, scores in by_task:
+        for name, value in scores.items():
+            columns.setdefault(name, []).append(value)
+    return columns
+
+
+def _groups(by_task: Sequence[_TaskScores]) -> tuple[GroupScores, ...]:
+    members: dict[tuple[str, str], list[_TaskScores]] = {}
+    for task, scores in by_task:
+        for key in groups_of(task).items():
+            members.setdefault(key, []).append((task, scores))
+    groups = []
+    for (name, value), group in sorted(members.items()):
+        if len(group) < len(by_task):  # else it says nothing that the whole does not
+            means = {metric: sum(column) / len(column) for metric, column in _columns(group).items()}
+            groups.append(GroupScores(name, value, len(group), means))
+    return tuple(groups)
+
+
+def groups_of(task: Task) -> dict[str, str]:
+    """Return the groups that a question is in, by field: its type, and its hops and level if the data set has them."""
+    groups = {"type": task.type} if task.type else {}
+    return groups | {name: str(task.metadata[name]) for name in _GROUP_FIELDS if name in task.metadata}
 
 
 def _cost(usage: Usage, price: PriceCard) -> float:

@@ -27,6 +27,7 @@ __all__ = [
     "METRICS",
     "accuracy",
     "all_scores",
+    "answer_precision_recall",
     "comparable",
     "cover_em",
     "exact_match",
@@ -105,6 +106,18 @@ def token_f1(prediction: str, gold: str | Sequence[str]) -> float:
     return max(_token_f1(prediction, answer) for answer in _golds(gold))
 
 
+def answer_precision_recall(prediction: str, gold: str | Sequence[str]) -> tuple[float, float]:
+    """Return the precision and the recall of the prediction's tokens, of which `token_f1` is the harmonic mean.
+
+    Of several gold answers it is the one with the best F1; among equals the first.
+
+    >>> answer_precision_recall("the Eiffel Tower", "Eiffel Tower, Paris")
+    (1.0, 0.6666666666666666)
+    """
+    best = max(_golds(gold), key=lambda answer: _token_f1(prediction, answer))
+    return _precision_recall(prediction, best)
+
+
 def cover_em(prediction: str, gold: str | Sequence[str]) -> float:
     """Return 1.0 if the prediction contains the gold answer (any of several) as a run of whole normalised tokens.
 
@@ -145,18 +158,22 @@ def _exact_match(prediction: str, gold: str) -> float:
 
 
 def _token_f1(prediction: str, gold: str) -> float:
+    precision, recall = _precision_recall(prediction, gold)
+    return 2 * precision * recall / (precision + recall) if precision else 0.0
+
+
+def _precision_recall(prediction: str, gold: str) -> tuple[float, float]:
+    """Return the shares of the prediction's tokens and of the gold answer's that are shared; see `token_f1`."""
     predicted, expected = normalize(prediction), normalize(gold)
     if not expected:
-        return _exact_match(prediction, gold)
+        equal = _exact_match(prediction, gold)
+        return equal, equal
     # Otherwise the one shared token of "no" and "no doubt, yes" would earn credit.
     if predicted != expected and (predicted in _VERDICTS or expected in _VERDICTS):
-        return 0.0
+        return 0.0, 0.0
     predicted_tokens, expected_tokens = predicted.split(), expected.split()
     shared = sum((Counter(predicted_tokens) & Counter(expected_tokens)).values())
-    if shared == 0:
-        return 0.0
-    precision, recall = shared / len(predicted_tokens), shared / len(expected_tokens)
-    return 2 * precision * recall / (precision + recall)
+    return (shared / len(predicted_tokens), shared / len(expected_tokens)) if shared else (0.0, 0.0)
 
 
 def _cover_em(prediction: str, gold: str) -> float:
@@ -282,10 +299,15 @@ def score(metric: str, answer: str | None, task: Task) -> float:
 
 
 def all_scores(answer: str | None, task: Task) -> dict[str, float]:
-    """Return the scores that suit the task: accuracy for a question with options, else em, f1 and cover_em.
+    """Return the scores that suit the task: accuracy for a question with options, else those that compare texts.
+
+    These are em, f1, the parts of f1 as answer_precision and answer_recall, and cover_em.
 
     Raises:
         DataError: The task has no gold answer.
     """
-    names = ("accuracy",) if task.correct is not None else ("em", "f1", "cover_em")
-    return {name: score(name, answer, task) for name in names}
+    if task.correct is not None:
+        return {"accuracy": score("accuracy", answer, task)}
+    scores = {name: score(name, answer, task) for name in ("em", "f1", "cover_em")}
+    parts = (0.0, 0.0) if answer is None else answer_precision_recall(answer, task.answers)
+    return scores | dict(zip(("answer_precision", "answer_recall"), parts, strict=True))

@@ -375,3 +375,35 @@ def test_the_real_encoder_finds_passages_by_meaning_as_brute_force_does(small_en
     for hits, row in zip(results, scores, strict=True):
         assert ids(hits) == [TOWNS[position].id for position in np.argsort(-row)]
         assert [hit.score for hit in hits] == pytest.approx(np.sort(row)[::-1], abs=1e-4)
+
+
+def test_prebuilt_vectors_of_a_flat_faiss_index_replace_computed_ones(bert, over, tmp_path, monkeypatch):
+    import faiss
+
+    computed = over()
+    vectors = Encoder(EncoderOptions(model=bert, like="e5-base", device="cpu")).passages()(CORPUS)
+    index = faiss.IndexFlatIP(vectors.shape[1])
+    index.add(vectors)
+    path = tmp_path / "user" / "flashrag" / "e5_Flat.index"
+    path.parent.mkdir(parents=True)
+    faiss.write_index(index, str(path))
+    monkeypatch.setattr(Encoder, "passages", None)
+    prebuilt = over(vectors=path)
+    assert prebuilt.search(QUERIES, 7) == computed.search(QUERIES, 7)
+    assert prebuilt.fingerprint != computed.fingerprint
+    monkeypatch.setenv("RAGGYM_DATA", str(tmp_path / "user"))
+    assert over(vectors="wiki-18-e5").fingerprint == prebuilt.fingerprint
+    assert over(vectors=path, index="hnsw").search(QUERIES, 3) == computed.search(QUERIES, 3)
+    with pytest.raises(RetrievalError, match="119 passages"):
+        over(CORPUS[1:], vectors=path)
+    with pytest.raises(OptionError, match="float32 with prebuilt vectors"):
+        over(vectors=path, dtype="float16")
+    path.write_bytes(path.read_bytes()[:-4])
+    with pytest.raises(RetrievalError, match="must be a flat FAISS index"):
+        over(vectors=path)
+    path.write_bytes(b"")
+    with pytest.raises(RetrievalError, match="it is empty"):
+        over(vectors=path)
+    path.unlink()
+    with pytest.raises(DataError, match="raggym data get wiki-18-e5"):
+        over(vectors="wiki-18-e5")

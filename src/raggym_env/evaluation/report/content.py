@@ -17,8 +17,8 @@ from raggym_env.core import Answer, Passage, Search, Task, option_letter, title_
 from raggym_env.errors import RAGGymError, RunError
 from raggym_env.evaluation.compare import paired
 from raggym_env.evaluation.leaderboard import COLUMNS, Board, Leaderboard, Row
-from raggym_env.evaluation.scored_run import ScoredRun, cached_tasks, groups_of
-from raggym_env.evaluation.scores import searches_of
+from raggym_env.evaluation.scored_run import ScoredRun, cached_tasks
+from raggym_env.evaluation.scores import groups_of, searches_of
 from raggym_env.evaluation.statistics import bootstrap
 from raggym_env.mdp.records import Step
 from raggym_env.storage.parsing import ParseError, parse_json, read_file

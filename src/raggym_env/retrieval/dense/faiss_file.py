@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 
 from raggym_env.storage.parsing import ParseError, open_file
 
-__all__ = ["check_faiss_file"]
+__all__ = ["check_faiss_file", "flat_file_vectors"]
 
 # The first four bytes of a file, by the kind of index and the bytes of a number.
 _MARKS = {("hnsw", 4): b"IHNf", ("hnsw", 2): b"IHNs", ("ivf", 4): b"IwFl", ("ivf", 2): b"IwSq"}
@@ -52,6 +52,23 @@ def check_faiss_file(path: Path, kind: str, dtype: np.dtype[Any], vectors: int, 
     else:
         reader.ivf()
     reader.require(reader.position == len(reader.data), "its length")
+
+
+def flat_file_vectors(path: Path, vectors: int) -> NDArray[np.float32]:
+    """Return the vectors in the file of a flat FAISS index by inner product, mapped, shape `(vectors, dimension)`.
+
+    Raises:
+        OSError: The file cannot be read.
+        ParseError: It is not such an index of that many vectors.
+    """
+    with open_file(path) as file:
+        if not os.fstat(file.fileno()).st_size:
+            raise ParseError("it is empty")
+        reader = _Reader(np.memmap(file, np.uint8, "r").view(np.ndarray), np.dtype(np.float32), vectors, 0)
+    reader.header(_FLAT, vectors)
+    numbers: NDArray[np.float32] = reader.numbers("<f4", vectors * reader.dimension, "the vectors")
+    reader.require(reader.position == len(reader.data), "its length")
+    return numbers.reshape(vectors, reader.dimension)
 
 
 class _Reader:

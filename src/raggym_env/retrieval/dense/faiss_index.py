@@ -168,12 +168,12 @@ class MappedVectors:
     def blocks(self) -> Iterator[tuple[int, NDArray[np.float32]]]:
         """Yield all vectors in order, in pairs of the first one's position and a float32 array.
 
-        float32 vectors are not copied.
+        float32 vectors are not copied, unless a file has them where FAISS could not read them in place.
         """
         for end, shard in zip(self._ends.tolist(), self._shards, strict=True):
             start = end - len(shard)
             for low in range(0, len(shard), _BLOCK):
-                yield start + low, np.ascontiguousarray(shard[low : low + _BLOCK], np.float32)
+                yield start + low, np.require(shard[low : low + _BLOCK], np.float32, ["C", "A"])
 
 
 class FlatIndex:

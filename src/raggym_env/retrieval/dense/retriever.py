@@ -16,6 +16,7 @@ of index gives a passage the same score, and copies of a passage keep their orde
 from __future__ import annotations
 
 import functools
+import hashlib
 import logging
 import os
 import shutil
@@ -32,9 +33,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from raggym_env.core import Passage
+from raggym_env.data.prebuilt import PREBUILT, prebuilt_file
 from raggym_env.errors import DataError, RetrievalError, UnknownName, check_option
 from raggym_env.protocols import Hit
 from raggym_env.retrieval.dense.encoders import Encoder, EncoderOptions, Vectors
+from raggym_env.retrieval.dense.faiss_file import flat_file_vectors
 from raggym_env.retrieval.dense.faiss_index import (
     FaissIndex,
     FlatIndex,
@@ -47,6 +50,7 @@ from raggym_env.retrieval.dense.faiss_index import (
 from raggym_env.retrieval.index_store import Store, corpus_key, key_hash, open_or_build, store_folder
 from raggym_env.retrieval.requests import check_request
 from raggym_env.storage.atomic import atomic_file
+from raggym_env.storage.parsing import ParseError, open_file
 
 __all__ = ["DTYPES", "DenseRetriever"]
 
@@ -54,6 +58,7 @@ DTYPES = ("float32", "float16")
 _BITS = 16  # significant bits of a score
 _TIE = 2.0**-13  # relative difference of float32 scores below which the exact ones may have another order
 _MARGIN = 8  # candidates beyond k, so that one search usually settles the ties at the last rank
+_SAMPLE = 1 << 20  # bytes
 _log = logging.getLogger(__name__)
 
 _Embed = Callable[[Sequence[Passage]], Vectors]
@@ -85,6 +90,9 @@ class DenseRetriever(IndexOptions, EncoderOptions):
     convert all vectors for each search: ten times as long for a single query."""
     shard: int = 4096
     """Passages embedded between two checkpoints, from which an interrupted build resumes."""
+    vectors: str | Path | None = None
+    """Vectors of the passages that were computed elsewhere, by the same encoder and in the corpus's order: the file of
+    a flat FAISS index by inner product, or a name in `raggym_env.data.prebuilt.PREBUILT`. None computes them."""
     store: Store = True
     """See `index_store.Store`; False builds in a temporary folder, deleted with the retriever."""
 
@@ -97,6 +105,8 @@ class DenseRetriever(IndexOptions, EncoderOptions):
             raise UnknownName("dtype of the 'dense' retriever", str(self.dtype), DTYPES)
         valid = isinstance(self.shard, int) and self.shard >= 1
         check_option("shard", self.shard, valid, "a whole number of passages, at least 1")
+        given = self.vectors is None or self.dtype == "float32"
+        check_option("dtype", self.dtype, given, "float32 with prebuilt vectors")
         # Open everything now: errors are the constructor's, and no two threads open it at once.
         _ = self._index
 
@@ -135,7 +145,9 @@ class DenseRetriever(IndexOptions, EncoderOptions):
 
     @cached_property
     def _index_key(self) -> dict[str, Any]:
-        vectors = {"corpus": corpus_key(self.corpus), "encoder": self._encoder.passage_key, "dtype": self.dtype}
+        # Vectors from elsewhere may be of any encoder, so they are known by their content.
+        encoder = self._encoder.passage_key if self._prebuilt is None else {"file": _sample_hash(self._prebuilt)}
+        vectors = {"corpus": corpus_key(self.corpus), "encoder": encoder, "dtype": self.dtype}
         return {"vectors": vectors, **self.build_key(len(self.corpus))}
 
     @cached_property
@@ -147,7 +159,15 @@ class DenseRetriever(IndexOptions, EncoderOptions):
         return folder
 
     @cached_property
+    def _prebuilt(self) -> Path | None:
+        if self.vectors is None:
+            return None
+        return prebuilt_file(str(self.vectors)) if self.vectors in PREBUILT else Path(self.vectors).expanduser()
+
+    @cached_property
     def _vectors(self) -> MappedVectors:
+        if self._prebuilt is not None:
+            return _prebuilt_vectors(self._prebuilt, len(self.corpus))
         return _open_vectors(self.corpus, self._encoder, self._index_key["vectors"], self.shard, self._folder)
 
     @cached_property
@@ -189,6 +209,28 @@ def _rounded(scores: NDArray[np.float64]) -> NDArray[np.float64]:
     mantissa, exponent = np.frexp(scores)
     rounded: NDArray[np.float64] = np.ldexp(np.round(np.ldexp(mantissa, _BITS)), exponent - _BITS)
     return rounded
+
+
+def _prebuilt_vectors(path: Path, passages: int) -> MappedVectors:
+    try:
+        return MappedVectors([flat_file_vectors(path, passages)])
+    except (OSError, ParseError) as error:
+        raise RetrievalError(
+            f"{path} cannot be used as the vectors of the corpus, which has {passages:,} passages: {error}. It must be "
+            "a flat FAISS index by inner product, of the passages in their order."
+        ) from error
+
+
+def _sample_hash(path: Path) -> str:
+    """Return a hash of a file's size and of its first and last part: reading all of 65 GB would take minutes."""
+    try:
+        with open_file(path) as file:
+            size = os.fstat(file.fileno()).st_size
+            head = file.read(_SAMPLE)
+            file.seek(max(0, size - _SAMPLE))
+            return hashlib.blake2b(b"%d " % size + head + file.read(_SAMPLE), digest_size=8).hexdigest()
+    except (OSError, ParseError) as error:
+        raise RetrievalError(f"The vectors {path} cannot be read: {error}.") from error
 
 
 def _open_vectors(
