@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 from rich.table import Column
 
-from raggym_env.cli._options import AsJson, TrustCard
+from raggym_env.cli._options import AsJson, Published, TrustCard, published_file
 from raggym_env.cli._output import say, say_json, say_lines, show_table
 
 if TYPE_CHECKING:
@@ -27,7 +27,7 @@ def leaderboard(
     ],
     env: Annotated[str | None, typer.Option(help="Environment of the predictions files.")] = None,
     split: Annotated[str, typer.Option(help="Split of the predictions files.")] = "test",
-    published: Annotated[Path | None, typer.Option(help="TOML file of published results to show as well.")] = None,
+    published: Published = False,
     as_json: AsJson = False,
     trust_card: TrustCard = False,
 ) -> None:
@@ -42,8 +42,9 @@ def leaderboard(
     def leave_out(source: Path, error: Exception) -> None:
         say(f"raggym: {source} is left out: {error}", err=True)
 
+    sources, results = published_file(sources, published)
     card = None if env is None else env_card(env, trust=trust_card)
-    board = build_leaderboard(sources, card=card, split=split, published=published, on_error=leave_out)
+    board = build_leaderboard(sources, card=card, split=split, published=results, on_error=leave_out)
     if not board.boards:
         raise typer.Exit(1)
     if as_json:
@@ -69,7 +70,9 @@ def _show(board: Board) -> None:
         searches = "" if scores is None or scores.searches is None else f"{scores.searches:.1f}"
         cells = [*figures, searches, "cited" if scores is None else f"{scores.scored}/{scores.questions}"]
         cells += [f"{scores.tokens:,}" if scores else ""] if board.has_tokens else []
-        rows.append((str(place) if scores is not None and scores.ranked else "", row.policy, *cells))
+        # The table has no room for a column of settings; those of runs are in a note below.
+        policy = f"{row.policy} ({row.setting})" if row.cited is not None and row.setting else row.policy
+        rows.append((str(place) if scores is not None and scores.ranked else "", policy, *cells))
     columns = [Column("", justify="right"), Column("Policy", ratio=1)]
     show_table([*columns, *(Column(head, justify="right") for head in right)], rows, lines=False)
     for note in board.notes():
