@@ -110,7 +110,7 @@ _Names = Annotated[
     BeforeValidator(lambda value: (value,) if isinstance(value, str) else value),
 ]
 # Counts start at 1: "first 0" would be a split without questions.
-_Rows = Annotated[str, Field(pattern=r"^(all|(first|last|after) [1-9][0-9]{0,8})$")]
+_Rows = Annotated[str, Field(pattern=r"^(all|(first|last|after) [1-9][0-9]{0,8}|listed [a-z0-9_]+)$")]
 
 
 class SourceCard(_Card):
@@ -133,7 +133,9 @@ class SplitSourceCard(SourceCard):
 
     rows: _Rows = "all"
     """Questions to take, in the file's order: "all", "first N", "last N", or "after N", which is all but the first N.
-    The first or last N of a file with fewer questions are all of them."""
+    The first or last N of a file with fewer questions are all of them. "listed NAME" takes the rows of a list that
+    ships with the library, such as "listed medqa_train", the training questions of the RAG-Gym paper; a file with
+    another number of questions than the one they were drawn from is refused."""
 
 
 _SplitCard = Annotated[
