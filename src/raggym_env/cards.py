@@ -32,9 +32,11 @@ from pydantic import (
     BeforeValidator,
     Discriminator,
     Field,
+    SerializerFunctionWrapHandler,
     Tag,
     ValidationError,
     field_validator,
+    model_serializer,
     model_validator,
 )
 
@@ -215,6 +217,17 @@ class EpisodeCard(_Card):
     """Searches per episode. One more than this truncates it."""
     metric: Literal["em", "f1", "cover_em", "accuracy"] = "em"
     """Scores an answer in [0, 1]; see `raggym_env.mdp.metrics`."""
+    answer_with_last_draft: Annotated[bool, Field(strict=True)] = False
+    """Whether the last draft of an episode is its answer where it ends without one: at a search beyond the budget that
+    carries no draft, or at a policy's output that is no action."""
+
+    @model_serializer(mode="wrap")
+    def _without_default(self, serialize: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        content: dict[str, Any] = serialize(self)
+        # The record of a run without it stays what it was before the key existed.
+        if not self.answer_with_last_draft:
+            content.pop("answer_with_last_draft", None)
+        return content
 
 
 def _without_context(options: dict[str, Any]) -> dict[str, Any]:
