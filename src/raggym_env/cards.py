@@ -136,8 +136,8 @@ class SplitSourceCard(SourceCard):
     rows: _Rows = "all"
     """Questions to take, in the file's order: "all", "first N", "last N", or "after N", which is all but the first N.
     The first or last N of a file with fewer questions are all of them. "listed NAME" takes the rows of a list that
-    ships with the library, such as "listed medqa_train", the training questions of the RAG-Gym paper; a file with
-    another number of questions than the one they were drawn from is refused."""
+    ships with the library, in the list's order, such as "listed medqa_train", the training questions of the RAG-Gym
+    paper; a file with another number of questions than the one they were drawn from is refused."""
 
 
 _SplitCard = Annotated[
