@@ -29,7 +29,6 @@ from raggym_env.protocols import Policy
 from raggym_env.storage.paths import card_names
 
 CEILING = GoldChain.name
-PUBLISHED = Path(__file__).with_name("published.toml")
 
 
 def arguments() -> argparse.Namespace:
@@ -108,7 +107,7 @@ def main() -> None:
     started = time.perf_counter()
     try:
         folders = run_all(options)
-        board = build_leaderboard(folders, published=PUBLISHED if options.published else None)
+        board = build_leaderboard(folders, published=options.published)
     except RAGGymError as error:
         sys.exit(f"leaderboard: {error}")
     print(board.to_markdown())

@@ -28,6 +28,7 @@ from raggym_env.cards import EnvCard, PolicyCard, env_card, policy_card
 from raggym_env.cli import app
 from raggym_env.envs import RAGEnv
 from raggym_env.evaluation.leaderboard import COLUMNS
+from raggym_env.evaluation.published import PublishedResult, averages, read_published
 from raggym_env.storage.parsing import parse_toml
 from raggym_env.storage.paths import card_file, card_names
 
@@ -71,7 +72,7 @@ TEMPLATES.globals["columns"] = COLUMNS
 def write_all(folder: Path) -> None:
     """Write every generated page below a folder, and remove the pages of parts that no longer exist."""
     pages = {**env_pages(), **policy_pages(), **reward_pages(), **api_pages()}
-    pages |= {"cards.md": card_page(), "cli.md": cli_page(), "llms.txt": llms_text()}
+    pages |= {"published.md": published_page(), "cards.md": card_page(), "cli.md": cli_page(), "llms.txt": llms_text()}
     for old in folder.rglob("*.*"):
         if old.relative_to(folder).as_posix() not in pages:
             old.unlink()
@@ -95,7 +96,7 @@ def env_pages() -> dict[str, str]:
     cards = [env_card(name) for name in card_names("envs")]
     sections = docstring_sections(RAGEnv)
     sizes = {(row["card"], row["split"]): row for row in read_json("sizes.json")}
-    cited = parse_toml((DOCS.parent / "benchmarks" / "published.toml").read_text(encoding="utf-8"))["result"]
+    cited = read_published()
     pages = {"envs/index.md": page("envs.md", cards=cards, sections=sections, sizes=sizes)}
     for card in cards:
         pages[f"envs/{card.name}.md"] = page(
@@ -104,11 +105,23 @@ def env_pages() -> dict[str, str]:
             sections=sections,
             sizes=sizes,
             boards=[board for board in read_json("scores.json") if board["environment"] == card.name],
-            cited=[row for row in cited if row["environment"] == card.name],
+            cited=[row for row in cited if row.environment == card.name],
             episode=episode(card),
             policies=card_names("policies"),
         )
     return pages
+
+
+def published_page() -> str:
+    """Return the page of the published results: a row for each agent and model, and its average."""
+    sources: dict[str, dict[tuple[str, str], list[PublishedResult]]] = {}
+    for row in read_published():
+        sources.setdefault(row.source, {}).setdefault((row.policy, row.model), []).append(row)
+    tables = []
+    for source, agents in sources.items():
+        names = list(dict.fromkeys(row.environment for rows in agents.values() for row in rows))
+        tables.append((source, names, [(rows, averages(rows)[0]) for rows in agents.values()]))
+    return page("published.md", tables=tables)
 
 
 def policy_pages() -> dict[str, str]:

@@ -147,6 +147,8 @@ def test_the_wheel_is_small_and_holds_the_cards_and_weights_but_no_adapter(wheel
         "raggym_env/py.typed",
         "raggym_env/rewards/weights/mini.safetensors",
         "raggym_env/rewards/weights/mini.json",
+        "raggym_env/evaluation/published.toml",
+        "raggym_env/data/row_lists.toml",
     }
     assert cards | sources | data <= names
     assert [name for name in names if "adapter_model" in name or "/_adapters/" in name] == []

@@ -83,7 +83,9 @@ def load_mdp(
     check_env(card, split, retriever, process_reward)
     dataset = data.load(card, split)
     _check_metric(card, dataset.tasks)
-    dynamics = Dynamics(_make_retriever(card, retriever, dataset), card.retrieval.k, card.episode.max_searches)
+    episode = card.episode
+    limits = (card.retrieval.k, episode.max_searches, episode.answer_with_last_draft)
+    dynamics = Dynamics(_make_retriever(card, retriever, dataset), *limits)
     if process_reward is None or isinstance(process_reward, str):
         name, options = card.reward.process_reward, card.reward.options
         process_reward = make_process_reward(name, dataset, dynamics, options, card.trusted)

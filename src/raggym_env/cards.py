@@ -32,9 +32,11 @@ from pydantic import (
     BeforeValidator,
     Discriminator,
     Field,
+    SerializerFunctionWrapHandler,
     Tag,
     ValidationError,
     field_validator,
+    model_serializer,
     model_validator,
 )
 
@@ -110,7 +112,7 @@ _Names = Annotated[
     BeforeValidator(lambda value: (value,) if isinstance(value, str) else value),
 ]
 # Counts start at 1: "first 0" would be a split without questions.
-_Rows = Annotated[str, Field(pattern=r"^(all|(first|last|after) [1-9][0-9]{0,8})$")]
+_Rows = Annotated[str, Field(pattern=r"^(all|(first|last|after) [1-9][0-9]{0,8}|listed [a-z0-9_]+)$")]
 
 
 class SourceCard(_Card):
@@ -133,7 +135,9 @@ class SplitSourceCard(SourceCard):
 
     rows: _Rows = "all"
     """Questions to take, in the file's order: "all", "first N", "last N", or "after N", which is all but the first N.
-    The first or last N of a file with fewer questions are all of them."""
+    The first or last N of a file with fewer questions are all of them. "listed NAME" takes the rows of a list that
+    ships with the library, in the list's order, such as "listed medqa_train", the training questions of the RAG-Gym
+    paper; a file with another number of questions than the one they were drawn from is refused."""
 
 
 _SplitCard = Annotated[
@@ -213,6 +217,17 @@ class EpisodeCard(_Card):
     """Searches per episode. One more than this truncates it."""
     metric: Literal["em", "f1", "cover_em", "accuracy"] = "em"
     """Scores an answer in [0, 1]; see `raggym_env.mdp.metrics`."""
+    answer_with_last_draft: Annotated[bool, Field(strict=True)] = False
+    """Whether the last draft of an episode is its answer where it ends without one: at a search beyond the budget that
+    carries no draft, or at a policy's output that is no action."""
+
+    @model_serializer(mode="wrap")
+    def _without_default(self, serialize: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        content: dict[str, Any] = serialize(self)
+        # The record of a run without it stays what it was before the key existed.
+        if not self.answer_with_last_draft:
+            content.pop("answer_with_last_draft", None)
+        return content
 
 
 def _without_context(options: dict[str, Any]) -> dict[str, Any]:

@@ -133,6 +133,9 @@ class State:
     """Why the episode ended, or None while it runs."""
     episode: int = 0
     """Tells several episodes on one question apart. A transition keeps it; an observation does not show it."""
+    draft: str | None = None
+    """The last draft of a past search, where it may end up as the answer (`Dynamics.answer_with_last_draft`); else
+    None. An observation does not show it."""
 
     @property
     def passages(self) -> tuple[Passage, ...]:

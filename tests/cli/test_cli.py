@@ -105,6 +105,23 @@ def test_an_interrupted_run_says_how_to_go_on(towns, tmp_path, monkeypatch):
     assert (result.exit_code, "the same command resumes" in result.stderr) == (130, True)
 
 
+def test_published_takes_no_path_and_a_file_of_results_may_stand_among_the_runs(towns, tmp_path):
+    card = towns.rename(towns.with_name("RAGGym-Bamboogle-Wiki-v0.toml"))
+    raggym("eval", card, "--policy", "lexical", "--split", "test", "--out", tmp_path / "run")
+    for order in (["--published", tmp_path / "run"], [tmp_path / "run", "--published"]):
+        text = raggym("leaderboard", *order).stdout
+        assert "Re2Search, zero-shot (cited: arXiv:2502.13957v2, table 2)" in text
+        assert "Llama-3.1-8B-Instruct, k=32, corpus MedRAG/wikipedia" in text
+        assert "Warning, not comparable" in text
+    own = tmp_path / "own.toml"
+    own.write_text('[[result]]\nenvironment = "RAGGym-Bamboogle-Wiki-v0"\npolicy = "Giant"\nsource = "me"\nem = 1\n')
+    text = raggym("leaderboard", "--published", own, tmp_path / "run").stdout
+    assert "Giant (cited: me)" in text
+    assert "Re2Search" not in text
+    assert "one TOML file at most" in raggym("leaderboard", "--published", own).stderr
+    assert "one TOML file at most" in raggym("report", "--published", own, "-o", tmp_path / "r.html").stderr
+
+
 def test_the_leaderboard_names_what_it_leaves_out_and_ranks_the_rest(towns, tmp_path):
     good, bad, gone = (tmp_path / name for name in ("good", "bad", "gone"))
     for folder in (good, bad):

@@ -115,6 +115,20 @@ def test_a_folder_of_runs_is_a_board_and_a_terminal_gets_a_table(towns, tmp_path
     assert "|" not in text
 
 
+def test_a_terminal_gets_published_rows_in_tables_of_one_setting_below_the_ranking(towns, tmp_path, monkeypatch):
+    evaluate(towns, "lexical", out=tmp_path / "run")
+    row = '[[result]]\nenvironment = "Towns-v0"\nsource = "arXiv:1"\nem = 0.5\n'
+    own = tmp_path / "own.toml"
+    own.write_text(f'{row}policy = "A"\nk = 32\n{row}policy = "B"\n{row}policy = "C"\nk = 32\n')
+    monkeypatch.setattr(leaderboard_command.sys, "stdout", Terminal())
+    leaderboard_command._show(build_leaderboard([tmp_path / "run"], published=own).boards[0])
+    lines = leaderboard_command.sys.stdout.text.splitlines()
+    with_k, without = lines.index("Cited from arXiv:1; k=32"), lines.index("Cited from arXiv:1")
+    cells = [lines[at].split() for at in (with_k + 2, with_k + 3, without + 2)]
+    assert cells == [["A", "0.500"], ["C", "0.500"], ["B", "0.500"]]
+    assert any(line.startswith("Warning, not comparable: the k of 2 cited rows is 32") for line in lines)
+
+
 class Terminal:
     encoding = "utf-8"
 

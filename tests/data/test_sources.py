@@ -189,7 +189,7 @@ RESOLVED = {
         "test": [("phrases_no_exclude_test.jsonl", "corpus.jsonl", "all")],
     },
     "RAGGym-MedQA-MedText-v0": {
-        "train": [("phrases_no_exclude_train.jsonl", "medtext.jsonl", "first 1000")],
+        "train": [("phrases_no_exclude_train.jsonl", "medtext.jsonl", "listed medqa_train")],
         "test": [("phrases_no_exclude_test.jsonl", "medtext.jsonl", "all")],
     },
     "RAGGym-MedQA-Textbooks-v0": {
@@ -199,7 +199,7 @@ RESOLVED = {
             (f"phrases_no_exclude_{split}.jsonl", MEDRAG, rows),
             (f"{MEDQA_HUB}:{split}", MEDRAG, rows),
         ]
-        for split, rows in (("train", "first 1000"), ("test", "all"))
+        for split, rows in (("train", "listed medqa_train"), ("test", "all"))
     },
     "RAGGym-Synth-v0": {"train": [("train", "contexts", "first 2000")], "test": [("test", "contexts", "first 1000")]},
 }

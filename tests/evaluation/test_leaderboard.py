@@ -6,11 +6,14 @@ import os
 import re
 import socket
 import tracemalloc
+from dataclasses import replace
 
 import pytest
 
 from raggym_env.errors import CardError, DataError, DataNotFound, MalformedData, RAGGymError, RunError
 from raggym_env.evaluation import Leaderboard, build_leaderboard, evaluate, report_page
+from raggym_env.evaluation.leaderboard import Board, Row
+from raggym_env.evaluation.published import read_published
 from raggym_env.protocols import Proposal
 from towns import Reader, write_jsonl, write_towns
 
@@ -164,6 +167,62 @@ def test_published_results_are_shown_as_cited_and_never_ranked(towns, tmp_path):
     text = build_leaderboard([run(towns, Guesser(), tmp_path / "a")], published=published).to_markdown()
     assert text.index("| 1 | guesser") < text.index("|  | Giant (cited: arXiv:1) | 0.990 |")
     assert "Nobody" not in text
+
+
+CITED = '[[result]]\nenvironment = "Towns-v0"\npolicy = "Giant"\nsource = "arXiv:1"\nem = 0.99\n'
+
+
+def board_beside(published, runs):
+    published.write_text(CITED + 'model = "Big-1B"\nk = 32\ncorpus = "owner/wiki"\n')
+    (board,) = build_leaderboard(runs, published=published).boards
+    return board
+
+
+def test_cited_rows_show_model_k_and_corpus_and_a_warning_says_in_what_runs_differ(towns, tmp_path):
+    board = board_beside(tmp_path / "p.toml", [run(towns, "lexical", tmp_path / "a")])
+    assert board.differences() == (
+        "Warning, not comparable: the model of 1 cited rows is Big-1B, that of the runs none; the k of 1 cited rows is "
+        "32, that of the runs 5; the corpus of 1 cited rows is owner/wiki, that of the runs corpus.jsonl."
+    )
+    text = Leaderboard((board,)).to_markdown()
+    assert "| Big-1B, k=32, corpus owner/wiki |" in text
+    assert "Warning, not comparable" in text
+
+
+@pytest.mark.parametrize("llm", ["openai:big/Big-1B@http://localhost:1/v1", "hf:big/big-1b+adapters/dpo", "Big-1B"])
+def test_a_run_with_the_published_model_k_and_corpus_has_no_warning(towns, tmp_path, llm):
+    row = board_beside(tmp_path / "p.toml", [run(towns, "lexical", tmp_path / "a")]).rows[0]
+    cited = Row("Giant", "arXiv:1", cited={"em": 0.99}, model="Big-1B", k=32, corpus="owner/wiki")
+    same = replace(row, model=llm, k=32, corpus="owner/wiki")
+    assert Board("Towns-v0", "test", 12, "em", (same, cited)).differences() == ""
+    for change in ({"model": "hf:other"}, {"k": 31}, {"corpus": "wiki"}, {"model": ""}):
+        (name,) = change
+        assert (
+            f"the {name} of 1 cited rows"
+            in Board("Towns-v0", "test", 12, "em", (replace(same, **change), cited)).differences()
+        )
+
+
+def test_what_a_published_row_does_not_state_is_no_difference(towns, tmp_path):
+    (tmp_path / "p.toml").write_text(CITED)
+    (board,) = build_leaderboard([run(towns, Reader(), tmp_path / "a")], published=tmp_path / "p.toml").boards
+    assert (board.rows[1].setting, board.differences()) == ("", "")
+
+
+def test_predictions_and_policy_objects_have_no_recorded_model(towns, tmp_path):
+    board = board_beside(tmp_path / "p.toml", [run(towns, Reader(), tmp_path / "a")])
+    assert "that of the runs not recorded" in board.differences()
+
+
+def test_the_paper_s_results_need_no_path_and_stand_at_its_cards_alone(towns, tmp_path):
+    (board,) = build_leaderboard([run(towns, Reader(), tmp_path / "a")], published=True).boards
+    assert [row.policy for row in board.rows] == ["reader"]
+    renamed = towns.rename(towns.with_name("RAGGym-HotpotQA-Wiki-v0.toml"))
+    (board,) = build_leaderboard([run(renamed, Reader(), tmp_path / "b")], published=True).boards
+    cited = board.rows[1:]
+    assert len(cited) == sum(row.environment == board.environment for row in read_published())
+    assert all(row.scores is None and row.cited for row in cited)
+    assert "RAG-Gym/wiki_hotpotqa, that of the runs corpus.jsonl" in board.differences()
 
 
 def test_a_malformed_published_file_is_named(tmp_path):

@@ -1,4 +1,5 @@
 import sys
+from dataclasses import replace
 
 import pytest
 
@@ -34,6 +35,26 @@ def test_the_query_on_the_last_allowed_turn_is_run():
     (state,) = steps.transition([steps.start(FILM.question)], [Search("Dawn")])
     assert retriever.queries == ["Dawn"]
     assert (state.searches_left, state.stop) == (0, None)
+
+
+@pytest.mark.parametrize(
+    ("drafts", "answer"), [(["Oslo", None], "Oslo"), (["Oslo", "Bergen"], "Bergen"), ([None, None], None)]
+)
+@pytest.mark.parametrize("counts", [True, False])
+def test_the_last_draft_is_the_answer_of_an_episode_without_one_if_it_is_to_count(drafts, answer, counts):
+    steps = replace(dynamics(max_searches=1)[0], answer_with_last_draft=counts)
+    state = steps.start(FILM.question)
+    for draft in drafts:
+        (state,) = steps.transition([state], [Search("Dawn", draft)])
+        assert counts or state.draft is None
+    assert (state.answer, state.stop) == (answer if counts else drafts[-1], StopReason.SEARCH_BUDGET)
+
+
+def test_a_draft_never_replaces_an_answer():
+    steps = replace(dynamics()[0], answer_with_last_draft=True)
+    (state,) = steps.transition([steps.start(FILM.question)], [Search("Dawn", "Oslo")])
+    (state,) = steps.transition([state], [Answer("Bergen")])
+    assert state.answer == "Bergen"
 
 
 @pytest.mark.parametrize("draft", [None, "Oslo"])

@@ -1,5 +1,6 @@
 import itertools
 import json
+from dataclasses import replace
 
 import pytest
 
@@ -207,3 +208,26 @@ def test_the_record_of_every_episode_is_read_back_as_it_was_written(full):
 def test_in_flight_must_be_positive():
     with pytest.raises(OptionError, match="in_flight must be at least 1, got 0"):
         list(rollout(Follow(GOOD), [FILM], dynamics()[0], in_flight=0))
+
+
+@pytest.mark.parametrize("counts", [True, False])
+@pytest.mark.parametrize("draft", ["Oslo", None])
+def test_an_output_that_is_no_action_ends_with_the_last_draft_if_it_is_to_count(counts, draft):
+    unread = Proposal(None, text="Hm.", failure="no_action: nothing to read")
+    steps = replace(dynamics()[0], answer_with_last_draft=counts)
+    (episode,) = rollout(Follow({"film": [Search("Dawn", draft), unread]}), [FILM], steps)
+    assert (episode.output, episode.failure) == ("Hm.", "no_action: nothing to read"), "the output is on record"
+    if counts and draft:
+        assert (episode.answer, episode.stop, episode.outcome) == ("Oslo", "answer", 1.0)
+        assert (episode.steps[-1].action, episode.steps[-1].text) == (Answer("Oslo"), "Hm.")
+    else:
+        assert (episode.answer, episode.stop, episode.outcome) == (None, "no_action", 0.0)
+    assert Episode.from_json(episode.to_json(full=True)).answer == episode.answer
+
+
+def test_an_outage_is_a_failure_whatever_was_drafted():
+    outage = Proposal(None, failure="the server is down", outage=True)
+    steps = replace(dynamics()[0], answer_with_last_draft=True)
+    (episode,) = rollout(Follow({"film": [Search("Dawn", "Oslo"), outage]}), [FILM], steps)
+    assert (episode.answer, episode.stop) == (None, None)
+    assert "the server is down" in episode.error

@@ -92,7 +92,10 @@ RENDERERS = {
     ],
     "variables of a template": turns_of_a_template,
     "judge": judge_prompt,
-    **{card: lambda attack, card=card: agent_prompts(attack, card) for card in ("compact", "react", "re2search")},
+    **{
+        card: lambda attack, card=card: agent_prompts(attack, card)
+        for card in ("compact", "react", "re2search", "research")
+    },
 }
 
 

@@ -24,13 +24,14 @@ __all__ = [
     "Limit",
     "Out",
     "PolicyName",
+    "Published",
     "Ray",
     "Seed",
     "Settings",
     "ShuffleSeed",
     "Split",
 ]
-__all__ += ["TrustCard", "WorkerCount", "WorkerGPUs", "parse_settings", "ray_workers"]
+__all__ += ["TrustCard", "WorkerCount", "WorkerGPUs", "parse_settings", "published_file", "ray_workers"]
 
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON for programs.")]
 
@@ -52,6 +53,13 @@ Settings = Annotated[
     typer.Option("--set", metavar="KEY=VALUE", help="Change a card, e.g. retrieval.k=10 or policy.options.x=1."),
 ]
 Split = Annotated[str, typer.Option(help="Split of the environment.")]
+Published = Annotated[
+    bool,
+    typer.Option(
+        "--published",
+        help="Show published results as well: the paper's, or those of a TOML file among the paths. Never ranked.",
+    ),
+]
 Limit = Annotated[int | None, typer.Option(min=1, help="Take the first N questions only.")]
 ShuffleSeed = Annotated[
     int | None, typer.Option(help="With --limit: take N questions at random, by this seed, in place of the first N.")
@@ -120,3 +128,18 @@ def parse_settings(settings: Sequence[str] | None, option: str = "--set") -> dic
             # Most values are names, such as rank-bm25: requiring TOML's quotes inside the shell's would be a nuisance.
             parsed[key] = value
     return parsed
+
+
+def published_file(sources: list[Path], published: bool) -> tuple[list[Path], bool | Path]:
+    """Return the sources without the TOML file of `--published`, and that file, or True for the paper's results.
+
+    An option with a path would swallow the first run of `--published RUN`.
+
+    Raises:
+        RunError: There are several such files, or nothing else.
+    """
+    files = [source for source in sources if source.suffix == ".toml"] if published else []
+    rest = [source for source in sources if source not in files]
+    if len(files) > 1 or not rest:
+        raise RunError(f"--published takes one TOML file at most, beside runs or predictions; got {sources}.")
+    return rest, files[0] if files else published

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 from rich.table import Column
 
-from raggym_env.cli._options import AsJson, TrustCard
+from raggym_env.cli._options import AsJson, Published, TrustCard, published_file
 from raggym_env.cli._output import say, say_json, say_lines, show_table
 
 if TYPE_CHECKING:
@@ -27,7 +27,7 @@ def leaderboard(
     ],
     env: Annotated[str | None, typer.Option(help="Environment of the predictions files.")] = None,
     split: Annotated[str, typer.Option(help="Split of the predictions files.")] = "test",
-    published: Annotated[Path | None, typer.Option(help="TOML file of published results to show as well.")] = None,
+    published: Published = False,
     as_json: AsJson = False,
     trust_card: TrustCard = False,
 ) -> None:
@@ -42,8 +42,9 @@ def leaderboard(
     def leave_out(source: Path, error: Exception) -> None:
         say(f"raggym: {source} is left out: {error}", err=True)
 
+    sources, results = published_file(sources, published)
     card = None if env is None else env_card(env, trust=trust_card)
-    board = build_leaderboard(sources, card=card, split=split, published=published, on_error=leave_out)
+    board = build_leaderboard(sources, card=card, split=split, published=results, on_error=leave_out)
     if not board.boards:
         raise typer.Exit(1)
     if as_json:
@@ -64,17 +65,36 @@ def _show(board: Board) -> None:
     right += ["Tokens"] if board.has_tokens else []
     rows = []
     for place, row in enumerate(board.rows, 1):
-        scores = row.scores
+        if (scores := row.scores) is None:
+            continue
         figures = [_figure(row.figure(board.metric), interval=True), *(_figure(row.figure(name)) for name in others)]
-        searches = "" if scores is None or scores.searches is None else f"{scores.searches:.1f}"
-        cells = [*figures, searches, "cited" if scores is None else f"{scores.scored}/{scores.questions}"]
-        cells += [f"{scores.tokens:,}" if scores else ""] if board.has_tokens else []
-        rows.append((str(place) if scores is not None and scores.ranked else "", row.policy, *cells))
+        searches = "" if scores.searches is None else f"{scores.searches:.1f}"
+        cells = [*figures, searches, f"{scores.scored}/{scores.questions}"]
+        cells += [f"{scores.tokens:,}"] if board.has_tokens else []
+        rows.append((str(place) if scores.ranked else "", row.policy, *cells))
     columns = [Column("", justify="right"), Column("Policy", ratio=1)]
     show_table([*columns, *(Column(head, justify="right") for head in right)], rows, lines=False)
+    _show_cited(board)
     for note in board.notes():
         say(note)
     say("")
+
+
+def _show_cited(board: Board) -> None:
+    """Show the published rows in a table per publication and setting, for which a row of the ranking has no room."""
+    from raggym_env.evaluation.leaderboard import COLUMNS, Row
+
+    groups: dict[str, list[Row]] = {}
+    for row in board.rows:
+        if row.cited is not None:
+            groups.setdefault("; ".join(filter(None, (row.source, row.setting))), []).append(row)
+    for heading, rows in groups.items():
+        say(f"Cited from {heading}")
+        metrics = [name for name in COLUMNS if any(row.figure(name) for row in rows)]
+        columns = [Column("Policy", ratio=1), *(Column(COLUMNS[name], justify="right") for name in metrics)]
+        show_table(
+            columns, [(row.policy, *(_figure(row.figure(name)) for name in metrics)) for row in rows], lines=False
+        )
 
 
 def _figure(figure: tuple[float, float | None, float | None] | None, *, interval: bool = False) -> str:

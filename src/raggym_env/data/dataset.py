@@ -16,6 +16,7 @@ from raggym_env.data.formats import read_tasks
 from raggym_env.data.hub import HubName, hub_records
 from raggym_env.data.passages import as_passages
 from raggym_env.data.prepare import CorpusSource, contexts_source, file_source, prepare_corpus
+from raggym_env.data.row_lists import listed
 from raggym_env.data.sources import Located, locate, no_corpus, not_found
 from raggym_env.data.synth import SynthWorld
 from raggym_env.data.synth.cached_tasks import cached_tasks
@@ -67,6 +68,7 @@ def load(card: EnvCard | str | Path, split: str | None = None, *, root: Path | N
         UnknownName: No card or no split has that name.
         DataNotFound: No source is complete. The message lists what is missing in which folder and how to get it.
         MalformedData: A file exists but does not follow its format.
+        DataError: The split takes listed rows of a complete questions file, and the file is another one.
         CardError: The card cannot be read, or its sources are invalid.
     """
     resolved = resolve_split(card, split, root=root)
@@ -151,7 +153,8 @@ def resolve_split(
         # questions, and scores would change without a word.
         in_file = read_tasks(located.questions, card.dataset.format)
         reserved = _reserved(card.dataset, split, source)
-        tasks = [task for task in _select(in_file, source.rows, reserved) if task.id not in taken_ids]
+        selected = _select(in_file, source.rows, reserved, located.questions)
+        tasks = [task for task in selected if task.id not in taken_ids]
         if tasks:
             return ResolvedSplit(_task_set(card, split, tasks, str(located)), located)
         reasons.append(f"{located.questions} has {len(in_file)} questions and another split takes all of them")
@@ -184,9 +187,11 @@ def _reserved(dataset: DatasetCard, split: str, source: Source) -> int:
     return max((_count(rows) for rows in same_file if rows.startswith("last ")), default=0)
 
 
-def _select(tasks: Sequence[Task], rows: str, reserved: int) -> Sequence[Task]:
+def _select(tasks: Sequence[Task], rows: str, reserved: int, path: Path) -> Sequence[Task]:
     if rows == "all":
         return tasks
+    if rows.startswith("listed "):
+        return listed(rows.split()[1], tasks, path)
     if rows.startswith("last "):
         return tasks[-_count(rows) :]
     if rows.startswith("after "):

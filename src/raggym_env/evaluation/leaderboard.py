@@ -10,11 +10,14 @@ from typing import Any
 
 from raggym_env.cards import EnvCard, env_card
 from raggym_env.core import Task
+from raggym_env.data.hub import PREFIX as HUB
 from raggym_env.errors import DataError, RAGGymError, RunError
 from raggym_env.evaluation.predictions import read_predictions
+from raggym_env.evaluation.published import PUBLISHED, PublishedResult, read_published
 from raggym_env.evaluation.scored_run import LoadTasks, ScoredRun, cached_tasks
 from raggym_env.evaluation.scores import Scores, score_records
-from raggym_env.storage.parsing import ParseError, parse_toml, read_file
+from raggym_env.registry import LLMS
+from raggym_env.storage.parsing import ParseError
 from raggym_env.text.exits import for_markdown, for_terminal
 
 __all__ = ["COLUMNS", "Board", "Leaderboard", "Row", "build_leaderboard"]
@@ -36,7 +39,14 @@ class Row:
     cited: Mapping[str, float] | None = None
     """Published means by metric, in [0, 1]. Not computed here and never ranked."""
     setting: str = ""
-    """Retriever, passages per search, search budget and fingerprint of the corpus; empty for predictions."""
+    """Retriever, passages per search, search budget and fingerprint of the corpus; of a published result its model,
+    passages per search and corpus, as far as they are stated; empty for predictions."""
+    model: str = ""
+    """The language model, "none" without one; empty if it is not recorded."""
+    k: int | None = None
+    """Passages per search; None if it is not recorded, or for a published result of an agent that does not search."""
+    corpus: str = ""
+    """The corpus: a data set on the hub, a file, or that of a published result; empty as for `k`."""
     unknown: int = 0
     """Predictions for questions that are not in the split. They are not scored."""
 
@@ -66,6 +76,13 @@ class Board:
     def notes(self) -> list[str]:
         """Return the sentences below the board, as plain text."""
         return _notes(self, for_terminal)
+
+    def differences(self) -> str:
+        """Return a warning that says in what published rows differ from the runs, as plain text; empty if in nothing.
+
+        A corpus in a file is never taken for a published one on the hub: its name says nothing about its content.
+        """
+        return _differences(self.rows, for_terminal)
 
     @property
     def metrics(self) -> list[str]:
@@ -105,7 +122,7 @@ def build_leaderboard(
     *,
     card: str | Path | EnvCard | None = None,
     split: str = "test",
-    published: str | Path | None = None,
+    published: bool | str | Path | None = None,
     on_error: Callable[[Path, Exception], None] | None = None,
 ) -> Leaderboard:
     """Score runs and predictions, and rank them by environment.
@@ -117,8 +134,8 @@ def build_leaderboard(
         sources: Run folders, folders of run folders, or predictions files in a form of `read_predictions`.
         card: Environment of the predictions; needed with a predictions file only.
         split: Split of the predictions.
-        published: A TOML file of published results, shown unranked beside the runs: a table `[[result]]` each with
-            `environment`, `policy`, `source` and one mean in [0, 1] per metric.
+        published: Published results to show unranked beside the runs: True for the paper's, or a TOML file with a
+            table `[[result]]` each, with the keys of `published.PublishedResult`.
         on_error: Called with each source that cannot be scored and its error; the source is left out. By default the
             error is raised.
 
@@ -133,7 +150,7 @@ def build_leaderboard(
         try:
             if source.is_dir():
                 run = ScoredRun.read(source, load_tasks)
-                row = Row(run.label, str(source), run.scores, setting=run.setting)
+                row = _run_row(run, source)
                 entries.append(_Entry(run.card, run.split, run.tasks, run.key, row))
             else:
                 entries.append(_predictions_entry(source, card, split, load_tasks))
@@ -141,7 +158,7 @@ def build_leaderboard(
             if on_error is None:
                 raise
             on_error(source, error)
-    cited = _published(Path(published)) if published is not None else []
+    cited = read_published(PUBLISHED if published is True else published) if published else []
     groups: dict[tuple[str, ...], list[_Entry]] = {}
     for entry in entries:
         groups.setdefault(entry.key, []).append(entry)
@@ -174,21 +191,24 @@ def _predictions_entry(path: Path, card: str | Path | EnvCard | None, split: str
     return _Entry(card, split, taskset.tasks, key, row)
 
 
-def _published(path: Path) -> list[tuple[str, Row]]:
-    try:
-        rows = []
-        for result in parse_toml(read_file(path))["result"]:
-            means = {metric: float(result[metric]) for metric in COLUMNS if metric in result}
-            if not all(0 <= mean <= 1 for mean in means.values()):
-                raise ValueError(f"means are in [0, 1], got {means}")
-            environment, policy, source = (str(result[key]) for key in ("environment", "policy", "source"))
-            rows.append((environment, Row(policy, source, cited=means)))
-        return rows
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise DataError(f"{path} is not a file of published results: {error!r}.") from error
+def _run_row(run: ScoredRun, source: Path) -> Row:
+    policy = run.run.config["policy"]
+    # A policy object has no options on record, so neither has it a model.
+    model = str(dict(policy["options"]).get("llm") or "none") if "options" in policy else ""
+    corpus, k = _corpus(run.taskset.source), run.card.retrieval.k
+    return Row(run.label, str(source), run.scores, setting=run.setting, model=model, k=k, corpus=corpus)
 
 
-def _board(group: Sequence[_Entry], cited: Sequence[tuple[str, Row]]) -> Board:
+def _corpus(source: str) -> str:
+    """Return the name of the corpus in the description of a split's files."""
+    _, comma, corpus = source.rpartition(", corpus: ")
+    if not comma:
+        return "generated"
+    # A file's name holds no slash, so it never equals that of a data set on the hub.
+    return corpus.split(":")[1] if corpus.startswith(HUB) else Path(corpus).name
+
+
+def _board(group: Sequence[_Entry], cited: Sequence[PublishedResult]) -> Board:
     first = group[0]
     metric = first.card.episode.metric
 
@@ -199,13 +219,17 @@ def _board(group: Sequence[_Entry], cited: Sequence[tuple[str, Row]]) -> Board:
         return not row.scores.ranked, -estimate.mean if estimate else 0.0, row.policy
 
     rows = sorted((entry.row for entry in group), key=rank_key)
-    rows += [row for environment, row in cited if environment == first.card.name]
+    rows += [
+        Row(row.policy, row.source, cited=row.means, setting=row.setting, model=row.model, k=row.k, corpus=row.corpus)
+        for row in cited
+        if row.environment == first.card.name
+    ]
     return Board(first.card.name, first.split, len(first.tasks), metric, tuple(rows))
 
 
 def _markdown(board: Board) -> str:
     metrics = board.metrics
-    settings = {row.setting for row in board.rows if row.scores}
+    settings = {row.setting for row in board.rows if row.scores or row.setting}
     heads = ["#", "Policy", *(COLUMNS[name] for name in metrics), "Searches", "Scored"]
     heads += ["Tokens", "Cost, $"] if board.has_tokens else []
     # Only where they differ: a column of equal cells says nothing.
@@ -242,8 +266,39 @@ def _notes(board: Board, text: Callable[..., str]) -> list[str]:
     ]
     notes += [note for row in board.rows if (note := _no_action_note(row, text))]
     if any(row.cited for row in board.rows):
-        notes.append("Cited rows are published results, obtained with other corpora, retrievers and questions.")
+        notes.append("Cited rows are published results on the publication's questions; they are never ranked.")
+        notes += filter(None, [_differences(board.rows, text)])
     return notes
+
+
+def _differences(rows: Sequence[Row], text: Callable[..., str]) -> str:
+    """Return `Board.differences`. `text` is as for `_notes`."""
+    attributes: dict[str, Callable[[Row], str]] = {
+        "model": lambda row: _model(row.model),
+        "k": lambda row: str(row.k or ""),
+        "corpus": lambda row: row.corpus,
+    }
+    parts = []
+    for name, value in attributes.items():
+        runs = dict.fromkeys(value(row) or "not recorded" for row in rows if row.cited is None)
+        cited = [value(row) for row in rows if row.cited is not None and value(row)]
+        others = dict.fromkeys(one for one in cited if any(one.casefold() != run.casefold() for run in runs))
+        if others:
+            count = sum(one in others for one in cited)
+            listed, here = (", ".join(text(one, length=100) for one in values) for values in (others, runs))
+            parts.append(f"the {name} of {count} cited rows is {listed}, that of the runs {here}")
+    return f"Warning, not comparable: {'; '.join(parts)}." if parts else ""
+
+
+def _model(name: str) -> str:
+    """Return the part of a model's name that two ways to write it share.
+
+    >>> _model("openai:meta-llama/Llama-3.1-8B-Instruct@http://localhost:8000/v1")
+    'Llama-3.1-8B-Instruct'
+    """
+    backend, _, rest = name.partition(":")
+    # `hf:BASE+ADAPTER` is tuned, which published rows say by the name of their policy.
+    return (rest if backend in LLMS else name).partition("@")[0].partition("+")[0].rpartition("/")[2]
 
 
 def _no_action_note(row: Row, text: Callable[..., str]) -> str:

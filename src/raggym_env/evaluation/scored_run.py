@@ -109,7 +109,8 @@ class ScoredRun:
         retrieval, episode = self.card.retrieval, self.card.episode
         options = "".join(f", {name}={value}" for name, value in retrieval.options.items())
         corpus = str(self.run.config["corpus"])[:6]  # runs over different passages are not comparable
-        return f"{retrieval.name}, k={retrieval.k}{options}, {episode.max_searches} searches, corpus {corpus}"
+        draft = ", last draft counts" if episode.answer_with_last_draft else ""
+        return f"{retrieval.name}, k={retrieval.k}{options}, {episode.max_searches} searches{draft}, corpus {corpus}"
 
     @property
     def label(self) -> str:

@@ -25,6 +25,9 @@ class Dynamics:
     """Passages per search, at least 1."""
     max_searches: int = 8
     """Searches per episode, 0 or more. One more than this truncates the episode."""
+    answer_with_last_draft: bool = False
+    """Whether the last draft of an episode is its answer where it ends without one: at a search beyond the budget that
+    carries no draft, and, in rollouts, at an output that is no action."""
 
     def __post_init__(self) -> None:
         check_option("k", self.k, self.k >= 1, "at least 1")
@@ -64,15 +67,15 @@ class Dynamics:
         results = search(self.retriever, queries, self.k) if queries else []
         retrieved = zip(queries, results, strict=True)
         turns = iter([Turn(query, tuple([hit.passage for hit in hits])) for query, hits in retrieved])
-        return [_next(state, action, turns) for state, action in zip(states, actions, strict=True)]
+        return [self._next(state, action, turns) for state, action in zip(states, actions, strict=True)]
 
-
-def _next(state: State, action: Action, turns: Iterator[Turn]) -> State:
-    """Return the state after `action`. Takes the next of the `turns` if the action is a search that was run."""
-    if isinstance(action, Answer):
-        return replace(state, answer=action.text, stop=StopReason.ANSWER)
-    if state.searches_left == 0:
-        return replace(state, answer=action.draft, stop=StopReason.SEARCH_BUDGET)
-    # Not `replace`: it takes three times as long, and every search comes through here.
-    history = (*state.history, next(turns))
-    return State(state.question, history, state.searches_left - 1, episode=state.episode)
+    def _next(self, state: State, action: Action, turns: Iterator[Turn]) -> State:
+        """Return the state after `action`. Takes the next of the `turns` if the action is a search that was run."""
+        if isinstance(action, Answer):
+            return replace(state, answer=action.text, stop=StopReason.ANSWER)
+        draft = (action.draft or state.draft) if self.answer_with_last_draft else None
+        if state.searches_left == 0:
+            return replace(state, answer=draft or action.draft, stop=StopReason.SEARCH_BUDGET)
+        # Not `replace`: it takes three times as long, and every search comes through here.
+        history = (*state.history, next(turns))
+        return State(state.question, history, state.searches_left - 1, episode=state.episode, draft=draft)

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field, replace
 from itertools import islice
 from typing import Any, NamedTuple
 
-from raggym_env.core import Action, State, StopReason, Task, Usage
+from raggym_env.core import Action, Answer, State, StopReason, Task, Usage
 from raggym_env.errors import InvalidAction, LLMError, PolicyError, RAGGymError, check_option
 from raggym_env.mdp.dynamics import Dynamics
 from raggym_env.mdp.records import Candidate, Episode, Step
@@ -54,7 +54,8 @@ def rollout(
 
     If a search, a reward or a server fails, its episode is yielded with the error and without a score, and the
     others continue. Only errors of this library are recorded; a bug raises. An output of the policy that is not an
-    action ends its episode: `StopReason.NO_ACTION`, with nothing to grade.
+    action ends its episode: `StopReason.NO_ACTION`, with nothing to grade; or, with
+    `Dynamics.answer_with_last_draft`, with the last draft as the answer, if there is one.
 
     Args:
         policy: Proposes one action per state.
@@ -174,7 +175,10 @@ def _choose(running: Sequence[_Running], policy: Policy) -> list[_Choice]:
                 episode.output = proposal.text or str(error)
                 episode.failure = proposal.failure or str(error)
                 episode.messages = proposal.messages
-                episode.state = replace(episode.state, stop=StopReason.NO_ACTION)
+                if episode.state.draft is not None:
+                    choices.append(_Choice(episode, proposal, Answer(episode.state.draft)))
+                else:
+                    episode.state = replace(episode.state, stop=StopReason.NO_ACTION)
     return choices
 
 

@@ -126,6 +126,66 @@ def test_a_search_beyond_the_budget_is_a_failure_or_counts_by_its_draft():
     assert (episode.answer, episode.stop) == ("Oslo", "search_budget")
 
 
+@pytest.mark.parametrize(
+    ("limit", "searches", "left"),
+    [(None, 1, 2), (3, 0, 3), (3, 1, 2), (3, 2, 1), (3, 3, 0), (3, 4, 0), (9, 1, 2), (0, 0, 0)],
+)
+def test_an_agent_s_own_limit_counts_where_it_leaves_fewer_searches_than_the_environment(limit, searches, left):
+    model = Model(ANSWER)
+    made = agent("react", model, max_searches=limit)
+    here = state(*"abcd"[:searches], left=3 if searches == 0 else 2)
+    assert made.within_limit(here).searches_left == left
+    assert made.within_limit(here).history == here.history
+    made.propose([here])
+    shown = model.calls[0][0][0][-1]["content"]
+    assert (f"Searches left: {left}" in shown) == (left > 0)
+    assert ("No search is left" in shown) == (left == 0)
+
+
+def test_at_its_own_limit_a_search_is_asked_again_or_its_draft_is_the_answer():
+    at_limit = state("a", "b", left=5)
+    assert agent("re2search", Model(SEARCH), max_searches=2).act(at_limit) == Answer("Oslo")
+    model = Model('{"search": "Ada Berg"}', ANSWER)
+    assert agent("react", model, max_searches=2).act(at_limit) == Answer("Oslo")
+    assert "no search is left" in model.calls[1][0][0][-1]["content"]
+    made = agent("react", Model("?"), max_searches=2, on_failure="search")
+    assert made.propose([at_limit])[0][0].action is None
+
+
+def test_where_the_environment_has_no_search_left_either_it_ends_the_episode_as_ever():
+    mdp, _ = dynamics(max_searches=1)
+    episode = next(iter(rollout(agent("re2search", Model(SEARCH), max_searches=1), [FILM], mdp)))
+    assert (episode.answer, episode.stop) == ("Oslo", "search_budget")
+
+
+def test_an_agent_without_searches_of_its_own_answers_at_once_if_its_limit_is_0():
+    assert agent("rag", Model(ANSWER), max_searches=0).act(state()) == Answer("Oslo")
+
+
+@pytest.mark.parametrize("options", [{"max_searches": -1}, {"max_searches": True}, {"max_searches": 1.5}])
+@pytest.mark.parametrize("name", ["react", "rag"])
+def test_a_limit_out_of_range_is_refused(name, options):
+    with pytest.raises(OptionError, match="max_searches"):
+        agent(name, Model(ANSWER), **options)
+
+
+@pytest.mark.parametrize("examples", [True, "none", 0, {"question": "?"}])
+def test_examples_are_a_list_or_false(examples):
+    with pytest.raises(OptionError, match="examples"):
+        agent("react", Model(ANSWER), examples=examples)
+
+
+def test_research_keeps_past_searches_as_questions_and_their_answers():
+    model = Model("In Oslo, in 1950.", ANSWER)
+    agent("research", model).propose([state("Ada Berg was born in Oslo.")])
+    (note,), (reply,) = (prompts for prompts, _ in model.calls)
+    assert "<question>\nquery 0\n</question>" in note[-1]["content"]
+    assert FILM.question.text in note[-1]["content"]
+    assert "Ada Berg was born in Oslo." in note[-1]["content"]
+    assert "<note>\nQuestion: query 0\nAnswer: In Oslo, in 1950.\n</note>" in reply[-1]["content"]
+    assert "Ada Berg was born" not in reply[-1]["content"]
+
+
 def test_options_are_shown_with_letters():
     model = Model('{"answer": "B"}')
     assert agent("direct", model).act(state(question=PILL.question)) == Answer("B")

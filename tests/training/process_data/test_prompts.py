@@ -2,6 +2,7 @@ import json
 
 import pytest
 
+from raggym_env.cards import override, policy_card
 from raggym_env.core import Answer, Passage, Question, Search, State, Turn
 from raggym_env.errors import CardError, PolicyError, UnknownName
 from raggym_env.mdp.records import Candidate
@@ -63,6 +64,15 @@ def test_an_action_is_written_as_the_parser_reads_it(agent, state, action, reply
 )
 def test_an_action_that_the_agent_cannot_take_or_write_has_no_reply(agent, state, action):
     assert reply_of(agent, state, action) is None
+
+
+def test_prompts_and_replies_know_the_agent_s_own_limit_on_searches():
+    limited = Renderer(override(policy_card("react"), {"options.max_searches": 1}))
+    assert SEARCHED.searches_left == 1, "the environment would allow another search"
+    assert "No search is left" in limited.prompt(make_step(SEARCHED, Answer("Oslo")))[-1]["content"]
+    assert "Searches left: 1" in limited.prompt(make_step(START, Answer("Oslo")))[-1]["content"]
+    step = make_step(SEARCHED, Search("Ada Berg", draft="Oslo"))
+    assert limited.reply(step, step.candidates[0]) is None
 
 
 def test_the_prompt_is_the_agents_own():

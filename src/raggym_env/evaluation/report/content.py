@@ -84,6 +84,7 @@ def _board(board: Board, load_tasks: Any, passages: _Passages) -> Json:
         "questions": board.questions,
         "metric": board.metric,
         "metrics": {name: COLUMNS[name] for name in board.metrics},
+        "differences": board.differences(),
         "rows": [_row(row, place, names.get(place)) for place, row in enumerate(board.rows)],
         "runs": {names[place]: _run(run, tasks, passages) for place, run in runs.items()},
         "pairs": [

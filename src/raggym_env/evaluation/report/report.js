@@ -144,7 +144,7 @@ function showLeaderboard() {
     seconds: row.run === null ? null : meanOf(board.runs[row.run].episodes, (episode) => episode.seconds),
   }));
   const holder = el("div", { id: "leaderboard-table" });
-  const settings = new Set(board.rows.filter((row) => row.setting).map((row) => row.setting));
+  const settings = new Set(board.rows.filter((row) => row.setting && !row.cited).map((row) => row.setting));
   main.append(
     el("h2", {}, `${board.environment}, ${board.split} split, ${whole(board.questions)} questions`),
     holder,
@@ -152,7 +152,7 @@ function showLeaderboard() {
       `Ranked by ${board.metrics[board.metric] ?? board.metric} (★), with 95 % bootstrap intervals, or Wilson's where every score is 0 or every score is 1. `,
       settings.size === 1 ? `Setting: ${[...settings][0]}. ` : "",
       "Runs in which not every question is scored are not ranked. Latency is the wall time of an episode while others ran beside it. ",
-      board.rows.some((row) => row.cited) ? "Rows marked as cited are published results, obtained with other models, corpora and questions; they are not ranked." : ""),
+      board.rows.some((row) => row.cited) ? `Rows marked as cited are published results; they are not ranked. ${board.differences}` : ""),
     pairView());
   state.table = grid(holder, {
     data: rows, columns, layout: "fitColumns", responsiveLayout: false, columnHeaderVertAlign: "bottom", headerSortTristate: true,
@@ -175,9 +175,9 @@ function scoredText(scored, row) {
 
 function policyCell(row) {
   const name = row.run === null ? el("span", {}, row.policy) : el("a", { href: `${link("questions")}?a=${encodeURIComponent(row.run)}` }, row.policy);
-  const several = new Set(state.board.rows.map((other) => other.setting)).size > 2;
+  const several = new Set(state.board.rows.filter((other) => other.setting && !other.cited).map((other) => other.setting)).size > 1;
   return el("span", { class: "policy", title: row.source }, name,
-    row.cited ? el("small", {}, el("b", { class: "pill" }, "cited"), ` ${row.source}`) : several && row.setting ? el("small", {}, row.setting) : null);
+    row.cited ? el("small", {}, el("b", { class: "pill" }, "cited"), ` ${[row.source, row.setting].filter(Boolean).join("; ")}`) : several && row.setting ? el("small", {}, row.setting) : null);
 }
 
 function runChoice(label, value, onChange, extra = []) {

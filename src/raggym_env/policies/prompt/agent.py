@@ -47,7 +47,10 @@ class PromptAgent(BasePolicy):
         prompts: Jinja templates by name; see `templates`.
         reasoning, retrieval, queries, summaries, reflection: Whether the agent has the component; see `Components`.
             `summaries` needs the prompts `note_system` and `note_user`.
-        examples: Steps shown to the model as earlier turns; see `templates.Example`.
+        examples: Steps shown to the model as earlier turns; see `templates.Example`. False shows none of the card's:
+            `--set policy.options.examples=false` is zero-shot.
+        max_searches: Most searches of an episode, where the environment's budget is larger. After them the model has
+            to answer; of a search all the same, the draft is the answer. None leaves it to the environment.
         temperature: Sampling temperature where several proposals are requested (arXiv 2502.13957, algorithm 1). A
             single proposal is decoded greedily.
         top_p: As in `Sampling`, where several proposals are requested.
@@ -74,7 +77,8 @@ class PromptAgent(BasePolicy):
         queries: bool = False,
         summaries: bool = False,
         reflection: bool = False,
-        examples: Sequence[Mapping[str, Any]] = (),
+        examples: Sequence[Mapping[str, Any]] | Literal[False] = (),
+        max_searches: int | None = None,
         temperature: float = 1.0,
         top_p: float = 1.0,
         max_tokens: int = 512,
@@ -86,9 +90,11 @@ class PromptAgent(BasePolicy):
         seed: int = 0,
     ) -> None:
         check_option("on_failure", on_failure, on_failure in get_args(OnFailure), f"one of {get_args(OnFailure)}")
+        check_option("max_searches", max_searches, max_searches is None or max_searches >= 0, "0 or more")
+        self.max_searches = max_searches
         self.components = Components(reasoning, retrieval, queries, summaries, reflection)
         limits = PromptLimits(passage_chars, history_chars, passages)
-        self.prompts = Prompts(prompts, [Example.from_card(example) for example in examples], limits)
+        self.prompts = Prompts(prompts, [Example.from_card(example) for example in examples or ()], limits)
         if summaries and not self.prompts.summarises:
             raise OptionError("summaries = true needs the prompts note_system and note_user.")
         self.on_failure = on_failure
@@ -110,12 +116,19 @@ class PromptAgent(BasePolicy):
         if self.components.queries or not self.components.retrieval:
             return self._propose(states, n)
         # Without query generation the first action is a search for the question; the model is not needed for it.
-        first = [not state.history and state.searches_left > 0 for state in states]
+        first = [not state.history and self.within_limit(state).searches_left > 0 for state in states]
         rows = iter(self._propose([state for state, search in zip(states, first, strict=True) if not search], n))
         return [
             [Proposal(Search(state.question.text))] if search else next(rows)
             for state, search in zip(states, first, strict=True)
         ]
+
+    def within_limit(self, state: State) -> State:
+        """Return the state with the searches left that this agent may use; the prompt shows this one."""
+        if self.max_searches is None:
+            return state
+        left = min(state.searches_left, max(0, self.max_searches - len(state.history)))
+        return replace(state, searches_left=left)
 
     def _propose(self, states: Sequence[State], n: int) -> list[list[Proposal]]:
         if not states:
@@ -135,7 +148,7 @@ class PromptAgent(BasePolicy):
     def _begin(self, state: State, notes: Sequence[Completion] | None, n: int) -> list[_Attempt]:
         """Return the state's `n` attempts before the model replies; all failed if one of the state's notes did."""
         texts = None if notes is None else [note.text for note in notes]
-        messages = self.prompts.messages(state, texts, can_search=self._can_search(state))
+        messages = self.prompts.messages(self.within_limit(state), texts, can_search=self._can_search(state))
         failure = None
         if failed := [note for note in notes or () if note.failure is not None]:
             failure = _no_reply(failed[-1], "the model wrote no note")
@@ -177,13 +190,17 @@ class PromptAgent(BasePolicy):
             return Failure(Reason.NOT_ALLOWED, "this agent cannot search, so the reply must answer")
         if self.components.reflection and parsed.draft is None:
             return Failure(Reason.NO_DRAFT, 'a search needs a "draft": the answer as far as it is known')
-        # With a draft the search is an action all the same: it ends the episode, and the draft is graded.
-        if state.searches_left < 1 and parsed.draft is None:
-            return Failure(Reason.NO_SEARCHES_LEFT, "no search is left, so the reply must answer")
+        if self.within_limit(state).searches_left < 1:
+            if parsed.draft is None:
+                return Failure(Reason.NO_SEARCHES_LEFT, "no search is left, so the reply must answer")
+            # The environment would run it, if it has searches left. Where it has none, the search ends the episode and
+            # its draft is graded.
+            if state.searches_left > 0:
+                return Answer(parsed.draft)
         return Search(parsed.search or "", parsed.draft)
 
     def _can_search(self, state: State) -> bool:
-        return self.components.queries and state.searches_left > 0
+        return self.components.queries and self.within_limit(state).searches_left > 0
 
     def _recover(self, attempts: Sequence[_Attempt]) -> None:
         """Handle the replies that could not be parsed, as `on_failure` says."""

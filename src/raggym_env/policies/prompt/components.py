@@ -42,5 +42,7 @@ COMPONENTS = {
     "react": Components(reasoning=True, retrieval=True, queries=True),
     "search_o1": Components(reasoning=True, retrieval=True, queries=True, summaries=True),
     "re2search": Components(reasoning=True, retrieval=True, queries=True, summaries=True, reflection=True),
+    # The same agent in the paper's first version, whose prompts differ.
+    "research": Components(reasoning=True, retrieval=True, queries=True, summaries=True, reflection=True),
 }
-"""Agent name -> components: the rows of the table, which the cards of these names repeat."""
+"""Agent name -> components: the rows of the table, and `research`. The cards of these names repeat them."""

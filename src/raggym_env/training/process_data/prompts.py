@@ -42,7 +42,7 @@ class Renderer:
         self.card = card
         self.name = card.name
         # Prompts and components alone: the scripted model that the agent was made with is never called.
-        self._parts, self._prompts = agent.components, agent.prompts
+        self._parts, self._prompts, self._within_limit = agent.components, agent.prompts, agent.within_limit
 
     def prompt(self, step: TrajectoryStep) -> Messages:
         """Return the agent's prompt in a state.
@@ -60,7 +60,7 @@ class Renderer:
                 f"{self.name!r} reads notes that a model wrote on the passages, and this data was not collected with "
                 f"its prompts. Collect with {self.name!r}, or render as an agent without summaries, such as react."
             )
-        return self._prompts.messages(step.state, None, can_search=self._can_search(step.state))
+        return self._prompts.messages(self._within_limit(step.state), None, can_search=self._can_search(step.state))
 
     def reply(self, step: TrajectoryStep, candidate: Candidate) -> str | None:
         """Return the agent's reply that takes a candidate's action in its state.
@@ -94,7 +94,7 @@ class Renderer:
         return [dict(message) for message in step.messages[: len(empty)]]
 
     def _can_search(self, state: State) -> bool:
-        return self._parts.queries and state.searches_left > 0
+        return self._parts.queries and self._within_limit(state).searches_left > 0
 
     def _own_action(self, state: State, action: Action | None) -> Action | None:
         """Return the action in the form that this agent takes it; None if it cannot."""
@@ -105,7 +105,7 @@ class Renderer:
             return None
         draft = one_line(action.draft) if self._parts.reflection and action.draft else None
         # With no search left, a search counts only by its draft.
-        needs_draft = self._parts.reflection or state.searches_left < 1
+        needs_draft = self._parts.reflection or self._within_limit(state).searches_left < 1
         return None if draft is None and needs_draft else Search(one_line(action.query), draft)
 
     def identity(self) -> Json:
