@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -31,7 +30,7 @@ from raggym_env.cli._progress import EpisodeBar
 from raggym_env.errors import CardError
 
 if TYPE_CHECKING:
-    from raggym_env.evaluation import Judged, Scores
+    from raggym_env.evaluation import Judged
 
 __all__ = ["evaluate"]
 
@@ -105,7 +104,12 @@ def evaluate(
         )
     for name, estimate in scores.metrics.items():
         say(f"{name:10} {estimate.mean:.3f}  95 % interval [{estimate.low:.3f}, {estimate.high:.3f}]")
-    for line in _group_lines(scores, run.card.episode.metric):
+    metric = run.card.episode.metric
+    for field in dict.fromkeys(group.field for group in scores.groups):
+        groups = [group for group in scores.groups if group.field == field and metric in group.means]
+        parts = [f"{group.value} {group.means[metric]:.3f} ({group.questions})" for group in groups[:_GROUPS]]
+        parts += [f"and {len(groups) - _GROUPS} more"] if len(groups) > _GROUPS else []
+        line = f"{metric} by {field}: {', '.join(parts)}"
         say(line)
     say(f"{scores.scored} of {scores.questions} questions scored; run folder: {run.path}")
     if scores.no_action:
@@ -116,15 +120,6 @@ def evaluate(
     if judged is not None:
         _say_judged(judge_answers(ScoredRun.read(run.path).tasks, run.iter_episodes(), judged))
     bar.exit_if_failed(scores.failed)
-
-
-def _group_lines(scores: Scores, metric: str) -> Iterator[str]:
-    """Yield for each grouping of the questions the mean of the metric and the size of every group."""
-    for field in dict.fromkeys(group.field for group in scores.groups):
-        groups = [group for group in scores.groups if group.field == field and metric in group.means]
-        parts = [f"{group.value} {group.means[metric]:.3f} ({group.questions})" for group in groups[:_GROUPS]]
-        more = [f"and {len(groups) - _GROUPS} more"] if len(groups) > _GROUPS else []
-        yield f"{metric} by {field}: {', '.join(parts + more)}"
 
 
 def _say_judged(judged: Judged) -> None:

@@ -11,7 +11,7 @@ import html
 import re
 import unicodedata
 import warnings
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence, Set
+from collections.abc import Callable, Iterable, Iterator, Mapping, Set
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -203,16 +203,11 @@ def _musique(record: Record) -> Task:
         Task(
             Question(record.text("id"), record.text("question")),
             tuple(dict.fromkeys((record.text("answer"), *aliases))),
-            type=_hop_type(record.text("id")),
+            # The shape of the reasoning: "3hop1__9285_5188_23307" is a "3hop1".
+            type=shape[1] if (shape := re.match(r"(\d+hop\d*)__", record.text("id"))) else "",
         ),
         **_decomposed(record),
     )
-
-
-def _hop_type(identifier: str) -> str:
-    """Return the shape of a question's reasoning from its id: "3hop1__9285_5188_23307" is a "3hop1"."""
-    head, separator, _ = identifier.partition("__")
-    return head if separator and re.fullmatch(r"\d+hop\d*", head) else ""
 
 
 def _decomposed(record: Record) -> dict[str, Any]:
@@ -225,15 +220,16 @@ def _decomposed(record: Record) -> dict[str, Any]:
     paragraphs = _objects(record, "paragraphs")
     titles = {paragraph.identifier("idx"): clean_title(paragraph.text("title")) for paragraph in paragraphs}
     gold: list[str] = []
-    answers: list[str] = []
+    answers: dict[str, str] = {}  # by the reference of later steps to them
     evidences: list[Evidence] = []
-    for step in _objects(record, "question_decomposition"):
-        title, question = _step_title(step, titles), _resolved(step.text("question"), answers)
-        answers.append(step.text("answer"))
+    for number, step in enumerate(_objects(record, "question_decomposition"), start=1):
+        title = _step_title(step, titles)
+        question = re.sub(r"#\d+\b", lambda match: answers.get(match[0], match[0]), step.text("question"))
+        answers[f"#{number}"] = answer = step.text("answer")
         subject, separator, relation = question.partition(">>")
         link = (subject.strip(), relation.strip()) if separator else (title, question)
         gold.append(title)
-        evidences.append(Evidence(*link, answers[-1]))
+        evidences.append(Evidence(*link, answer))
     gold += [titles[paragraph.identifier("idx")] for paragraph in paragraphs if paragraph.fields.get("is_supporting")]
     facts = tuple(Fact(title) for title in dict.fromkeys(gold) if title)
     return {"supporting": facts, "evidences": tuple(evidences), "metadata": {"hops": len(evidences)}}
@@ -249,12 +245,6 @@ def _step_title(step: Record, titles: Mapping[str, str]) -> str:
     if (index := step.identifier("paragraph_support_idx")) not in titles:
         raise step.wrong("paragraph_support_idx", "the idx of a paragraph", index)
     return titles[index]
-
-
-def _resolved(question: str, answers: Sequence[str]) -> str:
-    """Return a step's question with the answers of earlier steps in place of the references to them."""
-    by_reference = {f"#{number}": answer for number, answer in enumerate(answers, start=1)}
-    return re.sub(r"#\d+\b", lambda match: by_reference.get(match[0], match[0]), question)
 
 
 def _objects(record: Record, name: str) -> list[Record]:

@@ -129,9 +129,9 @@ def judge_answers(
     label = name or (llm if isinstance(llm, str) else "")
     model = make(llm, **(llm_options or {})) if isinstance(llm, str) else llm
     judge = _Judge(model, Sampling(max_tokens=max_tokens), retries, _Cache(label, llm_options or {}))
-    asked = {id: _messages(by_id[id], answer) for id, answer in answers.items() if answer and answer.strip()}
-    given = judge.verdicts(asked)
-    verdicts: dict[str, Verdict] = {id: given.get(id, "abstained") for id in answers}
+    prompts = {id: _messages(by_id[id], answer) for id, answer in answers.items() if answer and answer.strip()}
+    replies = judge.verdicts(prompts)
+    verdicts: dict[str, Verdict] = {id: replies.get(id, "abstained") for id in answers}
     return Judged(
         model=label or type(model).__name__,
         protocol=PROTOCOL,
@@ -203,13 +203,9 @@ class _Judge:
                     del open_prompts[key]
                 else:
                     problems[key] = f"a reply does not end with one of the three verdicts: {text[-200:]!r}"
-                    open_prompts[key] = _again(messages, text)
+                    request = {"role": "user", "content": f"That reply cannot be read. {_REQUEST}"}
+                    open_prompts[key] = [*messages, {"role": "assistant", "content": shown_again(text)}, request]
         return verdicts, [*failures, *(problems[key] for key in open_prompts)]
-
-
-def _again(messages: Messages, reply: str) -> Messages:
-    request = f"That reply cannot be read. {_REQUEST}"
-    return [*messages, {"role": "assistant", "content": shown_again(reply)}, {"role": "user", "content": request}]
 
 
 class _Cache:
