@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from raggym_env.cards import DatasetCard, EnvCard, Source, env_card
+from raggym_env.cards import EnvCard, env_card
 from raggym_env.core import Task
 from raggym_env.data.corpus import Corpus
 from raggym_env.data.formats import read_tasks
@@ -152,7 +152,10 @@ def resolve_split(
         # A malformed file is an error and does not count as a missing one: the next source could hold other
         # questions, and scores would change without a word.
         in_file = read_tasks(located.questions, card.dataset.format)
-        reserved = _reserved(card.dataset, split, source)
+        # The last rows of the file that belong to other splits.
+        others = (other for name in card.dataset.splits if name != split for other in card.dataset.sources_of(name))
+        same_file = (other.rows for other in others if other.questions == source.questions)
+        reserved = max((_count(rows) for rows in same_file if rows.startswith("last ")), default=0)
         selected = _select(in_file, source.rows, reserved, located.questions)
         tasks = [task for task in selected if task.id not in taken_ids]
         if tasks:
@@ -178,13 +181,6 @@ def split_name(card: EnvCard, split: str | None) -> str:
 
 def _task_set(card: EnvCard, split: str, tasks: Sequence[Task], source: str) -> TaskSet:
     return TaskSet(card=card, split=split, tasks=tuple(tasks), source=source, fingerprint=tasks_fingerprint(tasks))
-
-
-def _reserved(dataset: DatasetCard, split: str, source: Source) -> int:
-    """Return how many of the last rows of the source's questions file belong to other splits."""
-    others = (other for name in dataset.splits if name != split for other in dataset.sources_of(name))
-    same_file = (other.rows for other in others if other.questions == source.questions)
-    return max((_count(rows) for rows in same_file if rows.startswith("last ")), default=0)
 
 
 def _select(tasks: Sequence[Task], rows: str, reserved: int, path: Path) -> Sequence[Task]:

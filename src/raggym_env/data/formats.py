@@ -305,7 +305,14 @@ def _jsonl(record: Record) -> Task:
     answers = tuple(dict.fromkeys(record.texts("golden_answers", golden)))
     correct = _correct(record, question.options, answers) if question.options else None
     metadata = record.optional("metadata", dict)
-    decomposition = _decomposed(flat) if _has_steps(flat) else {}
+    try:
+        steps, paragraphs = (_objects(flat, name) for name in ("question_decomposition", "paragraphs"))
+    except MalformedData:  # fields of its own by these names
+        steps, paragraphs = [], []
+    is_musique = all({"question", "answer"} <= step.fields.keys() for step in steps) and all(
+        {"idx", "title"} <= paragraph.fields.keys() for paragraph in paragraphs
+    )
+    decomposition = _decomposed(flat) if steps and is_musique else {}
     # Tasks stay in memory and are sent to workers, and the paragraphs would be most of their size.
     left_out = {"context", "supporting_facts", *(("paragraphs", "question_decomposition") if decomposition else ())}
     task = Task(
@@ -320,16 +327,6 @@ def _jsonl(record: Record) -> Task:
         decomposition["supporting"] = task.supporting or decomposition["supporting"]
         decomposition["metadata"] = {**task.metadata, **decomposition["metadata"]}
     return replace(task, **decomposition)
-
-
-def _has_steps(record: Record) -> bool:
-    """True if a record has MuSiQue's question decomposition, and not fields of its own by these names."""
-    try:
-        steps, paragraphs = (_objects(record, name) for name in ("question_decomposition", "paragraphs"))
-    except MalformedData:
-        return False
-    complete = all({"question", "answer"} <= step.fields.keys() for step in steps)
-    return bool(steps) and complete and all({"idx", "title"} <= paragraph.fields.keys() for paragraph in paragraphs)
 
 
 def _flattened(record: Record) -> Record:

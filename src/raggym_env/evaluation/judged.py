@@ -129,7 +129,13 @@ def judge_answers(
     label = name or (llm if isinstance(llm, str) else "")
     model = make(llm, **(llm_options or {})) if isinstance(llm, str) else llm
     judge = _Judge(model, Sampling(max_tokens=max_tokens), retries, _Cache(label, llm_options or {}))
-    prompts = {id: _messages(by_id[id], answer) for id, answer in answers.items() if answer and answer.strip()}
+    prompts: dict[str, Messages] = {}
+    for id, answer in answers.items():
+        if answer and answer.strip():
+            golds = [f"- {clipped(as_data(gold), _CHARS)}" for gold in by_id[id].answers[:_GOLDS]]
+            lines = [question_section(by_id[id].question), "<gold_answers>", *golds, "</gold_answers>"]
+            lines += ["<answer>", clipped(as_data(answer), _CHARS), "</answer>", _REQUEST]
+            prompts[id] = [{"role": "system", "content": _SYSTEM}, {"role": "user", "content": "\n".join(lines)}]
     replies = judge.verdicts(prompts)
     verdicts: dict[str, Verdict] = {id: replies.get(id, "abstained") for id in answers}
     return Judged(
@@ -149,13 +155,6 @@ def _disagreements(
         answer, golds = answers[id] or "", tasks[id].answers
         if (em := exact_match(answer, golds)) != (verdict == "correct"):
             yield Disagreement(id, answer, golds[0], em, verdict)
-
-
-def _messages(task: Task, answer: str) -> Messages:
-    golds = [f"- {clipped(as_data(gold), _CHARS)}" for gold in task.answers[:_GOLDS]]
-    lines = [question_section(task.question), "<gold_answers>", *golds, "</gold_answers>"]
-    lines += ["<answer>", clipped(as_data(answer), _CHARS), "</answer>", _REQUEST]
-    return [{"role": "system", "content": _SYSTEM}, {"role": "user", "content": "\n".join(lines)}]
 
 
 class _Judge:

@@ -150,7 +150,11 @@ def build_leaderboard(
         try:
             if source.is_dir():
                 run = ScoredRun.read(source, load_tasks)
-                row = _run_row(run, source)
+                policy = run.run.config["policy"]
+                # A policy object has no options on record, so neither has it a model.
+                model = str(dict(policy["options"]).get("llm") or "none") if "options" in policy else ""
+                corpus, k = _corpus(run.taskset.source), run.card.retrieval.k
+                row = Row(run.label, str(source), run.scores, setting=run.setting, model=model, k=k, corpus=corpus)
                 entries.append(_Entry(run.card, run.split, run.tasks, run.key, row))
             else:
                 entries.append(_predictions_entry(source, card, split, load_tasks))
@@ -189,14 +193,6 @@ def _predictions_entry(path: Path, card: str | Path | EnvCard | None, split: str
     row = Row(path.stem, str(path), score_records(predictions, taskset.tasks), unknown=unknown)
     key = (card.name, split, f"{len(taskset.tasks):09}", taskset.fingerprint, card.episode.metric)
     return _Entry(card, split, taskset.tasks, key, row)
-
-
-def _run_row(run: ScoredRun, source: Path) -> Row:
-    policy = run.run.config["policy"]
-    # A policy object has no options on record, so neither has it a model.
-    model = str(dict(policy["options"]).get("llm") or "none") if "options" in policy else ""
-    corpus, k = _corpus(run.taskset.source), run.card.retrieval.k
-    return Row(run.label, str(source), run.scores, setting=run.setting, model=model, k=k, corpus=corpus)
 
 
 def _corpus(source: str) -> str:

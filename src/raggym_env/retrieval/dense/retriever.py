@@ -30,7 +30,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from raggym_env.core import Passage
 from raggym_env.data.prebuilt import PREBUILT, prebuilt_file
@@ -124,7 +123,9 @@ class DenseRetriever(IndexOptions, EncoderOptions):
                 )
             candidates = _candidates(self._index, vectors, min(k, total), total)
             for row, vector, positions in zip(rows, vectors, candidates, strict=True):
-                scores = _rounded(self._vectors.rows(positions).astype(np.float64) @ vector.astype(np.float64))
+                exact = self._vectors.rows(positions).astype(np.float64) @ vector.astype(np.float64)
+                mantissa, exponent = np.frexp(exact)
+                scores = np.ldexp(np.round(np.ldexp(mantissa, _BITS)), exponent - _BITS)  # to _BITS significant bits
                 if not np.isfinite(scores).all():
                     raise RetrievalError(
                         f"A vector in {self._folder} is not finite. Delete it to have it computed again."
@@ -202,13 +203,6 @@ def _candidates(index: FlatIndex | FaissIndex, queries: Vectors, k: int, total: 
         rows = rows[(last >= limit - _TIE * np.abs(limit)) & (positions[:, -1] >= 0) & (depth < total)]
         depth *= 4
     return candidates
-
-
-def _rounded(scores: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Round to `_BITS` significant bits."""
-    mantissa, exponent = np.frexp(scores)
-    rounded: NDArray[np.float64] = np.ldexp(np.round(np.ldexp(mantissa, _BITS)), exponent - _BITS)
-    return rounded
 
 
 def _prebuilt_vectors(path: Path, passages: int) -> MappedVectors:

@@ -7,7 +7,7 @@ scores a step before the others are taken.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -165,7 +165,15 @@ class _Relabelling(Plan):
             some = tasks[start : start + in_flight]
             rows = [self._cases(judge, task) for task in some]
             judge.judge([case for row in rows for case in row if case.scores is None])
-            yield [_labelled(self.records[task.id], row) for task, row in zip(some, rows, strict=True)]
+            labelled = []
+            for record, row in zip([self.records[task.id] for task in some], rows, strict=True):
+                if failed := next((case for case in row if case.scores is None), None):
+                    nothing: Json = {"steps": [], "answer": None, "stop": None, "outcome": None}
+                    labelled.append({**record, **nothing, "error": f"RewardError: {failed.complaint}"})
+                else:
+                    pairs = zip(record["steps"], row, strict=True)
+                    labelled.append({**record, "steps": [_rescored(step, case.scores or {}) for step, case in pairs]})
+            yield labelled
 
     def _cases(self, judge: JudgeReward, task: Task) -> list[Case]:
         """Return a case for each step of an episode, with all of its candidates that are actions."""
@@ -194,15 +202,6 @@ def _hindsight(task: Task, trajectory: Trajectory, passage_chars: int, history_c
     if last is not None and not isinstance(last.action, Answer) and last.action is not None:
         ending = f"{ending}, after a search for {clipped(as_data(last.action.query), ACTION_CHARS)}"
     return {"gold": " or ".join(answers), "episode": sections or "No search was made.", "ending": ending}
-
-
-def _labelled(record: Json, cases: Sequence[Case]) -> Json:
-    """Return the record of an episode with the judge's scores; that of a failed one if a step has none."""
-    if failed := next((case for case in cases if case.scores is None), None):
-        nothing: Json = {"steps": [], "answer": None, "stop": None, "outcome": None}
-        return {**record, **nothing, "error": f"RewardError: {failed.complaint}"}
-    steps = [_rescored(step, case.scores or {}) for step, case in zip(record["steps"], cases, strict=True)]
-    return {**record, "steps": steps}
 
 
 def _rescored(step: Json, scores: Mapping[Action, float]) -> Json:
