@@ -30,7 +30,9 @@ from raggym_env.cli._progress import EpisodeBar
 from raggym_env.errors import CardError
 
 if TYPE_CHECKING:
-    from raggym_env.evaluation import Judged
+    from pathlib import Path
+
+    from raggym_env.evaluation import Judged, Scores
 
 __all__ = ["evaluate"]
 
@@ -102,24 +104,26 @@ def evaluate(
             trust=trust_card,
             progress=bar,
         )
+    _say_scores(scores, run.card.episode.metric, run.path)
+    if judged is not None:
+        _say_judged(judge_answers(ScoredRun.read(run.path).tasks, run.iter_episodes(), judged))
+    bar.exit_if_failed(scores.failed)
+
+
+def _say_scores(scores: Scores, metric: str, path: Path) -> None:
     for name, estimate in scores.metrics.items():
         say(f"{name:10} {estimate.mean:.3f}  95 % interval [{estimate.low:.3f}, {estimate.high:.3f}]")
-    metric = run.card.episode.metric
     for field in dict.fromkeys(group.field for group in scores.groups):
         groups = [group for group in scores.groups if group.field == field and metric in group.means]
         parts = [f"{group.value} {group.means[metric]:.3f} ({group.questions})" for group in groups[:_GROUPS]]
         parts += [f"and {len(groups) - _GROUPS} more"] if len(groups) > _GROUPS else []
-        line = f"{metric} by {field}: {', '.join(parts)}"
-        say(line)
-    say(f"{scores.scored} of {scores.questions} questions scored; run folder: {run.path}")
+        say(f"{metric} by {field}: {', '.join(parts)}")
+    say(f"{scores.scored} of {scores.questions} questions scored; run folder: {path}")
     if scores.no_action:
         say(f"{scores.no_action} outputs could not be read as an action and score 0. Most frequent reasons:")
         # A record of an older version has no reason.
         for reason, number in (scores.no_action_reasons or {"unknown": scores.no_action}).items():
             say(f"  {number} x {reason}")
-    if judged is not None:
-        _say_judged(judge_answers(ScoredRun.read(run.path).tasks, run.iter_episodes(), judged))
-    bar.exit_if_failed(scores.failed)
 
 
 def _say_judged(judged: Judged) -> None:
