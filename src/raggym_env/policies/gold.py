@@ -11,6 +11,7 @@ from raggym_env.errors import PolicyError, check_option
 from raggym_env.protocols import BasePolicy, Proposal, distinct
 from raggym_env.reading.answers import answers
 from raggym_env.rewards.evidence import title_key
+from raggym_env.rewards.tasks import TaskIndex
 
 __all__ = ["GoldPolicy", "Incomplete", "Reach"]
 
@@ -56,10 +57,7 @@ class GoldPolicy(BasePolicy):
             )
         self.reach = reach
         self.incomplete = incomplete
-        self._by_id = {task.id: task for task in tasks}
-        self._by_text: dict[str, list[Task]] = {}
-        for task in tasks:
-            self._by_text.setdefault(task.question.text, []).append(task)
+        self._tasks = TaskIndex(tasks)
 
     def propose(self, states: Sequence[State], n: int = 1) -> list[list[Proposal]]:
         """Return at most `n` distinct proposals per state, the teacher's action first.
@@ -108,15 +106,11 @@ class GoldPolicy(BasePolicy):
             yield from missing
 
     def _task(self, state: State) -> Task:
-        question = state.question
-        # The text as well: the same id may belong to a question of another data set.
-        if (task := self._by_id.get(question.id)) is not None and task.question.text == question.text:
-            return task
-        tasks = [task for task in self._by_text.get(question.text, ()) if task.question.options == question.options]
+        tasks = self._tasks.matching(state)
         if len(tasks) != 1:
             raise PolicyError(
-                f"The gold policy has {len(tasks) or 'no'} tasks with the question {question.text!r:.100}, and needs "
-                "exactly one. Use it on the tasks that it was made with."
+                f"The gold policy has {len(tasks) or 'no'} tasks with the question "
+                f"{state.question.text!r:.100}, and needs exactly one. Use it on the tasks that it was made with."
             )
         return tasks[0]
 

@@ -104,8 +104,8 @@ class DenseRetriever(IndexOptions, EncoderOptions):
             raise UnknownName("dtype of the 'dense' retriever", str(self.dtype), DTYPES)
         valid = isinstance(self.shard, int) and self.shard >= 1
         check_option("shard", self.shard, valid, "a whole number of passages, at least 1")
-        given = self.vectors is None or self.dtype == "float32"
-        check_option("dtype", self.dtype, given, "float32 with prebuilt vectors")
+        fits = self.vectors is None or self.dtype == "float32"
+        check_option("dtype", self.dtype, fits, "float32 with prebuilt vectors")
         # Open everything now: errors are the constructor's, and no two threads open it at once.
         _ = self._index
 

@@ -176,8 +176,8 @@ class EpisodeTrainer(trl.GRPOTrainer):  # type: ignore[misc]  # TRL's classes ar
             "multi_objective_aggregation='sum_then_normalize'":
                 self.args.multi_objective_aggregation == "sum_then_normalize",
         }  # fmt: skip
-        for option, given in needs.items():
-            if not given:
+        for option, holds in needs.items():
+            if not holds:
                 raise OptionError(f"Credit per turn needs {option}. Otherwise use credit='episode'.")
 
     # A private method, as in `episodes`: TRL 1.16 has no public place between scoring and loss. Its loss takes
