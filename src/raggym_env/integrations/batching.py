@@ -12,15 +12,18 @@ from dataclasses import dataclass, field
 from raggym_env.core import Action, State, Task
 from raggym_env.envs.episodes import Episodes, Outcome
 from raggym_env.errors import RetrievalError
+from raggym_env.mdp.step_reward import Reward
 from raggym_env.retrieval.server.batching import Overloaded
 from raggym_env.retrieval.server.options import Batching
 
 __all__ = ["StepBatcher"]
 
+_NO_REWARD = Reward(0.0, 0.0, 0.0)
+
 
 @dataclass(slots=True, eq=False)
 class _Job:
-    task: Task
+    task: Task | None
     state: State
     action: Action
     outcome: Future[Outcome] = field(default_factory=Future)
@@ -75,8 +78,10 @@ class StepBatcher:
         """False while every thread hangs, and after `close`."""
         return not self._closed and self._threads > self.hanging
 
-    def submit(self, task: Task, state: State, action: Action) -> Future[Outcome]:
+    def submit(self, task: Task | None, state: State, action: Action) -> Future[Outcome]:
         """Return the future outcome of an action in a running episode. Its exceptions are those of `Episodes.step`.
+
+        Without a task, it has no rewards.
 
         Raises:
             Overloaded: Too many steps are waiting, every thread hangs, or the batcher is closed.
@@ -139,9 +144,7 @@ class StepBatcher:
 
     def _run(self, jobs: list[_Job]) -> None:
         try:
-            outcomes = self._world.step(
-                [job.task for job in jobs], [job.state for job in jobs], [job.action for job in jobs]
-            )
+            outcomes = self._step(jobs)
         except BaseException as error:  # noqa: BLE001  # even SystemExit must reach the callers, and end no thread
             if len(jobs) > 1:
                 for job in jobs:
@@ -153,3 +156,11 @@ class StepBatcher:
         else:
             for job, outcome in zip(jobs, outcomes, strict=True):
                 job.outcome.set_result(outcome)
+
+    def _step(self, jobs: list[_Job]) -> list[Outcome]:
+        """Take steps as `Episodes.step` does: one search, and one call of the process reward for those with a task."""
+        states, actions = [job.state for job in jobs], [job.action for job in jobs]
+        after = self._world.dynamics.transition(states, actions)
+        scored = [(job.task, job.state, job.action, new) for job, new in zip(jobs, after, strict=True) if job.task]
+        rewards = iter(self._world.reward.score(*zip(*scored, strict=True)) if scored else ())
+        return [Outcome(new, next(rewards) if job.task else _NO_REWARD) for job, new in zip(jobs, after, strict=True)]

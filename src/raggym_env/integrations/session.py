@@ -126,13 +126,13 @@ class Session:
         Raises:
             InvalidReset: The seed or the row is not a whole number in its range, or a step is running.
         """
-        for name, value in (("seed", seed), ("row", row)):
+        for name, value in (("seed", seed), ("row (index)", row)):
             if value is not None and (isinstance(value, bool) or not isinstance(value, int | np.integer)):
                 raise InvalidReset(f"{name} must be a whole number, got {value!r:.80}.")
         if seed is not None and not 0 <= seed <= _LARGEST_SEED:
             raise InvalidReset(f"seed must be in [0, 2**64), got {_digits(seed)}.")
         if row is not None and not 0 <= row < len(self.world.tasks):
-            raise InvalidReset(f"row must be in [0, {len(self.world.tasks)}), got {_digits(row)}.")
+            raise InvalidReset(f"row (index) must be in [0, {len(self.world.tasks)}), got {_digits(row)}.")
         with self._alone(InvalidReset):
             if seed is not None or self._rng is None:
                 self._rng, _ = seeding.np_random(None if seed is None else int(seed))
