@@ -13,15 +13,13 @@ from gymnasium.error import ResetNeeded
 from hypothesis import given
 from hypothesis import strategies as st
 
-from raggym_env.core import Answer, Passage, Question, Search, Task
-from raggym_env.envs.episodes import Episodes
+from raggym_env.core import Answer, Search
 from raggym_env.errors import InvalidAction, InvalidReset, OptionError, RetrievalError
 from raggym_env.integrations.batching import StepBatcher
 from raggym_env.integrations.session import Session, load_world
-from raggym_env.mdp.dynamics import Dynamics
-from raggym_env.protocols import Hit
 from raggym_env.retrieval.server.batching import Overloaded, SearchTimeout
 from raggym_env.retrieval.server.options import Batching
+from sessions import Engine, gold_steps, small_world
 
 ENV = "RAGGym-Synth-v0"
 
@@ -38,35 +36,6 @@ def batcher(world):
     batcher.close()
 
 
-class Engine:
-    """A search engine that counts its calls, waits for a gate, and rejects some queries."""
-
-    def __init__(self):
-        self.gate = threading.Event()
-        self.gate.set()
-        self.calls = []
-
-    def search(self, queries, k):
-        self.calls.append(list(queries))
-        self.gate.wait(20)
-        if any("reject" in query for query in queries):
-            raise RetrievalError("rejected")
-        if any("exit" in query for query in queries):
-            raise SystemExit
-        return [[Hit(Passage(query, f"Title of {query}", "text"), 1.0)] for query in queries]
-
-
-def small_world(engine, tasks=4):
-    tasks = [Task(Question(f"q{number}", f"Question {number}?"), (f"answer {number}",)) for number in range(tasks)]
-    return Episodes(tasks, Dynamics(engine, k=1, max_searches=3))
-
-
-def answers(world, row):
-    """Two searches for what the question asks and the gold answer: some steps of every kind."""
-    task = world.tasks[row]
-    return [Search(task.question.text), Search(task.gold_titles[-1]), Answer(task.answers[0])]
-
-
 @pytest.mark.parametrize("batched", [False, True])
 def test_a_session_has_the_questions_and_both_rewards_of_the_environment(world, batcher, batched):
     env = gym.make(ENV, split="train", process_reward="evidence")
@@ -76,7 +45,7 @@ def test_a_session_has_the_questions_and_both_rewards_of_the_environment(world, 
         text = session.reset(seed=seed)
         assert obs["question"] in text
         assert session.row == info["index"]
-        for action in answers(world, session.row):
+        for action in gold_steps(world, session.row):
             obs, reward, terminated, truncated, info = env.step(action)
             text = session.step(action)
             assert (session.reward, session.outcome, session.process) == (
