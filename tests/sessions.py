@@ -18,12 +18,13 @@ class Engine:
         self.gate = threading.Event()
         self.gate.set()
         self.calls = []
+        self.secret = ""
 
     def search(self, queries, k):
         self.calls.append(list(queries))
         self.gate.wait(20)
         if any("reject" in query for query in queries):
-            raise RetrievalError("rejected")
+            raise RetrievalError(f"rejected {self.secret}")
         if any("exit" in query for query in queries):
             raise SystemExit
         return [[Hit(Passage(query, f"Title of {query}", "text"), 1.0)] for query in queries]
