@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import importlib
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -76,7 +78,9 @@ def serve_sessions(
     framework: Any = importlib.import_module(f"raggym_env.integrations.{kind}")
     options = ServiceOptions(server, sessions=sessions, idle_seconds=idle)
     if stdio:
-        framework.serve_stdio(Service(*_world(*source), options))
+        with contextlib.redirect_stdout(sys.stderr):  # a class of the user's that prints would break the protocol
+            service = Service(*_world(*source), options)
+        framework.serve_stdio(service)
         return
     with bind(host, port) as listener:
         if web:
