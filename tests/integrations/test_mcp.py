@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import sys
+import threading
 import time
 from contextlib import asynccontextmanager, contextmanager, suppress
 
@@ -141,9 +142,11 @@ def test_searches_at_the_same_time_share_a_search():
     engine = Engine()
 
     async def play(client):
+        engine.gate.clear()  # the first search waits until the others have arrived
+        threading.Timer(1.0, engine.gate.set).start()
         return await asyncio.gather(*(client.call("search", query=f"q{number}") for number in range(24)))
 
-    with serving(engine, server=ServerOptions(batching=Batching(wait=0.2))) as url:
+    with serving(engine) as url:
         results = run(url, play)
     assert [text for text, _, _ in results] == [f"[1] Title of q{number}: text" for number in range(24)]
     assert len(engine.calls) < 13  # 25 one by one, the warm-up included

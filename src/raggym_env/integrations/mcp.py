@@ -23,7 +23,7 @@ import secrets
 import socket
 import time
 from collections.abc import Awaitable, Callable, Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from typing import Annotated, Any
 
 from gymnasium.error import ResetNeeded
@@ -33,7 +33,7 @@ from raggym_env.core import Action, Answer, Search
 from raggym_env.errors import MissingExtra, RAGGymError
 from raggym_env.integrations.serving import Service
 from raggym_env.integrations.session import Session
-from raggym_env.retrieval.server import bind, running_app, serve_app, url_of
+from raggym_env.retrieval.server import url_of
 from raggym_env.retrieval.server.batching import Overloaded
 from raggym_env.retrieval.wire import Limits
 
@@ -183,9 +183,8 @@ def serve_mcp(service: Service, listener: socket.socket, *, ready: Callable[[str
         listener: A bound socket; it is closed at the end.
         ready: Called with the URL once clients can connect.
     """
-    with listener, _closing(service):
-        gate = service.gate(_http_app(service), listener)
-        serve_app(gate, listener, ready=lambda: ready(url_of(listener, "/mcp")), **service.settings(gate))
+    make = functools.partial(_http_app, service)
+    service.serve(make, listener, ready=lambda: ready(url_of(listener, "/mcp")))
 
 
 @contextmanager
@@ -194,27 +193,17 @@ def running_mcp(service: Service, listener: socket.socket | None = None) -> Iter
 
     The listener is by default a free port on 127.0.0.1. Arguments are those of `serve_mcp`.
     """
-    with listener or bind(port=0) as listening, _closing(service):
-        gate = service.gate(_http_app(service), listening)
-        with running_app(gate, listening, **service.settings(gate)):
-            yield url_of(listening, "/mcp")
+    with service.running(functools.partial(_http_app, service), listener) as listening:
+        yield url_of(listening, "/mcp")
 
 
 def serve_stdio(service: Service) -> None:
     """Serve a service by MCP over stdin and stdout until stdin ends; the service is closed then."""
-    with _closing(service):
+    with closing(service):
         asyncio.run(mcp_server(service).run_stdio_async())
 
 
-@contextmanager
-def _closing(service: Service) -> Iterator[None]:
-    try:
-        yield
-    finally:
-        service.close()
-
-
-def _http_app(service: Service) -> Any:
+def _http_app(service: Service, _: socket.socket) -> Any:
     server = mcp_server(service)
     options = {
         "json_response": True,

@@ -26,7 +26,7 @@ from gymnasium.error import ResetNeeded
 from raggym_env.core import Answer, Search
 from raggym_env.errors import InvalidReset, MissingExtra, OptionError, RAGGymError
 from raggym_env.integrations.serving import Service
-from raggym_env.retrieval.server import ServerOptions, bind, is_local, running_app, serve_app, url_of
+from raggym_env.retrieval.server import ServerOptions, is_local, url_of
 from raggym_env.retrieval.wire import Limits
 
 try:
@@ -302,9 +302,8 @@ def serve_openenv(
     Raises:
         OptionError: A page is wanted with a token, or on an address that others can reach.
     """
-    with listener, _closing(service):
-        gate = _gate(service, listener, web)
-        serve_app(gate, listener, ready=lambda: ready(url_of(listener, "")), **service.settings(gate))
+    make = functools.partial(_checked_application, service, web)
+    service.serve(make, listener, ready=lambda: ready(url_of(listener, "")))
 
 
 @contextmanager
@@ -313,18 +312,8 @@ def running_openenv(service: Service, listener: socket.socket | None = None, *, 
 
     The listener is by default a free port on 127.0.0.1. Errors and arguments are those of `serve_openenv`.
     """
-    with listener or bind(port=0) as listening, _closing(service):
-        gate = _gate(service, listening, web)
-        with running_app(gate, listening, **service.settings(gate)):
-            yield url_of(listening, "")
-
-
-@contextmanager
-def _closing(service: Service) -> Iterator[None]:
-    try:
-        yield
-    finally:
-        service.close()
+    with service.running(functools.partial(_checked_application, service, web), listener) as listening:
+        yield url_of(listening, "")
 
 
 def check_page(options: ServerOptions, listener: socket.socket) -> None:
@@ -337,7 +326,7 @@ def check_page(options: ServerOptions, listener: socket.socket) -> None:
         raise OptionError("The page at /web is for this machine: serve it on 127.0.0.1 and without a token.")
 
 
-def _gate(service: Service, listener: socket.socket, web: bool) -> Any:
+def _checked_application(service: Service, web: bool, listener: socket.socket) -> FastAPI:
     if web:
         check_page(service.options.server, listener)
-    return service.gate(application(service, web=web), listener)
+    return application(service, web=web)

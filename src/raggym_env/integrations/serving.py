@@ -6,8 +6,8 @@ import asyncio
 import logging
 import secrets
 import socket
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator
+from contextlib import closing, contextmanager
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -19,6 +19,7 @@ from raggym_env.errors import InvalidAction, InvalidReset, RetrievalError, check
 from raggym_env.integrations.batching import StepBatcher
 from raggym_env.integrations.session import Session
 from raggym_env.protocols import search
+from raggym_env.retrieval.server import bind, running_app, serve_app
 from raggym_env.retrieval.server.batching import Overloaded, SearchTimeout, description
 from raggym_env.retrieval.server.hosts import AllowedHosts
 from raggym_env.retrieval.server.options import ServerOptions
@@ -27,12 +28,12 @@ from raggym_env.text.untrusted import passage_lines
 if TYPE_CHECKING:
     from raggym_env.retrieval.server.gate import Gate
 
-__all__ = ["MESSAGE_BYTES", "Service", "ServiceOptions"]
+__all__ = ["Service", "ServiceOptions"]
 
 _logger = logging.getLogger(__name__)
 
-MESSAGE_BYTES = 256 * 1024
-"""Maximum length of a WebSocket's message: the longest query, with every character escaped, and more."""
+# The longest query, with every character escaped, and more.
+_MESSAGE_BYTES = 256 * 1024
 
 # Errors whose messages are about what the client sent, or about the server's load.
 _PUBLIC = (InvalidAction, InvalidReset, ResetNeeded, Overloaded, SearchTimeout)
@@ -120,8 +121,34 @@ class Service:
             message = f"The step failed and the episode is unchanged. The server's log says why, at {name}."
             raise RetrievalError(message) from None
 
-    def gate(self, app: Any, listener: socket.socket) -> Gate:
-        """Return an ASGI application behind the server's checks and limits, for the address of the listener."""
+    def serve(
+        self, make_app: Callable[[socket.socket], Any], listener: socket.socket, *, ready: Callable[[], object]
+    ) -> None:
+        """Serve an ASGI application until SIGTERM or SIGINT, then answer the messages that have arrived and return.
+
+        Args:
+            make_app: Returns the application for the socket. It is put behind the checks and limits of a server.
+            listener: A bound socket. It and this service are closed at the end.
+            ready: Called once clients can connect.
+        """
+        with listener, closing(self):
+            gate = self._gate(make_app(listener), listener)
+            serve_app(gate, listener, ready=ready, **self._settings(gate))
+
+    @contextmanager
+    def running(
+        self, make_app: Callable[[socket.socket], Any], listener: socket.socket | None
+    ) -> Iterator[socket.socket]:
+        """Serve an ASGI application in a background thread while the context lasts; yields the socket.
+
+        Arguments are those of `serve`; the listener is by default a free port on 127.0.0.1.
+        """
+        with listener or bind(port=0) as listening, closing(self):
+            gate = self._gate(make_app(listening), listening)
+            with running_app(gate, listening, **self._settings(gate)):
+                yield listening
+
+    def _gate(self, app: Any, listener: socket.socket) -> Gate:
         from raggym_env.retrieval.server.gate import Access, Gate  # imports Starlette
 
         server = self.options.server
@@ -129,9 +156,8 @@ class Service:
         sockets, idle_seconds = self.options.sessions + _MORE_SOCKETS, self.options.idle_seconds
         return Gate(app, Access(server.token, hosts), server.limits, sockets=sockets, idle_seconds=idle_seconds)
 
-    def settings(self, gate: Gate) -> dict[str, Any]:
-        """Return the settings with which `serve_app` and `running_app` serve that gate."""
-        return {"grace": self.options.server.grace, "message_bytes": MESSAGE_BYTES, "drain": gate.drain}
+    def _settings(self, gate: Gate) -> dict[str, Any]:
+        return {"grace": self.options.server.grace, "message_bytes": _MESSAGE_BYTES, "drain": gate.drain}
 
     def close(self) -> None:
         """End the threads of the batcher."""
