@@ -230,8 +230,9 @@ class RAGClient(EnvClient[RAGAction, RAGObservation, RAGState]):  # type: ignore
         return payload
 
     def _parse_result(self, payload: dict[str, Any]) -> StepResult[RAGObservation]:
-        reward, done = payload["reward"], payload["done"]
-        return StepResult(RAGObservation(**payload["observation"], reward=reward, done=done), reward, done)
+        reward, done = payload.get("reward"), payload.get("done", False)
+        observation = RAGObservation.model_validate({**payload.get("observation", {}), "reward": reward, "done": done})
+        return StepResult(observation, reward, done)
 
     def _parse_state(self, payload: dict[str, Any]) -> RAGState:
         return RAGState(**payload)

@@ -108,6 +108,8 @@ def test_a_token_is_required_of_requests_and_sockets_but_not_for_the_health():
         assert post(url, authorization="Bearer wrong").status_code == 401
         assert post(url, authorization=f"Bearer {TOKEN}").text == "hello"
         assert post(url, path="/health").status_code == 200
+        assert post(url, host="[", authorization=f"Bearer {TOKEN}").text == "hello"
+        assert post(url, host="[").status_code == 401
         for headers in ({}, {"Authorization": "Bearer wrong"}):
             with pytest.raises(InvalidStatus) as caught, connect(url, **headers):
                 pass

@@ -168,7 +168,8 @@ class Gate:
 
     async def _admit(self, request: Request, reservation: Reservation) -> bytes:
         self._access.require_host(request)
-        if request.url.path.rstrip("/") != "/health":
+        # Not `request.url`, which cannot be made of every Host header.
+        if request.scope["path"].rstrip("/") != "/health":
             self._access.require_token(request)
         if self.requests > self._limits.requests:
             raise _busy(f"The server is handling {self._limits.requests:,} requests.")
