@@ -11,7 +11,7 @@ PARALLEL := --numprocesses auto --maxprocesses 4 --dist loadfile --no-loadscope-
 # Where it is set, each of hundreds of processes would compile the library again.
 unexport PYTHONDONTWRITEBYTECODE
 
-.PHONY: demo demo-llm findings test test-fast test-server coverage check format docs docs-figures clean
+.PHONY: demo demo-llm findings test test-fast test-server test-integrations coverage check format docs docs-figures clean
 
 # Policies from the floor to the ceiling on the synthetic world. Needs the core install alone.
 demo: $(VENV)/core
@@ -46,6 +46,12 @@ test-server: $(VENV)/installed
 	$(BIN)/raggym models get smollm2
 	HF_HUB_OFFLINE=1 $(BIN)/python -m pytest -m server tests/llm/openai/test_real_server.py
 
+# The packages of other frameworks, in environments of their own: together they would change what `make test` installs,
+# and verifiers does not install beside the others.
+test-integrations: $(VENV)-integrations/installed $(VENV)-verifiers/installed
+	$(VENV)-integrations/bin/python -m pytest -m integrations tests/integrations
+	$(VENV)-verifiers/bin/python -m pytest -m integrations tests/integrations/test_verifiers.py
+
 check: $(VENV)/installed
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
@@ -66,7 +72,7 @@ docs-figures: $(VENV)/installed
 	$(BIN)/python docs/figures.py runs/leaderboard/*
 
 clean:
-	rm -rf docs/_build docs/generated $(VENV) .coverage .coverage.* .mypy_cache .pytest_cache .ruff_cache build dist adapters/build adapters/dist
+	rm -rf docs/_build docs/generated $(VENV) $(VENV)-integrations $(VENV)-verifiers .coverage .coverage.* .mypy_cache .pytest_cache .ruff_cache build dist adapters/build adapters/dist
 
 # The core install, which every other one builds upon. pip's log has the sizes of the downloads.
 $(VENV)/core: pyproject.toml constraints.txt
@@ -85,4 +91,17 @@ $(VENV)/llm: $(VENV)/core
 $(VENV)/installed: $(VENV)/core
 	$(INSTALL) --no-compile --editable '.[dev,docs,fast,llm,train,sb3,dense,lucene,serve,ray]'
 	@$(BIN)/python -m compileall -qq -j 0 $(VENV)/lib || true  # on all cores; pip uses one. Some files are templates
+	@touch $@
+
+$(VENV)-integrations/installed: pyproject.toml constraints.txt
+	$(PYTHON) -m venv $(VENV)-integrations
+	$(subst $(BIN),$(VENV)-integrations/bin,$(INSTALL)) --editable '.[fast,llm,train,serve,openenv,mcp]' \
+		inspect-ai skyrl-gym pytest hypothesis playwright
+	@touch $@
+
+# Without the constraints, which verifiers conflicts with.
+$(VENV)-verifiers/installed: pyproject.toml
+	$(PYTHON) -m venv $(VENV)-verifiers
+	$(VENV)-verifiers/bin/python -m pip install --quiet --disable-pip-version-check --editable . \
+		'verifiers>=0.4,<0.5' pytest hypothesis
 	@touch $@

@@ -378,6 +378,16 @@ def walk_serve(world, tmp_path, monkeypatch):
     check_result(raggym("serve", "--corpus", world / "corpus.jsonl", "--host", HOSTILE.replace("\x00", "")), {1})
     check_result(raggym("serve", world / "Hostile-v0.toml", "--token-file", tmp_path / NAME), {1})
 
+    def serve(service, listener, *, ready, web=False):
+        service.close()
+        ready(f"http://{HOSTILE}")
+
+    framework = SimpleNamespace(serve_openenv=serve, serve_mcp=serve)
+    for kind in ("openenv", "mcp"):
+        monkeypatch.setitem(sys.modules, f"raggym_env.integrations.{kind}", framework)
+        check_result(raggym("serve", world / "Hostile-v0.toml", "--port", 0, f"--{kind}"), {0})
+    check_result(raggym("serve", "--corpus", world / "broken.jsonl", "--port", 0, "--mcp"), {1})
+
 
 def walk_data(world, tmp_path, monkeypatch):
     card = env_card(world / "Hostile-v0.toml")

@@ -96,6 +96,12 @@ def test_a_warning_says_that_a_server_without_a_token_is_open_to_the_network(tow
         (["RAGGym-Sinth-v0"], "Did you mean 'RAGGym-Synth-v0'?"),
         (["RAGGym-Synth-v0", "--token-file", "/dev/null"], "/dev/null contains no token"),
         (["RAGGym-Synth-v0", "--host", "no.such.host.invalid"], "Cannot serve on no.such.host.invalid port 8000"),
+        (["RAGGym-Synth-v0", "--openenv", "--mcp"], "Pass --openenv or --mcp"),
+        (["RAGGym-Synth-v0", "--web"], "--web does nothing without --openenv or --mcp"),
+        (["RAGGym-Synth-v0", "--idle-timeout", "9"], "--idle-timeout does nothing without --openenv or --mcp"),
+        (["RAGGym-Synth-v0", "--openenv", "--stdio"], "--stdio does nothing with --openenv"),
+        (["--openenv", "--corpus", "none.jsonl"], "--corpus does nothing with --openenv"),
+        (["RAGGym-Synth-v0", "--mcp", "--max-topk", "9"], "--max-topk does nothing with --mcp"),
     ],
     ids=str,
 )
@@ -184,6 +190,14 @@ def test_a_slow_start_can_be_interrupted(towns, tmp_path, number, code):
 def test_without_the_extra_the_error_has_the_command_to_install_it(towns, monkeypatch):
     monkeypatch.setitem(sys.modules, "uvicorn", None)
     assert re.search(r"pip install -c \S+constraints\.txt -e '\S+\[serve\]'", raggym(towns).stderr)
+
+
+@pytest.mark.parametrize(("option", "package"), [("--openenv", "openenv"), ("--mcp", "mcp.server")])
+def test_without_a_framework_the_error_has_the_command_to_install_it(option, package, towns, monkeypatch):
+    monkeypatch.delitem(sys.modules, f"raggym_env.integrations.{option[2:]}", raising=False)
+    monkeypatch.setitem(sys.modules, package, None)
+    result = raggym(towns, option, "--retriever", "no-such")
+    assert re.search(rf"pip install -c \S+constraints\.txt -e '\S+\[{option[2:]}\]'", result.stderr)
 
 
 def test_a_port_in_use_is_reported_before_any_index_is_built(towns):

@@ -12,6 +12,7 @@ import typer
 from raggym_env.cards import DatasetCard, EnvCard, SourceCard, env_card, override
 from raggym_env.cli._options import Settings, TrustCard, parse_settings
 from raggym_env.cli._output import say
+from raggym_env.cli._serve_sessions import serve_sessions, serving_kind
 from raggym_env.errors import OptionError
 from raggym_env.retrieval.wire import TOKEN_ENV, Limits
 
@@ -22,6 +23,7 @@ _MIB = 2**20
 
 
 def serve(
+    context: typer.Context,
     env: Annotated[
         str | None,
         typer.Argument(help="Environment whose corpus and retriever to serve: an id or a card.", show_default=False),
@@ -58,17 +60,27 @@ def serve(
         _LIMITS.memory // _MIB
     ),
     search_timeout: Annotated[float, typer.Option(help="Seconds that a search may take.")] = _LIMITS.search_seconds,
+    openenv: Annotated[bool, typer.Option("--openenv", help="Serve the environment's episodes by OpenEnv.")] = False,
+    mcp: Annotated[bool, typer.Option("--mcp", help="Serve the search engine and the episodes as MCP tools.")] = False,
+    stdio: Annotated[bool, typer.Option("--stdio", help="With --mcp: over stdin and stdout, not HTTP.")] = False,
+    web: Annotated[bool, typer.Option("--web", help="With --openenv: a page for people, at /web.")] = False,
+    sessions: Annotated[int, typer.Option(min=1, help="With --openenv or --mcp: episodes at the same time.")] = 256,
+    idle_timeout: Annotated[
+        float, typer.Option(min=1, help="With --openenv or --mcp: seconds after which an idle episode is freed.")
+    ] = 1800.0,
     trust_card: TrustCard = False,
 ) -> None:
     """Serve a search engine in the format of Search-R1: POST /retrieve, GET /health, GET /metrics.
 
     Pass the printed URL to Search-R1, verl or SkyRL; to raggym by --set retrieval.name=http --set
-    retrieval.options.url=URL. SIGTERM and Ctrl-C end the server after it has answered all accepted requests.
+    retrieval.options.url=URL. With --openenv or --mcp, serve an environment's episodes instead. SIGTERM and Ctrl-C end
+    the server after it has answered all accepted requests.
     """
     from raggym_env.data import load
     from raggym_env.data.prepare import prepare_corpus
     from raggym_env.retrieval import make, server
 
+    kind = serving_kind(context, openenv=openenv, mcp=mcp)
     # The extra, the card, the token and the port are checked first: an index may take hours to build.
     server.check_installed()
     if env is None and corpus is None:
@@ -93,6 +105,10 @@ def serve(
         batching=server.Batching(size=batch_size, wait=batch_wait / 1000, threads=threads),
         grace=grace,
     )
+    if kind is not None:
+        source = card, split, corpus, topk
+        serve_sessions(kind, source, options, host, port, stdio=stdio, web=web, sessions=sessions, idle=idle_timeout)
+        return
     with server.bind(host, port) as listener:
         if options.token is None and not server.is_local(listener):
             say(f"Warning: anyone who can reach {host} can search. --token-file requires a token.", err=True)

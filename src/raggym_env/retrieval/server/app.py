@@ -20,6 +20,7 @@ from starlette.types import Receive, Scope, Send
 from raggym_env.errors import RetrievalError
 from raggym_env.protocols import Retriever
 from raggym_env.retrieval.server.batching import Batcher, Overloaded, SearchTimeout, TooLong
+from raggym_env.retrieval.server.gate import CLOSE, RETRY, Access, error_reply, read_body
 from raggym_env.retrieval.server.hosts import AllowedHosts
 from raggym_env.retrieval.server.memory import Memory, Reservation
 from raggym_env.retrieval.server.metrics import Metrics
@@ -31,11 +32,6 @@ __all__ = ["RetrievalApp"]
 _logger = logging.getLogger(__name__)
 
 _CLIENT_CLOSED = 499  # nginx's status for a client that closed the connection; only /metrics shows it
-# Multiples of the body limit that are read of a longer body. A client that still sends when the connection is closed
-# gets a reset instead of the 413.
-_DRAINED = 4
-_RETRY = {"retry-after": "1"}
-_CLOSE = {"connection": "close"}  # for answers given before the body was read: its rest may never arrive
 _PIECE = 64 * 1024  # bytes of an answer that are sent at once
 _LONG_BODY = 64 * 1024  # bytes; parsing a longer one takes milliseconds, in which no other request would be served
 
@@ -53,7 +49,7 @@ class RetrievalApp:
         self._retriever = retriever
         self._options = options
         self._limits = options.limits
-        self._hosts = hosts
+        self._access = Access(options.token, hosts)
         self._memory = Memory(options.limits.memory)
         self._session = secrets.token_hex(2)  # so that names differ from those in the log of an earlier run
         self._numbers = itertools.count(1)
@@ -72,7 +68,7 @@ class RetrievalApp:
         self.asgi = Starlette(
             # With and without a slash at the end: clients do not follow a redirect with a body.
             routes=[Route(path + end, call, methods=methods) for path, call, methods in routes for end in ("", "/")],
-            exception_handlers={HTTPException: _error_reply, Exception: _bug_reply},
+            exception_handlers={HTTPException: error_reply, Exception: _bug_reply},
             lifespan=self._lifespan,
         )
         self.asgi.router.redirect_slashes = False  # a redirect would repeat the Host header of the request
@@ -107,44 +103,25 @@ class RetrievalApp:
         return response
 
     async def _answer(self, request: Request, reservation: Reservation) -> Response:
-        self._require_host(request)
-        self._require_token(request)
+        self._access.require_host(request)
+        self._access.require_token(request)
         # Before the body is read: the bodies of too many requests at once could fill the memory.
         if self.metrics.in_flight > self._limits.requests:
             message = f"The server is handling {self._limits.requests:,} requests. Try again later."
-            raise HTTPException(503, message, {**_RETRY, **_CLOSE})
+            raise HTTPException(503, message, {**RETRY, **CLOSE})
         try:
-            body = await self._body(request, reservation)
+            body = await read_body(request, self._limits, reservation)
             inputs = body, self._limits, self._options.default_k
             search = read_request(*inputs) if len(body) < _LONG_BODY else await asyncio.to_thread(read_request, *inputs)
         except BadRequest as error:
             raise HTTPException(error.status, str(error)) from error
         except Overloaded as error:
-            raise HTTPException(503, f"{error} Try again later.", {**_RETRY, **_CLOSE}) from error
+            raise HTTPException(503, f"{error} Try again later.", {**RETRY, **CLOSE}) from error
         except ClientDisconnect:
             return Response(status_code=_CLIENT_CLOSED)
         self.metrics.queries += len(search.queries)
         rows = await self._search(search, reservation)
         return _Answer(rows, self._headers, self._limits.send_seconds, reservation.release)
-
-    async def _body(self, request: Request, reservation: Reservation) -> bytes:
-        body, size, limit = bytearray(), 0, self._limits.body
-        try:
-            async with asyncio.timeout(self._limits.body_seconds):
-                async for chunk in request.stream():
-                    size += len(chunk)
-                    # The content-length header is not trusted, and a chunked body has none.
-                    if size <= limit:
-                        reservation.grow(len(chunk))
-                        body += chunk
-                    elif size > _DRAINED * limit:
-                        break
-        except TimeoutError as error:
-            message = f"The body took longer than {self._limits.body_seconds:g} s to arrive."
-            raise HTTPException(408, message, _CLOSE) from error
-        if size > limit:
-            raise HTTPException(413, f"The body is longer than {limit:,} bytes.", _CLOSE)
-        return bytes(body)
 
     async def _search(self, search: SearchRequest, reservation: Reservation) -> list[bytes]:
         name = f"{self._session}-{next(self._numbers)}"
@@ -152,7 +129,7 @@ class RetrievalApp:
             async with asyncio.timeout(self._limits.search_seconds):
                 return await self._batcher.search(search, name, reserve=reservation.grow)
         except Overloaded as error:
-            raise HTTPException(503, f"{error} Try again later.", _RETRY) from error
+            raise HTTPException(503, f"{error} Try again later.", RETRY) from error
         except TooLong as error:
             raise HTTPException(413, str(error)) from error
         except (TimeoutError, SearchTimeout) as error:
@@ -162,15 +139,15 @@ class RetrievalApp:
             raise HTTPException(500, f"The search failed. The server's log says why, at {name}.") from error
 
     async def _health(self, request: Request) -> Response:
-        self._require_host(request)
-        about = self._about if self._has_token(request) else {}
+        self._access.require_host(request)
+        about = self._about if self._access.has_token(request) else {}
         if self._batcher.healthy:
             return JSONResponse({"status": "ok", **about})
         return JSONResponse({"status": "unhealthy", **about}, 503)
 
     async def _show_metrics(self, request: Request) -> Response:
-        self._require_host(request)
-        self._require_token(request)
+        self._access.require_host(request)
+        self._access.require_token(request)
         gauges = {
             "waiting_queries": self._batcher.waiting,
             "hanging_searches": self._batcher.hanging,
@@ -178,29 +155,6 @@ class RetrievalApp:
         }
         lines = self.metrics.lines(gauges)
         return PlainTextResponse("\n".join([*lines, ""]), media_type="text/plain; version=0.0.4")
-
-    def _require_host(self, request: Request) -> None:
-        if self._hosts is None:
-            return
-        host, origin = request.headers.get("host", ""), request.headers.get("origin")
-        if not self._hosts.allow_host(host):
-            message = f"This server does not answer for the host {host!r:.100}. Add it with --allow-host if it should."
-            raise HTTPException(421, message, _CLOSE)
-        if origin is not None and not self._hosts.allow_origin(origin):
-            raise HTTPException(403, f"This server does not answer pages of {origin!r:.100}.", _CLOSE)
-
-    def _require_token(self, request: Request) -> None:
-        if not self._has_token(request):
-            headers = {"www-authenticate": "Bearer", **_CLOSE}
-            raise HTTPException(401, "This server requires a token: Authorization: Bearer TOKEN.", headers)
-
-    def _has_token(self, request: Request) -> bool:
-        if self._options.token is None:
-            return True
-        scheme, _, token = request.headers.get("authorization", "").partition(" ")
-        # Starlette decodes header values as Latin-1. compare_digest takes as long for a nearly right token as for any.
-        sent, expected = token.strip().encode("latin-1"), self._options.token.encode()
-        return scheme.lower() == "bearer" and secrets.compare_digest(sent, expected)
 
 
 class _Answer(Response):
@@ -237,11 +191,6 @@ class _Answer(Response):
                 yield bytes(buffer[:_PIECE]), True
                 del buffer[:_PIECE]
         yield bytes(buffer), False
-
-
-async def _error_reply(_: Request, error: Exception) -> Response:
-    assert isinstance(error, HTTPException)  # noqa: S101  # it is registered for no other
-    return JSONResponse({"error": error.detail}, error.status_code, error.headers)
 
 
 async def _bug_reply(_: Request, error: Exception) -> Response:

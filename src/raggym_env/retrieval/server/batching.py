@@ -22,7 +22,7 @@ from raggym_env.retrieval.server.options import Batching
 from raggym_env.retrieval.wire import Limits, SearchRequest, write_row
 from raggym_env.text.untrusted import one_line, visible
 
-__all__ = ["Batcher", "Overloaded", "SearchTimeout", "TooLong"]
+__all__ = ["Batcher", "Overloaded", "SearchTimeout", "TooLong", "description"]
 
 _logger = logging.getLogger(__name__)
 
@@ -246,7 +246,7 @@ class Batcher:
             return [_write([next(results) for _ in job.queries], job.scores, self._limits.answer) for job in jobs]
         except BaseException as error:  # noqa: BLE001  # even SystemExit must reach the callers, and end no thread
             names = ", ".join(job.name for job in jobs)
-            _logger.warning("The search of %s failed. %s", names, _description(error))
+            _logger.warning("The search of %s failed. %s", names, description(error))
             return RetrievalError(f"The search of {names} failed.")  # without the message, which may hold secrets
 
     def _on_loop(self, function: Callable[..., None], *arguments: object) -> None:
@@ -281,7 +281,7 @@ class Batcher:
         self._start_searches()
 
 
-def _description(error: BaseException) -> str:
+def description(error: BaseException) -> str:
     """Return what the log says of an error: its message, or the traceback of one that was not raised on purpose."""
     # Not `str`, which may raise, too. Queries, which come from strangers, are part of many messages.
     if isinstance(error, RAGGymError):

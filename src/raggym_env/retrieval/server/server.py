@@ -29,7 +29,7 @@ from __future__ import annotations
 import signal
 import socket
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Awaitable, Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
@@ -37,13 +37,14 @@ from raggym_env.errors import MissingExtra, RetrievalError
 from raggym_env.protocols import Retriever, search
 from raggym_env.retrieval.server.options import ServerOptions
 
-__all__ = ["bind", "check_installed", "is_local", "running", "serve", "url_of"]
+__all__ = ["bind", "check_installed", "is_local", "running", "running_app", "serve", "serve_app", "url_of"]
 
 # A first search before clients can connect: it loads what is loaded on demand, and fails if the retriever does not
 # work. Sixteen queries, since `bm25` loads its kernel only for batches.
 _WARM_UP = ["warm up"] * 16
 _MAX_HEADER_BYTES = 32 * 1024
 _KEEP_ALIVE_SECONDS = 30
+_PONG_SECONDS = 120  # a client that trains may be busy for a minute; one whose machine is gone never answers
 
 
 def check_installed() -> None:
@@ -90,10 +91,10 @@ def is_local(listener: socket.socket) -> bool:
     return host == "::1" or host.startswith("127.")
 
 
-def url_of(listener: socket.socket) -> str:
-    """Return the URL of `/retrieve` on that socket."""
+def url_of(listener: socket.socket, path: str = "/retrieve") -> str:
+    """Return the URL of a path on that socket."""
     host, port = listener.getsockname()[:2]
-    return f"http://[{host}]:{port}/retrieve" if ":" in host else f"http://{host}:{port}/retrieve"
+    return f"http://[{host}]:{port}{path}" if ":" in host else f"http://{host}:{port}{path}"
 
 
 def serve(
@@ -112,16 +113,26 @@ def serve(
         MissingExtra: Starlette or uvicorn is not installed.
         RetrievalError: The address is in use, or the retriever fails on a first search.
     """
+    options = options or ServerOptions()
     with listener or bind() as listening:
-        server = _server(retriever, listening, options or ServerOptions(), ready)
-        # uvicorn finishes its work on a signal and then raises the signal again, which would end the process as if it
-        # had crashed. These handlers receive the second one.
-        handlers = {number: signal.signal(number, lambda *_: None) for number in (signal.SIGTERM, signal.SIGINT)}
-        try:
-            server.run(sockets=[listening])
-        finally:
-            for number, handler in handlers.items():
-                signal.signal(number, handler)
+        app = _application(retriever, listening, options)
+        serve_app(app, listening, ready=lambda: ready(url_of(listening)), grace=options.grace)
+
+
+def serve_app(app: Any, listener: socket.socket, *, ready: Callable[[], object], **settings: Any) -> None:
+    """Serve an ASGI application until SIGTERM or SIGINT; `ready` is called once clients can connect.
+
+    The settings are those of `running_app`.
+    """
+    server = _server(app, listener, ready, **settings)
+    # uvicorn finishes its work on a signal and then raises the signal again, which would end the process as if it had
+    # crashed. These handlers receive the second one.
+    handlers = {number: signal.signal(number, lambda *_: None) for number in (signal.SIGTERM, signal.SIGINT)}
+    try:
+        server.run(sockets=[listener])
+    finally:
+        for number, handler in handlers.items():
+            signal.signal(number, handler)
 
 
 @contextmanager
@@ -132,49 +143,95 @@ def running(
 
     The listener is by default a free port on 127.0.0.1. Errors and arguments are those of `serve`.
     """
-    started = threading.Event()
+    options = options or ServerOptions()
     with listener or bind(port=0) as listening:
-        server = _server(retriever, listening, options or ServerOptions(), lambda _: started.set())
-        thread = threading.Thread(target=server.run, args=([listening],), name="raggym-server", daemon=True)
-        thread.start()
-        while not started.wait(0.02):
-            if not thread.is_alive():  # uvicorn logs a failed start and returns
-                raise RetrievalError(f"The server at {url_of(listening)} did not start; its log says why.")
-        try:
+        app = _application(retriever, listening, options)
+        with running_app(app, listening, grace=options.grace):
             yield url_of(listening)
-        finally:
-            server.should_exit = True
-            thread.join()
+
+
+@contextmanager
+def running_app(app: Any, listener: socket.socket, **settings: Any) -> Iterator[None]:
+    """Serve an ASGI application in a background thread while the context lasts.
+
+    Args:
+        app: The application.
+        listener: A bound socket.
+        settings: `grace`, the seconds that accepted requests have to finish; `message_bytes`, the size of a WebSocket's
+            messages, without which there are no WebSockets; and `drain`, which is called with `grace` and awaited
+            before connections are closed.
+
+    Raises:
+        RetrievalError: The server did not start.
+    """
+    started = threading.Event()
+    server = _server(app, listener, started.set, **settings)
+    thread = threading.Thread(target=server.run, args=([listener],), name="raggym-server", daemon=True)
+    thread.start()
+    while not started.wait(0.02):
+        if not thread.is_alive():  # uvicorn logs a failed start and returns
+            raise RetrievalError(f"The server at {url_of(listener, '/')} did not start; its log says why.")
+    try:
+        yield
+    finally:
+        server.should_exit = True
+        thread.join()
+
+
+def _application(retriever: Retriever, listener: socket.socket, options: ServerOptions) -> Any:
+    """Return the application over a retriever, after a first search."""
+    check_installed()
+    from raggym_env.retrieval.server.app import RetrievalApp  # imports Starlette
+    from raggym_env.retrieval.server.hosts import AllowedHosts
+
+    hosts = None if options.token else AllowedHosts(listener.getsockname()[0], options.hosts)
+    search(retriever, _WARM_UP, options.default_k)
+    return RetrievalApp(retriever, options, hosts).asgi
 
 
 def _server(
-    retriever: Retriever, listener: socket.socket, options: ServerOptions, ready: Callable[[str], object]
+    app: Any,
+    listener: socket.socket,
+    ready: Callable[[], object],
+    *,
+    grace: int = 60,
+    message_bytes: int | None = None,
+    drain: Callable[[float], Awaitable[None]] | None = None,
 ) -> Any:
-    """Return a `uvicorn.Server` over the retriever, after a first search."""
-    check_installed()
+    """Return a `uvicorn.Server` of an application."""
     import uvicorn
-
-    from raggym_env.retrieval.server.app import RetrievalApp  # imports Starlette
-    from raggym_env.retrieval.server.hosts import AllowedHosts
 
     class Server(uvicorn.Server):
         async def startup(self, sockets: list[socket.socket] | None = None) -> None:
             await super().startup(sockets)
-            ready(url_of(listener))
+            ready()
 
-    hosts = None if options.token else AllowedHosts(listener.getsockname()[0], options.hosts)
-    search(retriever, _WARM_UP, options.default_k)
+        async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+            if drain is not None:
+                for server in self.servers:
+                    server.close()  # no new connections
+                await drain(grace)
+            await super().shutdown(sockets)
+
+    sockets: dict[str, Any] = {"ws": "none"}
+    if message_bytes is not None:
+        sockets = {
+            "ws": "websockets-sansio",
+            "ws_max_size": message_bytes,
+            "ws_ping_timeout": _PONG_SECONDS,
+            "ws_per_message_deflate": False,  # a short message could expand to a long one
+        }
     config = uvicorn.Config(
-        RetrievalApp(retriever, options, hosts).asgi,
+        app,
         http="h11",  # the implementation whose header size can be limited
-        ws="none",
         lifespan="on",
         log_config=None,  # the user's logging configuration stays as it is
         access_log=False,  # /metrics counts requests at a lower cost
         proxy_headers=False,  # nothing here depends on the client's address
         server_header=False,
         timeout_keep_alive=_KEEP_ALIVE_SECONDS,
-        timeout_graceful_shutdown=options.grace,
+        timeout_graceful_shutdown=grace,
         h11_max_incomplete_event_size=_MAX_HEADER_BYTES,
+        **sockets,
     )
     return Server(config)
