@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
@@ -11,6 +11,9 @@ from raggym_env.cards import env_card, override, policy_card
 from raggym_env.cli._options import Limit, Settings, TrustCard, parse_settings
 from raggym_env.cli._output import say
 from raggym_env.errors import OptionError
+
+if TYPE_CHECKING:
+    from raggym_env.integrations.trainer_data import Trainer
 
 __all__ = ["export"]
 
@@ -45,7 +48,7 @@ def export(
     """Export process data as rows for TRL's SFT, DPO or reward trainer, or an environment's questions for others."""
     prompts = {"split": split, "limit": limit, "url": url, "data_source": data_source}
     prompts = {name: value for name, value in prompts.items() if value is not None}
-    if to in ("verl", "search-r1", "skyrl"):
+    if to == "verl" or to == "search-r1" or to == "skyrl":  # not `in`, by which no type checker knows what is left
         return _export_prompts(data, to, out, settings, trust_card, prompts)
     if prompts or settings:
         names = ", ".join(f"--{name.replace('_', '-')}" for name in [*prompts, *(["set"] if settings else [])])
@@ -64,7 +67,7 @@ def export(
 
 
 def _export_prompts(
-    env: Path, trainer: Any, out: Path, settings: list[str] | None, trust: bool, options: dict[str, Any]
+    env: Path, trainer: Trainer, out: Path, settings: list[str] | None, trust: bool, options: dict[str, Any]
 ) -> None:
     from raggym_env.integrations.trainer_data import export_prompts
 

@@ -107,27 +107,17 @@ class RAGTextEnv(BaseTextEnv):  # type: ignore[misc]  # skyrl_gym has no types
         """
         super().__init__()
         extras = extras or {}
-        info = extras.get("extra_info")
-        info = info if isinstance(info, Mapping) else {}
-        index, tasks = info.get("index"), self.world.tasks
-        expected = {**self.source, "question_id": tasks[index].id if _is_index(index, tasks) else None}
-        if expected["question_id"] is None or any(info.get(key) != value for key, value in expected.items()):
-            shown = {key: info.get(key) for key in ("environment", "split", "index", "question_id")}
-            raise OptionError(
-                f"The row is on {shown!r:.400}, which is no question of {dict(self.source)}. Register the environment "
-                "and split that `raggym export --to skyrl` was run on."
-            )
+        self._row = self._row_of(extras.get("extra_info"))
         self.max_turns = extras.get("max_turns", self.world.dynamics.max_searches + 1)
         self.session = Session(
             self.world, batcher=self.batcher, passage_chars=self.passage_chars, seconds=_STEP_SECONDS
         )
         """The episode: its task, state and rewards."""
-        self._index: int = index
         self._no_action = False
 
     def init(self, prompt: ConversationType) -> tuple[ConversationType, dict[str, Any]]:
         """Start the episode, and return the row's prompt, which has the question already."""
-        self.session.reset(row=self._index)
+        self.session.reset(row=self._row)
         self.turns, self._no_action = 0, False
         return prompt, {}
 
@@ -165,9 +155,18 @@ class RAGTextEnv(BaseTextEnv):  # type: ignore[misc]  # skyrl_gym has no types
             "no_action": self._no_action,
         }
 
-
-def _is_index(index: Any, tasks: Any) -> bool:
-    return isinstance(index, int) and not isinstance(index, bool) and 0 <= index < len(tasks)
+    def _row_of(self, info: Any) -> int:
+        info = info if isinstance(info, Mapping) else {}
+        index, tasks = info.get("index"), self.world.tasks
+        if isinstance(index, int) and not isinstance(index, bool) and 0 <= index < len(tasks):
+            expected = {**self.source, "question_id": tasks[index].id}
+            if all(info.get(key) == value for key, value in expected.items()):
+                return index
+        keys = {key: info.get(key) for key in ("environment", "split", "index", "question_id")}
+        raise OptionError(
+            f"The row is on {keys!r:.400}, which is no question of {dict(self.source)}. Register the environment and "
+            "split that `raggym export --to skyrl` was run on."
+        )
 
 
 def _output(messages: ConversationType, reward: float, done: bool, metadata: dict[str, Any]) -> BaseTextEnvStepOutput:

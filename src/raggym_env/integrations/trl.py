@@ -86,7 +86,12 @@ class RAGEnvironment:
             OptionError: The row is of another environment, or of none.
         """
         tasks = self._session.world.tasks
-        if not isinstance(index, int) or not 0 <= index < len(tasks) or tasks[index].id != question_id:
+        if (
+            not isinstance(index, int)
+            or isinstance(index, bool)
+            or not 0 <= index < len(tasks)
+            or tasks[index].id != question_id
+        ):
             raise OptionError(
                 f"A row has the index {index!r:.80} and the question id {question_id!r:.80}, which are not those of a "
                 "question of this environment. Make the training set with the factory's `prompts`."
@@ -176,8 +181,9 @@ class EnvironmentFactory:
 
     def __call__(self) -> RAGEnvironment:
         """Return a new environment."""
-        limits = {"passage_chars": self._passage_chars, "seconds": _STEP_SECONDS}
-        return RAGEnvironment(Session(self.world, batcher=self._batcher, **limits), self._invalid_reward)
+        chars, seconds = self._passage_chars, _STEP_SECONDS
+        session = Session(self.world, batcher=self._batcher, passage_chars=chars, seconds=seconds)
+        return RAGEnvironment(session, self._invalid_reward)
 
     def prompts(self, n: int | None = None, *, seed: int = 0, system: str = SYSTEM) -> Any:
         """Return questions as a training set: a `datasets.Dataset` with `prompt`, `index` and `question_id`.
