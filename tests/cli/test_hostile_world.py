@@ -309,14 +309,8 @@ def walk_export(world, tmp_path, monkeypatch):
         result = raggym("export", world / "data", "--to", "reward", "--all", "--margin", "0.001", "--out", out)
         check_result(result, {0, 1})
     for trainer in ("verl", "search-r1", "skyrl"):
-        command = [
-            "export",
-            world / "Hostile-v0.toml",
-            "--to",
-            trainer,
-            "--out",
-            tmp_path / f"prompts {NAME} {trainer}",
-        ]
+        out = tmp_path / f"prompts {NAME} {trainer}"
+        command = ["export", world / "Hostile-v0.toml", "--to", trainer, "--out", out]
         check_result(raggym(*command, "--set", f"retrieval.name={VISIBLE}"), {0})
         check_result(raggym(*command), {1})  # written already, with other settings
         for option in ("--split", "--url", "--data-source", "--set"):
