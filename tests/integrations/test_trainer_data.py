@@ -185,5 +185,8 @@ def test_unknown_names_and_numbers_out_of_range_are_refused(tmp_path):
         export_prompts(ENV, "verl", tmp_path, "dev")
     with pytest.raises(OptionError, match="limit"):
         export_prompts(ENV, "verl", tmp_path, limit=0)
+    for name in ("", " ", "a\nb", "\udcff"):
+        with pytest.raises(OptionError, match="data_source"):
+            export_prompts(ENV, "verl", tmp_path, limit=1, data_source=name)
     with pytest.raises(OptionError, match="trainer"):
         export_prompts(ENV, "trl", tmp_path)

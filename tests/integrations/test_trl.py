@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import importlib
 import itertools
 import json
 import pickle
+import sys
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 
 import gymnasium as gym
 import pytest
@@ -29,6 +32,7 @@ from tiny_llm import tiny_model, tiny_tokenizer  # noqa: E402
 pytestmark = [pytest.mark.integrations, pytest.mark.slow, pytest.mark.filterwarnings("ignore::FutureWarning")]
 
 ENV = "RAGGym-Synth-v0"
+BENCHMARKS = Path(__file__).parents[2] / "benchmarks"
 
 
 @pytest.fixture(autouse=True)
@@ -328,3 +332,19 @@ def test_passages_cannot_act_and_hold_no_control_tokens():
     assert not {"<|im_end|>", "<tool_call>", "</tool_response>"} & set(text.split(" "))
     assert "<tool_call>" not in text
     assert not env.session.done
+
+
+def test_the_batched_way_calls_the_search_engine_once_per_turn_and_this_one_once_per_search():
+    sys.path.insert(0, str(BENCHMARKS))
+    try:
+        benchmark = importlib.import_module("trl_environments")
+    finally:
+        sys.path.remove(str(BENCHMARKS))
+    counts = {}
+    for name, run in benchmark.WAYS.items():
+        world = benchmark.make_world(0.0)
+        run(world, 16)
+        counts[name] = (world.retriever.calls, world.process_reward.calls)
+    assert counts["environment_factory"] == (16 * 3, 16 * 4)
+    assert counts["rollout_func"] == (3, 4)
+    assert 3 <= counts["environment_factory, in threads"][0] < 16 * 3

@@ -101,6 +101,28 @@ def test_its_agent_loop_searches_a_served_retriever_within_the_budget(exported, 
     assert call(tools, other, query="Ada Berg")[0].text.endswith("Searches left: 1")
 
 
+def test_a_failed_search_costs_none_of_the_budget(tmp_path):
+    exported = export_prompts(ENV, "verl", tmp_path, "train", limit=1, url="http://127.0.0.1:9/retrieve")
+    tools, agent_data = load_all_tools(str(exported.settings), None), rollout({"tools_kwargs": {}})
+    assert call(tools, agent_data, query="Dawn")[0].text.startswith("Error executing tool 'search'")
+    assert tools[0]._searches[agent_data] == 0
+
+
+def test_searches_at_the_same_time_share_the_budget(exported, tmp_path):
+    (tool,), agent_data = load_all_tools(str(exported.settings), None), rollout({"tools_kwargs": {}})
+
+    async def three():
+        calls = (tool.execute("i", {"query": f"Dawn {number}"}, agent_data=agent_data) for number in range(3))
+        return [response.text for response, _, _ in await asyncio.gather(*calls)]
+
+    texts = asyncio.run(three())
+    assert [text.splitlines()[-1] for text in texts] == [
+        "Searches left: 1",
+        "Searches left: 0",
+        "No searches are left: answer now.",
+    ]
+
+
 @pytest.mark.parametrize("query", ["", "  ", None, 3, ["a"], "x" * 2001])
 def test_a_query_that_is_none_is_answered_with_what_is_wrong(query, exported, tmp_path):
     tools, agent_data = load_all_tools(str(exported.settings), None), rollout({"tools_kwargs": {}})

@@ -123,6 +123,7 @@ def tool_schema() -> dict[str, Any]:
 
 def _data_source(card: EnvCard, trainer: Trainer, data_source: str | None) -> str:
     if trainer != "search-r1":
+        check_option("data_source", data_source, data_source is None or _is_name(data_source), "a printable name")
         return card.name if data_source is None else data_source
     if data_source is None:
         parts = card.name.lower().split("-")
@@ -130,6 +131,10 @@ def _data_source(card: EnvCard, trainer: Trainer, data_source: str | None) -> st
     expected = f"one of {SEARCH_R1_SOURCES}, which are all that Search-R1 can score"
     check_option("data_source", data_source, data_source in SEARCH_R1_SOURCES, expected)
     return data_source
+
+
+def _is_name(text: str) -> bool:
+    return bool(text.strip()) and text.isprintable()  # not so: half of a surrogate pair, which no file can hold
 
 
 def _settings(card: EnvCard, trainer: Trainer, url: str) -> dict[str, Any]:

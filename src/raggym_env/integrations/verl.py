@@ -30,7 +30,7 @@ except ImportError as error:
 from raggym_env.core import Answer, Question, State, Task, Turn
 from raggym_env.errors import InvalidAction, RewardError
 from raggym_env.mdp.metrics import score
-from raggym_env.protocols import search
+from raggym_env.protocols import Hit, search
 from raggym_env.retrieval.http import HTTPRetriever
 from raggym_env.text.replies import LONGEST_REPLY
 from raggym_env.text.tagged import information, parse_tagged
@@ -56,7 +56,7 @@ class SearchTool(BaseTool):  # type: ignore[misc]  # verl has no types
         return HTTPRetriever(url=self.config["url"])
 
     async def execute(
-        self, instance_id: str, parameters: Mapping[str, Any], *, agent_data: Any = None, **options: Any
+        self, instance_id: str, parameters: Mapping[str, Any], *, agent_data: Any, **options: Any
     ) -> tuple[Any, float, dict[str, Any]]:
         """Return the passages, or what is wrong with the call, as the tool's text; a reward of 0; and no metrics.
 
@@ -66,16 +66,23 @@ class SearchTool(BaseTool):  # type: ignore[misc]  # verl has no types
         query = parameters.get("query")
         if not isinstance(query, str) or not query.strip() or len(query) > ACTION_CHARS:
             return ToolResponse(text=f"query must be a text of 1 to {ACTION_CHARS:,} characters."), 0.0, {}
-        left = self.config["max_searches"] - self._searches.get(agent_data, 0) if agent_data is not None else 1
+        left = self.config["max_searches"] - self._searches.get(agent_data, 0)
         if left <= 0:
             return ToolResponse(text="No searches are left: answer now."), 0.0, {}
-        if agent_data is not None:
-            self._searches[agent_data] = self._searches.get(agent_data, 0) + 1
-        # In a thread, since the client waits: the searches of other rollouts reach the server meanwhile.
-        (hits,) = await asyncio.to_thread(search, self._retriever, [query], self.config["topk"])
-        turn = Turn(query, tuple(hit.passage for hit in hits))
-        state = State(Question("", ""), (turn,), left - 1)
+        # Counted before it is awaited, since a model may search for several things at once.
+        self._searches[agent_data] = self._searches.get(agent_data, 0) + 1
+        try:
+            # In a thread, since the client waits: the searches of other rollouts reach the server meanwhile.
+            hits = await asyncio.to_thread(self._search, query)
+        except BaseException:
+            self._searches[agent_data] -= 1
+            raise
+        state = State(Question("", ""), (Turn(query, tuple(hit.passage for hit in hits)),), left - 1)
         return ToolResponse(text=information(state, self.config.get("passage_chars", 600))), 0.0, {}
+
+    def _search(self, query: str) -> list[Hit]:
+        (hits,) = search(self._retriever, [query], self.config["topk"])
+        return hits
 
 
 def compute_score(
