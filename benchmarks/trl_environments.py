@@ -191,12 +191,12 @@ def main() -> None:
     table = Table("Search engine", "Way", "Search calls", "Reward calls", "Seconds of the steps", title=title)
     in_threads(make_world(0.0), options.environments)  # the first batches take a second longer
     for delay in (0.0, options.milliseconds / 1000):
-        for way, run in WAYS.items():
+        for name, run in WAYS.items():
             world = make_world(delay)
             seconds = run(world, options.environments)
             engine = f"answers after {1000 * delay:g} ms" if delay else "bm25, in this process"
             calls = (f"{world.retriever.calls:,}", f"{world.process_reward.calls:,}")
-            table.add_row(engine, way, *calls, f"{seconds:.2f}")
+            table.add_row(engine, name, *calls, f"{seconds:.2f}")
     Console(width=110).print(table)
 
 

@@ -139,11 +139,11 @@ class RAGTextEnv(BaseTextEnv):  # type: ignore[misc]  # skyrl_gym has no types
             return _output([], self.invalid_reward, True, {**metadata, "failure": str(error)})
         text = self.session.step(parsed)
         session, stop = self.session, self.session.state.stop if self.session.state else None
-        done = session.done or self.turns >= self.max_turns
+        over = session.done or self.turns >= self.max_turns
         metadata = {"outcome_reward": session.outcome, "process_reward": session.process}
-        if done:
+        if over:
             metadata["stop_reason"] = stop.value if stop else "max_turns"
-        return _output([] if done else [{"role": "user", "content": text}], session.reward, done, metadata)
+        return _output([] if over else [{"role": "user", "content": text}], session.reward, over, metadata)
 
     def get_metrics(self) -> dict[str, Any]:
         """Return the episode's outcome, mean process reward, searches, and whether it ended without an action."""
@@ -169,5 +169,5 @@ class RAGTextEnv(BaseTextEnv):  # type: ignore[misc]  # skyrl_gym has no types
         )
 
 
-def _output(messages: ConversationType, reward: float, done: bool, metadata: dict[str, Any]) -> BaseTextEnvStepOutput:
-    return BaseTextEnvStepOutput(observations=messages, reward=reward, done=done, metadata=metadata)
+def _output(messages: ConversationType, reward: float, over: bool, metadata: dict[str, Any]) -> BaseTextEnvStepOutput:
+    return BaseTextEnvStepOutput(observations=messages, reward=reward, done=over, metadata=metadata)
