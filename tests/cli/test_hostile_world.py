@@ -22,6 +22,7 @@ from types import SimpleNamespace
 
 import pytest
 from markdown_it import MarkdownIt
+from pyarrow import parquet
 from typer.main import get_command
 from typer.testing import CliRunner
 
@@ -307,6 +308,16 @@ def walk_export(world, tmp_path, monkeypatch):
         out = tmp_path / f"rows {NAME}"
         result = raggym("export", world / "data", "--to", "reward", "--all", "--margin", "0.001", "--out", out)
         check_result(result, {0, 1})
+    for trainer in ("verl", "search-r1", "skyrl"):
+        out = tmp_path / f"prompts {NAME} {trainer}"
+        command = ["export", world / "Hostile-v0.toml", "--to", trainer, "--out", out]
+        check_result(raggym(*command, "--set", f"retrieval.name={VISIBLE}"), {0})
+        check_result(raggym(*command), {1})  # written already, with other settings
+        for option in ("--split", "--url", "--data-source", "--set"):
+            check_result(raggym(*command, option, HOSTILE), {1, 2})
+        (prompts,) = out.glob("*.parquet")
+        for row in parquet.read_table(prompts).to_pylist():
+            check_text("\n".join(message["content"] for message in row["prompt"]), longest=100_000)
 
 
 def walk_leaderboard(world, tmp_path, monkeypatch):

@@ -1,32 +1,58 @@
-"""`raggym export`: process data as rows for TRL."""
+"""`raggym export`: process data as rows for TRL, and questions for other trainers."""
 
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
-from raggym_env.cards import policy_card
-from raggym_env.cli._options import Data, TrustCard
+from raggym_env.cards import env_card, override, policy_card
+from raggym_env.cli._options import Limit, Settings, TrustCard, parse_settings
 from raggym_env.cli._output import say
+from raggym_env.errors import OptionError
+
+if TYPE_CHECKING:
+    from raggym_env.integrations.trainer_data import Trainer
 
 __all__ = ["export"]
 
 
 def export(
-    data: Data,
-    to: Annotated[Literal["sft", "preference", "reward"], typer.Option(help="Kind of rows.")],
-    out: Annotated[Path, typer.Option(help="Folder to create; `datasets.load_from_disk` reads it.")],
+    data: Annotated[
+        Path, typer.Argument(help="Folder made by `raggym collect`; for verl, search-r1 and skyrl, an environment.")
+    ],
+    to: Annotated[
+        Literal["sft", "preference", "reward", "verl", "search-r1", "skyrl"],
+        typer.Option(help="Rows for TRL (sft, preference, reward), or the prompts of another trainer."),
+    ],
+    out: Annotated[Path, typer.Option(help="Folder to create; for verl, search-r1 and skyrl it may exist.")],
     agent: Annotated[str, typer.Option("--as", metavar="POLICY", help="Prompt agent to train.")] = "react",
     every: Annotated[bool, typer.Option("--all", help="Use all trajectories, not only the kept ones.")] = False,
     margin: Annotated[float, typer.Option(min=0.001, help="Least difference of scores in a pair.")] = 0.05,
     pairs: Annotated[int | None, typer.Option(min=1, help="Maximum number of pairs per state.")] = None,
     outcome_weight: Annotated[float, typer.Option(help="Weight of an answer's outcome, added to its score.")] = 0.0,
     seed: Annotated[int, typer.Option(help="Seed of the pairs that are drawn.")] = 0,
+    split: Annotated[str | None, typer.Option(help="Split of the environment. Default: the card's.")] = None,
+    limit: Limit = None,
+    settings: Settings = None,
+    url: Annotated[
+        str | None,
+        typer.Option(help="Where `raggym serve` will answer the trainer. Default: http://127.0.0.1:8000/retrieve."),
+    ] = None,
+    data_source: Annotated[
+        str | None, typer.Option(help="Name by which the trainer groups scores. Default: the environment's.")
+    ] = None,
     trust_card: TrustCard = False,
 ) -> None:
-    """Export process data as rows for TRL's SFT, DPO or reward trainer."""
+    """Export process data as rows for TRL's SFT, DPO or reward trainer, or an environment's questions for others."""
+    prompts = {"split": split, "limit": limit, "url": url, "data_source": data_source}
+    prompts = {name: value for name, value in prompts.items() if value is not None}
+    if to == "verl" or to == "search-r1" or to == "skyrl":  # not `in`, by which no type checker knows what is left
+        return _export_prompts(data, to, out, settings, trust_card, prompts)
+    if prompts or settings:
+        names = ", ".join(f"--{name.replace('_', '-')}" for name in [*prompts, *(["set"] if settings else [])])
+        raise OptionError(f"{names} is for --to verl, search-r1 and skyrl; got --to {to}.")
     from raggym_env.training import Collection, Renderer
     from raggym_env.training import export as run_export
 
@@ -38,3 +64,18 @@ def export(
     provenance = run_export(Collection.read(data), out, to, renderer, **options)
     counts = provenance["counts"]
     say(f"{counts['rows']:,} {to} rows of {counts['trajectories']:,} trajectories: {out}")
+
+
+def _export_prompts(
+    env: Path, trainer: Trainer, out: Path, settings: list[str] | None, trust: bool, options: dict[str, Any]
+) -> None:
+    from raggym_env.integrations.trainer_data import export_prompts
+
+    card = override(env_card(str(env), trust=trust), parse_settings(settings))
+    exported = export_prompts(card, trainer, out, **options)
+    say(f"{exported.rows:,} prompts of {card.name}, split {exported.split}: {exported.prompts}")
+    say(f"The trainer's settings: {exported.settings}. Start the search engine: raggym serve {env}")
+    if trainer == "search-r1":
+        metric = card.episode.metric
+        note = "" if metric == "em" else f", not by {metric} as the environment does"
+        say(f"Search-R1 will score these rows as {exported.data_source}, by exact match{note}.")
