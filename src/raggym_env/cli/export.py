@@ -1,4 +1,4 @@
-"""`raggym export`: process data as rows for TRL."""
+"""`raggym export`: process data as rows for TRL, and runs for other evaluation tools."""
 
 from __future__ import annotations
 
@@ -8,16 +8,21 @@ from typing import Annotated, Any, Literal
 import typer
 
 from raggym_env.cards import policy_card
-from raggym_env.cli._options import Data, TrustCard
+from raggym_env.cli._options import TrustCard
 from raggym_env.cli._output import say
 
 __all__ = ["export"]
 
 
 def export(
-    data: Data,
-    to: Annotated[Literal["sft", "preference", "reward"], typer.Option(help="Kind of rows.")],
-    out: Annotated[Path, typer.Option(help="Folder to create; `datasets.load_from_disk` reads it.")],
+    data: Annotated[
+        Path, typer.Argument(help="Folder made by `raggym collect`; for inspect and trec, by `raggym eval`.")
+    ],
+    to: Annotated[
+        Literal["sft", "preference", "reward", "inspect", "trec"],
+        typer.Option(help="Rows for TRL (sft, preference, reward), a log for `inspect view`, or TREC's run and qrels."),
+    ],
+    out: Annotated[Path, typer.Option(help="Folder to create; `datasets.load_from_disk` reads one of rows.")],
     agent: Annotated[str, typer.Option("--as", metavar="POLICY", help="Prompt agent to train.")] = "react",
     every: Annotated[bool, typer.Option("--all", help="Use all trajectories, not only the kept ones.")] = False,
     margin: Annotated[float, typer.Option(min=0.001, help="Least difference of scores in a pair.")] = 0.05,
@@ -26,7 +31,11 @@ def export(
     seed: Annotated[int, typer.Option(help="Seed of the pairs that are drawn.")] = 0,
     trust_card: TrustCard = False,
 ) -> None:
-    """Export process data as rows for TRL's SFT, DPO or reward trainer."""
+    """Export process data for TRL's SFT, DPO or reward trainer, or a run for inspect_ai or TREC's tools."""
+    if to == "inspect":
+        return _export_inspect(data, out)
+    if to == "trec":
+        return _export_trec(data, out)
     from raggym_env.training import Collection, Renderer
     from raggym_env.training import export as run_export
 
@@ -38,3 +47,18 @@ def export(
     provenance = run_export(Collection.read(data), out, to, renderer, **options)
     counts = provenance["counts"]
     say(f"{counts['rows']:,} {to} rows of {counts['trajectories']:,} trajectories: {out}")
+
+
+def _export_inspect(run: Path, out: Path) -> None:
+    from raggym_env.integrations.inspect import export_log
+
+    log = export_log(run, out)
+    say(f"A log for inspect_ai: {log}. `inspect view --log-dir {out}` shows it.")
+
+
+def _export_trec(run: Path, out: Path) -> None:
+    from raggym_env.integrations.trec import export_trec
+
+    counts = export_trec(run, out)
+    left_out = f" ({counts.left_out:,} left out)" if counts.left_out else ""
+    say(f"{counts.documents:,} documents for {counts.questions:,} questions{left_out}: {out}")
