@@ -14,7 +14,7 @@ from raggym_env.errors import InvalidAction
 from raggym_env.text.replies import LONGEST_REPLY, end_of_turn, is_end, reply_text
 from raggym_env.text.untrusted import ACTION_CHARS, QUESTION_CHARS, as_data, clipped, passage_lines
 
-__all__ = ["own_length", "parse_tagged", "tagged_action", "tagged_text"]
+__all__ = ["information", "own_length", "parse_tagged", "tagged_action", "tagged_text"]
 
 # The text between the tags must hold no tag: of `<search>a <search>b</search>` only the last block counts. Nor may it
 # hold what `reply_text` writes in place of reasoning (NUL) and of the end of a turn. The lookahead keeps the match
@@ -87,3 +87,12 @@ def tagged_text(state: State) -> str:
         lines += [tagged_action(Search(turn.query)), f"<information>\n{passages}\n</information>"]
     lines.append(f"Searches left: {state.searches_left}")
     return "\n".join(lines)
+
+
+def information(state: State, passage_chars: int) -> str:
+    """Return the passages of the newest search in `<information>` tags, one line each, and the searches left.
+
+    Nothing in a passage can look like a tag or a control token.
+    """
+    content = "\n".join(passage_lines(state.history[-1].passages, passage_chars)) or "nothing"
+    return f"<information>\n{content}\n</information>\nSearches left: {state.searches_left}"

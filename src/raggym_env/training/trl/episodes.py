@@ -32,8 +32,8 @@ from raggym_env.errors import MissingExtra, OptionError, RewardError, check_opti
 from raggym_env.mdp.records import Episode
 from raggym_env.mdp.rollout import complete
 from raggym_env.protocols import Messages
-from raggym_env.text.tagged import tagged_action, tagged_text
-from raggym_env.training.trl.tokens import Generate, RolloutTokens, TokenPolicy, information
+from raggym_env.text.tagged import information, tagged_action, tagged_text
+from raggym_env.training.trl.tokens import Generate, RolloutTokens, TokenPolicy
 
 __all__ = ["SYSTEM", "EpisodeRollouts", "Generate", "episode_examples", "episode_prompts", "episode_return"]
 

@@ -12,10 +12,10 @@ from raggym_env.core import State
 from raggym_env.errors import InvalidAction, LLMError, OptionError
 from raggym_env.llm.hf.chat import Chat, PromptError
 from raggym_env.protocols import BasePolicy, Messages, Proposal
-from raggym_env.text.tagged import own_length, parse_tagged
-from raggym_env.text.untrusted import passage_lines, visible
+from raggym_env.text.tagged import information, own_length, parse_tagged
+from raggym_env.text.untrusted import visible
 
-__all__ = ["Generate", "RolloutTokens", "TokenPolicy", "TurnTokens", "information", "state_key"]
+__all__ = ["Generate", "RolloutTokens", "TokenPolicy", "TurnTokens", "state_key"]
 
 Generate = Callable[[Any, list[list[int]]], tuple[list[list[int]], list[list[float]] | None]]
 """Maps the trainer and each rollout's tokens so far to the tokens of one reply each, and to the log-probability of
@@ -177,15 +177,6 @@ def _proposal(rollout: RolloutTokens, reply: str | None) -> Proposal:
     except InvalidAction as error:
         rollout.failure = "no_action"
         return Proposal(None, reply, failure=str(error))
-
-
-def information(state: State, passage_chars: int) -> str:
-    """Return the passages of the newest search in `<information>` tags, one line each, and the searches left.
-
-    Nothing in a passage can look like a tag or a control token.
-    """
-    content = "\n".join(passage_lines(state.history[-1].passages, passage_chars)) or "nothing"
-    return f"<information>\n{content}\n</information>\nSearches left: {state.searches_left}"
 
 
 def state_key(state: State) -> str:
