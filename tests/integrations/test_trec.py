@@ -102,6 +102,7 @@ def test_any_ids_and_titles_make_lines_of_as_many_fields_that_are_read_back(titl
     task = Task(Question(id, ""), ("",), supporting=tuple(map(Fact, gold)))
     lines = [line.split() for line in run_lines([episode], "tag")]
     assert {len(line) for line in lines} == {6}
+    assert not any('"' in field for line in lines for field in line)  # pandas would read on after one
     keys = list(
         dict.fromkeys(title_key(title) or f"%{passage.id}" for title, passage in zip(titles, passages, strict=True))
     )

@@ -77,10 +77,12 @@ def search_qa(
     k: int | None = None,
     max_searches: int | None = None,
     process_reward: str | None = None,
+    trust_card: bool = False,
 ) -> InspectTask:
     """Return the task of an environment's card. Arguments and errors are those of `raggym_env.build.load_mdp`."""
     settings: dict[str, Any] = {"k": k, "max_searches": max_searches, "process_reward": process_reward}
-    mdp = load_mdp(env, split, **{name: value for name, value in settings.items() if value is not None})
+    settings = {name: value for name, value in settings.items() if value is not None}
+    mdp = load_mdp(env, split, trust=trust_card, **settings)
     world = Episodes(mdp.tasks, mdp.dynamics, mdp.reward)
     # A question has the same metrics whatever its answer is.
     names = {name for gold in mdp.tasks for name in score_record(_EMPTY, gold)}

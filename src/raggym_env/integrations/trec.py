@@ -5,8 +5,8 @@ page of that title differently. The ranking of a question is that of its whole e
 search, best first, then those that the second adds, and so on. So recall at a depth that no episode reaches equals
 the `recall` of the leaderboard, which is also computed from titles.
 
-Ids and titles are percent-encoded where they hold white space, control characters or "%": `urllib.parse.unquote`
-reads them back. Titles are in the form of `raggym_env.core.title_key`.
+Ids and titles are percent-encoded where they hold white space, control characters, "%" or a quotation mark, which
+`urllib.parse.unquote` reads back. Titles are in the form of `raggym_env.core.title_key`.
 """
 
 from __future__ import annotations
@@ -26,8 +26,9 @@ __all__ = ["QRELS", "RUN", "TrecCounts", "export_trec", "qrels_lines", "run_line
 
 RUN, QRELS = "run.txt", "qrels.txt"
 
-# What may stand in a field of a line that is split at white space: letters and digits of any script, and ASCII marks.
-_NOT_PLAIN = re.compile(r"[^\w!-~]|%")
+# All but letters and digits of any script and ASCII marks, as a line is split at white space. After a quotation mark,
+# pandas, with which Pyserini reads a run, would take several lines for one.
+_NOT_PLAIN = re.compile(r'[^\w!-~]|[%"]')
 
 
 class TrecCounts(NamedTuple):

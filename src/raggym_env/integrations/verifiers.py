@@ -64,6 +64,8 @@ class SearchConfig(vf.TasksetConfig):  # type: ignore[misc]
     """Searches per episode, in place of the card's."""
     process_reward: str | None = None
     """Process reward, in place of the card's; "none" for none."""
+    trust_card: bool = False
+    """Whether a card at a path may use the user's authority; see `raggym_env.cards`."""
     tools: SearchToolsConfig = SearchToolsConfig()
 
 
@@ -188,7 +190,7 @@ class SearchTaskset(vf.Taskset[SearchTask, SearchConfig]):  # type: ignore[misc]
     def load(self) -> Iterator[SearchTask]:
         """Yield the questions. Errors are those of `raggym_env.data.load_tasks`."""
         config = self.config
-        card = env_card(config.card)
+        card = env_card(config.card, trust=config.trust_card)
         searches = card.episode.max_searches if config.max_searches is None else config.max_searches
         for row, task in enumerate(load_tasks(card, config.split).tasks):
             prompt = tagged_text(EpisodeState(task.question, (), searches))
@@ -199,6 +201,7 @@ class SearchTaskset(vf.Taskset[SearchTask, SearchConfig]):  # type: ignore[misc]
         """Return the one tool server that all rollouts share."""
         names = ("k", "max_searches", "process_reward")
         settings = {name: value for name in names if (value := getattr(config, name)) is not None}
+        settings["trust"] = config.trust_card
         update = {"card": config.card, "split": config.split, "settings": settings}
         return [SearchTools(config.tools.model_copy(update=update))]
 
