@@ -25,8 +25,9 @@ from raggym_env.evaluation.scored_run import LoadTasks, ScoredRun
 from raggym_env.evaluation.scores import score_record
 from raggym_env.integrations.batching import StepBatcher
 from raggym_env.integrations.instructions import INSTRUCTIONS, REMINDER
+from raggym_env.integrations.recording import RecordedSession
 from raggym_env.integrations.session import Session
-from raggym_env.mdp.records import Episode, Step
+from raggym_env.mdp.records import Episode
 from raggym_env.storage.atomic import atomic_folder
 from raggym_env.storage.work_folder import installed_version
 from raggym_env.text.exits import for_file_name, for_page
@@ -128,9 +129,8 @@ class _Episode:
     """The tools of a sample."""
 
     def __init__(self, session: Session, state: TaskState) -> None:
-        self._session, self._sample = session, state
-        self._steps: list[Step] = []
         session.reset(row=state.metadata["row"])
+        self._recorded, self._sample = RecordedSession(session), state
         self._save()
 
     def tools(self) -> Iterator[Callable[[str], Awaitable[str]]]:
@@ -156,26 +156,21 @@ class _Episode:
         yield answer
 
     async def _take(self, action: Action) -> str:
-        before = self._session.state
-        if before is None or before.stop is not None:
+        if self._recorded.session.done:
             raise ToolError("The episode has ended.")
         try:
-            text = await self._session.step_async(action)
+            text = await self._recorded.take(action)
         except InvalidAction as error:
             raise ToolError(str(error)) from error
-        assert self._session.state is not None  # noqa: S101  # it was reset
-        rewards = self._session.outcome, self._session.process
-        self._steps.append(Step.of(before, action, self._session.state, *rewards))
         self._save()
         return text
 
     def _save(self) -> None:
-        state, task = self._session.state, self._session.task
-        assert state is not None and task is not None  # noqa: S101, PT018  # it was reset
-        episode = Episode.of(state, tuple(self._steps))
+        episode, gold = self._recorded.episode(), self._recorded.session.task
+        assert gold is not None  # noqa: S101  # the session was reset
         self._sample.store.set(EPISODE, episode.to_json())
-        self._sample.store.set(SCORES, score_record(episode, task))
-        self._sample.completed = state.stop is not None  # other solvers stop there, too
+        self._sample.store.set(SCORES, score_record(episode, gold))
+        self._sample.completed = episode.stop is not None  # other solvers stop there, too
 
 
 @solver  # type: ignore[untyped-decorator]

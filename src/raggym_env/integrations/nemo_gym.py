@@ -9,7 +9,6 @@ step is that of `RAGEnv`, and the agent adds them up; `settings: {process_weight
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass, field
 from typing import Any
 
 from pydantic import Field, PrivateAttr
@@ -19,8 +18,8 @@ from raggym_env.envs.episodes import Episodes
 from raggym_env.errors import InvalidAction, InvalidReset, MissingExtra
 from raggym_env.integrations.batching import StepBatcher
 from raggym_env.integrations.instructions import INSTRUCTIONS, REMINDER
+from raggym_env.integrations.recording import RecordedSession
 from raggym_env.integrations.session import Session, load_world
-from raggym_env.mdp.records import Episode, Step
 from raggym_env.storage.parsing import ParseError, parse_json
 
 try:
@@ -74,29 +73,12 @@ class SearchServerConfig(BaseResourcesServerConfig):  # type: ignore[misc]  # an
     """Episodes kept at a time. NeMo Gym's agent does not end one that it gives up, so the oldest makes room."""
 
 
-@dataclass(slots=True)
-class _Running:
-    session: Session
-    steps: list[Step] = field(default_factory=list)
-
-    async def take(self, action: Action) -> str:
-        before = self.session.state
-        text = await self.session.step_async(action)
-        assert before is not None and self.session.state is not None  # noqa: S101, PT018  # it was reset
-        rewards = self.session.outcome, self.session.process
-        self.steps.append(Step.of(before, action, self.session.state, *rewards))
-        return text
-
-    def info(self) -> Json:
-        """Return the rewards of the last step, and the record of the episode."""
-        assert self.session.state is not None  # noqa: S101
-        episode = Episode.of(self.session.state, tuple(self.steps)).to_json()
-        return {
-            "question_id": episode["id"],
-            "outcome_reward": self.session.outcome,
-            "process_reward": self.session.process,
-            "episode": episode,
-        }
+def _info(running: RecordedSession) -> Json:
+    """Return the rewards of the last step, and the record of the episode."""
+    outcome, process_reward = running.session.outcome, running.session.process
+    episode = running.episode().to_json()
+    rewards = {"outcome_reward": outcome, "process_reward": process_reward}
+    return {"question_id": episode["id"], **rewards, "episode": episode}
 
 
 class SearchServer(GymnasiumServer):  # type: ignore[misc]
@@ -118,7 +100,7 @@ class SearchServer(GymnasiumServer):  # type: ignore[misc]
         Raises:
             HTTPException: 422, the row does not name a question by its place.
         """
-        running = _Running(Session(self._world, batcher=self._batcher))
+        running = RecordedSession(Session(self._world, batcher=self._batcher))
         try:
             if metadata.get("row") is None:
                 raise InvalidReset("a row must have the question's place in the split, row.")
@@ -128,7 +110,7 @@ class SearchServer(GymnasiumServer):  # type: ignore[misc]
         while len(self.session_state) >= self.config.max_sessions:
             del self.session_state[next(iter(self.session_state))]
         self.session_state[session_id] = running
-        return text, running.info()
+        return text, _info(running)
 
     async def step(
         self, action: NeMoGymResponse, metadata: Json, session_id: str | None = None
@@ -150,14 +132,13 @@ class SearchServer(GymnasiumServer):  # type: ignore[misc]
             if item.type == "function_call"
         ]
         reward = sum(step.total for step in running.session.rewards[before:])
-        state = running.session.state
-        stop = None if state is None else state.stop
+        stop = running.state.stop
         observation = None if outputs else REMINDER
-        info = {**running.info(), "tool_outputs": outputs}
+        info = {**_info(running), "tool_outputs": outputs}
         return observation, reward, stop == "answer", stop == "search_budget", info
 
 
-async def _output(running: _Running, name: str, arguments: str) -> str:
+async def _output(running: RecordedSession, name: str, arguments: str) -> str:
     """Return the output of a call. One that takes no step says why, and changes nothing."""
     if running.session.done:
         return "The episode has ended."

@@ -27,8 +27,9 @@ from raggym_env.errors import InvalidAction, MissingExtra, RAGGymError, Retrieva
 from raggym_env.evaluation.scores import score_record, searches_of
 from raggym_env.integrations.batching import StepBatcher
 from raggym_env.integrations.instructions import INSTRUCTIONS
+from raggym_env.integrations.recording import RecordedSession
 from raggym_env.integrations.session import Session, load_world
-from raggym_env.mdp.records import Episode, Step
+from raggym_env.mdp.records import Episode
 from raggym_env.text.tagged import tagged_text
 
 try:
@@ -107,41 +108,36 @@ class SearchTools(vf.Toolset[SearchToolsConfig, SearchState]):  # type: ignore[m
         return await self._take(Answer(text))
 
     async def _take(self, action: Action) -> str:
-        session, steps = self._resumed()
-        before = session.state
-        assert before is not None  # noqa: S101  # it was reset
-        if before.stop is not None or self.state.failure:
+        recorded = self._resumed()
+        if recorded.session.done or self.state.failure:
             raise ValueError("The episode has ended.")
         try:
-            text = await session.step_async(action)
+            text = await recorded.take(action)
         except InvalidAction:
             raise  # the model reads it, and may try again
         except RAGGymError as error:
             self.state.failure = f"{type(error).__name__}: {error}"
             return "The search engine failed, and the episode has ended."
-        assert session.state is not None and session.task is not None  # noqa: S101, PT018
-        steps += (Step.of(before, action, session.state, session.outcome, session.process),)
-        episode = Episode.of(session.state, steps)
-        self.state.episode, self.state.scores = episode.to_json(full=True), score_record(episode, session.task)
+        episode, gold = recorded.episode(), recorded.session.task
+        assert gold is not None  # noqa: S101  # the session was reset
+        self.state.episode, self.state.scores = episode.to_json(full=True), score_record(episode, gold)
         return text
 
-    def _resumed(self) -> tuple[Session, tuple[Step, ...]]:
-        """Return a session in the state that the rollout's record leads to, and the steps of that record."""
+    def _resumed(self) -> RecordedSession:
+        """Return a session in the state that the rollout's record leads to, with the steps of that record."""
         if self.state.row is None:
             raise ValueError("This tool server serves rollouts of verifiers only: the call names none.")
-        session = Session(self._world, batcher=self._batcher)
-        session.reset(row=self.state.row)
-        if not self.state.episode:
-            return session, ()
-        episode = Episode.from_json(self.state.episode)
-        history = tuple(
-            Turn(step.action.query, step.passages) for step in episode.steps if isinstance(step.action, Search)
-        )
-        assert session.state is not None  # noqa: S101
-        left = session.state.searches_left - len(history)
-        stop = None if episode.stop is None else StopReason(episode.stop)
-        session.state = replace(session.state, history=history, searches_left=left, stop=stop)
-        return session, episode.steps
+        recorded = RecordedSession(Session(self._world, batcher=self._batcher))
+        recorded.session.reset(row=self.state.row)
+        if self.state.episode:
+            episode = Episode.from_json(self.state.episode)
+            recorded.steps += episode.steps
+            searches = [(step.action.query, step.passages) for step in episode.steps if isinstance(step.action, Search)]
+            history = tuple(Turn(query, passages) for query, passages in searches)
+            left = recorded.state.searches_left - len(history)
+            stop = None if episode.stop is None else StopReason(episode.stop)
+            recorded.session.state = replace(recorded.state, history=history, searches_left=left, stop=stop)
+        return recorded
 
 
 class SearchData(vf.TaskData):  # type: ignore[misc]
