@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import base64
 import gzip
+import importlib.util
 import json
 import os
 import re
@@ -303,7 +304,17 @@ def walk_collect(world, tmp_path, monkeypatch):
 
 
 def walk_export(world, tmp_path, monkeypatch):
-    check_result(raggym("export", tmp_path / NAME, "--to", "reward", "--out", tmp_path / "rows"), {1})
+    for kind in ("reward", "inspect", "trec"):  # without inspect_ai, that it is missing
+        check_result(raggym("export", tmp_path / NAME, "--to", kind, "--out", tmp_path / kind), {1})
+    out = tmp_path / f"trec {NAME}"
+    check_result(raggym("export", world / "run", "--to", "trec", "--out", out), {0})
+    check_result(raggym("export", world / "failed", "--to", "trec", "--out", tmp_path / "failed"), {1})
+    for file in out.iterdir():
+        for line in file.read_bytes().decode("utf-8").splitlines():
+            assert len(line.split(" ")) == {"run.txt": 6, "qrels.txt": 4}[file.name]
+            assert all(char.isprintable() for char in line)
+    if importlib.util.find_spec("inspect_ai"):
+        check_result(raggym("export", world / "run", "--to", "inspect", "--out", tmp_path / f"log {NAME}"), {0})
     if pytest.importorskip("datasets"):
         out = tmp_path / f"rows {NAME}"
         result = raggym("export", world / "data", "--to", "reward", "--all", "--margin", "0.001", "--out", out)

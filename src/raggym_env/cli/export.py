@@ -1,4 +1,4 @@
-"""`raggym export`: process data as rows for TRL, and questions for other trainers."""
+"""`raggym export`: process data for TRL, questions for other trainers, and runs for other evaluation tools."""
 
 from __future__ import annotations
 
@@ -20,11 +20,18 @@ __all__ = ["export"]
 
 def export(
     data: Annotated[
-        Path, typer.Argument(help="Folder made by `raggym collect`; for verl, search-r1 and skyrl, an environment.")
+        Path,
+        typer.Argument(
+            help="Folder made by `raggym collect`; for verl, search-r1 and skyrl, an environment; for inspect and trec, a "
+            "folder made by `raggym eval`."
+        ),
     ],
     to: Annotated[
-        Literal["sft", "preference", "reward", "verl", "search-r1", "skyrl"],
-        typer.Option(help="Rows for TRL (sft, preference, reward), or the prompts of another trainer."),
+        Literal["sft", "preference", "reward", "verl", "search-r1", "skyrl", "inspect", "trec"],
+        typer.Option(
+            help="Rows for TRL (sft, preference, reward), the prompts of another trainer, a log for `inspect view`, or "
+            "TREC's run and qrels."
+        ),
     ],
     out: Annotated[Path, typer.Option(help="Folder to create; for verl, search-r1 and skyrl it may exist.")],
     agent: Annotated[str, typer.Option("--as", metavar="POLICY", help="Prompt agent to train.")] = "react",
@@ -45,7 +52,7 @@ def export(
     ] = None,
     trust_card: TrustCard = False,
 ) -> None:
-    """Export process data as rows for TRL's SFT, DPO or reward trainer, or an environment's questions for others."""
+    """Export process data for TRL, an environment's questions for other trainers, or a run for evaluation tools."""
     prompts = {"split": split, "limit": limit, "url": url, "data_source": data_source}
     prompts = {name: value for name, value in prompts.items() if value is not None}
     if to == "verl" or to == "search-r1" or to == "skyrl":  # not `in`, by which no type checker knows what is left
@@ -53,6 +60,10 @@ def export(
     if prompts or settings:
         names = ", ".join(f"--{name.replace('_', '-')}" for name in [*prompts, *(["set"] if settings else [])])
         raise OptionError(f"{names} is for --to verl, search-r1 and skyrl; got --to {to}.")
+    if to == "inspect":
+        return _export_inspect(data, out)
+    if to == "trec":
+        return _export_trec(data, out)
     from raggym_env.training import Collection, Renderer
     from raggym_env.training import export as run_export
 
@@ -79,3 +90,18 @@ def _export_prompts(
         metric = card.episode.metric
         note = "" if metric == "em" else f", not by {metric} as the environment does"
         say(f"Search-R1 will score these rows as {exported.data_source}, by exact match{note}.")
+
+
+def _export_inspect(run: Path, out: Path) -> None:
+    from raggym_env.integrations.inspect import export_log
+
+    log = export_log(run, out)
+    say(f"A log for inspect_ai: {log}. `inspect view --log-dir {out}` shows it.")
+
+
+def _export_trec(run: Path, out: Path) -> None:
+    from raggym_env.integrations.trec import export_trec
+
+    counts = export_trec(run, out)
+    left_out = f" ({counts.left_out:,} left out)" if counts.left_out else ""
+    say(f"{counts.documents:,} documents for {counts.questions:,} questions{left_out}: {out}")
