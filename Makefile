@@ -95,13 +95,13 @@ $(VENV)/installed: $(VENV)/core
 
 $(VENV)-integrations/installed: pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)-integrations
-	$(subst $(BIN),$(VENV)-integrations/bin,$(INSTALL)) --editable '.[fast,llm,train,serve,openenv,mcp]' \
-		inspect-ai skyrl-gym pytest hypothesis playwright
+	$(subst $(BIN),$(VENV)-integrations/bin,$(INSTALL)) --editable '.[fast,llm,train,serve,openenv,mcp,skyrl,inspect]' \
+		pytest hypothesis playwright
 	@touch $@
 
 # Without the constraints, which verifiers conflicts with.
 $(VENV)-verifiers/installed: pyproject.toml
 	$(PYTHON) -m venv $(VENV)-verifiers
-	$(VENV)-verifiers/bin/python -m pip install --quiet --disable-pip-version-check --editable . \
-		'verifiers>=0.4,<0.5' pytest hypothesis
+	$(VENV)-verifiers/bin/python -m pip install --quiet --disable-pip-version-check --editable '.[verifiers]' \
+		pytest hypothesis
 	@touch $@

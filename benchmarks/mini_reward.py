@@ -103,7 +103,7 @@ def measure(mdp: MDP, tasks: Sequence[Task], n: int, rewards: dict[str, Scored])
     }
 
 
-def agreements(env: str, weights: Path, questions: int) -> float:
+def agreements(env: str, weights: Path | None, questions: int) -> float:
     """Return the mean agreement, over the first test questions, of searches with the evidence they retrieve."""
     mdp = load_mdp(env, "test", process_reward="none")
     reward = MiniReward(weights)

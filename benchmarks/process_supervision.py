@@ -24,13 +24,18 @@ from __future__ import annotations
 import argparse
 import json
 import re
+import statistics
 import sys
-from collections.abc import Iterator
+import time
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from raggym_env.build import load_mdp
+from raggym_env.core import Action, State
 from raggym_env.data import load_tasks
 from raggym_env.errors import DataNotFound
 from raggym_env.evaluation import Run, Scores, bootstrap, evaluate
@@ -57,6 +62,11 @@ class Plan:
     networks: int = 2
     ns: tuple[int, ...] = (1, 2, 4, 8, 16)
     best_of: int = 8
+    llm: str = "smollm2"
+    lm_questions: int = 30
+    """Training questions that a language model labels, in the part sources; 0 for none."""
+    quality_questions: int = 100
+    """Training questions on which sources themselves are measured."""
     small: bool = False
 
 
@@ -66,7 +76,18 @@ def full(out: Path) -> Plan:
 
 
 def small(out: Path) -> Plan:
-    return Plan(out, "RAGGym-Synth-v0", ("RAGGym-Synth-v0",), (40, 80), 40, 60, ns=(1, 4, 8), small=True)
+    return Plan(
+        out,
+        "RAGGym-Synth-v0",
+        ("RAGGym-Synth-v0",),
+        (40, 80),
+        40,
+        60,
+        ns=(1, 4, 8),
+        lm_questions=0,
+        quality_questions=10,
+        small=True,
+    )
 
 
 Row = dict[str, Any]
@@ -114,14 +135,16 @@ def critic(weights: Path | None, n: int) -> dict[str, Any]:
     return {"policy.search.best_of": n, "policy.search.critic": "mini", **options}
 
 
-def collected(plan: Plan, critic: str, limit: int, n: int, options: dict[str, Any] | None = None) -> Collection:
+def collected(
+    plan: Plan, critic: str, limit: int, n: int, options: dict[str, Any] | None = None, name: str = ""
+) -> Collection:
     """Collect trajectories of `lexical`: the same for every critic, since the policy's own choices are executed."""
     settings = {"episode.metric": "f1", "reward.process_reward": "none"}
     if options:
         settings["policy.search.critic_options"] = options
     return collect(
         plan.train_on, "lexical", critic=critic, n=n, limit=limit, keep="all", execute="own", explore=0.15,
-        out=plan.out / "data" / f"{critic}-{limit}-{n}", settings=settings,
+        out=plan.out / "data" / f"{name or critic}-{limit}-{n}", settings=settings,
     )  # fmt: skip
 
 
@@ -145,25 +168,68 @@ def best_of(plan: Plan) -> Iterator[Row]:
             yield row("best_of", "greedy" if n == 1 else f"best of {n}", env, scores, n=n, **more)
 
 
+# As labels, the value of a step itself, not the rise of it: what `train_mini` learns from.
+SOURCES: dict[str, tuple[str, dict[str, Any]]] = {
+    "random": ("random", {}),
+    "rollout": ("rollout", {"advantage": False, "m": 2}),
+    "evidence": ("evidence_value", {"weight": 1.0}),  # the recall after the step alone
+    "evidence_value": ("evidence_value", {}),
+}
+
+
 def sources(plan: Plan) -> Iterator[Row]:
-    """The same trajectories with labels from different sources."""
+    """The same trajectories with labels from different sources; what a source costs, and how well it agrees itself."""
     from mini_reward import agreements
 
     limit, n = plan.sources_size, plan.best_of
-    evidence = collected(plan, "evidence_value", limit, n)
-    data = {
-        "outcome only": (evidence, "outcome"),
-        "random": (collected(plan, "random", limit, n), "score"),
-        "rollout": (collected(plan, "rollout", limit, n, {"advantage": False, "m": 2}), "score"),
-        "evidence": (evidence, "score"),
-    }
+    gain_options = {"llm": f"hf:{plan.llm}", "advantage": False, "passage_chars": 300, "history_chars": 1500}
+    labelled = {**SOURCES, **({"information_gain": ("information_gain", gain_options)} if plan.lm_questions else {})}
+    critics: dict[str, Path | None] = {}
+    for name, (reward, options) in labelled.items():
+        size = plan.lm_questions if name == "information_gain" else limit
+        collection = collected(plan, reward, size, n, options, name)
+        critics[name] = trained(plan, f"sources-{name}", collection)[0]
+        if name == "evidence_value":
+            critics["outcome"] = trained(plan, "sources-outcome", collection, "outcome")[0]
+            if plan.lm_questions:  # as few questions as a language model can label here
+                few = collected(plan, reward, plan.lm_questions, n, options, name)
+                label = f"{name}, {plan.lm_questions} questions"
+                critics[label] = trained(plan, f"sources-{name}-{plan.lm_questions}", few)[0]
+    critics["mini (ships)"] = None
     for env in plan.test_on:
+        direct = {name: source_quality(plan, env, reward, options) for name, (reward, options) in labelled.items()}
+        direct["mini (ships)"] = source_quality(plan, env, "mini", {})
         yield row("sources", "none (greedy)", env, run(plan, env, "greedy", {}, limit=plan.test_limit))
-        for name, (collection, labels) in data.items():
-            weights, _ = trained(plan, f"sources-{name.replace(' ', '-')}", collection, labels)
-            scores = run(plan, env, f"sources_{name.replace(' ', '-')}", critic(weights, n), limit=plan.test_limit)
+        for name, weights in critics.items():
+            folder = "sources_" + re.sub(r"\W+", "_", name)
+            scores = run(plan, env, folder, critic(weights, n), limit=plan.test_limit)
             agreed = agreements(env, weights, plan.test_limit or 300)
-            yield row("sources", name, env, scores, agreement=agreed)
+            more = {"gain": gain(plan, env, folder, "greedy"), "agreement": agreed, **direct.get(name, {})}
+            yield row("sources", name, env, scores, **more)
+
+
+def source_quality(plan: Plan, env: str, reward: str, options: dict[str, Any]) -> Row:
+    """Return a source's own agreement with gold evidence on training questions, and its CPU milliseconds per step.
+
+    A step is a state with `plan.best_of` candidates.
+    """
+    from mini_reward import measure
+
+    slow = reward == "information_gain"
+    questions = min(5, plan.lm_questions) if slow else plan.quality_questions
+    mdp = load_mdp(env, "train", process_reward=reward, process_reward_options=options)
+    assert mdp.process_reward is not None
+    scorer, seconds = mdp.process_reward, []
+
+    def score(state: State, candidates: Sequence[Action]) -> np.ndarray:
+        started = time.process_time()
+        (scores,) = scorer.score([state], [candidates])
+        seconds.append(time.process_time() - started)
+        return scores
+
+    shares = measure(mdp, mdp.tasks[:questions], plan.best_of, {reward: score})[reward]["searches"]
+    agreed = {} if reward == "random" or not shares else {"source_agreement": list(bootstrap(shares))}
+    return {**agreed, "milliseconds": 1000 * statistics.fmean(seconds), "source_questions": questions}
 
 
 def size(plan: Plan) -> Iterator[Row]:
@@ -211,7 +277,11 @@ def table(rows: list[Row]) -> str:
             more = "; ".join(f"{metric} {mean:+.3f} [{low:+.3f}, {high:+.3f}]" for metric, (mean, low, high) in gains)
             more += f" over {entry.get('over', 'greedy')}" if more else ""
             if "agreement" in entry:
-                more = "agreement with gold evidence {:.3f}".format(entry["agreement"])
+                more += "; the critic agrees {:.3f} with gold evidence".format(entry["agreement"])
+            if "source_agreement" in entry:
+                more += f", the source {_interval(entry['source_agreement'])}"
+            if "milliseconds" in entry:
+                more += "; {:.2f} ms a step".format(entry["milliseconds"])
             cells += [f"{entry['searches']:.2f}", more]
             lines.append(f"| {entry['name']} | {entry['env']} | {' | '.join(cells)} |")
     return "\n".join(lines) + "\n"

@@ -58,7 +58,8 @@ def test_inspect_shows_a_few_trajectories(folder):
 @pytest.mark.parametrize("to", ["sft", "preference", "reward"])
 def test_export_writes_rows_for_trl(folder, tmp_path, to):
     datasets = pytest.importorskip("datasets")
-    result = raggym("export", folder, "--to", to, "--as", "react", "--out", tmp_path / "rows")
+    agent = [] if to == "reward" else ["--as", "react"]
+    result = raggym("export", folder, "--to", to, *agent, "--out", tmp_path / "rows")
     assert result.exit_code == 0, result.output
     loaded = datasets.load_from_disk(str(tmp_path / "rows"))
     assert f"{len(loaded)} {to} rows of 12 trajectories" in result.stdout
@@ -72,6 +73,24 @@ def test_export_takes_margin_pairs_and_the_weight_of_outcomes(folder, tmp_path):
     provenance = json.loads((tmp_path / "rows" / "provenance.json").read_text())
     assert provenance["options"] == {"seed": 0, "margin": 0.2, "pairs": 2}
     assert (provenance["outcome_weight"], provenance["kept"], provenance["render"]) == (0.5, False, None)
+
+
+@pytest.mark.parametrize(
+    ("to", "option"),
+    [
+        ("sft", ["--margin", 0.2]),
+        ("reward", ["--as", "react"]),
+        ("preference", ["--set", "retrieval.k=3"]),
+        ("verl", ["--all"]),
+        ("inspect", ["--split", "test"]),
+        ("trec", ["--outcome-weight", 0.5]),
+    ],
+)
+def test_export_refuses_an_option_that_its_kind_does_not_have(folder, tmp_path, to, option):
+    result = raggym("export", folder, "--to", to, *option, "--out", tmp_path / "rows")
+    assert result.exit_code == 1
+    assert f"{option[0]} does nothing with --to {to}. Leave it out." in result.stderr
+    assert not (tmp_path / "rows").exists()
 
 
 def test_failed_questions_give_exit_code_two_and_a_way_on(towns, tmp_path, monkeypatch):

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from raggym_env.errors import CardError, RunError
+from raggym_env.errors import CardError, OptionError, RunError
 from raggym_env.storage.parsing import ParseError, parse_toml
 
 if TYPE_CHECKING:
@@ -31,7 +31,15 @@ __all__ = [
     "ShuffleSeed",
     "Split",
 ]
-__all__ += ["TrustCard", "WorkerCount", "WorkerGPUs", "parse_settings", "published_file", "ray_workers"]
+__all__ += [
+    "TrustCard",
+    "WorkerCount",
+    "WorkerGPUs",
+    "parse_settings",
+    "published_file",
+    "ray_workers",
+    "refuse_unused",
+]
 
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON for programs.")]
 
@@ -143,3 +151,15 @@ def published_file(sources: list[Path], published: bool) -> tuple[list[Path], bo
     if len(files) > 1 or not rest:
         raise RunError(f"--published takes one TOML file at most, beside runs or predictions; got {sources}.")
     return rest, files[0] if files else published
+
+
+def refuse_unused(context: typer.Context, names: Sequence[str], where: str) -> None:
+    """Refuse the parameters `names` of a command if they were given, since they would have no effect `where`.
+
+    Raises:
+        OptionError: One was given.
+    """
+    for parameter in context.command.params:
+        source = context.get_parameter_source(parameter.name or "")
+        if parameter.name in names and source is not None and source.name == "COMMANDLINE":
+            raise OptionError(f"{parameter.opts[0]} does nothing {where}. Leave it out.")

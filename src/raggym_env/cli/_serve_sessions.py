@@ -11,6 +11,7 @@ from typing import Any
 import typer
 
 from raggym_env.cards import EnvCard
+from raggym_env.cli._options import refuse_unused
 from raggym_env.cli._output import say
 from raggym_env.errors import OptionError
 from raggym_env.retrieval.server import ServerOptions
@@ -37,11 +38,7 @@ def serving_kind(context: typer.Context, *, openenv: bool, mcp: bool) -> str | N
         "openenv": (*_RETRIEVAL_ONLY, "stdio", "topk", "corpus"),
         "mcp": (*_RETRIEVAL_ONLY, "web"),
     }
-    for name in unused[kind]:
-        source = context.get_parameter_source(name)
-        if source is not None and source.name == "COMMANDLINE":
-            where = f"with --{kind}" if kind else "without --openenv or --mcp"
-            raise OptionError(f"--{name.replace('_', '-')} does nothing {where}. Leave it out.")
+    refuse_unused(context, unused[kind], f"with --{kind}" if kind else "without --openenv or --mcp")
     if kind is not None:
         importlib.import_module(f"raggym_env.integrations.{kind}")  # before an index is built, which may take hours
     return kind

@@ -8,9 +8,8 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import typer
 
 from raggym_env.cards import env_card, override, policy_card
-from raggym_env.cli._options import Limit, Settings, TrustCard, parse_settings
+from raggym_env.cli._options import Limit, Settings, TrustCard, parse_settings, refuse_unused
 from raggym_env.cli._output import say
-from raggym_env.errors import OptionError
 
 if TYPE_CHECKING:
     from raggym_env.integrations.trainer_data import Trainer
@@ -18,12 +17,27 @@ if TYPE_CHECKING:
 __all__ = ["export"]
 
 
+# Options of each kind of export; any other that is given is an error.
+_ROWS = ("agent", "every", "outcome_weight", "trust_card")
+_PAIRS = ("margin", "pairs", "seed")
+_PROMPTS = ("split", "limit", "settings", "url", "data_source", "trust_card")
+_OPTIONS = {
+    "sft": _ROWS,
+    "preference": _ROWS + _PAIRS,
+    "reward": ("every", "outcome_weight", *_PAIRS),
+    **dict.fromkeys(("verl", "search-r1", "skyrl"), _PROMPTS),
+    "inspect": (),
+    "trec": (),
+}
+
+
 def export(
+    context: typer.Context,
     data: Annotated[
         Path,
         typer.Argument(
-            help="Folder made by `raggym collect`; for verl, search-r1 and skyrl, an environment; for inspect and trec, a "
-            "folder made by `raggym eval`."
+            help="Folder made by `raggym collect`; for verl, search-r1 and skyrl, an environment; for inspect and "
+            "trec, a folder made by `raggym eval`."
         ),
     ],
     to: Annotated[
@@ -53,13 +67,12 @@ def export(
     trust_card: TrustCard = False,
 ) -> None:
     """Export process data for TRL, an environment's questions for other trainers, or a run for evaluation tools."""
-    prompts = {"split": split, "limit": limit, "url": url, "data_source": data_source}
-    prompts = {name: value for name, value in prompts.items() if value is not None}
+    every_option = {name for names in _OPTIONS.values() for name in names}
+    refuse_unused(context, sorted(every_option - set(_OPTIONS[to])), f"with --to {to}")
     if to == "verl" or to == "search-r1" or to == "skyrl":  # not `in`, by which no type checker knows what is left
+        prompts = {"split": split, "limit": limit, "url": url, "data_source": data_source}
+        prompts = {name: value for name, value in prompts.items() if value is not None}
         return _export_prompts(data, to, out, settings, trust_card, prompts)
-    if prompts or settings:
-        names = ", ".join(f"--{name.replace('_', '-')}" for name in [*prompts, *(["set"] if settings else [])])
-        raise OptionError(f"{names} is for --to verl, search-r1 and skyrl; got --to {to}.")
     if to == "inspect":
         return _export_inspect(data, out)
     if to == "trec":
