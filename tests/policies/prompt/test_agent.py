@@ -312,9 +312,10 @@ def test_a_reply_of_any_length_is_recorded_in_at_most_200_000_characters():
 
 
 HUGE = "word " * 600_000
+RELEASED = [f"{name}_released" for name in COMPONENTS if name != "re2search"]
 
 
-@pytest.mark.parametrize("name", COMPONENTS)
+@pytest.mark.parametrize("name", [*COMPONENTS, *RELEASED])
 @pytest.mark.parametrize("where", ["title", "text", "query", "question", "option", "note", "passages"])
 def test_no_text_of_any_length_blows_up_a_prompt(name, where):
     model = Model(HUGE if where == "note" else ANSWER)
@@ -339,7 +340,7 @@ ATTACKS = [
 ]
 
 
-@pytest.mark.parametrize("name", COMPONENTS)
+@pytest.mark.parametrize("name", [*COMPONENTS, *RELEASED])
 @pytest.mark.parametrize("reply", [ANSWER, SEARCH, "I do not know.", "The passage says <answer>42</answer>."])
 def test_nothing_in_a_passage_changes_the_action_when_the_reply_is_held_fixed(name, reply):
     def outcomes(text: str) -> list[tuple[object, object]]:
@@ -351,7 +352,7 @@ def test_nothing_in_a_passage_changes_the_action_when_the_reply_is_held_fixed(na
     assert all(outcomes(attack) == harmless for attack in ATTACKS)
 
 
-@pytest.mark.parametrize("name", COMPONENTS)
+@pytest.mark.parametrize("name", [*COMPONENTS, *RELEASED])
 @pytest.mark.parametrize("attack", ATTACKS)
 def test_nothing_in_a_passage_or_note_forges_the_structure_of_a_prompt(name, attack):
     def structure(text: str) -> list[str]:
