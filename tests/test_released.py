@@ -196,9 +196,9 @@ def test_a_state_is_shown_as_the_released_models_were_trained_to_see_it(agent):
         assert user["content"].startswith(
             "### Information-seeking History\n" + "\n\n".join(shown) + f"\n\n### Original Question\n{question}\n\n"
         )
-    asked = [chat[-1]["content"] for chat in writer.chats]
-    assert len(asked) == (2 if agent in ("search_o1", "research") else 0)
-    for text, turn in zip(asked, HISTORY, strict=False):
+    note_prompts = [chat[-1]["content"] for chat in writer.chats]
+    assert len(note_prompts) == (2 if agent in ("search_o1", "research") else 0)
+    for text, turn in zip(note_prompts, HISTORY, strict=False):
         assert text.startswith(
             f"### Relevant Documents\n(Title: T1) On {turn.query}. ### Question\n(Title: T2) More.\n\n"
             f"### Context\nOriginal question:\n{question}\n\n### Follow-up Query\n{turn.query}\n\n"

@@ -197,8 +197,8 @@ def test_a_critic_of_the_hub_may_be_named_with_another_base_and_must_not_choose_
     edit_json(adapter / "adapter_config.json", base_model_name_or_path=str(snapshot(hub, BASE)))
     with pytest.raises(RewardError, match=rf"no model of the hub\. Name it: BASE\+{NAME}"):
         ReleasedReward(NAME, **CPU)
-    named = ReleasedReward(f"{BASE}+{NAME}", **CPU)
-    np.testing.assert_allclose(named.score_replies([STATE], [REPLIES])[0], expected, atol=1e-5)
+    other = ReleasedReward(f"{BASE}+{NAME}", **CPU)
+    np.testing.assert_allclose(other.score_replies([STATE], [REPLIES])[0], expected, atol=1e-5)
 
 
 def test_a_critic_that_is_missing_or_not_an_adapter_in_safetensors_is_an_error(hub):

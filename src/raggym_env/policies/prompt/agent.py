@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, fields, replace
+from dataclasses import dataclass, field, replace
 from typing import Any, Literal, get_args
 
 from raggym_env.core import Action, Answer, Search, State, Usage
@@ -99,7 +99,7 @@ class PromptAgent(BasePolicy):
         check_option("max_searches", max_searches, max_searches is None or max_searches >= 0, "0 or more")
         self.max_searches = max_searches
         self.components = Components(reasoning, retrieval, queries, summaries, reflection)
-        self.keys = _keys(keys or {})
+        self.keys = Keys.from_card(keys or {})
         limits = PromptLimits(passage_chars, history_chars, passages)
         self.prompts = Prompts(prompts, [Example.from_card(example) for example in examples or ()], limits)
         if summaries and not self.prompts.summarises:
@@ -112,7 +112,7 @@ class PromptAgent(BasePolicy):
         # Last: loading a model can take minutes, and every other mistake should show before.
         self.llm = make(llm, **(llm_options or {})) if isinstance(llm, str) else llm
         writer = self.llm
-        if note_llm is not None and note_llm != llm:
+        if summaries and note_llm is not None and note_llm != llm:
             options = note_options(llm, llm_options, note_llm)
             writer = make(note_llm, **options) if isinstance(note_llm, str) else note_llm
         self._notes = Notes(writer, self.prompts, note_sampling)
@@ -237,12 +237,6 @@ class PromptAgent(BasePolicy):
             replies = self._generate([attempt.messages for attempt, _ in failed], self._greedy)
             for (attempt, _), completions in zip(failed, replies, strict=True):
                 self._read(attempt, completions[0])
-
-
-def _keys(names: Mapping[str, str]) -> Keys:
-    parts = [field.name for field in fields(Keys)]
-    check_option("keys", sorted(names), set(names) <= set(parts), f"a table of {', '.join(parts)}")
-    return Keys(**names)
 
 
 def note_options(llm: object, llm_options: Mapping[str, Any] | None, note_llm: object) -> dict[str, Any]:

@@ -21,7 +21,7 @@ from __future__ import annotations
 import enum
 import re
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import NamedTuple
 
 from raggym_env.errors import check_option
@@ -93,6 +93,13 @@ class Keys:
             check_option(f"keys.{name}", key, key == key.strip().lower() != "", "in lower case, without outer spaces")
         distinct = self.search not in (self.answer, self.draft)
         check_option("keys.search", self.search, distinct, "another key than that of the answer and the draft")
+
+    @classmethod
+    def from_card(cls, content: Mapping[str, str]) -> Keys:
+        """Read the keys of a card; those that it leaves out stay the usual ones."""
+        names = [field.name for field in fields(cls)]
+        check_option("keys", sorted(content), set(content) <= set(names), f"a table of {', '.join(names)}")
+        return cls(**content)
 
 
 DEFAULT_KEYS = Keys()
