@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import warnings
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -262,7 +263,10 @@ def _read_adapter(path: str, base: str, dtype: torch.dtype) -> tuple[Any, Any]:
     # Before the merge, as the trained adapter's outputs were read with its tokenizer's padding token.
     if tokenizer.pad_token_id is not None:
         model.config.get_text_config().pad_token_id = tokenizer.pad_token_id
-    return PeftModel.from_pretrained(model, str(folder)).merge_and_unload(), tokenizer
+    with warnings.catch_warnings():
+        # PEFT reads an attribute of transformers by a name that its newest version deprecates.
+        warnings.filterwarnings("ignore", ".*is_gradient_checkpointing", FutureWarning)
+        return PeftModel.from_pretrained(model, str(folder)).merge_and_unload(), tokenizer
 
 
 def _base_name(folder: Path, adapter: str) -> str:
