@@ -136,7 +136,7 @@ def test_an_installed_distribution_makes_an_environment_and_evaluates_a_policy(k
 def test_the_wheel_is_small_and_holds_the_cards_and_weights_but_no_adapter(wheel):
     with zipfile.ZipFile(wheel) as archive:
         names = set(archive.namelist())
-    assert wheel.stat().st_size < MEBIBYTE
+    assert wheel.stat().st_size < 1.25 * MEBIBYTE  # an adapter alone has more than one
     cards = {
         f"raggym_env/_cards/{path.relative_to(ROOT)}"
         for kind in ("envs", "policies")

@@ -125,8 +125,8 @@ PUBLIC = {
     "raggym_env.llm": "LLM LLMS Completion Messages Sampling Scorer make",
     "raggym_env.policies": "BasePolicy POLICIES Policy Proposal check_split make",
     "raggym_env.policies.prompt": "COMPONENTS Components PromptAgent",
-    "raggym_env.protocols": """LLM BasePolicy Completion Hit Messages Policy ProcessReward Proposal Retriever Sampling
-        Scorer distinct propose score search total_usage""",
+    "raggym_env.protocols": """LLM BasePolicy Completion Hit Messages Policy ProcessReward Proposal ReplyCritic
+        Retriever Sampling Scorer distinct propose score score_replies search total_usage""",
     "raggym_env.registry": "LLMS POLICIES PROCESS_REWARDS RETRIEVERS Factory Registry class_hint names_code",
     "raggym_env.retrieval": "RETRIEVERS Hit Retriever make",
     "raggym_env.retrieval.server": """Batching Limits ServerOptions bind check_installed is_local running running_app

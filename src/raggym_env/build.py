@@ -15,6 +15,7 @@ from raggym_env.data.dataset import split_name
 from raggym_env.errors import CardError, OptionError, check_option
 from raggym_env.mdp.dynamics import Dynamics
 from raggym_env.mdp.step_reward import StepReward
+from raggym_env.policies.prompt.agent import note_options
 from raggym_env.protocols import Policy, ProcessReward, Retriever
 from raggym_env.registry import POLICIES, PROCESS_REWARDS, RETRIEVERS, Factory, Registry
 from raggym_env.retrieval.cache import CachedRetriever
@@ -208,11 +209,15 @@ def _check_plugin(registry: Registry, name: str, options: Mapping[str, Any], her
         return
     context = {key: value for key, value in _CONTEXT.items() if key in parameters and key not in options}
     registry.check(name, **context, **options)
-    if isinstance(model := options.get("llm"), str) and "llm" in parameters:
-        llm_options = options.get("llm_options") or {}
-        check_option("llm_options", llm_options, isinstance(llm_options, Mapping), "a table of options of the model")
-        llm.check(model, here=here, **llm_options)
-        options = {**options, "llm": _StandIn()}
+    llm_options = options.get("llm_options") or {}
+    models = {key: options[key] for key in ("llm", "note_llm") if key in parameters and options.get(key)}
+    for key, model in models.items():
+        if isinstance(model, str):
+            is_table = isinstance(llm_options, Mapping)
+            check_option("llm_options", llm_options, is_table, "a table of options of the model")
+            own = llm_options if key == "llm" else note_options(options.get("llm"), llm_options, model)
+            llm.check(model, here=here, **own)
+            options = {**options, key: _StandIn()}
     # The library's own are made from options alone in no time, where they load no model themselves; and their
     # constructors check more than types.
     if not context and name not in _LOADS and str(getattr(factory, "__module__", "")).startswith("raggym_env."):
@@ -220,7 +225,7 @@ def _check_plugin(registry: Registry, name: str, options: Mapping[str, Any], her
 
 
 # Names of plug-ins whose constructors load a model.
-_LOADS = ("model",)
+_LOADS = ("model", "released")
 
 
 def _check_metric(card: EnvCard, tasks: Sequence[Task]) -> None:

@@ -26,12 +26,14 @@ __all__ = [
     "Policy",
     "ProcessReward",
     "Proposal",
+    "ReplyCritic",
     "Retriever",
     "Sampling",
     "Scorer",
     "distinct",
     "propose",
     "score",
+    "score_replies",
     "search",
     "total_usage",
 ]
@@ -234,6 +236,22 @@ class Policy(Protocol):
         ...
 
 
+@runtime_checkable
+class ReplyCritic(Protocol):
+    """A critic that reads more than states and actions: the prompt and the reply that each candidate came from."""
+
+    def score_replies(
+        self, states: Sequence[State], proposals: Sequence[Sequence[Proposal]]
+    ) -> list[NDArray[np.float32]]:
+        """Score every proposal of every state, as `ProcessReward.score` does actions. All proposals have actions, and
+        those with equal actions are scored apart.
+
+        Raises:
+            RewardError: A score could not be computed, e.g. of a proposal that no model wrote.
+        """
+        ...
+
+
 class BasePolicy:
     """Base class that adds `act` to a class with `propose`. Inheriting it is optional."""
 
@@ -278,7 +296,7 @@ def total_usage(proposals: Sequence[Proposal]) -> Usage:
 
 
 # -- calling plug-ins ---------------------------------------------------------------------------------------------
-# Every caller goes through these three functions. They accept the forms that a user would write first, and turn any
+# Every caller goes through these four functions. They accept the forms that a user would write first, and turn any
 # other into one error that shows the right form.
 
 
@@ -378,24 +396,38 @@ def score(
     Raises:
         RewardError: The reward failed, returned something else, or gave a score that is not finite.
     """
-    scores = process_reward.score(states, actions)
+    return _checked_scores(process_reward, process_reward.score(states, actions), actions, "score", _SCORE)
+
+
+def score_replies(
+    critic: ReplyCritic, states: Sequence[State], proposals: Sequence[Sequence[Proposal]]
+) -> list[NDArray[np.float32]]:
+    """Call `critic.score_replies` and return one float32 array per state. Lists and errors as for `score`."""
+    scores = critic.score_replies(states, proposals)
+    return _checked_scores(critic, scores, proposals, "score_replies", _SCORE_REPLIES)
+
+
+def _checked_scores(
+    plugin: object, scores: Any, candidates: Sequence[Sequence[object]], method: str, example: str
+) -> list[NDArray[np.float32]]:
     try:
         # The contract is float32. NumPy also accepts tensors on the CPU, which many would return.
         rows = [np.asarray(row, np.float32) for row in scores]
     except (TypeError, ValueError) as error:
-        form = _wrong_form(process_reward, "score", "one list of numbers for each state", _SCORE, scores)
+        form = _wrong_form(plugin, method, "one list of numbers for each state", example, scores)
         raise RewardError(form) from error
-    if [row.shape for row in rows] != [(len(candidates),) for candidates in actions]:
-        expected = f"one score for each of {[len(candidates) for candidates in actions]!r:.80} actions"
-        raise RewardError(_wrong_form(process_reward, "score", expected, _SCORE, scores))
+    if [row.shape for row in rows] != [(len(row),) for row in candidates]:
+        expected = f"one score for each of {[len(row) for row in candidates]!r:.80} actions"
+        raise RewardError(_wrong_form(plugin, method, expected, example, scores))
     if not all(np.isfinite(row).all() for row in rows):
-        raise RewardError(_wrong_form(process_reward, "score", "finite scores", _SCORE, scores))
+        raise RewardError(_wrong_form(plugin, method, "finite scores", example, scores))
     return rows
 
 
 _PROPOSE = "def propose(self, states, n): return [[Search(query)] for state in states]"
 _SEARCH = "def search(self, queries, k): return [[Passage(id, title, text)] for query in queries]"
 _SCORE = "def score(self, states, actions): return [[0.0 for action in row] for row in actions]"
+_SCORE_REPLIES = "def score_replies(self, states, proposals): return [[0.0 for proposal in row] for row in proposals]"
 
 
 def _wrong_number(plugin: object, method: str, inputs: str, count: int, example: str, given: Any) -> str:

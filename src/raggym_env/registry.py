@@ -301,6 +301,7 @@ PROCESS_REWARDS = Registry(
         "mini": "raggym_env.rewards.mini:MiniReward",
         "judge": "raggym_env.rewards.judge:JudgeReward",
         "model": "raggym_env.rewards.model:ModelReward",
+        "released": "raggym_env.rewards.released:ReleasedReward",
         "rollout": "raggym_env.rewards.rollout:RolloutReward",
         "information_gain": "raggym_env.rewards.information_gain:InformationGain",
     },

@@ -286,3 +286,56 @@ def test_a_score_that_is_not_a_number_chooses_nothing(search, value):
 def test_a_process_reward_that_is_not_a_number_fails_the_episode(value):
     (episode,) = rollout(Fixed(Answer("b")), [FILM], dynamics()[0], StepReward("em", NotANumber(value)))
     assert episode.error.startswith("RewardError: NotANumber.score must return finite scores")
+
+
+class Reader:
+    """Scores a reply by the length of its text, or returns what it is given."""
+
+    def __init__(self, scores=None):
+        self.scores = scores
+        self.batches = []
+
+    def score(self, states, actions):
+        raise AssertionError("a critic that reads replies is given replies")
+
+    def score_replies(self, states, proposals):
+        self.batches.append([[proposal.text for proposal in row] for row in proposals])
+        return self.scores or [[len(proposal.text) for proposal in row] for row in proposals]
+
+
+class Replies(Fixed):
+    """Proposes the same proposals in every state."""
+
+    @staticmethod
+    def _proposal(action):
+        return action
+
+
+REPLIES = [
+    Proposal(Answer("x"), text="short"),
+    Proposal(None, text="no action at all, and the longest", failure="unreadable"),
+    Proposal(Answer("y"), text="a longer one"),
+    Proposal(Answer("x"), text="the longest action"),
+]
+
+
+@pytest.mark.parametrize("build", [BestOf, lambda policy, critic, n: Tree(policy, critic, None, depth=1, n=n)])
+def test_a_critic_that_reads_replies_scores_each_of_them_and_an_action_counts_by_its_best(build):
+    steps, _, states = start(FILM)
+    critic = Reader()
+    policy = build(Replies(*REPLIES), critic, n=4)
+    if isinstance(policy, Tree):
+        policy.dynamics = steps
+    ((best, *_),) = policy.propose(states)
+    assert critic.batches == [[["short", "a longer one", "the longest action"]]]
+    assert (best.action, best.text, best.score) == (Answer("x"), "the longest action", 18)
+    assert [candidate.action for candidate in best.candidates] == [Answer("x"), Answer("y")]
+
+
+@pytest.mark.parametrize("scores", [[], [[1.0]], [[1.0, 2.0, float("nan")]], "abc", [["a", "b", "c"]]])
+def test_a_critic_that_reads_replies_and_returns_something_else_is_an_outage_that_shows_the_right_form(scores):
+    _, _, states = start(FILM)
+    ((failed,),) = BestOf(Replies(*REPLIES), Reader(scores or [[]]), n=4).propose(states)
+    assert (failed.action, failed.outage) == (None, True)
+    assert "Reader.score_replies must return" in failed.failure
+    assert "def score_replies(self, states, proposals)" in failed.failure

@@ -26,7 +26,7 @@ __all__ = ["card", "envs", "policies", "retrievers", "rewards"]
 card = typer.Typer(help="Show the keys that a card may have, and the cards that ship.", no_args_is_help=True)
 
 # Extras that plug-ins cannot do without, with a module by which they are recognized.
-_EXTRAS = {"model": ("llm", "torch"), "lucene": ("lucene", "pyserini")}
+_EXTRAS = {"model": ("llm", "torch"), "released": ("train", "peft"), "lucene": ("lucene", "pyserini")}
 _EXTRAS |= dict.fromkeys(("dense", "rerank"), ("dense", "sentence_transformers"))
 # What the options of a plug-in say that it needs.
 _NEEDS = {
@@ -35,6 +35,7 @@ _NEEDS = {
     "path": "a model of `raggym train prm`: path=FOLDER",
     "url": "a server: url=URL",
 }
+_OWN_NEEDS = {("released", "path"): "a critic of the hub: path=RAG-Gym/ReSearch-HotpotQA-PRM"}
 
 
 def envs(as_json: AsJson = False) -> None:
@@ -97,7 +98,7 @@ def _list(registry: Registry, title: str, as_json: bool) -> None:
 
 def _plugin(name: str, target: str | Factory) -> _Plugin:
     parameters, text = _signature(target)
-    needs = [need for option, need in _NEEDS.items() if option in parameters]
+    needs = [_OWN_NEEDS.get((name, option), need) for option, need in _NEEDS.items() if option in parameters]
     extra, module = _EXTRAS.get(name, ("", ""))
     if extra:
         needs.append(f"the extra {extra}" + ("" if importlib.util.find_spec(module) else ", which is not installed"))

@@ -7,7 +7,18 @@ from dataclasses import replace
 
 from raggym_env.core import State, Usage
 from raggym_env.errors import LLMError, RAGGymError, check_option
-from raggym_env.protocols import BasePolicy, Policy, ProcessReward, Proposal, distinct, propose, score, total_usage
+from raggym_env.protocols import (
+    BasePolicy,
+    Policy,
+    ProcessReward,
+    Proposal,
+    ReplyCritic,
+    distinct,
+    propose,
+    score,
+    score_replies,
+    total_usage,
+)
 
 __all__ = ["BestOf", "ranked", "score_all"]
 
@@ -19,7 +30,8 @@ class BestOf(BasePolicy):
 
     Args:
         policy: Proposes the candidates.
-        critic: Scores them. Equal actions of one state are scored once.
+        critic: Scores them. Equal actions of one state are scored once, but by a `ReplyCritic`, which scores every
+            reply: an action then has the score of its best one.
         n: Samples per state, at least 1.
     """
 
@@ -32,22 +44,27 @@ class BestOf(BasePolicy):
     def propose(self, states: Sequence[State], n: int = 1) -> list[list[Proposal]]:
         """Return the `n` best candidates of each state, best first; an outage where the critic failed."""
         samples = propose(self.policy, states, max(n, self.n)) if states else []
-        scored = score_all(self.critic, states, [distinct(row) for row in samples])
+        scored = score_all(self.critic, states, samples)
         return [ranked(best, row, total_usage(row), n) for best, row in zip(scored, samples, strict=True)]
 
 
 def score_all(
-    critic: ProcessReward, states: Sequence[State], candidates: Sequence[Sequence[Proposal]]
+    critic: ProcessReward, states: Sequence[State], samples: Sequence[Sequence[Proposal]]
 ) -> list[list[Proposal]]:
-    """Return the candidates of every state with the critic's scores, best first, from one call of the critic.
+    """Return every state's distinct candidates with the critic's scores, best first, from one call of the critic.
 
     If the call fails, each state is scored alone, so that the others keep their sampled candidates. A state that
     cannot be scored gets one proposal, an outage. An `LLMError` is raised: no state can be scored then.
     """
     if not states:
         return []
+    candidates = [distinct(row) for row in samples]
     try:
-        scores = score(critic, states, [[candidate.chosen() for candidate in row] for row in candidates])
+        if isinstance(critic, ReplyCritic):
+            candidates = [[sample for sample in row if sample.action is not None] for row in samples]
+            scores = score_replies(critic, states, candidates)
+        else:
+            scores = score(critic, states, [[candidate.chosen() for candidate in row] for row in candidates])
     except LLMError:
         raise  # the critic's model cannot be used at all, for any state
     except RAGGymError as error:
@@ -59,7 +76,7 @@ def score_all(
     for row, values in zip(candidates, scores, strict=True):
         scored = [replace(candidate, score=float(value)) for candidate, value in zip(row, values, strict=True)]
         # Stable: among equals the policy's order decides.
-        rows.append(sorted(scored, key=lambda candidate: -(candidate.score or 0.0)))
+        rows.append(distinct(sorted(scored, key=lambda candidate: -(candidate.score or 0.0))))
     return rows
 
 

@@ -92,7 +92,7 @@ class Tree(BasePolicy):
     ) -> list[_Path]:
         """Return the paths one step on. Sets the failure of a root if one of its paths cannot be scored."""
         states = [path.state for path in running]
-        scored = score_all(self.critic, states, [distinct(row) for row in rows])
+        scored = score_all(self.critic, states, rows)
         for path, candidates in zip(running, scored, strict=True):
             if candidates and candidates[0].outage:
                 failures[path.root] = candidates[0]

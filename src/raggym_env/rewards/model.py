@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import warnings
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -12,9 +13,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from raggym_env.core import Action, State
-from raggym_env.errors import MissingExtra, RAGGymError, RewardError, check_option
+from raggym_env.errors import LLMError, MissingExtra, RAGGymError, RewardError, check_option
 from raggym_env.llm.hf.batching import MIN_PREFIX, Tokens, common_prefix, runs
 from raggym_env.models.files import check_files
+from raggym_env.network.urls import is_hub_name
 from raggym_env.storage.parsing import parse_json, read_file
 from raggym_env.text.state_chat import ACTION_TOKENS, encode, fitted, render, shortened
 
@@ -24,7 +26,7 @@ try:
     from transformers import AutoConfig, AutoModelForSequenceClassification, AutoTokenizer
     from transformers.utils import logging as transformers_logging
 
-    from raggym_env.llm.hf.adapters import split_name
+    from raggym_env.llm.hf.adapters import ADAPTER_CONFIG, ADAPTER_WEIGHTS, adapter_folder, split_name
     from raggym_env.llm.hf.engine import Engine, unsupported
     from raggym_env.llm.hf.loading import Dtype, context_length, resolve_device, resolve_dtype
     from raggym_env.llm.hf.names import find_model
@@ -34,8 +36,6 @@ except ImportError as error:
 __all__ = ["ModelReward", "load"]
 
 _BUDGET = {"cuda": 65_536, "cpu": 8_192}
-_ADAPTER = "adapter_config.json"
-_WEIGHTS = "adapter_model.safetensors"
 # What transformers calls the last layer of a sequence classifier.
 _HEADS = ("score", "classifier")
 
@@ -53,9 +53,9 @@ class ModelReward:
     nothing by padding. Scores are comparable across states as far as the training made them.
 
     Args:
-        path: A folder or the name of a model on the hub, with safetensors weights; or the folder of a PEFT adapter
-            trained for sequence classification, alone or as BASE+FOLDER if the base model is not where the adapter
-            says. No code that comes with a model is ever run.
+        path: A folder or the name of a model on the hub, with safetensors weights; or the folder or the name on the
+            hub of a LoRA adapter trained for sequence classification, alone or as BASE+ADAPTER if the base model is
+            not where the adapter says. No code that comes with a model is ever run.
         device: "auto" is the GPU if there is one. Otherwise a torch device, e.g. "cpu" or "cuda:1".
         dtype: "auto" is bfloat16 if the device computes in it, else float32.
         max_tokens: Tokens of state and action together; None is the model's context.
@@ -117,7 +117,9 @@ class ModelReward:
             RewardError: A state or an action does not fit into the context, an output is not finite, or the memory
                 does not suffice.
         """
-        rows = [self._encoded(state, candidates) for state, candidates in zip(states, actions, strict=True)]
+        return self._outputs([self._encoded(state, row) for state, row in zip(states, actions, strict=True)])
+
+    def _outputs(self, rows: Sequence[Sequence[Tokens]]) -> list[NDArray[np.float32]]:
         try:
             scores = self._scores([list(dict.fromkeys(row)) for row in rows])
         except torch.OutOfMemoryError as error:
@@ -196,7 +198,7 @@ def load(path: str, *, device: str = "auto", dtype: Dtype = "auto") -> tuple[Any
     target = resolve_device(device)
     precision = resolve_dtype(dtype, target)
     base, adapter = split_name(path)
-    if adapter is None and (Path(path).expanduser() / _ADAPTER).is_file():
+    if adapter is None and _is_adapter(path):
         base, adapter = "", path
     try:
         model, tokenizer = _read(base, precision) if adapter is None else _read_adapter(adapter, base, precision)
@@ -225,16 +227,25 @@ def _read(name: str, dtype: torch.dtype) -> tuple[Any, Any]:
     return model, AutoTokenizer.from_pretrained(source, trust_remote_code=False)
 
 
+def _is_adapter(name: str) -> bool:
+    """Return whether a name is that of an adapter's folder, or of one on the hub, which is downloaded for that."""
+    folder = Path(name).expanduser()
+    if not folder.exists() and is_hub_name(name):
+        folder = Path(find_model(name)[0])
+    return (folder / ADAPTER_CONFIG).is_file()
+
+
 def _read_adapter(path: str, base: str, dtype: torch.dtype) -> tuple[Any, Any]:
     try:
         from peft import PeftModel
     except ImportError as error:
         raise MissingExtra("A PEFT adapter as reward model", "train") from error
 
-    folder = Path(path).expanduser()
-    if missing := [name for name in (_ADAPTER, _WEIGHTS) if not (folder / name).is_file()]:
-        raise RewardError(f"{path} is not an adapter that can be read: it has no {missing[0]}.")
-    with safe_open(folder / _WEIGHTS, framework="pt") as weights:
+    try:
+        folder = adapter_folder(path)
+    except LLMError as error:
+        raise RewardError(f"{path} is not an adapter that can be read: {error}") from error
+    with safe_open(folder / ADAPTER_WEIGHTS, framework="pt") as weights:
         outputs = [weights.get_slice(name).get_shape()[0] for name in _heads(weights.keys())]
     if not outputs:
         raise RewardError(
@@ -242,7 +253,7 @@ def _read_adapter(path: str, base: str, dtype: torch.dtype) -> tuple[Any, Any]:
             "task_type SEQ_CLS."
         )
     _require_one_output(path, outputs[0])
-    source, _ = find_model(base or _base_name(folder))
+    source, _ = find_model(base or _base_name(folder, path))
     check_files(Path(source))
     # The base has no trained head, of which transformers warns: the adapter brings it.
     with _errors_only():
@@ -252,14 +263,21 @@ def _read_adapter(path: str, base: str, dtype: torch.dtype) -> tuple[Any, Any]:
     # Before the merge, as the trained adapter's outputs were read with its tokenizer's padding token.
     if tokenizer.pad_token_id is not None:
         model.config.get_text_config().pad_token_id = tokenizer.pad_token_id
-    return PeftModel.from_pretrained(model, str(folder)).merge_and_unload(), tokenizer
+    with warnings.catch_warnings():
+        # PEFT reads an attribute of transformers by a name that its newest version deprecates.
+        warnings.filterwarnings("ignore", ".*is_gradient_checkpointing", FutureWarning)
+        return PeftModel.from_pretrained(model, str(folder)).merge_and_unload(), tokenizer
 
 
-def _base_name(folder: Path) -> str:
-    config = parse_json(read_file(folder / _ADAPTER))
+def _base_name(folder: Path, adapter: str) -> str:
+    config = parse_json(read_file(folder / ADAPTER_CONFIG))
     name = config.get("base_model_name_or_path") if isinstance(config, dict) else None
     if not isinstance(name, str) or not name:
-        raise RewardError(f"{folder / _ADAPTER} names no base model. Name it: BASE+{folder}")
+        raise RewardError(f"{folder / ADAPTER_CONFIG} names no base model. Name it: BASE+{adapter}")
+    # An adapter of the hub is a stranger's: it must not choose among the folders of this machine.
+    if not Path(adapter).expanduser().is_dir() and not is_hub_name(name):
+        problem = f"names {name!r:.100} as its base, which is no model of the hub"
+        raise RewardError(f"{adapter} {problem}. Name it: BASE+{adapter}")
     return name
 
 

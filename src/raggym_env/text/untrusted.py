@@ -7,7 +7,8 @@ from collections.abc import Sequence
 
 from raggym_env.core import Passage
 
-__all__ = ["ACTION_CHARS", "NOTE_CHARS", "QUESTION_CHARS", "as_data", "clipped", "one_line", "passage_lines", "visible"]
+__all__ = ["ACTION_CHARS", "NOTE_CHARS", "QUESTION_CHARS", "SEARCH_CHARS"]
+__all__ += ["as_data", "clipped", "one_line", "passage_lines", "visible"]
 
 # Characters that a person does not see and a tokenizer reads: control characters, zero-width characters,
 # bidirectional overrides, fillers, variation selectors, format controls of hieroglyphs and musical notes, the basic
@@ -80,9 +81,9 @@ QUESTION_CHARS = 20_000
 """Characters of a question in a prompt."""
 NOTE_CHARS = 20_000
 """Characters of a note in a prompt."""
-# The same for a passage's title, and for all passages of one search.
+SEARCH_CHARS = 100_000
+"""Characters of all passages of one search in a prompt."""
 _TITLE_CHARS = 300
-_SEARCH_CHARS = 100_000
 
 
 def passage_lines(passages: Sequence[Passage], chars: int | None = None, *, numbered: bool = True) -> list[str]:
@@ -94,11 +95,11 @@ def passage_lines(passages: Sequence[Passage], chars: int | None = None, *, numb
         numbered: False writes `-` in place of the number.
     """
     lines: list[str] = []
-    room = _SEARCH_CHARS
+    room = SEARCH_CHARS
     for number, passage in enumerate(passages, 1):
         title, text = clipped(as_data(passage.title), _TITLE_CHARS), as_data(passage.text)
         mark = f"[{number}]" if numbered else "-"
-        line = clipped(f"{mark} {title}: {text if chars is None else clipped(text, chars)}", _SEARCH_CHARS)
+        line = clipped(f"{mark} {title}: {text if chars is None else clipped(text, chars)}", SEARCH_CHARS)
         room -= len(line)
         if room < 0 and lines:
             return [*lines, f"{len(passages) - number + 1} more left out"]

@@ -20,8 +20,10 @@ from raggym_env.llm import Sampling, make  # noqa: E402
 from raggym_env.llm.hf.adapters import split_name  # noqa: E402
 from raggym_env.llm.hf.chat import Chat, plain_template  # noqa: E402
 from raggym_env.llm.hf.loading import load_parts, plain_model  # noqa: E402
+from raggym_env.llm.hf.names import check_name  # noqa: E402
 from raggym_env.models import catalogue  # noqa: E402
 from raggym_env.models.convert import unquantised  # noqa: E402
+from tiny_encoders import on_the_hub  # noqa: E402
 from tiny_llm import tiny_model, tiny_tokenizer, user  # noqa: E402
 
 pytestmark = pytest.mark.slow
@@ -259,3 +261,42 @@ def test_compact_hotpotqa_makes_the_small_model_write_actions(small_model):
         replies.append(proposal.text)
     assert not replies[0].startswith("{")
     assert json.loads(replies[1]).keys() == {"search"}
+
+
+@pytest.fixture
+def hub(tmp_path, monkeypatch):
+    """The hub's cache, empty, on a machine without a network."""
+    from huggingface_hub import constants
+
+    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "hub"))
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
+    return tmp_path / "hub"
+
+
+def test_an_adapter_of_the_hub_is_named_by_its_owner_and_name_and_a_folder_comes_first(
+    base, adapter, hub, tmp_path, monkeypatch
+):
+    on_the_hub(hub, "Some-Owner/ReAct.v1-SFT", lambda folder: shutil.copytree(adapter[0], folder))
+    name = f"{base}+Some-Owner/ReAct.v1-SFT"
+    torch.testing.assert_close(logits(load_parts(name, "cpu", "float32")[0]), logits(adapter[1]), atol=1e-4, rtol=0)
+
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "Some-Owner" / "ReAct.v1-SFT").mkdir(parents=True)
+    with pytest.raises(LLMError, match=r"has no adapter_config\.json"):
+        load_parts(name)
+
+
+def test_what_is_on_the_hub_is_not_looked_up_before_a_run_and_is_an_error_in_it(base, hub):
+    name = f"{base}+owner/missing"
+    check_name(name)
+    with pytest.raises(LLMError, match=r"No adapter 'owner/missing'.*hf download owner/missing"):
+        load_parts(name)
+    with pytest.raises(LLMError, match="neither a folder nor an adapter"):
+        check_name(f"{base}+missing")
+
+
+def test_an_adapter_that_would_import_a_module_is_refused(base, adapter):
+    configured(megatron_config={}, megatron_core="antigravity")(adapter[0])
+    with pytest.raises(LLMError, match="Megatron"):
+        load_parts(f"{base}+{adapter[0]}")
+    assert "antigravity" not in sys.modules

@@ -8,8 +8,10 @@ import re
 import pytest
 
 from raggym_env import policies
+from raggym_env.build import check_policy as check_policy_card
+from raggym_env.cards import override, policy_card
 from raggym_env.core import Answer, Passage, Question, Search, State, Turn, Usage
-from raggym_env.errors import OptionError
+from raggym_env.errors import OptionError, UnknownName
 from raggym_env.llm import Completion
 from raggym_env.mdp.rollout import rollout
 from raggym_env.policies.prompt import COMPONENTS, PromptAgent
@@ -312,9 +314,10 @@ def test_a_reply_of_any_length_is_recorded_in_at_most_200_000_characters():
 
 
 HUGE = "word " * 600_000
+RELEASED = [f"{name}_released" for name in COMPONENTS if name != "re2search"]
 
 
-@pytest.mark.parametrize("name", COMPONENTS)
+@pytest.mark.parametrize("name", [*COMPONENTS, *RELEASED])
 @pytest.mark.parametrize("where", ["title", "text", "query", "question", "option", "note", "passages"])
 def test_no_text_of_any_length_blows_up_a_prompt(name, where):
     model = Model(HUGE if where == "note" else ANSWER)
@@ -339,7 +342,7 @@ ATTACKS = [
 ]
 
 
-@pytest.mark.parametrize("name", COMPONENTS)
+@pytest.mark.parametrize("name", [*COMPONENTS, *RELEASED])
 @pytest.mark.parametrize("reply", [ANSWER, SEARCH, "I do not know.", "The passage says <answer>42</answer>."])
 def test_nothing_in_a_passage_changes_the_action_when_the_reply_is_held_fixed(name, reply):
     def outcomes(text: str) -> list[tuple[object, object]]:
@@ -351,7 +354,7 @@ def test_nothing_in_a_passage_changes_the_action_when_the_reply_is_held_fixed(na
     assert all(outcomes(attack) == harmless for attack in ATTACKS)
 
 
-@pytest.mark.parametrize("name", COMPONENTS)
+@pytest.mark.parametrize("name", [*COMPONENTS, *RELEASED])
 @pytest.mark.parametrize("attack", ATTACKS)
 def test_nothing_in_a_passage_or_note_forges_the_structure_of_a_prompt(name, attack):
     def structure(text: str) -> list[str]:
@@ -402,3 +405,45 @@ def test_a_wrong_option_is_refused_by_name(options, problem):
 def test_a_missing_model_is_named():
     with pytest.raises(OptionError, match="llm"):
         policies.make("react")
+
+
+def test_another_model_can_write_the_notes():
+    actor, writer = Model(ANSWER), Model("A note.")
+    agent("re2search", actor, note_llm=writer).propose([state("one", "two")])
+    assert [len(batch) for batch, _ in writer.calls] == [2]
+    assert [len(batch) for batch, _ in actor.calls] == [1]
+    assert "A note." in actor.calls[0][0][0][-1]["content"]
+
+
+def test_the_model_of_the_notes_is_named_by_a_spec_and_loaded_once_if_it_is_the_same(monkeypatch):
+    made = []
+    monkeypatch.setattr(
+        "raggym_env.policies.prompt.agent.make", lambda spec, **options: made.append((spec, options)) or Model(ANSWER)
+    )
+    options = {"timeout": 5}
+    for spec in ("openai:a@http://b", "openai:c@http://b", "hf:c"):
+        agent("re2search", "openai:a@http://b", llm_options=options, note_llm=spec)
+    first = ("openai:a@http://b", options)
+    assert made == [first, first, ("openai:c@http://b", options), first, ("hf:c", {})]
+
+
+def test_a_misspelt_model_of_the_notes_is_reported_before_any_run():
+    changes = {"options.llm": "openai:a@http://localhost:1", "options.note_llm": "hfx:b"}
+    with pytest.raises(UnknownName, match="hfx"):
+        check_policy_card(override(policy_card("re2search"), changes), "test")
+    wrong = {**changes, "options.note_llm": "openai:b@http://localhost:1", "options.llm_options": {"timeout": -1}}
+    with pytest.raises(OptionError, match="timeout"):
+        check_policy_card(override(policy_card("re2search"), wrong), "test")
+
+
+@pytest.mark.parametrize("keys", [{"answers": "a"}, {"answer": 1}, {"answer": "A"}, "answer"])
+def test_wrong_keys_are_refused(keys):
+    with pytest.raises(OptionError, match="keys"):
+        agent("react", Model(ANSWER), keys=keys)
+
+
+def test_the_model_is_told_of_a_missing_draft_by_its_own_key():
+    keys = {"search": "look up", "draft": "so far"}
+    model = Model('{"look up": "ant"}')
+    ((proposal,),) = agent("re2search", model, keys=keys).propose([state()])
+    assert proposal.failure.startswith('no_draft: a search needs a "so far"')

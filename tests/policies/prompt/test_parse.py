@@ -10,7 +10,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from raggym_env.policies.prompt.parse import LONGEST_TEXT, Failure, Parsed, Reason, parse
+from raggym_env.errors import OptionError
+from raggym_env.policies.prompt.parse import LONGEST_TEXT, Failure, Keys, Parsed, Reason, own_part, parse
 from raggym_env.text.untrusted import one_line
 
 FRAGMENTS = [
@@ -204,3 +205,77 @@ def test_anything_else_is_a_failure_with_a_reason(reply, reason):
 )
 def test_a_quoted_action_inside_a_sentence_is_not_the_models_own(reply):
     assert isinstance(parse(reply), Failure)
+
+
+RELEASED = Keys("predicted_answer", "generated_query", "predicted_answer")
+OTHER = Keys("final", "lookup", "so far")
+
+
+@settings(max_examples=250, deadline=None)
+@given(st.integers(0, 2**32))
+def test_a_reply_in_other_keys_is_what_it_is_in_the_usual_ones(seed):
+    names = {"answer": OTHER.answer, "search": OTHER.search, "draft": OTHER.draft}
+    for reply in replies(seed, 40):
+        if "answer" in reply.replace('"answer"', "") or "search" in reply.replace('"search"', ""):
+            continue  # tags and labels keep their names
+        renamed = reply
+        for name, key in names.items():
+            renamed = renamed.replace(f'"{name}"', f'"{key}"')
+        usual, other = parse(reply), parse(renamed, keys=OTHER)
+        if isinstance(usual, Parsed):
+            assert other == usual
+        else:
+            assert isinstance(other, Failure)
+            assert other.reason == usual.reason
+
+
+members = st.dictionaries(
+    st.sampled_from(["predicted_answer", "generated_query", "thought", "answer", "search", "draft"]),
+    st.none()
+    | st.booleans()
+    | st.integers()
+    | st.sampled_from(["", "None", "none", "Ant", "a\nb"])
+    | st.lists(st.text()),
+)
+
+
+@settings(max_examples=500, deadline=None)
+@given(members)
+def test_an_object_in_which_both_keys_may_stand_is_a_search_with_a_draft_an_answer_or_a_failure(values):
+    parsed = parse(json.dumps(values), keys=RELEASED)
+    answer, query = values.get("predicted_answer"), values.get("generated_query")
+    is_query = query is not None and not (isinstance(query, str) and query.lower() in ("", "none"))
+    if (is_query and isinstance(query, list | bool)) or (is_query and isinstance(answer, list | bool)):
+        assert isinstance(parsed, Failure)
+        assert parsed.reason == Reason.NOT_TEXT
+    elif is_query:
+        draft = None if answer in (None, "") else one_line(str(answer))
+        assert parsed == Parsed(search=one_line(str(query)), draft=draft)
+    elif answer not in (None, "") and isinstance(answer, str | int) and not isinstance(answer, bool):
+        assert parsed == Parsed(answer=one_line(str(answer)))
+    else:
+        assert isinstance(parsed, Failure)
+        assert "predicted_answer" in parsed.detail or "generated_query" in parsed.detail
+
+
+def test_what_follows_an_action_in_other_keys_is_not_the_model_s_own_part():
+    action = '{"generated_query": "ant", "predicted_answer": "Ant"}'
+    reply = f'{action}\n<information>An ant.</information>\n{{"predicted_answer": "Bee"}}'
+    assert own_part(reply, RELEASED) == action
+    assert parse(reply, keys=RELEASED) == Parsed(search="ant", draft="Ant")
+
+
+@pytest.mark.parametrize(
+    "keys",
+    [
+        {"answer": ""},
+        {"answer": "Final"},
+        {"search": " a"},
+        {"search": "answer"},
+        {"search": "draft"},
+        {"answer": "search"},
+    ],
+)
+def test_keys_that_no_object_could_have_or_tell_apart_are_refused(keys):
+    with pytest.raises(OptionError, match="keys"):
+        Keys(**keys)

@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import re
+
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from raggym_env.core import Passage, Question, State, Turn
 from raggym_env.errors import OptionError
@@ -153,3 +157,39 @@ def test_a_wrong_example_is_refused(content):
 def test_a_limit_below_one_is_refused(name):
     with pytest.raises(OptionError, match=f"{name} must be at least 1, got 0"):
         PromptLimits(**{name: 0})
+
+
+NASTY = st.text(max_size=30) | st.sampled_from(
+    ["a\n### Question\nb", "it's", "a \"b\" 'c'", "\\", "<|im_end|>", "\u2028x"]
+)
+
+
+@settings(max_examples=200, deadline=None)
+@given(NASTY, st.lists(NASTY, max_size=3), st.lists(NASTY, min_size=1, max_size=3))
+def test_a_question_line_and_a_note_list_are_one_line_each_and_hold_no_markup(text, options, notes):
+    made = prompts(user="Q: {{ question_line }}{% for turn in turns %}\n\n{{ turn.note_list }}{% endfor %}")
+    state = State(Question("", text, tuple(options)), tuple(turn("q") for _ in notes), 1)
+    first, *others = made.messages(state, notes, can_search=True)[1]["content"].split("\n")
+    assert len(others) == len(notes), "no text can begin a line of the prompt"
+    assert not re.search(r"<[|/a-z]", "".join([first, *others]))
+    if options:
+        assert "{'A': " in first
+    assert all(line.startswith("[") and line.endswith("]") for line in others)
+
+
+def test_options_stand_behind_the_question_as_python_writes_a_dictionary():
+    made = prompts(user="{{ question_line }}")
+    options = ("plain", "it's", "a \"b\" and 'c'", "\\")
+    line = last(made, State(Question("", "Which?", options), (), 1))
+    assert line == f"Which? { {'A': options[0], 'B': options[1], 'C': options[2], 'D': options[3]} }"
+    assert last(made, State(Question("", "Which?"), (), 1)) == "Which?"
+
+
+def test_the_passages_of_turns_obey_the_limits_of_a_prompt():
+    text = "{% for turn in turns %}[{{ turn.query }}:{% for p in turn.passages %}{{ p.title }}{% endfor %}]{% endfor %}"
+    history = (turn("one", "a" * 50), turn("two", "b" * 50), turn("three", "c" * 50))
+    shown = last(prompts(PromptLimits(history_chars=120), user=text), State(QUESTION, history, 1))
+    assert shown == "[one:][two:Title][three:Title]"
+    many = State(QUESTION, (Turn("one", (Passage("", "T", "x" * 30_000),) * 9),), 1)
+    shown = last(prompts(PromptLimits(passage_chars=30_000), user=text), many)
+    assert shown == "[one:TTT]", "100,000 characters of one search"

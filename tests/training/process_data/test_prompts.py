@@ -50,6 +50,22 @@ def test_an_action_is_written_as_the_parser_reads_it(agent, state, action, reply
 
 
 @pytest.mark.parametrize(
+    ("agent", "action", "reply"),
+    [
+        ("react_released", Search("Ada Berg"), '{"generated_query": "Ada Berg"}'),
+        ("react_released", Answer("Oslo"), '{"predicted_answer": "Oslo"}'),
+        (
+            "research_released",
+            Search("Ada Berg", draft="Oslo"),
+            '{"generated_query": "Ada Berg", "predicted_answer": "Oslo"}',
+        ),
+    ],
+)
+def test_an_action_is_written_in_the_keys_of_the_agent(agent, action, reply):
+    assert reply_of(agent, START, action) == reply
+
+
+@pytest.mark.parametrize(
     ("agent", "state", "action"),
     [
         ("re2search", START, Search("Ada Berg")),  # its searches carry a draft

@@ -1,7 +1,7 @@
 """LoRA adapters in PEFT's format: locating one, and merging it into its base model.
 
-An adapter is a folder with `adapter_config.json` and `adapter_model.safetensors`, named by its path or by its name in
-the catalogue. No pickle is opened, and no code that comes with an adapter is run.
+An adapter is a folder with `adapter_config.json` and `adapter_model.safetensors`, named by its path, by its name in the
+catalogue or by its name on the hub. No pickle is opened, and no code that comes with an adapter is run.
 """
 
 from __future__ import annotations
@@ -14,11 +14,16 @@ from safetensors import SafetensorError
 
 from raggym_env.errors import LLMError, MissingExtra, OptionError
 from raggym_env.models import catalogue
+from raggym_env.models.files import hub_folder
+from raggym_env.network.hub import HubUnreachable
+from raggym_env.network.urls import is_hub_name
 from raggym_env.storage.parsing import ParseError, parse_json, read_file
 
-__all__ = ["adapter_folder", "merged", "split_name"]
+__all__ = ["ADAPTER_CONFIG", "ADAPTER_WEIGHTS", "adapter_folder", "merged", "split_name"]
 
-_CONFIG, _WEIGHTS, _PICKLED = "adapter_config.json", "adapter_model.safetensors", "adapter_model.bin"
+ADAPTER_CONFIG = "adapter_config.json"
+ADAPTER_WEIGHTS = "adapter_model.safetensors"
+_PICKLED = "adapter_model.bin"
 
 
 def split_name(name: str) -> tuple[str, str | None]:
@@ -43,36 +48,53 @@ def split_name(name: str) -> tuple[str, str | None]:
 
 
 def adapter_folder(name: str) -> Path:
-    """Return the folder of an adapter: a path, or the name of one in the catalogue (`raggym models list`).
+    """Return the folder of an adapter: a path, or the name of one in the catalogue (`raggym models list`) or the hub.
+
+    One on the hub, OWNER/NAME, is downloaded if it was not before.
 
     Raises:
-        LLMError: There is no such folder, or it is not a LoRA adapter with safetensors weights.
+        LLMError: There is no such adapter, or it is not a LoRA adapter with safetensors weights.
     """
     folder = Path(name).expanduser()
     if not folder.is_dir():
         adapters = catalogue.adapters()
         if name in catalogue.ADAPTERS.keys() - adapters.keys():
             raise LLMError(f"The adapter {name!r} is not installed. To install it: {catalogue.INSTALL_ADAPTERS}.")
-        if name not in adapters:
+        if name in adapters:
+            folder = adapters[name]
+        elif is_hub_name(name):
+            folder = _from_hub(name)
+        else:
             names = ", ".join(sorted({*adapters, *catalogue.ADAPTERS}))
             raise LLMError(f"No adapter {name!r}: it is neither a folder nor an adapter of the catalogue ({names}).")
-        folder = adapters[name]
     try:
-        config = parse_json(read_file(folder / _CONFIG))
+        config = parse_json(read_file(folder / ADAPTER_CONFIG))
     except FileNotFoundError as error:
-        raise LLMError(f"The folder {folder} is not an adapter: it has no {_CONFIG}.") from error
+        raise LLMError(f"The folder {folder} is not an adapter: it has no {ADAPTER_CONFIG}.") from error
     except (OSError, ParseError) as error:
-        raise LLMError(f"{folder / _CONFIG} cannot be read: {error}") from error
+        raise LLMError(f"{folder / ADAPTER_CONFIG} cannot be read: {error}") from error
     kind = config.get("peft_type") if isinstance(config, dict) else None
     if kind != "LORA":
-        raise LLMError(f"Only LoRA adapters can be merged; {folder / _CONFIG} has peft_type {kind!r}.")
-    if not (folder / _WEIGHTS).is_file():
+        raise LLMError(f"Only LoRA adapters can be merged; {folder / ADAPTER_CONFIG} has peft_type {kind!r}.")
+    if config.get("megatron_config") is not None:  # PEFT would import the module that `megatron_core` names
+        raise LLMError(f"{folder / ADAPTER_CONFIG} is for layers of Megatron, which the hf: back end does not run.")
+    if not (folder / ADAPTER_WEIGHTS).is_file():
         hint = (
             f" Its {_PICKLED} is a pickle and could run any code when opened, so it is not opened. If you trust it, "
-            f"save it again with PEFT, which writes {_WEIGHTS}."
+            f"save it again with PEFT, which writes {ADAPTER_WEIGHTS}."
         )
-        raise LLMError(f"The adapter {folder} has no {_WEIGHTS}.{hint if (folder / _PICKLED).is_file() else ''}")
+        raise LLMError(f"The adapter {folder} has no {ADAPTER_WEIGHTS}.{hint if (folder / _PICKLED).is_file() else ''}")
     return folder
+
+
+def _from_hub(name: str) -> Path:
+    try:
+        return hub_folder(name)
+    except HubUnreachable as error:
+        raise LLMError(
+            f"No adapter {name!r}: it is neither a folder nor one of the catalogue, and the hub did not provide it: "
+            f"{error} (with a network: hf download {name})."
+        ) from error
 
 
 def merged(model: Any, folder: Path, name: str) -> Any:
@@ -92,7 +114,7 @@ def merged(model: Any, folder: Path, name: str) -> Any:
         raise MissingExtra("A LoRA adapter", "train") from error
 
     try:
-        weights = load_file(folder / _WEIGHTS)
+        weights = load_file(folder / ADAPTER_WEIGHTS)
         with warnings.catch_warnings():
             # PEFT reads an attribute of transformers by a name that its newest version deprecates.
             warnings.filterwarnings("ignore", ".*is_gradient_checkpointing", FutureWarning)

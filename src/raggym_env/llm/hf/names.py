@@ -16,7 +16,7 @@ __all__ = ["check_name", "find_model"]
 
 
 def check_name(name: str, *, here: bool = True) -> None:
-    """Raise what loading a model would raise about its name. A model of the hub, OWNER/NAME, is not looked up.
+    """Raise what loading a model would raise about its name. What is on the hub, OWNER/NAME, is not looked up.
 
     Args:
         name: As for `hf.model.load`.
@@ -32,7 +32,7 @@ def check_name(name: str, *, here: bool = True) -> None:
         return
     if not all(importlib.util.find_spec(module) for module in ("torch", "transformers")):
         raise MissingExtra("The hf: back end", "llm")
-    if adapter is not None:
+    if adapter is not None and (Path(adapter).expanduser().is_dir() or not is_hub_name(adapter)):
         adapter_folder(adapter)
     if not is_hub_name(base):
         find_model(base)

@@ -12,12 +12,12 @@ from raggym_env.errors import OptionError, check_option
 from raggym_env.llm import make
 from raggym_env.policies.prompt.components import Components
 from raggym_env.policies.prompt.notes import Notes
-from raggym_env.policies.prompt.parse import Failure, Parsed, Reason, parse
+from raggym_env.policies.prompt.parse import Failure, Keys, Parsed, Reason, parse
 from raggym_env.policies.prompt.templates import Example, PassageText, PromptLimits, Prompts
 from raggym_env.protocols import LLM, BasePolicy, Completion, Messages, Proposal, Sampling
 from raggym_env.text.replies import with_reasoning
 
-__all__ = ["OnFailure", "PromptAgent"]
+__all__ = ["OnFailure", "PromptAgent", "note_options"]
 
 OnFailure = Literal["retry", "search", "fail"]
 
@@ -44,9 +44,13 @@ class PromptAgent(BasePolicy):
     Args:
         llm: A model, or the spec of one (`hf:smollm2`).
         llm_options: Options of the back end where `llm` is a spec, e.g. `{"timeout": 60}` of `openai:`.
+        note_llm: The model that writes the notes, or the spec of one, which gets `llm_options` too if it has the back
+            end of `llm`. None is `llm` itself.
         prompts: Jinja templates by name; see `templates`.
         reasoning, retrieval, queries, summaries, reflection: Whether the agent has the component; see `Components`.
             `summaries` needs the prompts `note_system` and `note_user`.
+        keys: The keys `answer`, `search` and `draft` of a reply's JSON object where they are others, e.g.
+            `{"answer": "final"}`; see `parse.Keys`.
         examples: Steps shown to the model as earlier turns; see `templates.Example`. False shows none of the card's:
             `--set policy.options.examples=false` is zero-shot.
         max_searches: Most searches of an episode, where the environment's budget is larger. After them the model has
@@ -72,11 +76,13 @@ class PromptAgent(BasePolicy):
         *,
         prompts: Mapping[str, str],
         llm_options: Mapping[str, Any] | None = None,
+        note_llm: LLM | str | None = None,
         reasoning: bool = False,
         retrieval: bool = False,
         queries: bool = False,
         summaries: bool = False,
         reflection: bool = False,
+        keys: Mapping[str, str] | None = None,
         examples: Sequence[Mapping[str, Any]] | Literal[False] = (),
         max_searches: int | None = None,
         temperature: float = 1.0,
@@ -93,6 +99,7 @@ class PromptAgent(BasePolicy):
         check_option("max_searches", max_searches, max_searches is None or max_searches >= 0, "0 or more")
         self.max_searches = max_searches
         self.components = Components(reasoning, retrieval, queries, summaries, reflection)
+        self.keys = Keys.from_card(keys or {})
         limits = PromptLimits(passage_chars, history_chars, passages)
         self.prompts = Prompts(prompts, [Example.from_card(example) for example in examples or ()], limits)
         if summaries and not self.prompts.summarises:
@@ -104,7 +111,11 @@ class PromptAgent(BasePolicy):
         note_sampling = Sampling(max_tokens=note_tokens, seed=seed)
         # Last: loading a model can take minutes, and every other mistake should show before.
         self.llm = make(llm, **(llm_options or {})) if isinstance(llm, str) else llm
-        self._notes = Notes(self.llm, self.prompts, note_sampling)
+        writer = self.llm
+        if summaries and note_llm is not None and note_llm != llm:
+            options = note_options(llm, llm_options, note_llm)
+            writer = make(note_llm, **options) if isinstance(note_llm, str) else note_llm
+        self._notes = Notes(writer, self.prompts, note_sampling)
         self.failures: Counter[Reason] = Counter()
         """Replies that were not actions, by reason; one that is repeated and fails again counts twice."""
 
@@ -173,7 +184,7 @@ class PromptAgent(BasePolicy):
             return _no_reply(completion, "the model gave no reply")
         # In a finished reply that is all reasoning, only what ends it can be the action.
         strict = "length" if completion.reasoning and not completion.text.strip() else completion.finish
-        parsed = parse(attempt.reply, strict)
+        parsed = parse(attempt.reply, strict, self.keys)
         if isinstance(parsed, Parsed):
             return self._action(attempt.state, parsed)
         if completion.finish == "length":
@@ -189,7 +200,8 @@ class PromptAgent(BasePolicy):
         if not self.components.queries:
             return Failure(Reason.NOT_ALLOWED, "this agent cannot search, so the reply must answer")
         if self.components.reflection and parsed.draft is None:
-            return Failure(Reason.NO_DRAFT, 'a search needs a "draft": the answer as far as it is known')
+            needed = f'a search needs a "{self.keys.draft}": the answer as far as it is known'
+            return Failure(Reason.NO_DRAFT, needed)
         if self.within_limit(state).searches_left < 1:
             if parsed.draft is None:
                 return Failure(Reason.NO_SEARCHES_LEFT, "no search is left, so the reply must answer")
@@ -225,6 +237,12 @@ class PromptAgent(BasePolicy):
             replies = self._generate([attempt.messages for attempt, _ in failed], self._greedy)
             for (attempt, _), completions in zip(failed, replies, strict=True):
                 self._read(attempt, completions[0])
+
+
+def note_options(llm: object, llm_options: Mapping[str, Any] | None, note_llm: object) -> dict[str, Any]:
+    """Return the options of the model that writes the notes: those of `llm` if both are of one back end."""
+    specs = [spec.partition(":")[0] for spec in (llm, note_llm) if isinstance(spec, str)]
+    return dict(llm_options or {}) if len(specs) == 2 and specs[0] == specs[1] else {}
 
 
 def _proposal(attempt: _Attempt) -> Proposal:

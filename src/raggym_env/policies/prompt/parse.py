@@ -12,6 +12,8 @@ sentence is a quotation and does not count; nor does any block before one that c
 an invented search result or turn, as `text.replies` says. Of a reply that was cut off at the token limit, a block
 counts only if nothing follows it. A key whose value is null or blank is absent. Nothing is ever completed, and only
 the reply is read. The cost is linear in the reply's length.
+
+`Keys` are the keys of the object, for models that were trained to write others.
 """
 
 from __future__ import annotations
@@ -19,14 +21,15 @@ from __future__ import annotations
 import enum
 import re
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import NamedTuple
 
+from raggym_env.errors import check_option
 from raggym_env.text.lenient import LONGEST, Number, Refused, Value, read_object
 from raggym_env.text.replies import LONGEST_REPLY, REST_OF_LINE, end_of_turn, is_end, reply_text
 from raggym_env.text.untrusted import one_line, visible
 
-__all__ = ["Failure", "Parsed", "Reason", "own_part", "parse"]
+__all__ = ["Failure", "Keys", "Parsed", "Reason", "own_part", "parse"]
 
 
 class Reason(enum.StrEnum):
@@ -69,6 +72,37 @@ class Parsed:
     """The answer as far as it is known; only with `search`."""
 
 
+@dataclass(frozen=True, slots=True)
+class Keys:
+    """The keys of a reply's JSON object, in lower case, since the case of a key does not count.
+
+    An object with an answer and a search is ambiguous. Where `draft` is the same key as `answer`, it is a search with
+    a draft, and a search for "None" is none: such models fill in both keys in every reply.
+
+    Raises:
+        OptionError: A key is blank or not in lower case, or that of a search is another one's too.
+    """
+
+    answer: str = "answer"
+    search: str = "search"
+    draft: str = "draft"
+
+    def __post_init__(self) -> None:
+        for name in ("answer", "search", "draft"):
+            key = getattr(self, name)
+            check_option(f"keys.{name}", key, key == key.strip().lower() != "", "in lower case, without outer spaces")
+        distinct = self.search not in (self.answer, self.draft)
+        check_option("keys.search", self.search, distinct, "another key than that of the answer and the draft")
+
+    @classmethod
+    def from_card(cls, content: Mapping[str, str]) -> Keys:
+        """Read the keys of a card; those that it leaves out stay the usual ones."""
+        names = [field.name for field in fields(cls)]
+        check_option("keys", sorted(content), set(content) <= set(names), f"a table of {', '.join(names)}")
+        return cls(**content)
+
+
+DEFAULT_KEYS = Keys()
 LONGEST_TEXT = 2_000
 """Most characters of an answer, a query or a draft."""
 # A broken object is parsed up to `LONGEST` characters before it is refused, so these bound the cost of a reply.
@@ -112,31 +146,32 @@ class _Reading(NamedTuple):
     """The offset in `visible(reply)` where an invented search result or turn begins; None if there is none."""
 
 
-def parse(reply: str, finish: str | None = None) -> Parsed | Failure:
+def parse(reply: str, finish: str | None = None, keys: Keys = DEFAULT_KEYS) -> Parsed | Failure:
     """Return the action of a reply, or why it has none. See the module for what counts.
 
     Args:
         reply: The text as the model wrote it, its reasoning included.
         finish: As `Completion.finish`: "length" means that the reply was cut off; None that nothing is known.
+        keys: The keys of the JSON object.
 
     >>> parse('I know it.\\n{"answer": "Oslo"}')
     Parsed(answer='Oslo', search=None, draft=None)
     >>> print(parse("It is Oslo."))
     no_action: the reply has no JSON object and no tag that says "search" or "answer"
     """
-    return _read(reply, finish).outcome
+    return _read(reply, finish, keys).outcome
 
 
-def own_part(reply: str) -> str:
+def own_part(reply: str, keys: Keys = DEFAULT_KEYS) -> str:
     """Return a reply without what follows its action if that poses as a search result or as another turn.
 
     So what a model is trained on ends with the action that counted. `parse` reads the same action in it.
     """
-    end = _read(reply, None).end
+    end = _read(reply, None, keys).end
     return reply if end is None else visible(reply)[:end].rstrip()
 
 
-def _read(reply: str, finish: str | None) -> _Reading:
+def _read(reply: str, finish: str | None, keys: Keys) -> _Reading:
     if len(reply) > LONGEST_REPLY:
         return _Reading(Failure(Reason.TOO_LONG, f"the reply is longer than {LONGEST_REPLY} characters"))
     text, unfinished = reply_text(reply)
@@ -147,7 +182,7 @@ def _read(reply: str, finish: str | None) -> _Reading:
     last: _Block | None = None
     draft, early_draft, end, turn_end = None, None, 0, None
     settled = True  # whether nothing stands between the last action and the drafts behind it
-    for block in _blocks(text):
+    for block in _blocks(text, keys):
         if last and last.acts and (turn_end := _turn_end(text, last, block.start)) is not None:
             break
         if isinstance(block.content, Parsed) and not block.acts:
@@ -162,7 +197,7 @@ def _read(reply: str, finish: str | None) -> _Reading:
         if last and last.acts:
             turn_end = _turn_end(text, last, len(text))
     text = text[:turn_end]
-    outcome = _outcome(text, last, end, draft or early_draft)
+    outcome = _outcome(text, last, end, draft or early_draft, keys)
     # Where the model went on into another turn, its own one had ended before the limit.
     if finish == "length" and turn_end is None and isinstance(outcome, Parsed) and not (settled and is_end(text, end)):
         # The model might have revised it: nothing tells a tentative action from a final one.
@@ -170,12 +205,13 @@ def _read(reply: str, finish: str | None) -> _Reading:
     return _Reading(outcome, turn_end)
 
 
-def _outcome(text: str, last: _Block | None, end: int, draft: str | None) -> Parsed | Failure:
+def _outcome(text: str, last: _Block | None, end: int, draft: str | None, keys: Keys) -> Parsed | Failure:
     """Return the outcome of a text, its last block and the draft in a tag; `end` is the offset after all blocks."""
     if last is None and _TAG.search(text):
         return Failure(Reason.BROKEN, "a tag does not stand on a line of its own, or is not closed")
     if last is None:
-        return Failure(Reason.NO_ACTION, 'the reply has no JSON object and no tag that says "search" or "answer"')
+        names = f'"{keys.search}" or "{keys.answer}"'
+        return Failure(Reason.NO_ACTION, f"the reply has no JSON object and no tag that says {names}")
     if isinstance(last.content, Failure):
         return last.content
     if _LEFT_OPEN.search(text, end) or _TAG.search(text, end):
@@ -190,7 +226,7 @@ def _turn_end(text: str, block: _Block, stop: int) -> int | None:
     return end_of_turn(text, block.end, stop, search=search)
 
 
-def _blocks(text: str) -> Iterator[_Block]:
+def _blocks(text: str, keys: Keys) -> Iterator[_Block]:
     """Yield the blocks in order; one that cannot be parsed is a block with a failure."""
     at = broken = 0
     for number, match in enumerate(_START.finditer(text)):
@@ -201,12 +237,12 @@ def _blocks(text: str) -> Iterator[_Block]:
         if after <= at:  # inside the block before
             continue
         tag = match[1]
-        at, content = _tag_block(text, tag.lower(), after) if tag else _json_block(text, after - 1)
+        at, content = _tag_block(text, tag.lower(), after) if tag else _json_block(text, after - 1, keys)
         broken += isinstance(content, Failure)
         yield _Block(start, at, content)
 
 
-def _json_block(text: str, start: int) -> tuple[int, Parsed | Failure]:
+def _json_block(text: str, start: int, keys: Keys) -> tuple[int, Parsed | Failure]:
     """Return the offset after a JSON object, and its content."""
     try:
         members, length = read_object(text[start : start + LONGEST])
@@ -215,7 +251,7 @@ def _json_block(text: str, start: int) -> tuple[int, Parsed | Failure]:
     end = start + length
     if not REST_OF_LINE.match(text, end):
         return end, Failure(Reason.BROKEN, "the JSON object is followed by text on its line")
-    return end, _from_object(members)
+    return end, _from_object(members, keys)
 
 
 def _tag_block(text: str, name: str, start: int) -> tuple[int, Parsed | Failure]:
@@ -241,22 +277,26 @@ def _tag_block(text: str, name: str, start: int) -> tuple[int, Parsed | Failure]
     return end, Parsed(**{name: value})
 
 
-def _from_object(members: Mapping[str, Value]) -> Parsed | Failure:
+def _from_object(members: Mapping[str, Value], keys: Keys) -> Parsed | Failure:
+    values = {"answer": members.get(keys.answer), "search": members.get(keys.search)}
+    fills_both = keys.draft == keys.answer
+    if fills_both and isinstance(values["search"], str) and one_line(values["search"]).lower() == "none":
+        values["search"] = None
     # Models fill in every key of a form that they were shown, those without a value with null or "".
-    actions = [name for name in _ACTIONS if members.get(name) is not None]
+    actions = [name for name in _ACTIONS if values[name] is not None]
     if not actions:
-        return Failure(Reason.NO_ACTION, 'the JSON object says neither "search" nor "answer"')
-    actions = [name for name in actions if not _is_blank(members[name])] or actions[:1]
-    if len(actions) > 1:
-        return Failure(Reason.AMBIGUOUS, 'the JSON object says both "search" and "answer"')
-    (name,) = actions
-    text = _text(name, members[name])
+        return Failure(Reason.NO_ACTION, f'the JSON object says neither "{keys.search}" nor "{keys.answer}"')
+    actions = [name for name in actions if not _is_blank(values[name])] or actions[:1]
+    if len(actions) > 1 and not fills_both:
+        return Failure(Reason.AMBIGUOUS, f'the JSON object says both "{keys.search}" and "{keys.answer}"')
+    name = actions[-1]
+    text = _text(getattr(keys, name), values[name])
     if isinstance(text, Failure):
         return text
-    value = members.get("draft")
+    value = members.get(keys.draft)
     if name == "answer" or value is None or _is_blank(value):
         return Parsed(**{name: text})
-    draft = _text("draft", value)
+    draft = _text(keys.draft, value)
     return draft if isinstance(draft, Failure) else Parsed(search=text, draft=draft)
 
 

@@ -4,10 +4,14 @@
 is data made safe by `text.untrusted.as_data`:
 
     question        the question and its lettered options, in a `<question>` section
+    question_line   the question on one line, its options behind it as a dictionary, `Who? {'A': 'Ant', 'B': 'Bee'}`:
+                    the form of the RAG-Gym authors' own prompts
     history         the past searches, oldest first, each in a `<passages>` or `<note>` section; "" if none
     searches_left   an integer, 0 or more
     can_search      whether the agent may reply with a search; also in the system and retry prompts
-    turns           the same history as a list of `query`, `passages` (each `title`, `text`) and `note` (or None)
+    turns           the same history as a list of `query`, `passages` (each `title`, `text`), `note` (or None) and
+                    `note_list` (the note as a list of one text, `['A note.']`, with escaped line breaks; or None).
+                    The passages of the oldest searches are left out first, as in `history`
     query           in the note prompts only: the query whose passages are summarised
     problem         in the retry prompt only: why the last reply could not be used
 """
@@ -21,7 +25,7 @@ from typing import Annotated, Any, Literal, get_args
 from jinja2 import TemplateError
 from pydantic import BaseModel, Field, ValidationError
 
-from raggym_env.core import Passage, Question, State, Turn
+from raggym_env.core import Passage, Question, State, Turn, option_letter
 from raggym_env.errors import OptionError, PolicyError, check_option
 from raggym_env.protocols import Messages
 from raggym_env.text.sections import (
@@ -31,7 +35,7 @@ from raggym_env.text.sections import (
     template_environment,
     with_snippets,
 )
-from raggym_env.text.untrusted import ACTION_CHARS, NOTE_CHARS, as_data, clipped
+from raggym_env.text.untrusted import ACTION_CHARS, NOTE_CHARS, QUESTION_CHARS, SEARCH_CHARS, as_data, clipped
 
 __all__ = ["Example", "PassageText", "PromptLimits", "Prompts"]
 
@@ -170,7 +174,13 @@ class Prompts:
         """Return the chat that requests a note on the passages of one search."""
         history = self._history((turn,), None)
         query = clipped(as_data(turn.query), ACTION_CHARS)
-        values = {"question": question_section(question), "history": history, "query": query}
+        values = {
+            "question": question_section(question),
+            "question_line": _question_line(question),
+            "history": history,
+            "turns": _turns((turn,), None, self._limits),
+            "query": query,
+        }
         system, user = self._render("note_system", **values), self._render("note_user", **values)
         return [{"role": "system", "content": system}, {"role": "user", "content": user}]
 
@@ -186,10 +196,11 @@ class Prompts:
         return self._render(
             "user",
             question=question_section(state.question),
+            question_line=_question_line(state.question),
             history=self._history(history, notes),
             searches_left=state.searches_left,
             can_search=can_search,
-            turns=_turns(history, notes, self._limits.passage_chars),
+            turns=_turns(history, notes, self._limits),
         )
 
     def _history(self, history: Sequence[Turn], notes: Sequence[str] | None) -> str:
@@ -215,15 +226,46 @@ class Prompts:
             raise OptionError(str(error)) from error
 
 
-def _turns(history: Sequence[Turn], notes: Sequence[str] | None, length: int) -> list[dict[str, Any]]:
-    return [
-        {
-            "query": clipped(as_data(turn.query), ACTION_CHARS),
-            "passages": [
-                {"title": clipped(as_data(passage.title), ACTION_CHARS), "text": clipped(as_data(passage.text), length)}
-                for passage in turn.passages
-            ],
-            "note": None if notes is None else clipped(as_data(notes[index]), NOTE_CHARS),
-        }
-        for index, turn in enumerate(history)
-    ]
+def _turns(history: Sequence[Turn], notes: Sequence[str] | None, limits: PromptLimits) -> list[dict[str, Any]]:
+    turns: list[dict[str, Any]] = []
+    room = limits.history_chars
+    for index in reversed(range(len(history))):
+        passages, size = _passages(history[index], limits.passage_chars)
+        if turns and size > room:
+            room, passages = 0, []
+        room -= size
+        turns.append(
+            {
+                "query": clipped(as_data(history[index].query), ACTION_CHARS),
+                "passages": passages,
+                "note": None if notes is None else clipped(as_data(notes[index]), NOTE_CHARS),
+                "note_list": None if notes is None else _as_list(notes[index]),
+            }
+        )
+    return turns[::-1]
+
+
+def _passages(turn: Turn, length: int) -> tuple[list[dict[str, str]], int]:
+    """Return the passages of a search, best first, as many as a prompt shows of one, and their size in characters."""
+    passages: list[dict[str, str]] = []
+    size = 0
+    for passage in turn.passages:
+        title, text = clipped(as_data(passage.title), ACTION_CHARS), clipped(as_data(passage.text), length)
+        if passages and size + len(title) + len(text) > SEARCH_CHARS:
+            break
+        size += len(title) + len(text)
+        passages.append({"title": title, "text": text})
+    return passages, size
+
+
+def _question_line(question: Question) -> str:
+    text = clipped(as_data(question.text), QUESTION_CHARS)
+    options = {
+        option_letter(index): clipped(as_data(option), ACTION_CHARS) for index, option in enumerate(question.options)
+    }
+    return f"{text} {options}" if options else text
+
+
+def _as_list(note: str) -> str:
+    # `repr` escapes line breaks, so that it is one line all the same.
+    return repr([clipped("\n".join(as_data(line) for line in note.splitlines()), NOTE_CHARS)])

@@ -11,10 +11,10 @@ from raggym_env.core import Action, Answer, Search, State, option_letter
 from raggym_env.errors import CardError, PolicyError
 from raggym_env.llm.scripted import ScriptedLLM
 from raggym_env.mdp.metrics import read_option
-from raggym_env.mdp.records import Candidate, action_to_json
+from raggym_env.mdp.records import Candidate
 from raggym_env.policies import make
 from raggym_env.policies.prompt import PromptAgent
-from raggym_env.policies.prompt.parse import Parsed, own_part, parse
+from raggym_env.policies.prompt.parse import Keys, Parsed, own_part, parse
 from raggym_env.protocols import Messages
 from raggym_env.text.untrusted import one_line
 from raggym_env.training.process_data.trajectories import TrajectoryStep
@@ -43,6 +43,7 @@ class Renderer:
         self.name = card.name
         # Prompts and components alone: the scripted model that the agent was made with is never called.
         self._parts, self._prompts, self._within_limit = agent.components, agent.prompts, agent.within_limit
+        self._keys = agent.keys
 
     def prompt(self, step: TrajectoryStep) -> Messages:
         """Return the agent's prompt in a state.
@@ -75,15 +76,15 @@ class Renderer:
         # An agent without queries of its own searches once, for the question, before its only prompt.
         if not self._parts.queries and bool(step.state.history) != self._parts.retrieval:
             return None
-        if _read(candidate.text) == candidate.action and self._recorded(step) is not None:
+        if _read(candidate.text, self._keys) == candidate.action and self._recorded(step) is not None:
             # Neither a tokenizer nor a data set can hold a lone surrogate.
             has_surrogate = any("\ud800" <= character <= "\udfff" for character in candidate.text)
-            return None if has_surrogate else own_part(candidate.text)
+            return None if has_surrogate else own_part(candidate.text, self._keys)
         action = self._own_action(step.state, candidate.action)
         if action is None:
             return None
-        text = json.dumps(action_to_json(action), ensure_ascii=False)
-        return text if _read(text) == action else None
+        text = json.dumps(_members(action, self._keys), ensure_ascii=False)
+        return text if _read(text, self._keys) == action else None
 
     def _recorded(self, step: TrajectoryStep) -> Messages | None:
         """Return the recorded prompt if it was made by this agent's system prompt and examples, else None."""
@@ -110,13 +111,19 @@ class Renderer:
 
     def identity(self) -> Json:
         """Return what the prompts depend on: the card without the language model."""
-        options = {key: value for key, value in self.card.options.items() if not key.startswith("llm")}
+        options = {key: value for key, value in self.card.options.items() if not key.startswith(("llm", "note_llm"))}
         return {"name": self.card.name, "policy": self.card.policy, "options": options}
 
 
-def _read(reply: str) -> Action | None:
+def _members(action: Action, keys: Keys) -> Json:
+    if isinstance(action, Answer):
+        return {keys.answer: action.text}
+    return {keys.search: action.query, **({} if action.draft is None else {keys.draft: action.draft})}
+
+
+def _read(reply: str, keys: Keys) -> Action | None:
     """Return the action that a reply parses to, or None."""
-    parsed = parse(reply)
+    parsed = parse(reply, keys=keys)
     if not isinstance(parsed, Parsed):
         return None
     return Answer(parsed.answer) if parsed.answer is not None else Search(parsed.search or "", parsed.draft)
