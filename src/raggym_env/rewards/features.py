@@ -23,7 +23,7 @@ from numpy.typing import NDArray
 from raggym_env.core import Action, Answer, Search, State
 from raggym_env.reading.answers import answers, reading_of
 from raggym_env.reading.mentions import Mention, mention_of
-from raggym_env.reading.reader import FITS, ORGANIZATION
+from raggym_env.reading.matches import FITS, ORGANIZATION
 from raggym_env.reading.text import COUNTRIES, MONTHS, Tokens, composed, key, names_in, split_words
 
 __all__ = ["FEATURES", "features"]
@@ -256,7 +256,7 @@ class _StateView:
     @cached_property
     def coverage(self) -> dict[frozenset[str], float]:
         """The share of the question's weight that each page covers, by the page's terms."""
-        return {page.terms: self.reading.covered(page.terms) for page in self.reading.pages}
+        return {match.page.terms: self.reading.covered(match.covered) for match in self.reading.matches}
 
     @cached_property
     def terms(self) -> frozenset[str]:

@@ -24,6 +24,7 @@ WEIGHTS = Path(__file__).parent / "weights" / "mini.safetensors"
 
 # States whose search values are cached; environments in a vector share one reward, and each needs its last state.
 _CACHED_STATES = 4_096
+_ROWS = 16
 Weights = dict[str, NDArray[np.float32]]
 _StateKey = tuple[str, tuple[str, ...], tuple[Turn, ...], int]
 
@@ -75,9 +76,7 @@ class MiniReward:
         rows = [inputs(state, candidates) for state, candidates in zip(states, actions, strict=True)]
         if not rows:
             return []
-        # In float64 and rounded: the last bits of a matrix product depend on the number of rows.
-        values = 1 / (1 + np.exp(-logits(self._weights, np.concatenate(rows))))
-        values = values.round(6).astype(np.float32)
+        values = self._values(np.concatenate(rows))
         parts, end = [], 0
         for state, candidates in zip(states, actions, strict=True):
             start, end = end, end + len(candidates)
@@ -88,6 +87,15 @@ class MiniReward:
                 part[[isinstance(action, Search) and action.draft is None for action in candidates]] = 0.0
             parts.append(part)
         return parts
+
+    def _values(self, rows: NDArray[np.float32]) -> NDArray[np.float32]:
+        # A few rows at a time: NumPy's matrix product of more is shared among threads, which for so small a network
+        # wait for each other many times as long as they compute.
+        parts = [logits(self._weights, rows[at : at + _ROWS]) for at in range(0, len(rows), _ROWS)]
+        # In float64 and rounded: the last bits of a matrix product depend on the number of rows.
+        values = 1 / (1 + np.exp(-np.concatenate(parts or [np.zeros(0)])))
+        rounded: NDArray[np.float32] = values.round(6).astype(np.float32)
+        return rounded
 
     def score(self, states: Sequence[State], actions: Sequence[Sequence[Action]]) -> list[NDArray[np.float32]]:
         """Return one score in [-1 - search_cost, 1] per candidate; see `ProcessReward.score`."""
