@@ -5,7 +5,6 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable
 from functools import cached_property, lru_cache
-from typing import NamedTuple
 
 from raggym_env.core import Passage
 from raggym_env.reading.pages import Page, Sentence, page_of
@@ -13,7 +12,7 @@ from raggym_env.reading.question import ParsedQuestion
 from raggym_env.reading.spans import Span, role_of, word_before
 from raggym_env.reading.text import composed, key, longest_term, whole_words
 
-__all__ = ["FITS", "HALF_DISTANCE", "NOT_HUMAN", "ORGANIZATION", "Human", "Matches", "PageMatch", "matches_of"]
+__all__ = ["FITS", "HALF_DISTANCE", "NOT_HUMAN", "ORGANIZATION", "Matches", "PageMatch", "matches_of"]
 
 FITS: dict[str, dict[str, float]] = {
     "date": {"date": 1.0, "year": 0.6},
@@ -52,47 +51,36 @@ ORGANIZATION = re.compile(whole_words(_ORGANIZATIONS.split()))
 """Matches words in names of organizations, places and events, which are no persons."""
 
 
-class Human(NamedTuple):
-    """How much a name looks like a person's: a factor, unless a retrieved page of that name says more."""
+SpanMatch = tuple[
+    str, str, float, tuple[tuple[str, float], ...], float, tuple[float, str] | None, tuple[float, ...]
+]
+"""A span that may be the answer: key, text, and what its score is made of. That is
 
-    factor: float
-    title: str
-    """The name of such a page; "" if none counts."""
+- what its fit to the type of answer counts, to which nearness adds;
+- the terms of the question's relation in the sentence outside of the span, each with what divides its rarity in the
+  nearness;
+- a factor for the span's role and place;
+- as `human_of`, or None if the question does not want a person;
+- the last factors.
 
-
-class SpanMatch(NamedTuple):
-    """A span that may be the answer. Its score is that of its place times the factors, first to last."""
-
-    key: str
-    text: str
-    base: float
-    """What fitting the type of answer counts, to which nearness adds."""
-    distances: tuple[tuple[int, float], ...]
-    """Index of each term of the question's relation in the sentence outside of the span, and what divides its rarity
-    in the nearness."""
-    role: float
-    """Factor for the span's role and place."""
-    human: Human | None
-    """None if the question does not want a person."""
-    factors: tuple[float, ...]
-    """The last factors, those that are not 1."""
+A plain tuple: unlike any object with names it costs the garbage collector nothing, and there are very many.
+"""
 
 
 class SentenceMatch:
     """A sentence matched with a question."""
 
-    __slots__ = ("_page", "_spans", "headed", "later", "matched", "relation", "sentence")
+    __slots__ = ("_page", "headed", "later", "matched", "sentence", "spans")
 
     def __init__(self, page: PageMatch, sentence: Sentence, matched: frozenset[str]) -> None:
         question = page.question
         self._page = page
-        self._spans: tuple[SpanMatch, ...] | None = None
+        self.spans: tuple[SpanMatch, ...] = ()
+        """What `find_spans` returned."""
         self.sentence = sentence
         self.matched = matched
         """Terms of the question that the sentence or its page's title has."""
         terms = sentence.terms
-        self.relation = [(term, terms[term]) for term in question.relation if term in terms]
-        """Terms of the question's relation with their offsets in the sentence."""
         # The first sentence of a page says what its title is: "Jaws is a film ..." for "which film".
         first = sentence.number == 0
         self.headed = _TITLE_HEAD * (bool(question.head) and first and question.head in terms)
@@ -100,17 +88,18 @@ class SentenceMatch:
         self.later = _TITLE_LATER * (not first)
         """Penalty of the page's title as the answer."""
 
-    @property
-    def spans(self) -> tuple[SpanMatch, ...]:
-        """The spans that fit the type of the answer and are not in the question."""
-        if self._spans is None:
-            kind, sentence = self._page.question.kind, self.sentence
-            spans = sentence.dates if kind in _DATED else sentence.names if kind in _NAMED else sentence.spans
-            fits, in_question = FITS[kind], self._page.matches.in_question
-            self._spans = tuple([self._match(s) for s in spans if s.kind in fits and not in_question(s.key)])
-        return self._spans
+    def find_spans(self) -> tuple[SpanMatch, ...]:
+        """Return the spans that fit the type of the answer and are not in the question."""
+        question, sentence = self._page.question, self.sentence
+        kind = question.kind
+        spans = sentence.dates if kind in _DATED else sentence.names if kind in _NAMED else sentence.spans
+        fits, in_question, terms = FITS[kind], self._page.matches.in_question, sentence.terms
+        spans = [span for span in spans if span.kind in fits and not in_question(span.key)]
+        relation = [(term, terms[term]) for term in question.relation if term in terms] if spans else []
+        self.spans = tuple([self._match(span, fits[span.kind], relation) for span in spans])
+        return self.spans
 
-    def _match(self, span: Span) -> SpanMatch:
+    def _match(self, span: Span, fit: float, relation: list[tuple[str, int]]) -> SpanMatch:
         question, text, start = self._page.question, self.sentence.text, span.start
         role, factors = 1.0, []
         if question.role:
@@ -122,14 +111,13 @@ class SentenceMatch:
         if span.key == self._page.title_key:
             factors.append(_OWN_TITLE)
         human = human_of(span.text, span.key) if question.kind == "person" else None
-        base = _BASE + FITS[question.kind][span.kind]
         end = start + len(span.text)
         distances = [
-            (index, 1 + (start - at if at < start else at - end) / HALF_DISTANCE)
-            for index, (_, at) in enumerate(self.relation)
+            (term, 1 + (start - at if at < start else at - end) / HALF_DISTANCE)
+            for term, at in relation
             if not start <= at < end
         ]
-        return SpanMatch(span.key, span.text, base, tuple(distances), role, human, tuple(factors))
+        return span.key, span.text, _BASE + fit, tuple(distances), role, human, tuple(factors)
 
 
 class PageMatch:
@@ -139,56 +127,46 @@ class PageMatch:
         self.matches, self.question = matches, matches.question
         self.passage = passage
         self.page = page = page_of(passage)
-        terms, same = self.question.terms, matches.same
+        self.title, self.title_key = page.title, page.name[1:-1]
+        # A title of one or two letters would be mentioned everywhere.
+        self.is_long = len(page.name) > 4
+        self.is_in_question = self.is_long and page.name in self.question.key
+        self.longest_term = longest_term(page.name)
+        self._match_terms()
+        self.names = frozenset([name for name, term in matches.longest_terms if page.has(name, term)])
+        """Names in the question that the page mentions."""
+        self._mentions: dict[str, list[frozenset[str]]] = {}
+        wanted = self.question.kind in _TITLED and not matches.in_question(self.title_key)
+        self.answer = (page.title.split(" (")[0].strip() or page.title) if wanted else ""
+        """The page's title as an answer; "" if the question does not want a title, or has it."""
+        self.answer_key = key(self.answer)
+        self.human = human_of(page.title, self.title_key) if self.question.kind == "person" else None
+        """Whether the title looks like a person's name; None if the question does not want a person."""
+
+    def _match_terms(self) -> None:
+        page, terms, same = self.page, self.question.terms, self.matches.same
         in_title = same(terms & page.title_terms)
-        self.covered = covered = same(terms & page.terms)
+        self.covered = same(terms & page.terms)
         """Terms of the question that the page or its title has."""
-        elsewhere = covered - in_title
-        self.counts = dict.fromkeys(in_title, len(page.sentences))
-        """Term of the question -> number of sentences that have it, or whose page's title has it."""
-        self.parts: list[SentenceMatch] = []
-        self.matched: dict[Sentence, frozenset[str]] = {}
-        """The terms of the question that each sentence or the title has."""
+        elsewhere = self.covered - in_title
+        counts = dict.fromkeys(in_title, len(page.sentences)) if page.sentences else {}
+        self.parts = []
         for sentence in page.sentences:
             in_text = [term for term in elsewhere if term in sentence.terms]
             for term in in_text:
-                self.counts[term] = self.counts.get(term, 0) + 1
-            matched = same(in_title.union(in_text)) if in_text else in_title
-            self.matched[sentence] = matched
-            self.parts.append(SentenceMatch(self, sentence, matched))
-        self.title_key = page.name[1:-1]
-        # A title of one or two letters would be mentioned everywhere.
-        self.is_long = len(page.name) > 4
-        self.longest_term = longest_term(page.name)
-        self.is_in_question = self.is_long and page.name in self.question.key
-        self.names = frozenset([name for name in matches.names if page.has(name)])
-        """Names in the question that the page mentions."""
-        self._mentions: dict[str, list[Sentence]] = {}
+                counts[term] = counts.get(term, 0) + 1
+            # The terms of the question that the sentence or the title has.
+            self.parts.append(SentenceMatch(self, sentence, same(in_title.union(in_text)) if in_text else in_title))
+        self.counts = tuple(counts.items())
+        """Term of the question -> number of sentences that have it, or whose page's title has it."""
 
-    def mentions(self, name: str) -> list[Sentence]:
-        """Return the sentences that mention a name, given by its key between spaces."""
-        sentences = self._mentions.get(name)
-        if sentences is None:
-            page = self.page
-            sentences = [sentence for sentence in page.sentences if name in sentence.key] if page.has(name) else []
-            self._mentions[name] = sentences
-        return sentences
-
-    @cached_property
-    def answer(self) -> str:
-        """The page's title as an answer; "" if the question does not want a title, or has it."""
-        if self.question.kind not in _TITLED or self.matches.in_question(self.title_key):
-            return ""
-        return self.page.title.split(" (")[0].strip() or self.page.title
-
-    @cached_property
-    def answer_key(self) -> str:
-        return key(self.answer)
-
-    @cached_property
-    def human(self) -> Human | None:
-        """Whether the title looks like a person's name; None if the question does not want a person."""
-        return human_of(self.page.title, self.title_key) if self.question.kind == "person" else None
+    def mentions(self, name: str, term: str) -> list[frozenset[str]]:
+        """Return the question's terms in each sentence that mentions a name, given as for `Page.has`."""
+        matched = self._mentions.get(name)
+        if matched is None:
+            parts = self.parts if self.page.has(name, term) else ()
+            matched = self._mentions[name] = [part.matched for part in parts if name in part.sentence.key]
+        return matched
 
     @cached_property
     def is_biography(self) -> bool:
@@ -211,11 +189,11 @@ class PageMatch:
 
 
 @lru_cache(maxsize=16_384)
-def human_of(name: str, name_key: str) -> Human:
-    """Return whether a name looks like a person's: by its words, if there is no page of that name."""
+def human_of(name: str, name_key: str) -> tuple[float, str]:
+    """Return how much a name looks like a person's, as a factor, and the name of the page that would say more, or ""."""
     if ORGANIZATION.search(name):
-        return Human(NOT_HUMAN, "")
-    return Human(1.0 if 2 <= len(name.split()) <= 4 else NOT_HUMAN, f" {name_key} ")
+        return NOT_HUMAN, ""
+    return 1.0 if 2 <= len(name.split()) <= 4 else NOT_HUMAN, f" {name_key} "
 
 
 # Matches of a question with more passages than this are forgotten; an episode retrieves some dozens.
@@ -229,6 +207,8 @@ class Matches:
         self.question = question
         self.names = [f" {key(name)} " for name in dict.fromkeys((*question.choices, *question.names))]
         """Keys of the names in the question, between spaces."""
+        self.choices = [f" {key(name)} " for name in question.choices]
+        self.longest_terms = [(name, longest_term(name)) for name in self.names]
         self._pages: dict[Passage, PageMatch] = {}
         self._sets: dict[frozenset[str], frozenset[str]] = {}
 

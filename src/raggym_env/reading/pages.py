@@ -10,7 +10,7 @@ from typing import NamedTuple
 from raggym_env.core import Passage
 from raggym_env.reading import spans
 from raggym_env.reading.spans import Span
-from raggym_env.reading.text import Tokens, key, longest_term, split_words, terms
+from raggym_env.reading.text import Tokens, key, split_words, terms
 
 __all__ = ["Page", "Sentence", "page_of"]
 
@@ -84,10 +84,9 @@ class Page(NamedTuple):
     terms: frozenset[str]
     """Terms of the title and all sentences."""
 
-    def has(self, name: str) -> bool:
-        """True if the title or text has a name, given by its key between spaces."""
+    def has(self, name: str, term: str) -> bool:
+        """True if the title or text has a name, given by its key between spaces and the `longest_term` of that."""
         # A lookup of the longest word rules out most pages faster than a search in their text.
-        term = longest_term(name)
         return (not term or term in self.terms) and (name in self.key or name == self.name)
 
 

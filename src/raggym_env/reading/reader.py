@@ -9,10 +9,10 @@ from functools import cached_property
 from typing import NamedTuple
 
 from raggym_env.core import Passage
-from raggym_env.reading.matches import HALF_DISTANCE, NOT_HUMAN, Human, PageMatch, matches_of
+from raggym_env.reading.matches import HALF_DISTANCE, NOT_HUMAN, PageMatch, matches_of
 from raggym_env.reading.pages import Page, Sentence
 from raggym_env.reading.question import ParsedQuestion
-from raggym_env.reading.text import key
+from raggym_env.reading.text import key, longest_term
 
 __all__ = ["Candidate", "Reading"]
 
@@ -25,6 +25,7 @@ _BRIDGED = 2.0  # the span is on the page that the question reaches through anot
 _REPEAT = 0.12  # share of its score that each further occurrence of a span adds
 _TITLE = 1.1  # a page's title as answer
 
+_NEVER = (0.0, "")
 _NO_TERMS: frozenset[str] = frozenset()
 
 
@@ -40,26 +41,26 @@ class Reading:
 
     def __init__(self, question: ParsedQuestion, passages: Sequence[Passage]) -> None:
         self.question = question
-        self.matches = matches = matches_of(question).of(passages)
+        of_question = matches_of(question)
+        self.names, self.choices = of_question.names, of_question.choices
+        """Keys of the names in the question, and of the two that it compares, between spaces."""
+        self.matches = matches = of_question.of(passages)
         self.pages = [match.page for match in matches]
         # Reversed, so that of several pages with one title the first is kept.
         self.titles = {match.page.name: match for match in reversed(matches)}
         """Key of the title, between spaces -> page."""
         self.cached_answers: list[Candidate] | None = None
         """The result of `answers_from`, once it was called."""
-        self._matched: dict[Sentence, frozenset[str]] = {}
         counts: dict[str, int] = {}
         total = 0
         for match in matches:
             total += len(match.parts)
-            self._matched.update(match.matched)
-            for term, count in match.counts.items():
+            for term, count in match.counts:
                 counts[term] = counts.get(term, 0) + count
         # Rarity is an inverse document frequency over sentences: the fewer have a term, the more it weighs.
-        self._rarity = {term: math.log(1 + total / count) for term, count in counts.items() if count}
+        self._rarity = {term: math.log(1 + total / count) for term, count in counts.items()}
         self._weights: dict[frozenset[str], float] = {}
         self._total = math.fsum(self._rarity.values()) or 1.0
-        self._strengths: dict[Sentence, float] = {}
         self._numbers: dict[str, list[int]] = {}
 
     @property
@@ -81,28 +82,29 @@ class Reading:
         return weight
 
     @cached_property
-    def _mentions(self) -> list[tuple[str, Sentence]]:
-        """Titles of retrieved pages, each with the sentences of other pages that mention it."""
+    def _mentions(self) -> list[tuple[str, str, frozenset[str]]]:
+        """Titles of retrieved pages, each with the title and the question's terms of another page's sentence that
+        mentions it."""
         # Of the titles that a page may mention, those with the term of their longest word: few, and set in one step.
         by_term: dict[str, list[tuple[str, str]]] = {}
         for name, match in self.titles.items():
             if match.is_long:
-                by_term.setdefault(match.longest_term, []).append((name, match.page.title))
-        terms, anywhere = frozenset(by_term), by_term.get("", [])
+                by_term.setdefault(match.longest_term, []).append((name, match.title))
+        terms = frozenset(by_term)
         return [
-            (title, sentence)
+            (title, match.title, matched)
             for match in self.matches
-            for name, title in [*anywhere, *[pair for term in terms & match.page.terms for pair in by_term[term]]]
-            if match.page.title != title
-            for sentence in match.mentions(name)
+            for term in (terms & match.page.terms).union(by_term.keys() & {""})
+            for name, title in by_term[term]
+            if match.title != title
+            for matched in match.mentions(name, term)
         ]
 
     @cached_property
     def _links(self) -> dict[str, frozenset[str]]:
         """For each title, the question's terms in the best sentence of another page that mentions it."""
         links: dict[str, frozenset[str]] = {}
-        for title, sentence in self._mentions:
-            matched = self._matched[sentence]
+        for title, _, matched in self._mentions:
             if self._weight(matched) > self._weight(links.get(title, _NO_TERMS)):
                 links[title] = matched
         return links
@@ -110,12 +112,12 @@ class Reading:
     @cached_property
     def chain(self) -> set[str]:
         """Titles in the question, titles that their pages mention, and so on; all titles if the question has none."""
-        reached = {match.page.title for match in self.titles.values() if match.is_in_question}
+        reached = {match.title for match in self.titles.values() if match.is_in_question}
         frontier = reached
         while frontier:
-            frontier = {title for title, sentence in self._mentions if sentence.title in frontier} - reached
+            frontier = {title for title, mentioning, _ in self._mentions if mentioning in frontier} - reached
             reached = reached | frontier
-        return reached or {page.title for page in self.pages}
+        return reached or {match.title for match in self.matches}
 
     def bridge(self, name: str) -> str | None:
         """Return the name that a name's page gives for what the question asks ("the director of ..."), or None."""
@@ -140,18 +142,27 @@ class Reading:
             reached += frontier
         return list(dict.fromkeys(reached))
 
+    @cached_property
+    def _evidence(self) -> dict[Sentence, float]:
+        evidence: dict[Sentence, float] = {}
+        for match in self.matches:
+            linked, shares = self._links.get(match.title), {}
+            for part in match.parts:
+                matched = part.matched
+                share = shares.get(matched)
+                if share is None:
+                    share = self._weight(matched | linked if linked else matched) / self._total
+                    shares[matched] = share
+                evidence[part.sentence] = share
+        return evidence
+
     def evidence(self, sentence: Sentence) -> float:
         """Return the share in [0, 1] of the question's weight that a sentence and the one that links to it cover."""
-        matched, linked = self._matched[sentence], self._links.get(sentence.title)
-        return self._weight(matched | linked if linked else matched) / self._total
+        return self._evidence[sentence]
 
     def strength(self, sentence: Sentence) -> float:
         """Return a sentence's evidence, halved if no chain of mentions leads from the question to its page."""
-        strength = self._strengths.get(sentence)
-        if strength is None:
-            strength = self.evidence(sentence) * (1.0 if sentence.title in self.chain else _UNLINKED)
-            self._strengths[sentence] = strength
-        return strength
+        return self._evidence[sentence] * (1.0 if sentence.title in self.chain else _UNLINKED)
 
     def covered(self, terms: frozenset[str]) -> float:
         """Return the share in [0, 1] of the question's weight that is in some of its terms."""
@@ -183,38 +194,54 @@ class Reading:
     def _scores(self) -> dict[str, tuple[float, str]]:
         """The score of each possible answer, and how it is written, by its key."""
         scores: dict[str, tuple[float, str]] = {}
-        bridged = {match.page.title for name in self.bridged if (match := self.match_of(name))}
+        bridged = {match.title for name in self.bridged if (match := self.match_of(name))}
+        rarity = {term: self._rarity.get(term, 1.0) for term in self.question.relation}
         for match in self.matches:
-            self._add_scores(scores, match, _BRIDGED if match.page.title in bridged else 1.0)
+            factor = 1.0 if match.title in self.chain else _UNLINKED
+            for key_, text, score in self._candidates(match, factor, _BRIDGED if match.title in bridged else 1.0, rarity):
+                # An answer that occurs again is a little likelier, spelled as in its best occurrence.
+                best, best_text = scores.get(key_, _NEVER)
+                if score > best:
+                    scores[key_] = score + _REPEAT * best, text
+                else:
+                    scores[key_] = best + _REPEAT * score, best_text or text
         return scores
 
-    def _add_scores(self, scores: dict[str, tuple[float, str]], match: PageMatch, bridged: float) -> None:
-        """Add the scores of the answers that the sentences of a page suggest: their spans, and its title."""
-        answer, answer_key, rarity, fsum = match.answer, match.answer_key, self._rarity, math.fsum
+    def _candidates(
+        self, match: PageMatch, linked: float, bridged: float, rarity: dict[str, float]
+    ) -> list[tuple[str, str, float]]:
+        """Return keys, texts and scores of the answers that each sentence suggests: its spans, and the page's title."""
+        answer, evidence, fsum = match.answer, self._evidence, math.fsum
         human = self._human(match.human) if answer and match.human else 1.0
+        candidates = []
         for part in match.parts:
-            strength = self.strength(part.sentence)
+            strength = evidence[part.sentence] * linked
             if not strength:
                 continue
-            rarities = [rarity.get(term, 1.0) for term, _ in part.relation]
-            for name, text, base, distances, role, looks, factors in part.spans:
-                near = 0.0
-                if distances:
-                    near = fsum([rarities[i] / far for i, far in distances]) / fsum([rarities[i] for i, _ in distances])
+            for name, text, base, distances, role, looks, factors in part.spans or part.find_spans():
+                if not distances:
+                    near = 0.0
+                elif len(distances) == 1:
+                    ((term, far),) = distances
+                    near = rarity[term] / far / rarity[term]
+                else:
+                    near = fsum([rarity[t] / far for t, far in distances]) / fsum([rarity[t] for t, _ in distances])
                 score = strength * (base + _NEARNESS * near) * role
                 if looks:
                     score *= self._human(looks)
                 for factor in factors:
                     score *= factor
-                _add(scores, name, text, score * bridged)
+                candidates.append((name, text, score * bridged))
             if answer:
-                _add(scores, answer_key, answer, strength * (_TITLE * human + part.headed - part.later))
+                candidates.append((match.answer_key, answer, strength * (_TITLE * human + part.headed - part.later)))
+        return candidates
 
-    def _human(self, human: Human) -> float:
+    def _human(self, human: tuple[float, str]) -> float:
         """Return 1.0 if a name looks like a person's, by its words and by its page if that was retrieved, else 0.8."""
-        match = self.titles.get(human.title)
+        factor, title = human
+        match = self.titles.get(title)
         if match is None:
-            return human.factor
+            return factor
         # A biography starts with the date or place of birth.
         return 1.0 if match.is_biography else NOT_HUMAN
 
@@ -252,7 +279,8 @@ class Reading:
         """Return the numbers of the pages whose title or text has a name, given by its key between spaces."""
         numbers = self._numbers.get(name)
         if numbers is None:
-            numbers = self._numbers[name] = [number for number, page in enumerate(self.pages) if page.has(name)]
+            term = longest_term(name)
+            numbers = self._numbers[name] = [n for n, page in enumerate(self.pages) if page.has(name, term)]
         return numbers
 
     def knows(self, name: str) -> bool:
@@ -274,14 +302,6 @@ class Reading:
         """Return the retrieved page about a name, or None."""
         match = self.match_of(name)
         return match.page if match else None
-
-
-def _add(scores: dict[str, tuple[float, str]], name: str, text: str, score: float) -> None:
-    """Add an occurrence of an answer. It is a little likelier then, and spelled as in its best occurrence."""
-    best, best_text = scores.get(name, (0.0, text))
-    if score > best:
-        best, score, best_text = score, best, text
-    scores[name] = best + _REPEAT * score, best_text
 
 
 def _nearness(positions: Sequence[tuple[int, float]], start: int, length: int) -> float:

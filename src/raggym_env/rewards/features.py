@@ -21,7 +21,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from raggym_env.core import Action, Answer, Search, State
-from raggym_env.reading.answers import answers, reading_of
+from raggym_env.reading.answers import answers, best_answers, reading_of
 from raggym_env.reading.mentions import Mention, mention_of
 from raggym_env.reading.matches import FITS, ORGANIZATION
 from raggym_env.reading.text import COUNTRIES, MONTHS, Tokens, composed, key, names_in, split_words
@@ -151,6 +151,7 @@ _search_values, _query_mention_values = _values(_SearchFeatures), _values(_Query
 _answer_values, _answer_mention_values = _values(_AnswerFeatures), _values(_AnswerMentionFeatures)
 _mention_values = _values(_MentionFeatures)
 
+_NO_NAMES: frozenset[str] = frozenset()
 _LONGEST = 2_000  # characters of an action's text that are read
 _LOCATIVE = frozenset(("in", "at", "near", "from", "to", "into", "around"))
 _NATIONS = frozenset((*map(str.lower, COUNTRIES), *map(str.lower, COUNTRIES.values())))
@@ -210,18 +211,15 @@ class _StateView:
         self.state = state
         self.reading = reading = reading_of(state)
         self.question = question = reading.question
-        # Reversed, so that of several pages with one title the first is kept.
-        self.titles = {page.name: page for page in reversed(reading.pages)}
-        self.names = [f" {key(name)} " for name in dict.fromkeys((*question.choices, *question.names))]
-        self.choices = [f" {key(choice)} " for choice in question.choices]
+        self.titles, self.names, self.choices = reading.titles, reading.names, reading.choices
         self.bridges = [f" {key(name)} " for name in reading.bridged]
         queries = [_parse(turn.query) for turn in state.history]
         self.past_keys, self.past_terms = [query.key for query in queries], [query.terms for query in queries]
         self.title_terms = [page.title_terms for page in reading.pages]
         # Passages are listed once, oldest search first: from this index on they are new with the last search.
         self.before_last = len({passage for turn in state.history[:-1] for passage in turn.passages})
-        self.ranked = answers(state)
-        """The reader's answers, best first."""
+        self.ranked = best_answers(state, reading)
+        """The reader's two best answers, or the only one."""
         self.best_key = f" {key(self.ranked[0].text)} "
         self._mentions: dict[str, Mention] = {}
 
@@ -243,7 +241,8 @@ class _StateView:
         values.first = float(not self.state.history)
         values.covered_by_one = max(self.coverage.values(), default=0.0)
         values.names_known = _share(sum([name in self.titles for name in self.names]), self.names)
-        values.names_seen = _share(sum([bool(reading.pages_with(name)) for name in self.names]), self.names)
+        mentioned = _NO_NAMES.union(*[match.names for match in reading.matches])
+        values.names_seen = _share(sum([name in mentioned for name in self.names]), self.names)
         values.asks_choice = float(self.question.kind == "choice")
         values.asks_verdict = float(self.question.kind == "verdict")
         values.asks_agent = float(bool(self.question.agents))
@@ -258,15 +257,17 @@ class _StateView:
         """The share of the question's weight that each page covers, by the page's terms."""
         return {match.page.terms: self.reading.covered(match.covered) for match in self.reading.matches}
 
-    @cached_property
-    def terms(self) -> frozenset[str]:
-        """All terms of the retrieved pages."""
-        return frozenset().union(*[page.terms for page in self.reading.pages])
+    def in_pages(self, terms: frozenset[str]) -> set[str]:
+        """Return the terms that are in retrieved pages."""
+        missing = set(terms)
+        for page in self.reading.pages:
+            missing -= page.terms
+        return terms - missing
 
     @cached_property
     def scores(self) -> dict[str, float]:
         """The score of each of the reader's answers, by key."""
-        return {f" {key(text)} ": score for text, score in reversed(self.ranked)}
+        return {f" {key(text)} ": score for text, score in reversed(answers(self.state, self.reading))}
 
     def mention(self, text: str, name: str) -> Mention:
         """Return the best mention of a text with a key; cached, as candidates often have names in common."""
@@ -306,7 +307,7 @@ def _search_row(view: _StateView, action: Search) -> list[float]:
         other = view.mention(name, name_key)
         mention = other if other.best > mention.best else mention
     names = [name for name in view.names if name in query.key]
-    in_question, in_pages = query.terms & question.terms, query.terms & view.terms
+    in_question, in_pages = query.terms & question.terms, view.in_pages(query.terms)
     search = _SearchFeatures()
     search.search = 1.0
     search.query_words = min(query.words / 20, 1.0)
@@ -352,7 +353,7 @@ def _answer_row(view: _StateView, action: Answer) -> list[float]:
         fit = FITS[question.kind].get(answer.kind, 0.0)
         if question.kind == "person" and ORGANIZATION.search(answer.text):
             fit *= 0.5
-    opening = page.sentences[0].terms if page and page.sentences else ()
+    opening = page.page.sentences[0].terms if page and page.page.sentences else ()
     before = mention.sentence.text[: max(mention.start, 0)] if mention.sentence else ""
     values = _AnswerFeatures()
     values.answer = 1.0
