@@ -70,16 +70,16 @@ A plain tuple: unlike any object with names it costs the garbage collector nothi
 class SentenceMatch:
     """A sentence matched with a question."""
 
-    __slots__ = ("_page", "headed", "later", "matched", "sentence", "spans")
+    __slots__ = ("_page", "group", "headed", "later", "sentence", "spans")
 
-    def __init__(self, page: PageMatch, sentence: Sentence, matched: frozenset[str]) -> None:
+    def __init__(self, page: PageMatch, sentence: Sentence, group: int) -> None:
         question = page.question
         self._page = page
-        self.spans: tuple[SpanMatch, ...] = ()
-        """What `find_spans` returned."""
+        self.group = group
+        """Index in the page's `matched` of the terms of the question that the sentence or the title has."""
+        self.spans: tuple[SpanMatch, ...] | None = None
+        """What `find_spans` returned, once it was called."""
         self.sentence = sentence
-        self.matched = matched
-        """Terms of the question that the sentence or its page's title has."""
         terms = sentence.terms
         # The first sentence of a page says what its title is: "Jaws is a film ..." for "which film".
         first = sentence.number == 0
@@ -135,7 +135,8 @@ class PageMatch:
         self._match_terms()
         self.names = frozenset([name for name, term in matches.longest_terms if page.has(name, term)])
         """Names in the question that the page mentions."""
-        self._mentions: dict[str, list[frozenset[str]]] = {}
+        self.mentions: dict[str, tuple[frozenset[str], ...]] = {}
+        """Name of another page that was matched -> the question's terms in the sentences that mention it."""
         wanted = self.question.kind in _TITLED and not matches.in_question(self.title_key)
         self.answer = (page.title.split(" (")[0].strip() or page.title) if wanted else ""
         """The page's title as an answer; "" if the question does not want a title, or has it."""
@@ -150,23 +151,26 @@ class PageMatch:
         """Terms of the question that the page or its title has."""
         elsewhere = self.covered - in_title
         counts = dict.fromkeys(in_title, len(page.sentences)) if page.sentences else {}
+        groups: dict[frozenset[str], int] = {}
         self.parts = []
         for sentence in page.sentences:
             in_text = [term for term in elsewhere if term in sentence.terms]
             for term in in_text:
                 counts[term] = counts.get(term, 0) + 1
-            # The terms of the question that the sentence or the title has.
-            self.parts.append(SentenceMatch(self, sentence, same(in_title.union(in_text)) if in_text else in_title))
+            matched = same(in_title.union(in_text)) if in_text else in_title
+            self.parts.append(SentenceMatch(self, sentence, groups.setdefault(matched, len(groups))))
+        self.matched = tuple(groups)
+        """The terms of the question that a sentence or the title has, each set of terms once."""
         self.counts = tuple(counts.items())
         """Term of the question -> number of sentences that have it, or whose page's title has it."""
 
-    def mentions(self, name: str, term: str) -> list[frozenset[str]]:
-        """Return the question's terms in each sentence that mentions a name, given as for `Page.has`."""
-        matched = self._mentions.get(name)
-        if matched is None:
+    def add_mentions(self, other: PageMatch) -> None:
+        """Remember where the page mentions the title of another."""
+        name, term = other.page.name, other.longest_term
+        if other.is_long and (not term or term in self.page.terms) and name not in self.mentions:
             parts = self.parts if self.page.has(name, term) else ()
-            matched = self._mentions[name] = [part.matched for part in parts if name in part.sentence.key]
-        return matched
+            if groups := dict.fromkeys([part.group for part in parts if name in part.sentence.key]):
+                self.mentions[name] = tuple([self.matched[group] for group in groups])
 
     @cached_property
     def is_biography(self) -> bool:
@@ -221,7 +225,11 @@ class Matches:
         for passage in passages:
             match = pages.get(passage)
             if match is None:
-                match = pages[passage] = PageMatch(self, _composed(passage))
+                match = PageMatch(self, _composed(passage))
+                for other in pages.values():
+                    match.add_mentions(other)
+                    other.add_mentions(match)
+                pages[passage] = match
             matches.append(match)
         return matches
 

@@ -85,19 +85,13 @@ class Reading:
     def _mentions(self) -> list[tuple[str, str, frozenset[str]]]:
         """Titles of retrieved pages, each with the title and the question's terms of another page's sentence that
         mentions it."""
-        # Of the titles that a page may mention, those with the term of their longest word: few, and set in one step.
-        by_term: dict[str, list[tuple[str, str]]] = {}
-        for name, match in self.titles.items():
-            if match.is_long:
-                by_term.setdefault(match.longest_term, []).append((name, match.title))
-        terms = frozenset(by_term)
+        titles = self.titles
         return [
-            (title, match.title, matched)
+            (titles[name].title, match.title, matched)
             for match in self.matches
-            for term in (terms & match.page.terms).union(by_term.keys() & {""})
-            for name, title in by_term[term]
-            if match.title != title
-            for matched in match.mentions(name, term)
+            for name in match.mentions.keys() & titles.keys()
+            if titles[name].title != match.title
+            for matched in match.mentions[name]
         ]
 
     @cached_property
@@ -143,26 +137,38 @@ class Reading:
         return list(dict.fromkeys(reached))
 
     @cached_property
-    def _evidence(self) -> dict[Sentence, float]:
-        evidence: dict[Sentence, float] = {}
-        for match in self.matches:
-            linked, shares = self._links.get(match.title), {}
-            for part in match.parts:
-                matched = part.matched
-                share = shares.get(matched)
-                if share is None:
-                    share = self._weight(matched | linked if linked else matched) / self._total
-                    shares[matched] = share
-                evidence[part.sentence] = share
-        return evidence
+    def _shares(self) -> list[list[float]]:
+        """For each page the evidence of the sentences that match `PageMatch.matched`."""
+        links, weight, whole = self._links, self._weight, self._total
+        return [
+            [weight(matched | linked if linked else matched) / whole for matched in match.matched]
+            for match in self.matches
+            for linked in [links.get(match.title)]
+        ]
+
+    @cached_property
+    def strengths(self) -> list[list[float]]:
+        """For each page the strength of the sentences that match `PageMatch.matched`."""
+        chain = self.chain
+        return [
+            shares if match.title in chain else [share * _UNLINKED for share in shares]
+            for match, shares in zip(self.matches, self._shares, strict=True)
+        ]
+
+    @cached_property
+    def _places(self) -> dict[Sentence, tuple[int, int]]:
+        matches = enumerate(self.matches)
+        return {part.sentence: (number, part.group) for number, match in matches for part in match.parts}
 
     def evidence(self, sentence: Sentence) -> float:
         """Return the share in [0, 1] of the question's weight that a sentence and the one that links to it cover."""
-        return self._evidence[sentence]
+        number, group = self._places[sentence]
+        return self._shares[number][group]
 
     def strength(self, sentence: Sentence) -> float:
         """Return a sentence's evidence, halved if no chain of mentions leads from the question to its page."""
-        return self._evidence[sentence] * (1.0 if sentence.title in self.chain else _UNLINKED)
+        number, group = self._places[sentence]
+        return self.strengths[number][group]
 
     def covered(self, terms: frozenset[str]) -> float:
         """Return the share in [0, 1] of the question's weight that is in some of its terms."""
@@ -196,45 +202,47 @@ class Reading:
         scores: dict[str, tuple[float, str]] = {}
         bridged = {match.title for name in self.bridged if (match := self.match_of(name))}
         rarity = {term: self._rarity.get(term, 1.0) for term in self.question.relation}
-        for match in self.matches:
-            factor = 1.0 if match.title in self.chain else _UNLINKED
-            for key_, text, score in self._candidates(match, factor, _BRIDGED if match.title in bridged else 1.0, rarity):
-                # An answer that occurs again is a little likelier, spelled as in its best occurrence.
-                best, best_text = scores.get(key_, _NEVER)
-                if score > best:
-                    scores[key_] = score + _REPEAT * best, text
-                else:
-                    scores[key_] = best + _REPEAT * score, best_text or text
+        for match, strengths in zip(self.matches, self.strengths, strict=True):
+            self._add_scores(scores, match, strengths, _BRIDGED if match.title in bridged else 1.0, rarity)
         return scores
 
-    def _candidates(
-        self, match: PageMatch, linked: float, bridged: float, rarity: dict[str, float]
-    ) -> list[tuple[str, str, float]]:
-        """Return keys, texts and scores of the answers that each sentence suggests: its spans, and the page's title."""
-        answer, evidence, fsum = match.answer, self._evidence, math.fsum
+    def _add_scores(
+        self, scores: dict[str, tuple[float, str]], match: PageMatch, strengths: list[float], bridged: float,
+        rarity: dict[str, float],
+    ) -> None:  # fmt: skip
+        """Add the scores of the answers that each sentence of a page suggests: its spans, and the page's title."""
+        answer, fsum = match.answer, math.fsum
         human = self._human(match.human) if answer and match.human else 1.0
-        candidates = []
         for part in match.parts:
-            strength = evidence[part.sentence] * linked
+            strength = strengths[part.group]
             if not strength:
                 continue
-            for name, text, base, distances, role, looks, factors in part.spans or part.find_spans():
+            spans = part.spans
+            for name, text, base, distances, role, looks, factors in part.find_spans() if spans is None else spans:
                 if not distances:
-                    near = 0.0
-                elif len(distances) == 1:
-                    ((term, far),) = distances
-                    near = rarity[term] / far / rarity[term]
+                    score = strength * base * role
                 else:
+                    # fsum, as a set's order differs between processes and a plain sum's last bits depend on it.
                     near = fsum([rarity[t] / far for t, far in distances]) / fsum([rarity[t] for t, _ in distances])
-                score = strength * (base + _NEARNESS * near) * role
+                    score = strength * (base + _NEARNESS * near) * role
                 if looks:
                     score *= self._human(looks)
                 for factor in factors:
                     score *= factor
-                candidates.append((name, text, score * bridged))
+                score *= bridged
+                # An answer that occurs again is a little likelier, spelled as in its best occurrence.
+                best, best_text = scores.get(name, _NEVER)
+                if score > best:
+                    scores[name] = score + _REPEAT * best, text
+                else:
+                    scores[name] = best + _REPEAT * score, best_text
             if answer:
-                candidates.append((match.answer_key, answer, strength * (_TITLE * human + part.headed - part.later)))
-        return candidates
+                score = strength * (_TITLE * human + part.headed - part.later)
+                best, best_text = scores.get(match.answer_key, _NEVER)
+                if score > best:
+                    scores[match.answer_key] = score + _REPEAT * best, answer
+                else:
+                    scores[match.answer_key] = best + _REPEAT * score, best_text
 
     def _human(self, human: tuple[float, str]) -> float:
         """Return 1.0 if a name looks like a person's, by its words and by its page if that was retrieved, else 0.8."""
