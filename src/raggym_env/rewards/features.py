@@ -26,7 +26,7 @@ from raggym_env.reading.mentions import Mention, mention_of
 from raggym_env.reading.matches import FITS, ORGANIZATION
 from raggym_env.reading.text import COUNTRIES, MONTHS, Tokens, composed, key, names_in, split_words
 
-__all__ = ["FEATURES", "features"]
+__all__ = ["FEATURES", "feature_rows", "features"]
 
 
 # The fields of the following classes are the columns, in this order. Weights files record the names, and
@@ -139,6 +139,8 @@ FEATURES: tuple[str, ...] = tuple(itertools.chain.from_iterable(_GROUPS))
 """Names of the features, in the order of the columns."""
 _ENDS = itertools.accumulate(map(len, _GROUPS))
 _EPISODE, _STATE, _SEARCH, _ANSWER = (slice(end - len(group), end) for group, end in zip(_GROUPS, _ENDS, strict=True))
+
+_ZEROS = (0.0,) * len(FEATURES)
 
 
 def _values(group: Any) -> Callable[[Any], tuple[float, ...]]:
@@ -299,7 +301,7 @@ def _similarity(words: frozenset[str], others: Iterable[frozenset[str]]) -> floa
     return max([common / (total - common) for common, total in shared], default=0.0)
 
 
-def _search_row(view: _StateView, action: Search) -> list[float]:
+def _search_row(view: _StateView, action: Search) -> tuple[float, ...]:
     """Return the values of the columns `_SEARCH`."""
     query, question = _parse(action.query), view.question
     mention = view.mention(query.text, query.key)
@@ -333,10 +335,10 @@ def _search_row(view: _StateView, action: Search) -> list[float]:
     best_name.query_page_known = float(mention.key in view.titles)
     best_name.query_nation = float(query.kind == "nation")
     best_name.query_bare = float(query.kind == "entity" and not query.names and query.capital > 0.5)
-    return [*_search_values(search), *view.mention_features(mention), *_query_mention_values(best_name)]
+    return _search_values(search) + view.mention_features(mention) + _query_mention_values(best_name)
 
 
-def _answer_row(view: _StateView, action: Answer) -> list[float]:
+def _answer_row(view: _StateView, action: Answer) -> tuple[float, ...]:
     """Return the values of the columns `_ANSWER`."""
     question, options = view.question, view.state.question.options
     # The letter of an option stands for its text.
@@ -372,7 +374,7 @@ def _answer_row(view: _StateView, action: Answer) -> list[float]:
     occurrence = _AnswerMentionFeatures()
     occurrence.answer_second = mention.second
     occurrence.answer_place = float(before.rstrip().rsplit(" ", 1)[-1].lower() in _LOCATIVE)
-    return [*_answer_values(values), *view.mention_features(mention), *_answer_mention_values(occurrence)]
+    return _answer_values(values) + view.mention_features(mention) + _answer_mention_values(occurrence)
 
 
 def features(state: State, actions: Sequence[Action]) -> NDArray[np.float32]:
@@ -386,16 +388,20 @@ def features(state: State, actions: Sequence[Action]) -> NDArray[np.float32]:
         float32 array of shape `(n, len(FEATURES))`, with values in [-1, 1]. A row depends on the state and on its
         own action alone.
     """
+    return np.array(feature_rows(state, actions), np.float32).reshape(len(actions), len(FEATURES))
+
+
+def feature_rows(state: State, actions: Sequence[Action]) -> list[tuple[float, ...]]:
+    """Return what `features` returns, not yet rounded: a batch of states is fastest put in one array."""
     if not actions:
-        return np.zeros((0, len(FEATURES)), np.float32)
+        return []
     view = _StateView(state)
+    of_state = view.state_features()
     # Columns that do not apply to an action stay 0.
-    rows = np.zeros((len(actions), len(FEATURES)), np.float32)
-    rows[:, _STATE] = view.state_features()
-    episode = view.episode_features()
-    for row, action in zip(rows, actions, strict=True):
-        if isinstance(action, Search):
-            row[_EPISODE], row[_SEARCH] = episode, _search_row(view, action)
-        else:
-            row[_ANSWER] = _answer_row(view, action)
-    return rows
+    before_search, before_answer = view.episode_features() + of_state, _ZEROS[_EPISODE] + of_state + _ZEROS[_SEARCH]
+    return [
+        before_search + _search_row(view, action) + _ZEROS[_ANSWER]
+        if isinstance(action, Search)
+        else before_answer + _answer_row(view, action)
+        for action in actions
+    ]
