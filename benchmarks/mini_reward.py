@@ -175,7 +175,20 @@ def print_speed(questions: int) -> None:
 
 CHECKED = ("HotpotQA", "2WikiMultihopQA", "Bamboogle", "MedQA", "Synth")
 # Texts of every kind that a candidate can have, besides those that `lexical` proposes.
-TEXTS = ("yes", "No", "A", "(b)", "1962", "3 May 1920", "the", "?", "American", "Jose\u0301", "Kraków (city)", "x" * 3_000)
+TEXTS = (
+    "yes",
+    "No",
+    "A",
+    "(b)",
+    "1962",
+    "3 May 1920",
+    "the",
+    "?",
+    "American",
+    "Jose\u0301",
+    "Kraków (city)",
+    "x" * 3_000,
+)
 
 
 def checked_rows(mdp: MDP, questions: int) -> list[tuple[State, list[Action]]]:

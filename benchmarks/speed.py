@@ -27,6 +27,7 @@ from rich.table import Table
 from raggym_env import retrieval
 from raggym_env.core import Answer, Passage, Question, Search, Task
 from raggym_env.envs.env import RAGEnv
+from raggym_env.envs.spaces import action_space, observation_space
 from raggym_env.envs.vector import RAGVectorEnv
 from raggym_env.mdp.dynamics import Dynamics
 from raggym_env.protocols import Hit, Retriever
@@ -37,29 +38,31 @@ BATCH = 32
 REPEATS = 3
 
 
-class Bare(gym.Env[dict[str, Any], str]):
+class Bare(gym.Env[dict[str, Any], Any]):
     """The same observation from a list of passages, and nothing else: no process, actions, rewards or checks."""
 
-    observation_space = gym.spaces.Dict()
-    action_space = gym.spaces.Text(100)
+    observation_space = observation_space(SEARCHES + 1)  # type: ignore[assignment]
+    action_space = action_space()
 
     def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[dict[str, Any], Any]:
         super().reset(seed=seed)
         self.history: list[Any] = []
         return self.observe(), {}
 
-    def step(self, action: str) -> tuple[dict[str, Any], float, bool, bool, dict[str, Any]]:
-        self.history.append((action, Stub.hits))
+    def step(self, action: tuple[int, str]) -> tuple[dict[str, Any], float, bool, bool, dict[str, Any]]:
+        self.history.append((action[1], Stub.passages))
         return self.observe(), 0.0, len(self.history) > SEARCHES, False, {}
 
     def observe(self) -> dict[str, Any]:
-        return {"question": "What?", "history": list(self.history), "searches_left": 8 - len(self.history)}
+        left = SEARCHES + 1 - len(self.history)
+        return {"question": "What?", "options": (), "history": tuple(self.history), "searches_left": left}
 
 
 class Stub:
     """Finds the same passages at once, whatever is asked."""
 
-    hits = tuple(Hit(Passage(str(i), f"Title {i}", "Some text."), 1.0) for i in range(K))
+    passages = tuple(Passage(str(i), f"Title {i}", "Some text.") for i in range(K))
+    hits = tuple(Hit(passage, 1.0) for passage in passages)
 
     def search(self, queries: Sequence[str], k: int) -> list[Any]:
         return [self.hits for _ in queries]

@@ -346,10 +346,11 @@ def search(retriever: Retriever, queries: Sequence[str], k: int) -> list[list[Hi
         raise RetrievalError(_wrong_number(retriever, "search", "queries", len(queries), _SEARCH, results))
     # Checked once per list, not per hit: this runs at every search of every step.
     for row in results:
-        if type(row) is not list or (row and type(row[0]) is not Hit):
+        if type(row) not in (list, tuple) or (row and type(row[0]) is not Hit):
             break
     else:
-        return results  # what the library's own retrievers return
+        # What the library's own retrievers return, and others that share one tuple.
+        return [row if type(row) is list else [*row] for row in results]
     return [[_hit(retriever, item, rank) for rank, item in enumerate(_hits(retriever, row), 1)] for row in results]
 
 

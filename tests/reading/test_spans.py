@@ -79,7 +79,9 @@ def test_each_span_has_its_kind() -> None:
 
 
 def test_the_role_of_a_date_is_birth_or_death_or_neither() -> None:
-    (sentence,) = page_of(Passage("1", "Ada", "Ada Lovelace (10 December 1815 – 27 November 1852) wrote in 1843.")).sentences
+    (sentence,) = page_of(
+        Passage("1", "Ada", "Ada Lovelace (10 December 1815 – 27 November 1852) wrote in 1843.")
+    ).sentences
     dates = [(span.text, role_of(sentence.text, span)) for span in sentence.spans if span.kind in ("date", "year")]
     assert dates == [("10 December 1815", "birth"), ("27 November 1852", "death"), ("1843", "")]
 

@@ -7,7 +7,7 @@ from collections.abc import Iterable
 from functools import cached_property, lru_cache
 
 from raggym_env.core import Passage
-from raggym_env.reading.pages import Page, Sentence, page_of
+from raggym_env.reading.pages import Sentence, page_of
 from raggym_env.reading.question import ParsedQuestion
 from raggym_env.reading.spans import Span, role_of, word_before
 from raggym_env.reading.text import composed, key, longest_term, whole_words
@@ -51,9 +51,7 @@ ORGANIZATION = re.compile(whole_words(_ORGANIZATIONS.split()))
 """Matches words in names of organizations, places and events, which are no persons."""
 
 
-SpanMatch = tuple[
-    str, str, float, tuple[tuple[str, float], ...], float, tuple[float, str] | None, tuple[float, ...]
-]
+SpanMatch = tuple[str, str, float, tuple[tuple[str, float], ...], float, tuple[float, str] | None, tuple[float, ...]]
 """A span that may be the answer: key, text, and what its score is made of. That is
 
 - what its fit to the type of answer counts, to which nearness adds;
@@ -186,7 +184,10 @@ class PageMatch:
             for s in self.page.sentences[:3]
         ]
         return [
-            (positions, [s for s in sentence.names if s.kind == "entity" and s.key not in self.title_key and len(s.key) > 3])
+            (
+                positions,
+                [s for s in sentence.names if s.kind == "entity" and s.key not in self.title_key and len(s.key) > 3],
+            )
             for positions, sentence in agents
             if positions
         ]

@@ -22,8 +22,8 @@ from numpy.typing import NDArray
 
 from raggym_env.core import Action, Answer, Search, State
 from raggym_env.reading.answers import answers, best_answers, reading_of
-from raggym_env.reading.mentions import Mention, mention_of
 from raggym_env.reading.matches import FITS, ORGANIZATION
+from raggym_env.reading.mentions import Mention, mention_of
 from raggym_env.reading.text import COUNTRIES, MONTHS, Tokens, composed, key, names_in, split_words
 
 __all__ = ["FEATURES", "feature_rows", "features"]
