@@ -136,19 +136,20 @@ def milliseconds(case: str, states: Sequence[tuple[State, list[Action]]], n: int
 
 
 def _run(case: str, states: Sequence[tuple[State, list[Action]]], n: int) -> list[float]:
-    from raggym_env.reading import answers, pages, text
+    from raggym_env.reading import answers, matches, pages, text
     from raggym_env.rewards import features
 
     reward, times, last_question = MiniReward(), [], ""
     for state, row in states:
         answers._reading.cache_clear()
         if case == "nothing" or (case == "new" and state.question.id != last_question):
-            for cached in (pages.page_of, text.key, features._parse_short):
+            for cached in (pages.page_of, matches.matches_of, text.key, features._parse_short):
                 cached.cache_clear()
         if case in ("state", "passages"):
             features.features(state, row[:1])
         if case == "passages":
             answers._reading.cache_clear()
+            matches.matches_of.cache_clear()
         last_question = state.question.id
         started = time.process_time()
         reward.score([state], [row[:n]])
