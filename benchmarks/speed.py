@@ -46,8 +46,6 @@ from gymnasium.wrappers import OrderEnforcing, PassiveEnvChecker
 from rich.console import Console
 from rich.table import Table
 
-from record import record
-
 from raggym_env import __version__, policies, retrieval
 from raggym_env.build import load_mdp
 from raggym_env.core import Answer, Passage, Question, Search, Task
@@ -62,6 +60,7 @@ from raggym_env.protocols import Hit
 from raggym_env.reading import answers, matches, pages, question, text
 from raggym_env.rewards import features
 from raggym_env.rewards.mini import MiniReward
+from record import record
 
 K = 3
 SEARCHES = 4  # per episode, then an answer
@@ -346,7 +345,7 @@ print(first, time.perf_counter() - started)
 
 _CPU = """
 import resource, subprocess, sys
-subprocess.run([sys.executable, "-c", "from raggym_env.cli.main import app; app()", *{command!r}], check=True, stdout=subprocess.DEVNULL)
+subprocess.run([sys.executable, "-m", "raggym_env", *{command!r}], check=True, stdout=subprocess.DEVNULL)
 used = resource.getrusage(resource.RUSAGE_CHILDREN)
 print(used.ru_utime + used.ru_stime)
 """

@@ -216,11 +216,10 @@ def as_action(action: Any) -> Action:
     Raises:
         InvalidAction: It is anything else.
     """
-    if type(action) is not Search and type(action) is not Answer:
-        # An element of the action space may have been through NumPy or JSON: its kind is then another type of integer.
-        if isinstance(action, tuple | list) and len(action) == 2 and isinstance(action[1], str):
-            kind, text = action
-            action = Search(text) if kind == 0 else Answer(text) if kind == 1 else action
+    # An element of the action space may have been through NumPy or JSON: its kind is then an integer of another type.
+    if isinstance(action, (tuple, list)) and len(action) == 2 and isinstance(action[1], str):  # faster
+        kind, text = action
+        action = Search(text) if kind == 0 else Answer(text) if kind == 1 else action
     # Not `match`, and no function for the texts: they take twice as long, and this runs at every step.
     if isinstance(action, Search):
         query, draft = action.query, action.draft

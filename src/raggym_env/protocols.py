@@ -8,14 +8,14 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any, NamedTuple, Protocol, overload, runtime_checkable
-
-import numpy as np
-from numpy.typing import NDArray
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol, overload, runtime_checkable
 
 from raggym_env.core import Action, Answer, Obs, Passage, Search, State, Usage, as_action
 from raggym_env.errors import InvalidAction, PolicyError, RetrievalError, RewardError, check_option
-from raggym_env.text.replies import stored
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
 
 __all__ = [
     "LLM",
@@ -317,6 +317,8 @@ def _proposal(policy: Policy, item: Any) -> Proposal:
         _check_parts(policy, item)
     proposal = item if isinstance(item, Proposal) else Proposal(item)
     # A text of another type is named where the episode is recorded.
+    from raggym_env.text.replies import stored  # its patterns take long to compile
+
     if isinstance(proposal.text, str) and (text := stored(proposal.text)) is not proposal.text:
         proposal = replace(proposal, text=text)
     if proposal.action is None and item is not None:
@@ -379,6 +381,8 @@ def score(
     Raises:
         RewardError: The reward failed, returned something else, or gave a score that is not finite.
     """
+    import numpy as np  # not at the top: commands that compute nothing start without it
+
     scores = process_reward.score(states, actions)
     try:
         # The contract is float32. NumPy also accepts tensors on the CPU, which many would return.

@@ -7,7 +7,6 @@ from typing import Annotated, Any, Literal
 
 import typer
 
-from raggym_env.cards import policy_card
 from raggym_env.cli._options import Data, TrustCard
 from raggym_env.cli._output import say
 
@@ -27,6 +26,7 @@ def export(
     trust_card: TrustCard = False,
 ) -> None:
     """Export process data as rows for TRL's SFT, DPO or reward trainer."""
+    from raggym_env.cards import policy_card
     from raggym_env.training import Collection, Renderer
     from raggym_env.training import export as run_export
 

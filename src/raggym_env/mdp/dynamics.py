@@ -79,9 +79,9 @@ class Dynamics:
 
     def _end(self, state: State, action: Action) -> State:
         """Return the state in which an answer, or a search beyond the budget, ends an episode."""
-        if isinstance(action, Answer):
-            answer, stop = action.text, StopReason.ANSWER
-        else:
+        answer: str | None = action.text if isinstance(action, Answer) else None
+        stop = StopReason.ANSWER
+        if isinstance(action, Search):
             draft = (action.draft or state.draft) if self.answer_with_last_draft else None
             answer, stop = draft or action.draft, StopReason.SEARCH_BUDGET
         return State(state.question, state.history, state.searches_left, answer, stop, state.episode, state.draft)

@@ -195,7 +195,7 @@ class PageMatch:
 
 @lru_cache(maxsize=16_384)
 def human_of(name: str, name_key: str) -> tuple[float, str]:
-    """Return how much a name looks like a person's, as a factor, and the name of the page that would say more, or ""."""
+    """Return how much a name looks like a person's, as a factor, and the name of a page that would say more, or ""."""
     if ORGANIZATION.search(name):
         return NOT_HUMAN, ""
     return 1.0 if 2 <= len(name.split()) <= 4 else NOT_HUMAN, f" {name_key} "

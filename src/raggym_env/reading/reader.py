@@ -281,7 +281,7 @@ class Reading:
         padded = f" {name} "
         if padded in self.question.key or not name or padded in self.titles:
             return False
-        return not any([padded in query for query in past])
+        return not any(padded in query for query in past)
 
     def pages_with(self, name: str) -> list[int]:
         """Return the numbers of the pages whose title or text has a name, given by its key between spaces."""

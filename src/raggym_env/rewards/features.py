@@ -212,7 +212,7 @@ class _StateView:
     def __init__(self, state: State) -> None:
         self.state = state
         self.reading = reading = reading_of(state)
-        self.question = question = reading.question
+        self.question = reading.question
         self.titles, self.names, self.choices = reading.titles, reading.names, reading.choices
         self.bridges = [f" {key(name)} " for name in reading.bridged]
         queries = [_parse(turn.query) for turn in state.history]
@@ -259,7 +259,7 @@ class _StateView:
         """The share of the question's weight that each page covers, by the page's terms."""
         return {match.page.terms: self.reading.covered(match.covered) for match in self.reading.matches}
 
-    def in_pages(self, terms: frozenset[str]) -> set[str]:
+    def in_pages(self, terms: frozenset[str]) -> frozenset[str]:
         """Return the terms that are in retrieved pages."""
         missing = set(terms)
         for page in self.reading.pages:

@@ -109,22 +109,19 @@ class MiniReward:
     def _previous_values(self, states: Sequence[State]) -> list[float]:
         """Return `q(s_{t-1}, a_{t-1})` of each state, the value of the last search before it; `start` at t = 0."""
         steps = [(_previous(state), state.history[-1].query) if state.history else None for state in states]
-        values = {}
+        values: dict[tuple[State, str] | None, float] = {None: self.start}
         missing = []
         for step in steps:
-            if step is None:
-                values[step] = self.start
-            elif step not in values:
-                state, query = step
-                cached = (self._search_values.use(_state_key(state)) or {}).get(query)
+            if step is not None and step not in values:
+                cached = (self._search_values.use(_state_key(step[0])) or {}).get(step[1])
                 values[step] = 0.0 if cached is None else cached
                 if cached is None:
                     missing.append(step)
         searches = [[Search(query)] for _, query in missing]
         computed = self._values([state for state, _ in missing], searches).tolist() if missing else []
-        for step, search, value in zip(missing, searches, computed, strict=True):
-            values[step] = value
-            self._cache(step[0], search, [value])
+        for (state, query), search, value in zip(missing, searches, computed, strict=True):
+            values[state, query] = value
+            self._cache(state, search, [value])
         return [values[step] for step in steps]
 
     def _cache(self, state: State, actions: Sequence[Action], values: Sequence[float]) -> None:
