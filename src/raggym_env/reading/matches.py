@@ -51,12 +51,14 @@ ORGANIZATION = re.compile(whole_words(_ORGANIZATIONS.split()))
 """Matches words in names of organizations, places and events, which are no persons."""
 
 
-SpanMatch = tuple[str, str, float, tuple[tuple[str, float], ...], float, tuple[float, str] | None, tuple[float, ...]]
+Distances = tuple[tuple[str, float], ...]
+"""The terms of the question's relation in a sentence outside of a span, each with what divides its rarity in the
+nearness."""
+SpanMatch = tuple[str, str, float, Distances, float, tuple[float, str] | None, tuple[float, ...]]
 """A span that may be the answer: key, text, and what its score is made of. That is
 
 - what its fit to the type of answer counts, to which nearness adds;
-- the terms of the question's relation in the sentence outside of the span, each with what divides its rarity in the
-  nearness;
+- the distances;
 - a factor for the span's role and place;
 - as `human_of`, or None if the question does not want a person;
 - the last factors.
@@ -68,7 +70,7 @@ A plain tuple: unlike any object with names it costs the garbage collector nothi
 class SentenceMatch:
     """A sentence matched with a question."""
 
-    __slots__ = ("_page", "group", "headed", "later", "sentence", "spans")
+    __slots__ = ("_leads", "_page", "group", "headed", "later", "sentence", "spans")
 
     def __init__(self, page: PageMatch, sentence: Sentence, group: int) -> None:
         question = page.question
@@ -77,6 +79,7 @@ class SentenceMatch:
         """Index in the page's `matched` of the terms of the question that the sentence or the title has."""
         self.spans: tuple[SpanMatch, ...] | None = None
         """What `find_spans` returned, once it was called."""
+        self._leads: tuple[tuple[str, str, Distances], ...] | None = None
         self.sentence = sentence
         terms = sentence.terms
         # The first sentence of a page says what its title is: "Jaws is a film ..." for "which film".
@@ -91,9 +94,9 @@ class SentenceMatch:
         question, sentence = self._page.question, self.sentence
         kind = question.kind
         spans = sentence.dates if kind in _DATED else sentence.names if kind in _NAMED else sentence.spans
-        fits, in_question, terms = FITS[kind], self._page.matches.in_question, sentence.terms
+        fits, in_question = FITS[kind], self._page.matches.in_question
         spans = [span for span in spans if span.kind in fits and not in_question(span.key)]
-        relation = [(term, terms[term]) for term in question.relation if term in terms] if spans else []
+        relation = self._relation() if spans else []
         self.spans = tuple([self._match(span, fits[span.kind], relation) for span in spans])
         return self.spans
 
@@ -109,13 +112,32 @@ class SentenceMatch:
         if span.key == self._page.title_key:
             factors.append(_OWN_TITLE)
         human = human_of(span.text, span.key) if question.kind == "person" else None
-        end = start + len(span.text)
-        distances = [
+        return span.key, span.text, _BASE + fit, _distances(span, relation), role, human, tuple(factors)
+
+    def find_leads(self) -> tuple[tuple[str, str, Distances], ...]:
+        """Return key, text and distances of each name in the sentence that is not in the question."""
+        if self._leads is None:
+            in_question, names = self._page.matches.in_question, self.sentence.names
+            names = [span for span in names if span.kind == "entity" and not in_question(span.key)]
+            relation = self._relation() if names else []
+            self._leads = tuple([(span.key, span.text, _distances(span, relation)) for span in names])
+        return self._leads
+
+    def _relation(self) -> list[tuple[str, int]]:
+        """Return the terms of the question's relation that the sentence has, with their offsets."""
+        terms = self.sentence.terms
+        return [(term, terms[term]) for term in self._page.question.relation if term in terms]
+
+
+def _distances(span: Span, relation: list[tuple[str, int]]) -> Distances:
+    start, end = span.start, span.start + len(span.text)
+    return tuple(
+        [
             (term, 1 + (start - at if at < start else at - end) / HALF_DISTANCE)
             for term, at in relation
             if not start <= at < end
         ]
-        return span.key, span.text, _BASE + fit, tuple(distances), role, human, tuple(factors)
+    )
 
 
 class PageMatch:

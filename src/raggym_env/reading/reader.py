@@ -59,6 +59,8 @@ class Reading:
                 counts[term] = counts.get(term, 0) + count
         # Rarity is an inverse document frequency over sentences: the fewer have a term, the more it weighs.
         self._rarity = {term: math.log(1 + total / count) for term, count in counts.items()}
+        self._relation = {term: self._rarity.get(term, 1.0) for term in question.relation}
+        """Rarity of the terms of the question's relation; 1 for those that are in no page."""
         self._weights: dict[frozenset[str], float] = {}
         self._total = math.fsum(self._rarity.values()) or 1.0
         self._numbers: dict[str, list[int]] = {}
@@ -201,17 +203,15 @@ class Reading:
         """The score of each possible answer, and how it is written, by its key."""
         scores: dict[str, tuple[float, str]] = {}
         bridged = {match.title for name in self.bridged if (match := self.match_of(name))}
-        rarity = {term: self._rarity.get(term, 1.0) for term in self.question.relation}
         for match, strengths in zip(self.matches, self.strengths, strict=True):
-            self._add_scores(scores, match, strengths, _BRIDGED if match.title in bridged else 1.0, rarity)
+            self._add_scores(scores, match, strengths, _BRIDGED if match.title in bridged else 1.0)
         return scores
 
     def _add_scores(
-        self, scores: dict[str, tuple[float, str]], match: PageMatch, strengths: list[float], bridged: float,
-        rarity: dict[str, float],
-    ) -> None:  # fmt: skip
+        self, scores: dict[str, tuple[float, str]], match: PageMatch, strengths: list[float], bridged: float
+    ) -> None:
         """Add the scores of the answers that each sentence of a page suggests: its spans, and the page's title."""
-        answer, fsum = match.answer, math.fsum
+        answer, fsum, rarity = match.answer, math.fsum, self._relation
         human = self._human(match.human) if answer and match.human else 1.0
         for part in match.parts:
             strength = strengths[part.group]
@@ -253,35 +253,39 @@ class Reading:
         # A biography starts with the date or place of birth.
         return 1.0 if match.is_biography else NOT_HUMAN
 
-    def leads(self, queries: Sequence[str]) -> list[Candidate]:
-        """Return names worth a search, best first: those in good sentences that `is_new`, given the past queries."""
+    def leads(self, queries: Sequence[str], most: int | None = None) -> list[Candidate]:
+        """Return names worth a search, best first: those in good sentences that `is_new`, given the past queries.
+
+        Args:
+            queries: The past queries.
+            most: Number of names, by default all.
+        """
         scores: dict[str, tuple[float, str]] = {}
-        new: dict[str, bool] = {}
-        past = [f" {key(query)} " for query in queries]
-        for sentence in self.sentences:
-            strength = self.strength(sentence)
-            for span in sentence.names:
-                if span.kind != "entity":
-                    continue
-                if span.key not in new:
-                    new[span.key] = self._is_new(span.key, past)
-                if new[span.key]:
-                    score = strength * (0.4 + 0.6 * self.nearness(sentence, span.start, len(span.text)))
-                    if sentence.title in self.chain:
-                        score = max(score, _LINKED)
-                    scores[span.key] = max(scores.get(span.key, (0.0, "")), (score, span.text))
-        ranked = sorted(scores.values(), key=lambda pair: (-pair[0], pair[1]))
-        return [Candidate(name, score) for score, name in ranked]
+        # "|" is in no key, so no name matches across two queries.
+        past = "|".join([f" {key(query)} " for query in queries])
+        fsum, rarity, titles = math.fsum, self._relation, self.titles
+        for match, strengths in zip(self.matches, self.strengths, strict=True):
+            least = _LINKED if match.title in self.chain else 0.0
+            for part in match.parts:
+                strength = strengths[part.group]
+                for name, text, distances in part.find_leads():
+                    padded = f" {name} "
+                    if padded in titles or padded in past:
+                        continue
+                    near = 0.0
+                    if distances:
+                        near = fsum([rarity[t] / far for t, far in distances]) / fsum([rarity[t] for t, _ in distances])
+                    score = max(strength * (0.4 + 0.6 * near), least)
+                    scores[name] = max(scores.get(name, _NEVER), (score, text))
+        ranked = sorted([(-score, text) for score, text in scores.values()])
+        return [Candidate(text, -score) for score, text in ranked[:most]]
 
     def is_new(self, name: str, queries: Iterable[str]) -> bool:
         """True if a name, given by its key, is neither in the question nor a retrieved title nor in a past query."""
-        return self._is_new(name, [f" {key(query)} " for query in queries])
-
-    def _is_new(self, name: str, past: Sequence[str]) -> bool:
         padded = f" {name} "
         if padded in self.question.key or not name or padded in self.titles:
             return False
-        return not any(padded in query for query in past)
+        return not any(padded in f" {key(query)} " for query in queries)
 
     def pages_with(self, name: str) -> list[int]:
         """Return the numbers of the pages whose title or text has a name, given by its key between spaces."""
