@@ -247,8 +247,7 @@ QUESTIONS = 128  # of HotpotQA, for the speed with `mini`
 def mini_table() -> tuple[Table, dict[str, float]]:
     """Steps/s on HotpotQA with and without `mini`, the actions being those of `lexical`, and the ratios.
 
-    The retriever has no cache. "first" is the first time that the passages are read, "again" the second, with other
-    questions in between forgotten.
+    The retriever has no cache. The questions are new to `mini` each time; the passages are once, and then read before.
 
     Raises:
         DataNotFound: HotpotQA is not here.
