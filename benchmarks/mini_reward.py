@@ -7,13 +7,19 @@ word overlap by BM25: of the question with the action's text, and of the action'
     python benchmarks/mini_reward.py                 # HotpotQA test, 2WikiMultihopQA (never trained on) and Synth test
     python benchmarks/mini_reward.py --questions 100
     python benchmarks/mini_reward.py --speed         # only the speed
+    python benchmarks/mini_reward.py --checksum      # only checksums of features and scores
+
+The checksums cover 10,000 candidates of five environments and more: of states along episodes, each with and without
+searches left, one state at a time and all at once. A change that only makes `mini` faster leaves them as they are.
 """
 
 from __future__ import annotations
 
 import argparse
+import hashlib
 import time
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -21,13 +27,13 @@ from rank_bm25 import BM25Okapi
 
 from raggym_env import policies
 from raggym_env.build import MDP, load_mdp
-from raggym_env.core import Action, Search, State, Task
+from raggym_env.core import Action, Answer, Search, State, Task
 from raggym_env.errors import DataNotFound
 from raggym_env.evaluation import bootstrap
 from raggym_env.mdp.rollout import rollout
 from raggym_env.protocols import BasePolicy, Proposal, distinct
 from raggym_env.rewards.evidence import EvidenceReward, EvidenceValue
-from raggym_env.rewards.mini import MiniReward
+from raggym_env.rewards.mini import MiniReward, inputs
 
 ENVIRONMENTS = ("RAGGym-HotpotQA-v0", "RAGGym-2WikiMultihopQA-v0", "RAGGym-Synth-v0")
 Scored = Callable[[State, Sequence[Action]], np.ndarray]
@@ -130,19 +136,20 @@ def milliseconds(case: str, states: Sequence[tuple[State, list[Action]]], n: int
 
 
 def _run(case: str, states: Sequence[tuple[State, list[Action]]], n: int) -> list[float]:
-    from raggym_env.reading import answers, pages, text
+    from raggym_env.reading import answers, matches, pages, text
     from raggym_env.rewards import features
 
     reward, times, last_question = MiniReward(), [], ""
     for state, row in states:
         answers._reading.cache_clear()
         if case == "nothing" or (case == "new" and state.question.id != last_question):
-            for cached in (pages.page_of, text.key, features._parse_short):
+            for cached in (pages.page_of, matches.matches_of, text.key, features._parse_short):
                 cached.cache_clear()
         if case in ("state", "passages"):
             features.features(state, row[:1])
         if case == "passages":
             answers._reading.cache_clear()
+            matches.matches_of.cache_clear()
         last_question = state.question.id
         started = time.process_time()
         reward.score([state], [row[:n]])
@@ -165,6 +172,60 @@ def print_speed(questions: int) -> None:
         for case, about in CASES.items():
             one, ten = (milliseconds(case, states, n) for n in (1, 10))
             print(f"{name:28s}{about:60s}{one:8.2f}{ten:8.2f}", flush=True)
+
+
+CHECKED = ("HotpotQA", "2WikiMultihopQA", "Bamboogle", "MedQA", "Synth")
+# Texts of every kind that a candidate can have, besides those that `lexical` proposes.
+TEXTS = (
+    "yes",
+    "No",
+    "A",
+    "(b)",
+    "1962",
+    "3 May 1920",
+    "the",
+    "?",
+    "American",
+    "Jose\u0301",
+    "Kraków (city)",
+    "x" * 3_000,
+)
+
+
+def checked_rows(mdp: MDP, questions: int) -> list[tuple[State, list[Action]]]:
+    """Return states along episodes of `lexical`, each with and without searches left, and candidates for them."""
+    recorder = Recorder(24)
+    list(rollout(recorder, mdp.tasks[:questions], mdp.dynamics))
+    rows = []
+    for number, (state, row) in enumerate(recorder.visited):
+        titles = [passage.title for passage in state.passages[-2:]]
+        texts = (*titles, *[turn.query for turn in state.history[-2:]], TEXTS[number % len(TEXTS)])
+        candidates = [*row, *[action(text) for text in texts for action in (Search, Answer)]]
+        repeated = replace(state, history=(*state.history, *state.history[:1]))
+        rows += [(state, candidates), (replace(repeated, searches_left=0), candidates[::4])]
+    return rows
+
+
+def print_checksums(questions: int) -> None:
+    total, count = {kind: hashlib.sha256() for kind in ("features", "scores")}, 0
+    for name in CHECKED:
+        rows = checked_rows(load_mdp(f"RAGGym-{name}-v0", "test", process_reward="none"), questions)
+        states, actions = [state for state, _ in rows], [row for _, row in rows]
+        found = {"features": [inputs(state, row) for state, row in rows], "scores": MiniReward().score(states, actions)}
+        alone, size = MiniReward(), sum(map(len, actions))
+        equal = all(
+            np.array_equal(alone.score([state], [row])[0], scores)
+            for (state, row), scores in zip(rows, found["scores"], strict=True)
+        )
+        count += size
+        digests = []
+        for kind, arrays in found.items():
+            content = b"".join(array.tobytes() for array in arrays)
+            digests.append(f"{kind} {hashlib.sha256(content).hexdigest()[:16]}")
+            total[kind].update(content)
+        print(f"{name:20s}{size:7,d} rows  {'  '.join(digests)}  alone {'equal' if equal else 'DIFFERENT'}", flush=True)
+    for kind, digest in total.items():
+        print(f"{kind} of {count:,} rows: {digest.hexdigest()}")
 
 
 def print_agreement(questions: int | None, n: int) -> None:
@@ -193,7 +254,11 @@ def main() -> None:
     parser.add_argument("--questions", type=int, default=None, help="questions per test split; by default all")
     parser.add_argument("--n", type=int, default=16, help="candidates per state")
     parser.add_argument("--speed", action="store_true", help="measure only the speed")
+    parser.add_argument("--checksum", action="store_true", help="print only checksums of features and scores")
     arguments = parser.parse_args()
+    if arguments.checksum:
+        print_checksums(arguments.questions or 60)
+        return
     if not arguments.speed:
         print_agreement(arguments.questions, arguments.n)
         print()

@@ -8,7 +8,7 @@
 5
 """
 
-from importlib.metadata import version
+from typing import Any
 
 from raggym_env.core import (
     Action,
@@ -24,10 +24,8 @@ from raggym_env.core import (
     Task,
     Turn,
 )
-from raggym_env.envs.registration import register_card, register_cards
+from raggym_env.envs.registration import register_card, register_cards_with_gymnasium
 from raggym_env.errors import RAGGymError
-
-__version__ = version("raggym-env")
 
 __all__ = [
     "Action",
@@ -46,4 +44,12 @@ __all__ = [
     "register_card",
 ]
 
-register_cards()
+register_cards_with_gymnasium()
+
+
+def __getattr__(name: str) -> Any:
+    if name == "__version__":  # looked up on first use, which takes longer than importing all of the above
+        from importlib.metadata import version
+
+        return version("raggym-env")
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

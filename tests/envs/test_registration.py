@@ -31,6 +31,30 @@ def test_importing_the_package_registers_one_id_per_card():
     assert {*card_names("envs"), "RAGGym-Card-v0"} <= set(gym.registry)
 
 
+IMPORTS = {
+    "before": "import raggym_env; import gymnasium",
+    "after": "import gymnasium; import raggym_env",
+    "a part of it": "import raggym_env; from gymnasium.envs.registration import registry",
+    "looked for first": "import raggym_env, importlib.util; importlib.util.find_spec('gymnasium'); import gymnasium",
+}
+
+
+@pytest.mark.parametrize("statement", IMPORTS.values(), ids=IMPORTS)
+def test_the_ids_are_registered_whether_gymnasium_is_imported_before_or_after(statement):
+    code = (
+        f"import sys; {statement}; import gymnasium\n"
+        "assert gymnasium.spec('RAGGym-Synth-v0').kwargs == {'card': 'RAGGym-Synth-v0'}\n"
+        "assert not [finder for finder in sys.meta_path if type(finder).__module__.startswith('raggym_env')]"
+    )
+    subprocess.run([sys.executable, "-W", "error", "-c", code], check=True)
+
+
+def test_importing_the_package_imports_neither_gymnasium_nor_numpy():
+    heavy = "gymnasium", "numpy", "pydantic", "pyarrow", "httpx"
+    code = f"import sys, raggym_env.cli; assert not [name for name in {heavy!r} if name in sys.modules]"
+    subprocess.run([sys.executable, "-c", code], check=True)
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("env_id", PLAIN)
 def test_every_id_passes_the_checker_without_a_warning(env_id, request, monkeypatch):

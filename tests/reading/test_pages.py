@@ -7,12 +7,12 @@ from hypothesis import strategies as st
 
 from loose import LOOSE
 from raggym_env.core import Passage
-from raggym_env.reading.pages import Sentence, page_of, sentences_of
+from raggym_env.reading.pages import Sentence, page_of
 from raggym_env.reading.text import key, terms
 
 
 def test_sentences_do_not_end_at_initials() -> None:
-    sentences = sentences_of(Passage("1", "X", "J. R. R. Tolkien met Dr. Smith in St. Louis. They spoke."))
+    sentences = page_of(Passage("1", "X", "J. R. R. Tolkien met Dr. Smith in St. Louis. They spoke.")).sentences
     assert [sentence.text for sentence in sentences] == ["J. R. R. Tolkien met Dr. Smith in St. Louis.", "They spoke."]
 
 
@@ -45,4 +45,4 @@ def test_a_page_has_the_terms_of_its_title_and_sentences(passage: Passage) -> No
     assert page.terms == set(terms(passage.title)).union(*(sentence.terms for sentence in page.sentences))
     assert page.name == f" {key(passage.title)} "
     assert [sentence.number for sentence in page.sentences] == list(range(len(page.sentences)))
-    assert sentences_of(passage) is page.sentences
+    assert page_of(passage).sentences is page.sentences

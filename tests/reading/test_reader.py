@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from loose import LOOSE
 from raggym_env.core import Passage, Question, State, Turn
 from raggym_env.reading.answers import answers, answers_from, reading_of
-from raggym_env.reading.pages import page_of, sentences_of
+from raggym_env.reading.pages import page_of
 from raggym_env.reading.question import parse_question
 from raggym_env.reading.reader import Reading
 from raggym_env.reading.text import key
@@ -48,7 +48,7 @@ PASSAGES = st.lists(st.builds(Passage, st.just("i"), LOOSE, LOOSE | st.text(max_
 
 def test_a_title_matches_a_name_without_its_parenthesis() -> None:
     assert page_of(STRAY).name == " blue dawn "
-    assert reading(STRAY).passage_of("Blue Dawn") is STRAY
+    assert reading(STRAY).page_of("Blue Dawn") is page_of(STRAY)
 
 
 @given(PASSAGES, LOOSE)
@@ -88,7 +88,7 @@ def test_the_answer_of_last_resort_is_not_blank() -> None:
 def test_sentences_on_pages_that_the_question_leads_to_count_double() -> None:
     read = reading(FILM, ILSE, STRAY)
     assert read.chain == {"Red Harbour", "Ilse Brandt"}
-    (ilse, died), (_, stray) = sentences_of(ILSE), sentences_of(STRAY)
+    (ilse, died), (_, stray) = page_of(ILSE).sentences, page_of(STRAY).sentences
     assert read.strength(died) == read.evidence(died) > 0
     assert read.strength(ilse) == read.evidence(ilse)
     assert read.strength(stray) == pytest.approx(0.5 * read.evidence(stray))
@@ -118,9 +118,9 @@ def test_leads_are_names_that_are_neither_searched_for_nor_retrieved() -> None:
 
 def test_a_page_is_about_a_name_that_its_title_begins_with() -> None:
     longer = Passage("4", "Ilse Brandt Prize", "A prize.")
-    assert reading(longer).passage_of("Ilse Brandt") is longer
-    assert reading(longer, ILSE).passage_of("Ilse Brandt") is ILSE
-    assert reading(longer).passage_of("Brandt Prize") is None
+    assert reading(longer).page_of("Ilse Brandt") is page_of(longer)
+    assert reading(longer, ILSE).page_of("Ilse Brandt") is page_of(ILSE)
+    assert reading(longer).page_of("Brandt Prize") is None
 
 
 def state(text: str = QUESTION, *passages: Passage, name: str = "q", options: tuple[str, ...] = ()) -> State:

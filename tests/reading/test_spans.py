@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from loose import LOOSE
 from raggym_env.core import Passage
 from raggym_env.reading import spans
-from raggym_env.reading.pages import Sentence, sentences_of
+from raggym_env.reading.pages import Sentence, page_of
 from raggym_env.reading.spans import role_of, word_before
 from raggym_env.reading.text import MONTHS, terms
 
@@ -79,7 +79,9 @@ def test_each_span_has_its_kind() -> None:
 
 
 def test_the_role_of_a_date_is_birth_or_death_or_neither() -> None:
-    (sentence,) = sentences_of(Passage("1", "Ada", "Ada Lovelace (10 December 1815 – 27 November 1852) wrote in 1843."))
+    (sentence,) = page_of(
+        Passage("1", "Ada", "Ada Lovelace (10 December 1815 – 27 November 1852) wrote in 1843.")
+    ).sentences
     dates = [(span.text, role_of(sentence.text, span)) for span in sentence.spans if span.kind in ("date", "year")]
     assert dates == [("10 December 1815", "birth"), ("27 November 1852", "death"), ("1843", "")]
 

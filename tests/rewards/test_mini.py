@@ -229,7 +229,7 @@ def test_environments_that_share_a_reward_do_not_share_cached_values(states):
         assert shared.score([state], [action])[0][0] == pytest.approx(
             MiniReward().score([state], [action])[0][0], abs=1e-6
         )
-    assert len({shared._previous_value(state) for state in states}) == len(states)
+    assert len(set(shared._previous_values(states))) == len(states)
 
 
 def test_a_state_read_from_an_observation_scores_as_the_original():

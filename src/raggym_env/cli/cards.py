@@ -13,7 +13,6 @@ import typer
 from rich.table import Column
 from rich.text import Text
 
-from raggym_env.cards import EnvCard, PolicyCard, env_card, policy_card
 from raggym_env.cli._options import AsJson
 from raggym_env.cli._output import say, say_json, say_lines, show_hanging, show_table
 from raggym_env.errors import UnknownName
@@ -40,6 +39,7 @@ _OWN_NEEDS = {("released", "path"): "a critic of the hub: path=RAG-Gym/ReSearch-
 
 def envs(as_json: AsJson = False) -> None:
     """List the environments that ship with the library, and whether their data is here."""
+    from raggym_env.cards import env_card
     from raggym_env.data.catalogue import has_data
 
     cards = [env_card(name) for name in card_names("envs")]
@@ -58,6 +58,8 @@ def envs(as_json: AsJson = False) -> None:
 
 def policies(as_json: AsJson = False) -> None:
     """List the policies that ship with the library, and what they need."""
+    from raggym_env.cards import policy_card
+
     cards = [policy_card(name) for name in card_names("policies")]
     if as_json:
         say_json([card.model_dump(mode="json") for card in cards])
@@ -129,6 +131,7 @@ def keys_command(
 ) -> None:
     """List every key that a card may have, with its type, default and meaning."""
     from raggym_env.card_keys import card_keys
+    from raggym_env.cards import EnvCard, PolicyCard
 
     models: Mapping[str, type[EnvCard | PolicyCard]] = {"env": EnvCard, "policy": PolicyCard}
     keys = list(card_keys(models[kind]))

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import asdict
 from functools import partial
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 from rich.table import Column
@@ -13,9 +13,9 @@ from rich.table import Column
 from raggym_env.cli._options import AsJson, TrustCard
 from raggym_env.cli._output import say, say_json, show_fields, show_table
 from raggym_env.cli._verify import folder_bytes, verify_all
-from raggym_env.data import catalogue, verify
-from raggym_env.data.catalogue import SplitStatus
-from raggym_env.data.prebuilt import PREBUILT, fetch_prebuilt
+
+if TYPE_CHECKING:
+    from raggym_env.data.catalogue import SplitStatus
 
 __all__ = ["app"]
 
@@ -27,6 +27,8 @@ Name = Annotated[str, typer.Argument(help="Name or path of an environment card, 
 @app.command("list")
 def list_command(as_json: AsJson = False) -> None:
     """List the splits of every shipped card and show whether their data is available."""
+    from raggym_env.data import catalogue
+
     statuses = [status for card in catalogue.shipped_cards() for status in catalogue.statuses(card)]
     if as_json:
         say_json([asdict(status) for status in statuses])
@@ -45,6 +47,9 @@ def get_command(name: Name, as_json: AsJson = False, trust_card: TrustCard = Fal
 
     With the name of prebuilt vectors, wiki-18-e5, download them.
     """
+    from raggym_env.data import catalogue
+    from raggym_env.data.prebuilt import PREBUILT, fetch_prebuilt
+
     if name in PREBUILT:
         say(str(fetch_prebuilt(name)))
         return
@@ -57,6 +62,8 @@ def get_command(name: Name, as_json: AsJson = False, trust_card: TrustCard = Fal
 @app.command("info")
 def info_command(name: Name, as_json: AsJson = False, trust_card: TrustCard = False) -> None:
     """Describe one data set: its licence, its splits with their sources and sizes, and an example question."""
+    from raggym_env.data import catalogue
+
     card = catalogue.named_card(name, trust=trust_card)
     statuses = catalogue.statuses(card)
     about = {"name": card.name, "title": card.title, "description": card.description, "licence": card.licence}
@@ -78,6 +85,8 @@ def verify_command(
     With an environment, the questions of its splits are read too. Prints one line for each corpus or split, and exits
     with 1 if one of them is missing or damaged.
     """
+    from raggym_env.data import catalogue, verify
+
     if env is None:
         folders = verify.prepared_folders()
         verify_all((path.name, 2 * folder_bytes(path), partial(verify.verify_corpus, path)) for path in folders)

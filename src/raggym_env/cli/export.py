@@ -7,7 +7,6 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
-from raggym_env.cards import env_card, override, policy_card
 from raggym_env.cli._options import Limit, Settings, TrustCard, parse_settings, refuse_unused
 from raggym_env.cli._output import say
 
@@ -77,6 +76,7 @@ def export(
         return _export_inspect(data, out)
     if to == "trec":
         return _export_trec(data, out)
+    from raggym_env.cards import policy_card
     from raggym_env.training import Collection, Renderer
     from raggym_env.training import export as run_export
 
@@ -93,6 +93,7 @@ def export(
 def _export_prompts(
     env: Path, trainer: Trainer, out: Path, settings: list[str] | None, trust: bool, options: dict[str, Any]
 ) -> None:
+    from raggym_env.cards import env_card, override
     from raggym_env.integrations.trainer_data import export_prompts
 
     card = override(env_card(str(env), trust=trust), parse_settings(settings))

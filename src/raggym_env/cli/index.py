@@ -11,7 +11,6 @@ import typer
 
 from raggym_env.cli._verify import Item, folder_bytes, verify_all
 from raggym_env.errors import RetrievalError
-from raggym_env.retrieval.verify import index_folders, verify_index
 
 __all__ = ["app"]
 
@@ -39,6 +38,8 @@ def verify_command(folders: Folders = None) -> None:
 
 
 def _items(folders: list[Path] | list[None]) -> Iterator[Item]:
+    from raggym_env.retrieval.verify import index_folders, verify_index
+
     for folder in folders:
         indexes = index_folders(folder)
         if folder is not None and not indexes:

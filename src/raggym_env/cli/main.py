@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import io
 import logging
 import os
@@ -93,9 +94,29 @@ class _App(typer.Typer):
         format_warning = warnings.formatwarning
         warnings.formatwarning = lambda *args, **kw: _message(format_warning(*args, **kw)) + "\n"
         try:
+            if not arguments and not options and sys.argv[1:] in (["--version"], ["--help"], ["-h"], []):
+                return _outline(self)()
             return super().__call__(*arguments, **options)
         finally:
             sys.excepthook = _print_traceback  # Typer's own, which it has just set, prints the message as it is
+
+
+def _outline(full: typer.Typer) -> typer.Typer:
+    """Return the command with the names and descriptions of its subcommands, and none of their options.
+
+    It prints the same help and version as the whole, whose options take longer to make than all else.
+    """
+    outline = typer.Typer(**_SETTINGS)
+    outline.callback()(_options)
+    for command in full.registered_commands:
+        outline.command(command.name, help=inspect.getdoc(command.callback))(lambda: None)
+    for group in full.registered_groups:
+        about = group.typer_instance.info.help if group.typer_instance else None
+        part = typer.Typer(help=about)
+        part.command()(lambda: None)
+        part.command("other")(lambda: None)
+        outline.add_typer(part, name=group.name)
+    return outline
 
 
 class _LogFormatter(logging.Formatter):
@@ -130,13 +151,14 @@ def _message(text: str) -> str:
     return "\n  ".join(for_terminal(text, lines=True).rstrip("\n").split("\n"))
 
 
-app = _App(
-    name="raggym",
-    no_args_is_help=True,
-    context_settings={"help_option_names": ["-h", "--help"]},
-    pretty_exceptions_enable=False,
-    cls=_Group,
-)
+_SETTINGS: dict[str, Any] = {
+    "name": "raggym",
+    "no_args_is_help": True,
+    "context_settings": {"help_option_names": ["-h", "--help"]},
+    "pretty_exceptions_enable": False,
+    "cls": _Group,
+}
+app = _App(**_SETTINGS)
 
 
 def _print_version(wanted: bool) -> None:

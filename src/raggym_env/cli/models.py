@@ -10,8 +10,6 @@ from rich.table import Column
 
 from raggym_env.cli._options import AsJson
 from raggym_env.cli._output import say, say_json, show_table
-from raggym_env.models.catalogue import SOURCES, statuses
-from raggym_env.models.get import get
 
 __all__ = ["app"]
 
@@ -21,6 +19,8 @@ app = typer.Typer(help="List and get small language models, sentence encoders an
 @app.command("list")
 def list_command(as_json: AsJson = False) -> None:
     """Show the models and adapters of the catalogue, and where they are on this machine."""
+    from raggym_env.models.catalogue import statuses
+
     if as_json:
         say_json([asdict(status) for status in statuses()])
         return
@@ -41,4 +41,7 @@ def get_command(
     ] = None,
 ) -> None:
     """Get a model or adapter into the cache, unless it is on this machine, and print its folder."""
+    from raggym_env.models.catalogue import SOURCES
+    from raggym_env.models.get import get
+
     say(get(name, sources=[source] if source else SOURCES))

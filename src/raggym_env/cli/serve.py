@@ -5,16 +5,18 @@ from __future__ import annotations
 import os
 from dataclasses import replace
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from raggym_env.cards import DatasetCard, EnvCard, SourceCard, env_card, override
 from raggym_env.cli._options import Settings, TrustCard, parse_settings
 from raggym_env.cli._output import say
 from raggym_env.cli._serve_sessions import serve_sessions, serving_kind
 from raggym_env.errors import OptionError
 from raggym_env.retrieval.wire import TOKEN_ENV, Limits
+
+if TYPE_CHECKING:
+    from raggym_env.cards import EnvCard
 
 __all__ = ["serve"]
 
@@ -76,6 +78,7 @@ def serve(
     retrieval.options.url=URL. With --openenv or --mcp, serve an environment's episodes instead. SIGTERM and Ctrl-C end
     the server after it has answered all accepted requests.
     """
+    from raggym_env.cards import env_card, override
     from raggym_env.data import load
     from raggym_env.data.prepare import prepare_corpus
     from raggym_env.retrieval import make, server
@@ -88,7 +91,7 @@ def serve(
     changes = parse_settings(settings)
     if retriever is not None:
         changes["retrieval.name"] = retriever
-    card = override(_NO_ENVIRONMENT if env is None else env_card(env, trust=trust_card), changes)
+    card = override(_no_environment() if env is None else env_card(env, trust=trust_card), changes)
     options = server.ServerOptions(
         name=card.retrieval.name,
         default_k=topk,
@@ -121,13 +124,13 @@ def serve(
         )
 
 
-# The card of a corpus file without an environment: it has the default [retrieval].
-_NO_ENVIRONMENT = EnvCard(
-    name="corpus",
-    path=Path(),
-    title="A corpus file",
-    dataset=DatasetCard(format="jsonl", sources=(SourceCard(questions=("none",)),), splits={"test": "all"}),
-)
+def _no_environment() -> EnvCard:
+    """Return the card of a corpus file without an environment: it has the default [retrieval]."""
+    from raggym_env.cards import DatasetCard, EnvCard, SourceCard
+
+    sources = (SourceCard(questions=("none",)),)
+    dataset = DatasetCard(format="jsonl", sources=sources, splits={"test": "all"})
+    return EnvCard(name="corpus", path=Path(), title="A corpus file", dataset=dataset)
 
 
 def _token(file: Path | None) -> str | None:

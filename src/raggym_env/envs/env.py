@@ -132,23 +132,18 @@ class RAGEnv(gym.Env[Obs, ActType]):
             RetrievalError: The search failed. The episode is unchanged, so the step may be repeated.
             RewardError: The process reward failed. Likewise.
         """
-        if self.task is None or self.state is None or self.state.stop is not None:
+        task, state = self.task, self.state
+        if task is None or state is None or state.stop is not None:
             raise ResetNeeded("No episode is running: call reset() first.")
         parsed = as_action(action)
-        (outcome,) = self.episodes.step((self.task,), (self.state,), (parsed,))
+        (outcome,) = self.episodes.step((task,), (state,), (parsed,))
         # Assigned only once everything has succeeded: a failed search leaves the episode as it was.
         self.state, self.action = outcome.state, parsed
         if self.render_mode is not None:
             self._outcomes.append(outcome)
             if self.render_mode == "human":
                 print(self._text(last=True))
-        return (
-            observe(self.state),
-            outcome.reward.total,
-            outcome.terminated,
-            outcome.truncated,
-            outcome.info(self.task),
-        )
+        return observe(outcome.state), outcome.reward.total, outcome.terminated, outcome.truncated, outcome.info(task)
 
     def render(self) -> str | None:
         """The episode so far as text in render mode "ansi"; otherwise None."""

@@ -31,14 +31,15 @@ class Outcome(NamedTuple):
 
     def info(self, task: Task) -> dict[str, Any]:
         """Return a step's `info`: both parts of the reward; at the end also the stop reason and the graded answer."""
+        state, (_, outcome, process_reward) = self
         info: dict[str, Any] = {
             "question_id": task.question.id,
-            "outcome_reward": self.reward.outcome,
-            "process_reward": self.reward.process_reward,
+            "outcome_reward": outcome,
+            "process_reward": process_reward,
         }
-        if self.state.stop is not None:
-            info["stop_reason"] = self.state.stop.value
-            info["answer"] = self.state.answer or ""
+        if state.stop is not None:
+            info["stop_reason"] = state.stop.value
+            info["answer"] = state.answer or ""
         return info
 
 
@@ -91,4 +92,4 @@ class Episodes:
         # Both calls may fail and neither changes a state, so a failed step can be repeated.
         next_states = self.dynamics.transition(states, actions)
         rewards = self.reward.score(tasks, states, actions, next_states)
-        return [Outcome(state, reward) for state, reward in zip(next_states, rewards, strict=True)]
+        return [*map(Outcome, next_states, rewards)]

@@ -2,20 +2,24 @@
 
 from __future__ import annotations
 
+import sys
+from collections.abc import Sequence
+from importlib.machinery import ModuleSpec
 from pathlib import Path
+from types import ModuleType
 from typing import TYPE_CHECKING, Any
-
-import gymnasium as gym
 
 from raggym_env.errors import CardError
 from raggym_env.storage.paths import card_names
 
 if TYPE_CHECKING:
+    from gymnasium.vector import AutoresetMode
+
     from raggym_env.cards import EnvCard
     from raggym_env.envs.env import RAGEnv
     from raggym_env.envs.vector import RAGVectorEnv
 
-__all__ = ["make_env", "make_vector_env", "register_card", "register_cards"]
+__all__ = ["make_env", "make_vector_env", "register_card", "register_cards", "register_cards_with_gymnasium"]
 
 
 _ENTRY_POINT = "raggym_env.envs.registration:make_env"
@@ -38,11 +42,7 @@ def make_env(card: str | Path | EnvCard, *, render_mode: str | None = None, **se
 
 
 def make_vector_env(
-    card: str | Path | EnvCard,
-    *,
-    num_envs: int = 1,
-    autoreset_mode: str | gym.vector.AutoresetMode = gym.vector.AutoresetMode.NEXT_STEP,
-    **settings: Any,
+    card: str | Path | EnvCard, *, num_envs: int = 1, autoreset_mode: str | AutoresetMode = "NextStep", **settings: Any
 ) -> RAGVectorEnv:
     """Make the vector environment of a card; what `gym.make_vec(id, num_envs, **settings)` calls."""
     from raggym_env.build import load_mdp
@@ -67,6 +67,8 @@ def register_card(path: str | Path, *, trust: bool = False) -> str:
         CardError: The file is not a card, its name is not an environment id, or it uses authority and is not
             trusted.
     """
+    import gymnasium as gym
+
     from raggym_env.cards import env_card
 
     card = env_card(Path(path).with_suffix(".toml"), trust=trust)
@@ -86,7 +88,40 @@ def register_cards() -> None:
     _register("RAGGym-Card-v0", {})
 
 
+def register_cards_with_gymnasium() -> None:
+    """Register the cards now if Gymnasium has been imported, else as soon as it is: it takes longer than all else."""
+    if "gymnasium" in sys.modules:
+        register_cards()
+    else:
+        sys.meta_path.insert(0, _Registration())
+
+
+class _Registration:
+    """Finds Gymnasium as the other finders do, and registers the cards once it has been imported."""
+
+    def find_spec(
+        self, fullname: str, path: Sequence[str] | None, target: ModuleType | None = None
+    ) -> ModuleSpec | None:
+        if fullname != "gymnasium":
+            return None
+        finders = [finder for finder in sys.meta_path if finder is not self]
+        spec = next(filter(None, (finder.find_spec(fullname, path, target) for finder in finders)), None)
+        if spec is not None and spec.loader is not None:
+            execute = spec.loader.exec_module
+
+            def exec_module(module: ModuleType) -> None:
+                execute(module)
+                if self in sys.meta_path:
+                    sys.meta_path.remove(self)
+                    register_cards()
+
+            spec.loader.exec_module = exec_module  # type: ignore[method-assign]
+        return spec
+
+
 def _register(env_id: str, settings: dict[str, Any]) -> None:
+    import gymnasium as gym
+
     spec = gym.registry.get(env_id)
     if spec is not None and spec.entry_point != _ENTRY_POINT:
         raise CardError(f"{env_id} is already registered by another package. Rename the card.")

@@ -19,6 +19,7 @@ import string
 import unicodedata
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
+from functools import lru_cache
 
 from raggym_env.core import Task
 from raggym_env.errors import DataError, UnknownName
@@ -152,9 +153,15 @@ def _golds(gold: str | Sequence[str]) -> Sequence[str]:
 
 
 def _exact_match(prediction: str, gold: str) -> float:
-    form = _form(gold)
-    expected = form(gold)
+    form, expected = _gold_form(gold)
     return float(bool(expected) and form(prediction) == expected)
+
+
+# Cached, as the same gold answers grade every episode on their question.
+@lru_cache(maxsize=4_096)
+def _gold_form(gold: str) -> tuple[Callable[[str], str], str]:
+    form = _form(gold)
+    return form, form(gold)
 
 
 def _token_f1(prediction: str, gold: str) -> float:

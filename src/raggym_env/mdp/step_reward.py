@@ -66,17 +66,14 @@ class StepReward:
         Raises:
             RewardError: The process reward failed.
         """
+        if self.process_reward is None:
+            # Most steps are searches then, and share one immutable zero.
+            pairs = zip(tasks, after, strict=True)
+            return [_ZERO if state.stop is None else self._reward(task, state, 0.0) for task, state in pairs]
         # One call for all steps: a process reward model is the slowest part of a step, and fastest in batches.
-        process_rewards = [0.0] * len(states)
-        if self.process_reward is not None:
-            rows = score_actions(self.process_reward, states, [(action,) for action in actions])
-            process_rewards = [float(row[0]) for row in rows]
-        rewards = []
-        for task, state, value in zip(tasks, after, process_rewards, strict=True):
-            if state.stop is None and value == 0.0:
-                # Most steps are searches without a process reward; they share one immutable zero.
-                rewards.append(_ZERO)
-                continue
-            outcome = 0.0 if state.stop is None else score(self.metric, state.answer, task)
-            rewards.append(Reward(self.outcome_weight * outcome + self.process_weight * value, outcome, value))
-        return rewards
+        rows = score_actions(self.process_reward, states, [(action,) for action in actions])
+        return [self._reward(task, state, float(row[0])) for task, state, row in zip(tasks, after, rows, strict=True)]
+
+    def _reward(self, task: Task, state: State, value: float) -> Reward:
+        outcome = 0.0 if state.stop is None else score(self.metric, state.answer, task)
+        return Reward(self.outcome_weight * outcome + self.process_weight * value, outcome, value)

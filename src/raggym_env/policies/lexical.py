@@ -102,7 +102,7 @@ def _queries(reading: Reading, state: State) -> list[Candidate]:
     # Names in the pages: first those through which the question asks ("the director of Dawn"), then the others.
     searched = [turn.query for turn in state.history]
     leads += [Candidate(name, 0.8) for name in reading.bridged if reading.is_new(key(name), searched)]
-    leads += reading.leads(searched)[:_MOST]
+    leads += reading.leads(searched, _MOST)
     # Each name also together with the relation that the question asks for ("Ada Berg born").
     relation = " ".join(word for word in words(question.text) if question.relation & terms(word).keys())
     return leads + [Candidate(f"{name} {relation}".strip(), 0.9 * score) for name, score in leads]

@@ -5,8 +5,7 @@ from __future__ import annotations
 import re
 from datetime import date
 
-from raggym_env.core import Passage
-from raggym_env.reading.pages import sentences_of
+from raggym_env.reading.pages import Page
 from raggym_env.reading.reader import Candidate, Reading
 from raggym_env.reading.spans import Span, role_of
 from raggym_env.reading.text import MONTHS, countries_in, key, terms
@@ -57,17 +56,17 @@ def _verdict(reading: Reading) -> tuple[bool, float]:
     # "Are A and B both singers?": each page has to say at least half of the words outside of the names.
     in_names = {term for name in question.choices for term in terms(name)}
     predicate = question.terms - in_names - _COMMON
-    openings = [{term for sentence in sentences_of(page)[:3] for term in sentence.terms} for page in pages]
+    openings = [{term for sentence in page.sentences[:3] for term in sentence.terms} for page in pages]
     return all(2 * len(predicate & opening) >= len(predicate) for opening in openings), 0.8
 
 
-def _first_names(page: Passage) -> set[str]:
+def _first_names(page: Page) -> set[str]:
     """Return the keys of the names in the first sentence of a page."""
-    return {span.key for sentence in sentences_of(page)[:1] for span in sentence.names}
+    return {span.key for sentence in page.sentences[:1] for span in sentence.names}
 
 
-def _nations(page: Passage) -> set[str]:
-    sentences = sentences_of(page)
+def _nations(page: Page) -> set[str]:
+    sentences = page.sentences
     for sentence in sentences[:3]:
         if countries := countries_in(sentence.text):
             return countries
@@ -75,16 +74,16 @@ def _nations(page: Passage) -> set[str]:
     return {sentences[0].spans[-1].key} if sentences and sentences[0].spans else set()
 
 
-def _page(reading: Reading, name: str) -> Passage | None:
+def _page(reading: Reading, name: str) -> Page | None:
     """Return the page to compare by: that of the name's bridge (the film's director), if retrieved, or its own."""
     bridge = reading.bridge(name)
-    page = reading.titles.get(f" {key(bridge)} ") if bridge else None
-    return page or reading.passage_of(name)
+    match = reading.titles.get(f" {key(bridge)} ") if bridge else None
+    return match.page if match else reading.page_of(name)
 
 
 def _values(reading: Reading) -> tuple[float, float] | None:
     """Return what is compared of the two names as numbers, dates in years; None if one has no such value."""
-    pages = [(reading.passage_of(name), _page(reading, name)) for name in reading.question.choices]
+    pages = [(reading.page_of(name), _page(reading, name)) for name in reading.question.choices]
     # Both by the same rule: a date of birth is not compared with a date of release.
     for role in dict.fromkeys((reading.question.role, "")):
         left, right = (
@@ -96,13 +95,13 @@ def _values(reading: Reading) -> tuple[float, float] | None:
     return None
 
 
-def _value(reading: Reading, page: Passage, role: str) -> float | None:
+def _value(reading: Reading, page: Page, role: str) -> float | None:
     """Return the first date of a page, or the number nearest to the terms of the question's relation."""
     timed = reading.question.timed or bool(reading.question.role)
     kinds = ("date", "year") if timed else ("number",)
     # The count breaks ties: of equally near spans the first.
     values: list[tuple[float, int, float]] = []
-    for sentence in sentences_of(page):
+    for sentence in page.sentences:
         for span in sentence.dates if timed else sentence.spans:
             if span.kind in kinds and (not role or role_of(sentence.text, span) == role):
                 near = 0.0 if timed else reading.nearness(sentence, span.start, len(span.text))
@@ -112,7 +111,7 @@ def _value(reading: Reading, page: Passage, role: str) -> float | None:
 
 def _best_evidence(reading: Reading, name: str) -> float:
     page = _page(reading, name)
-    return max((reading.evidence(sentence) for sentence in sentences_of(page)), default=0.0) if page else 0.0
+    return max((reading.evidence(sentence) for sentence in page.sentences), default=0.0) if page else 0.0
 
 
 def as_number(span: Span) -> float:

@@ -57,7 +57,7 @@ def mention_of(reading: Reading, text: str, name: str) -> Mention:
     numbers = reading.pages_with(name) if name.strip() else []
     best, page, second = _NONE, None, 0.0
     for number in numbers:
-        candidate = _best_in(reading, reading.pages[number], text, name)
+        candidate = _best_in(reading, number, text, name)
         second = max(second, min(candidate.joint, best.joint))
         if page is None or candidate.joint > best.joint:
             best, page = candidate, reading.pages[number]
@@ -67,12 +67,13 @@ def mention_of(reading: Reading, text: str, name: str) -> Mention:
     return Mention(name, len(numbers), numbers[0], page, sentence, start, joint, support, near, second)
 
 
-def _best_in(reading: Reading, page: Page, text: str, name: str) -> _Best:
-    best = _NONE
-    for sentence in page.sentences:
+def _best_in(reading: Reading, number: int, text: str, name: str) -> _Best:
+    best, match, strengths = _NONE, reading.matches[number], reading.strengths[number]
+    for part in match.parts:
+        sentence = part.sentence
         # The first sentence of a page is about its title, whether it repeats it or not.
-        if name in sentence.key or (sentence.number == 0 and name == page.name):
-            support = min(reading.strength(sentence), 1.0)
+        if name in sentence.key or (sentence.number == 0 and name == match.page.name):
+            support = min(strengths[part.group], 1.0)
             if support > best.joint:  # otherwise no nearness would make it the best
                 start = sentence.text.find(text)
                 near = reading.nearness(sentence, start, len(text)) if start >= 0 else 0.0

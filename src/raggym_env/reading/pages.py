@@ -12,7 +12,7 @@ from raggym_env.reading import spans
 from raggym_env.reading.spans import Span
 from raggym_env.reading.text import Tokens, key, split_words, terms
 
-__all__ = ["Page", "Sentence", "page_of", "sentences_of"]
+__all__ = ["Page", "Sentence", "page_of"]
 
 _SENTENCE_END = re.compile(r"([.!?])[\"”)]*\s+(?=[A-Z\"“(0-9])")
 # A text that ends so goes on: an initial or an abbreviation, not the end of a sentence.
@@ -84,6 +84,11 @@ class Page(NamedTuple):
     terms: frozenset[str]
     """Terms of the title and all sentences."""
 
+    def has(self, name: str, term: str) -> bool:
+        """True if the title or text has a name, given by its key between spaces and the `longest_term` of that."""
+        # A lookup of the longest word rules out most pages faster than a search in their text.
+        return (not term or term in self.terms) and (name in self.key or name == self.name)
+
 
 # Cached, as a passage is read again at every later step of the episode that retrieved it.
 @lru_cache(maxsize=20_000)
@@ -95,11 +100,6 @@ def page_of(passage: Passage) -> Page:
     # "|" is in no key, so no name matches across two sentences.
     keys = "|".join([sentence.key for sentence in sentences])
     return Page(passage.title, f" {key(passage.title)} ", title_terms, sentences, keys, all_terms)
-
-
-def sentences_of(passage: Passage) -> tuple[Sentence, ...]:
-    """Return the sentences of a passage."""
-    return page_of(passage).sentences
 
 
 def _split(text: str) -> list[str]:

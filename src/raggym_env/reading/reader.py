@@ -2,62 +2,31 @@
 
 from __future__ import annotations
 
+import heapq
 import math
-import re
-from collections.abc import Iterable, Sequence, Set
+from collections.abc import Iterable, Sequence
 from functools import cached_property
 from typing import NamedTuple
 
 from raggym_env.core import Passage
-from raggym_env.reading.pages import Page, Sentence, page_of, sentences_of
+from raggym_env.reading.matches import HALF_DISTANCE, NOT_HUMAN, PageMatch, matches_of
+from raggym_env.reading.pages import Page, Sentence
 from raggym_env.reading.question import ParsedQuestion
-from raggym_env.reading.spans import Span, role_of, word_before
-from raggym_env.reading.text import composed, key, longest_term, whole_words
+from raggym_env.reading.text import key, longest_term
 
-__all__ = ["FITS", "ORGANIZATION", "Candidate", "Reading"]
+__all__ = ["Candidate", "Reading"]
 
-FITS: dict[str, dict[str, float]] = {
-    "date": {"date": 1.0, "year": 0.6},
-    "year": {"year": 1.0, "date": 0.5},
-    "number": {"number": 1.0, "year": 0.1},
-    "nation": {"nation": 1.0},
-    "place": {"entity": 0.8, "nation": 0.2},
-    "person": {"entity": 0.9},
-    "definition": {"definition": 1.0, "entity": 0.2},
-    "entity": {"entity": 0.8, "definition": 0.2, "number": 0.1, "nation": 0.1, "year": 0.1},
-}
-"""Answer type -> how well each kind of span fits it, in [0, 1]; a kind that is not listed does not fit."""
-# Answer types that only dates fit, and that only names fit: for these no other spans are computed.
-_DATED, _NAMED = ("date", "year"), ("person", "place", "nation")
-_PLACE_WORDS = frozenset(("in", "at", "near", "from", "to", "into", "around", "of"))
-
-# Weights, tuned on training questions of HotpotQA, 2WikiMultihopQA and Synth. A span scores the strength of its
-# sentence times (_BASE + fit to the answer type + _NEARNESS * nearness), times the factors that apply.
-_BASE = 0.9
+# Weights, tuned as those in `matches`. A span scores the strength of its sentence times (base + fit to the answer type
+# + _NEARNESS * nearness), times the factors that apply.
 _NEARNESS = 0.6
-_HALF_DISTANCE = 70.0  # characters at which nearness falls to a half
-_ROLE, _NO_ROLE = 1.5, 0.55  # the question is about a birth or death, and the span is (not) its date or place
 _UNLINKED = 0.5  # no chain of mentions joins the page to a name in the question, but some page is joined
 _LINKED = 0.36  # least score, as a query, of a name on a page that is joined to the question
 _BRIDGED = 2.0  # the span is on the page that the question reaches through another
-_NO_PLACE = 0.5  # the question wants a place, and no "in", "at" or "near" precedes the span
-_HEADED = 1.5  # the span contains the noun after "which"
-_OWN_TITLE = 0.9  # the span is the title of its own page
-_NOT_HUMAN = 0.8  # the question wants a person, and the name looks like none
 _REPEAT = 0.12  # share of its score that each further occurrence of a span adds
-_TITLE, _TITLE_HEAD, _TITLE_LATER = (
-    1.1,
-    0.3,
-    0.4,
-)  # a page's title as answer; bonus if headed; penalty for later sentences
+_TITLE = 1.1  # a page's title as answer
 
-_ORGANIZATIONS = """
-University College School Orchestra Band Company Records Department Center Centre Club League Award Awards Series Museum
-County River City Theatre Theater Church Festival Association Party Army Press Prize Studios Entertainment Pictures
-Television Network Cup Championship War Street Park Island Islands Act Group Inc
-"""
-ORGANIZATION = re.compile(whole_words(_ORGANIZATIONS.split()))
-"""Matches words in names of organizations, places and events, which are no persons."""
+_NEVER = (0.0, "")
+_NO_TERMS: frozenset[str] = frozenset()
 
 
 class Candidate(NamedTuple):
@@ -72,213 +41,249 @@ class Reading:
 
     def __init__(self, question: ParsedQuestion, passages: Sequence[Passage]) -> None:
         self.question = question
-        self.passages = passages = [*map(_composed, passages)]
-        self.pages = [page_of(passage) for passage in passages]
-        self.sentences = [sentence for page in self.pages for sentence in page.sentences]
+        of_question = matches_of(question)
+        self.names, self.choices = of_question.names, of_question.choices
+        """Keys of the names in the question, and of the two that it compares, between spaces."""
+        self.matches = matches = of_question.of(passages)
+        self.pages = [match.page for match in matches]
         # Reversed, so that of several pages with one title the first is kept.
-        self.titles = {
-            page.name: passage for page, passage in zip(reversed(self.pages), reversed(passages), strict=True)
-        }
-        """Key of the title, between spaces -> passage."""
+        self.titles = {match.page.name: match for match in reversed(matches)}
+        """Key of the title, between spaces -> page."""
         self.cached_answers: list[Candidate] | None = None
         """The result of `answers_from`, once it was called."""
-        self._matched, self._rarity = _match(question.terms, self.pages)
+        counts: dict[str, int] = {}
+        total = 0
+        for match in matches:
+            total += len(match.parts)
+            for term, count in match.counts:
+                counts[term] = counts.get(term, 0) + count
+        # Rarity is an inverse document frequency over sentences: the fewer have a term, the more it weighs.
+        self._rarity = {term: math.log(1 + total / count) for term, count in counts.items()}
+        self._relation = {term: self._rarity.get(term, 1.0) for term in question.relation}
+        """Rarity of the terms of the question's relation; 1 for those that are in no page."""
+        self._weights: dict[frozenset[str], float] = {}
         self._total = math.fsum(self._rarity.values()) or 1.0
-        self._strengths: dict[Sentence, float] = {}
         self._numbers: dict[str, list[int]] = {}
-        self._relations: dict[Sentence, list[tuple[int, float]]] = {}
 
-    def _weight(self, terms: Iterable[str]) -> float:
-        # fsum, here and below: a set's order differs between processes, and a plain sum's last bits depend on it.
-        rarity = self._rarity
-        return math.fsum([rarity[term] for term in terms])
+    @property
+    def sentences(self) -> list[Sentence]:
+        """The sentences of all pages."""
+        return [sentence for page in self.pages for sentence in page.sentences]
+
+    @property
+    def passages(self) -> list[Passage]:
+        """The passages, with composed characters."""
+        return [match.passage for match in self.matches]
+
+    def _weight(self, terms: frozenset[str]) -> float:
+        weight = self._weights.get(terms)
+        if weight is None:
+            # fsum, here and below: a set's order differs between processes, and a plain sum's last bits depend on it.
+            rarity = self._rarity
+            weight = self._weights[terms] = math.fsum([rarity[term] for term in terms if term in rarity])
+        return weight
 
     @cached_property
-    def _mentions(self) -> list[tuple[str, Sentence]]:
-        """Titles of retrieved pages, each with the sentences of other pages that mention it."""
+    def _mentions(self) -> list[tuple[str, str, frozenset[str]]]:
+        """Titles of retrieved pages, each with the title and the question's terms of another page's sentence that
+        mentions it."""
+        titles = self.titles
         return [
-            (title, sentence)
-            # A title of one or two letters would be mentioned everywhere.
-            for name, title in [(name, passage.title) for name, passage in self.titles.items() if len(name) > 4]
-            for number in self.pages_with(name)
-            if self.pages[number].title != title
-            for sentence in self.pages[number].sentences
-            if name in sentence.key
+            (titles[name].title, match.title, matched)
+            for match in self.matches
+            for name in match.mentions.keys() & titles.keys()
+            if titles[name].title != match.title
+            for matched in match.mentions[name]
         ]
 
     @cached_property
-    def _links(self) -> dict[str, Set[str]]:
+    def _links(self) -> dict[str, frozenset[str]]:
         """For each title, the question's terms in the best sentence of another page that mentions it."""
-        links: dict[str, Set[str]] = {}
-        for title, sentence in self._mentions:
-            matched = self._matched[sentence]
-            if self._weight(matched) > self._weight(links.get(title, ())):
+        links: dict[str, frozenset[str]] = {}
+        for title, _, matched in self._mentions:
+            if self._weight(matched) > self._weight(links.get(title, _NO_TERMS)):
                 links[title] = matched
         return links
 
     @cached_property
     def chain(self) -> set[str]:
         """Titles in the question, titles that their pages mention, and so on; all titles if the question has none."""
-        question = self.question.key
-        reached = {passage.title for name, passage in self.titles.items() if name in question and len(name) > 4}
+        reached = {match.title for match in self.titles.values() if match.is_in_question}
         frontier = reached
         while frontier:
-            frontier = {title for title, sentence in self._mentions if sentence.title in frontier} - reached
+            frontier = {title for title, mentioning, _ in self._mentions if mentioning in frontier} - reached
             reached = reached | frontier
-        return reached or {passage.title for passage in self.passages}
+        return reached or {match.title for match in self.matches}
 
     def bridge(self, name: str) -> str | None:
         """Return the name that a name's page gives for what the question asks ("the director of ..."), or None."""
-        page = self.passage_of(name)
-        if page is None or not self.question.agents:
-            return None
+        match = self.match_of(name) if self.question.agents else None
         # Below this nearness a name and the agent's noun have nothing to do with each other.
-        best, bridge, title = 0.25, None, key(page.title)
-        for sentence in sentences_of(page)[:3]:
-            agents = self._positions(sentence, self.question.agents)
-            for span in sentence.names if agents else ():
-                if span.kind == "entity" and span.key not in title and len(span.key) > 3:
-                    near = _nearness(agents, span.start, len(span.text))
-                    if near > best:
-                        best, bridge = near, span.text
+        best, bridge = 0.25, None
+        for agents, names in match.agents if match else ():
+            positions = self._positions(agents)
+            for span in names:
+                near = _nearness(positions, span.start, len(span.text))
+                if near > best:
+                    best, bridge = near, span.text
         return bridge
 
     @cached_property
     def bridged(self) -> list[str]:
         """Names that the question reaches through the names in it, nearest first, over at most three pages."""
         reached: list[str] = []
-        frontier = list(self.question.choices or self.question.names)
+        frontier = list(self.question.choices or self.question.names) if self.question.agents else []
         for _ in range(3):
             frontier = [name for start in frontier if (name := self.bridge(start)) and name not in reached]
             reached += frontier
         return list(dict.fromkeys(reached))
 
     @cached_property
-    def _bridged_titles(self) -> set[str]:
-        return {page.title for name in self.bridged if (page := self.passage_of(name))}
+    def _shares(self) -> list[list[float]]:
+        """For each page the evidence of the sentences that match `PageMatch.matched`."""
+        links, weight, whole = self._links, self._weight, self._total
+        return [
+            [weight(matched | linked if linked else matched) / whole for matched in match.matched]
+            for match in self.matches
+            for linked in [links.get(match.title)]
+        ]
+
+    @cached_property
+    def strengths(self) -> list[list[float]]:
+        """For each page the strength of the sentences that match `PageMatch.matched`."""
+        chain = self.chain
+        return [
+            shares if match.title in chain else [share * _UNLINKED for share in shares]
+            for match, shares in zip(self.matches, self._shares, strict=True)
+        ]
+
+    @cached_property
+    def _places(self) -> dict[Sentence, tuple[int, int]]:
+        matches = enumerate(self.matches)
+        return {part.sentence: (number, part.group) for number, match in matches for part in match.parts}
 
     def evidence(self, sentence: Sentence) -> float:
         """Return the share in [0, 1] of the question's weight that a sentence and the one that links to it cover."""
-        matched, linked = self._matched[sentence], self._links.get(sentence.title)
-        return self._weight(matched | linked if linked else matched) / self._total
+        number, group = self._places[sentence]
+        return self._shares[number][group]
 
     def strength(self, sentence: Sentence) -> float:
         """Return a sentence's evidence, halved if no chain of mentions leads from the question to its page."""
-        strength = self._strengths.get(sentence)
-        if strength is None:
-            strength = self.evidence(sentence) * (1.0 if sentence.title in self.chain else _UNLINKED)
-            self._strengths[sentence] = strength
-        return strength
+        number, group = self._places[sentence]
+        return self.strengths[number][group]
 
     def covered(self, terms: frozenset[str]) -> float:
-        """Return the share in [0, 1] of the question's weight that is in some terms."""
-        return math.fsum([rarity for term, rarity in self._rarity.items() if term in terms]) / self._total
+        """Return the share in [0, 1] of the question's weight that is in some of its terms."""
+        return self._weight(terms) / self._total
 
     def nearness(self, sentence: Sentence, start: int, length: int) -> float:
         """Return how near in [0, 1] a part of a sentence is to what the question asks about its names; 0 without it."""
-        return _nearness(self._relation_positions(sentence), start, length)
+        offsets = sentence.terms
+        relation = [(term, offsets[term]) for term in self.question.relation if term in offsets]
+        return _nearness(self._positions(relation), start, length) if relation else 0.0
 
-    def _relation_positions(self, sentence: Sentence) -> list[tuple[int, float]]:
-        positions = self._relations.get(sentence)
-        if positions is None:
-            positions = self._relations[sentence] = self._positions(sentence, self.question.relation)
-        return positions
-
-    def _positions(self, sentence: Sentence, terms: Iterable[str]) -> list[tuple[int, float]]:
-        """Return the offset and the rarity of each of the terms that a sentence has."""
-        offsets, rarity = sentence.terms, self._rarity
-        return [(offsets[term], rarity.get(term, 1.0)) for term in terms if term in offsets]
+    def _positions(self, terms: Sequence[tuple[str, int]]) -> list[tuple[int, float]]:
+        """Return the offset and the rarity of terms, given with their offsets."""
+        rarity = self._rarity
+        return [(at, rarity.get(term, 1.0)) for term, at in terms]
 
     def answers(self) -> list[Candidate]:
         """Return possible answers, best first, each once."""
-        scores: dict[str, tuple[float, str]] = {}
-        for page in self.pages:
-            for name, text, score in self._candidates(page):
-                best, best_text = scores.get(name, (0.0, text))
-                # A span that occurs again is a little likelier, spelled as in its best occurrence.
-                if score > best:
-                    best, score, best_text = score, best, text
-                scores[name] = best + _REPEAT * score, best_text
-        ranked = sorted((-score, text) for score, text in scores.values() if score > 0)
-        return [Candidate(text, -score) for score, text in ranked]
+        return [Candidate(text, -score) for score, text in sorted(self._ranked())]
 
-    def _candidates(self, page: Page) -> list[tuple[str, str, float]]:
-        """Return keys, texts and scores of the answers that each sentence suggests: its spans, and the page's title."""
-        question, title = self.question, key(page.title)
-        kind, fits, bridged = question.kind, FITS[question.kind], page.title in self._bridged_titles
-        has_factors = bool(question.role or question.head) or kind in ("place", "person")
-        is_answer = kind in ("person", "entity", "place") and not self._in_question(title)
-        human = self._humanness(page.title, title) if is_answer and kind == "person" else 1
-        text = page.title.split(" (")[0].strip() or page.title
-        candidates = []
-        for sentence in page.sentences:
-            strength = self.strength(sentence)
+    def best_answers(self) -> list[Candidate]:
+        """Return the first two of `answers`, or as many as there are."""
+        return [Candidate(text, -score) for score, text in heapq.nsmallest(2, self._ranked())]
+
+    def _ranked(self) -> list[tuple[float, str]]:
+        return [(-score, text) for score, text in self._scores.values() if score > 0]
+
+    @cached_property
+    def _scores(self) -> dict[str, tuple[float, str]]:
+        """The score of each possible answer, and how it is written, by its key."""
+        scores: dict[str, tuple[float, str]] = {}
+        bridged = {match.title for name in self.bridged if (match := self.match_of(name))}
+        for match, strengths in zip(self.matches, self.strengths, strict=True):
+            self._add_scores(scores, match, strengths, _BRIDGED if match.title in bridged else 1.0)
+        return scores
+
+    def _add_scores(
+        self, scores: dict[str, tuple[float, str]], match: PageMatch, strengths: list[float], bridged: float
+    ) -> None:
+        """Add the scores of the answers that each sentence of a page suggests: its spans, and the page's title."""
+        answer, fsum, rarity = match.answer, math.fsum, self._relation
+        human = self._human(match.human) if answer and match.human else 1.0
+        for part in match.parts:
+            strength = strengths[part.group]
             if not strength:
                 continue
-            spans = sentence.dates if kind in _DATED else sentence.names if kind in _NAMED else sentence.spans
-            positions = self._relation_positions(sentence) if spans else ()
-            for span in spans:
-                if span.kind in fits and not self._in_question(span.key):
-                    near = _nearness(positions, span.start, len(span.text)) if positions else 0.0
-                    score = strength * (_BASE + fits[span.kind] + _NEARNESS * near)
-                    if has_factors:
-                        score = self._with_factors(score, sentence, span)
-                    if bridged:
-                        score *= _BRIDGED
-                    candidates.append((span.key, span.text, score * _OWN_TITLE if span.key == title else score))
-            if is_answer:
-                # The first sentence of a page says what its title is: "Jaws is a film ..." for "which film".
-                headed = _TITLE_HEAD * (
-                    bool(question.head) and sentence.number == 0 and question.head in sentence.terms
-                )
-                score = strength * (_TITLE * human + headed - _TITLE_LATER * bool(sentence.number))
-                candidates.append((key(text), text, score))
-        return candidates
+            spans = part.spans
+            for name, text, base, distances, role, looks, factors in part.find_spans() if spans is None else spans:
+                if not distances:
+                    score = strength * base * role
+                else:
+                    # fsum, as a set's order differs between processes and a plain sum's last bits depend on it.
+                    near = fsum([rarity[t] / far for t, far in distances]) / fsum([rarity[t] for t, _ in distances])
+                    score = strength * (base + _NEARNESS * near) * role
+                if looks:
+                    score *= self._human(looks)
+                for factor in factors:
+                    score *= factor
+                score *= bridged
+                # An answer that occurs again is a little likelier, spelled as in its best occurrence.
+                best, best_text = scores.get(name, _NEVER)
+                if score > best:
+                    scores[name] = score + _REPEAT * best, text
+                else:
+                    scores[name] = best + _REPEAT * score, best_text
+            if answer:
+                score = strength * (_TITLE * human + part.headed - part.later)
+                best, best_text = scores.get(match.answer_key, _NEVER)
+                if score > best:
+                    scores[match.answer_key] = score + _REPEAT * best, answer
+                else:
+                    scores[match.answer_key] = best + _REPEAT * score, best_text
 
-    def _with_factors(self, score: float, sentence: Sentence, span: Span) -> float:
-        """Return a score times the factors for and against a span that depend on the question."""
-        question = self.question
-        if question.role:
-            score *= _ROLE if role_of(sentence.text, span) == question.role else _NO_ROLE
-        if question.kind == "place":
-            score *= 1.0 if word_before(sentence.text, span.start) in _PLACE_WORDS else _NO_PLACE
-        if question.kind == "person":
-            score *= self._humanness(span.text, span.key)
-        return score * _HEADED if question.head and question.head in span.key else score
-
-    def _humanness(self, name: str, name_key: str) -> float:
+    def _human(self, human: tuple[float, str]) -> float:
         """Return 1.0 if a name looks like a person's, by its words and by its page if that was retrieved, else 0.8."""
-        if ORGANIZATION.search(name):
-            return _NOT_HUMAN
-        page = self.titles.get(f" {name_key} ")
-        if page is None:
-            return 1.0 if 2 <= len(name.split()) <= 4 else _NOT_HUMAN
+        factor, title = human
+        match = self.titles.get(title)
+        if match is None:
+            return factor
         # A biography starts with the date or place of birth.
-        first_sentences = sentences_of(page)[:2]
-        born = any(role_of(s.text, span) == "birth" for s in first_sentences for span in s.dates + s.names)
-        return 1.0 if born else _NOT_HUMAN
+        return 1.0 if match.is_biography else NOT_HUMAN
 
-    def _in_question(self, name: str) -> bool:
-        return f" {name} " in self.question.key or not name
+    def leads(self, queries: Sequence[str], most: int | None = None) -> list[Candidate]:
+        """Return names worth a search, best first: those in good sentences that `is_new`, given the past queries.
 
-    def leads(self, queries: Sequence[str]) -> list[Candidate]:
-        """Return names worth a search, best first: those in good sentences that `is_new`, given the past queries."""
+        Args:
+            queries: The past queries.
+            most: Number of names, by default all.
+        """
         scores: dict[str, tuple[float, str]] = {}
-        for sentence in self.sentences:
-            strength = self.strength(sentence)
-            for span in sentence.names:
-                if span.kind == "entity" and self.is_new(span.key, queries):
-                    score = strength * (0.4 + 0.6 * self.nearness(sentence, span.start, len(span.text)))
-                    if sentence.title in self.chain:
-                        score = max(score, _LINKED)
-                    scores[span.key] = max(scores.get(span.key, (0.0, "")), (score, span.text))
-        ranked = sorted(scores.values(), key=lambda pair: (-pair[0], pair[1]))
-        return [Candidate(name, score) for score, name in ranked]
+        # "|" is in no key, so no name matches across two queries.
+        past = "|".join([f" {key(query)} " for query in queries])
+        fsum, rarity, titles = math.fsum, self._relation, self.titles
+        for match, strengths in zip(self.matches, self.strengths, strict=True):
+            least = _LINKED if match.title in self.chain else 0.0
+            for part in match.parts:
+                strength = strengths[part.group]
+                for name, text, distances in part.find_leads():
+                    padded = f" {name} "
+                    if padded in titles or padded in past:
+                        continue
+                    near = 0.0
+                    if distances:
+                        near = fsum([rarity[t] / far for t, far in distances]) / fsum([rarity[t] for t, _ in distances])
+                    score = max(strength * (0.4 + 0.6 * near), least)
+                    scores[name] = max(scores.get(name, _NEVER), (score, text))
+        ranked = sorted([(-score, text) for score, text in scores.values()])
+        return [Candidate(text, -score) for score, text in ranked[:most]]
 
     def is_new(self, name: str, queries: Iterable[str]) -> bool:
         """True if a name, given by its key, is neither in the question nor a retrieved title nor in a past query."""
         padded = f" {name} "
-        if self._in_question(name) or padded in self.titles:
+        if padded in self.question.key or not name or padded in self.titles:
             return False
         return not any(padded in f" {key(query)} " for query in queries)
 
@@ -286,20 +291,18 @@ class Reading:
         """Return the numbers of the pages whose title or text has a name, given by its key between spaces."""
         numbers = self._numbers.get(name)
         if numbers is None:
-            # A lookup of the longest word rules out most pages faster than a search in their text.
             term = longest_term(name)
-            pages = [(n, page) for n, page in enumerate(self.pages) if not term or term in page.terms]
-            numbers = self._numbers[name] = [n for n, page in pages if name in page.key or name == page.name]
+            numbers = self._numbers[name] = [n for n, page in enumerate(self.pages) if page.has(name, term)]
         return numbers
 
     def knows(self, name: str) -> bool:
         """True if a retrieved page is about a name, or about a longer name in the question that contains it."""
         padded = f" {key(name)} "
         longer = (title for title in self.titles if padded in title and title in self.question.key)
-        return self.passage_of(name) is not None or any(longer)
+        return self.match_of(name) is not None or any(longer)
 
-    def passage_of(self, name: str) -> Passage | None:
-        """Return the retrieved passage about a name, or None."""
+    def match_of(self, name: str) -> PageMatch | None:
+        """Return the retrieved page about a name, or None."""
         padded = f" {key(name)} "
         if padded in self.titles:
             return self.titles[padded]
@@ -307,39 +310,19 @@ class Reading:
         near = [title for title in self.titles if title.startswith(padded) or padded.startswith(title)]
         return self.titles[max(near, key=lambda title: (len(title), title))] if near else None
 
-
-def _composed(passage: Passage) -> Passage:
-    title, text = composed(passage.title), composed(passage.text)
-    # Most are composed already, and stay the same object.
-    return passage if title is passage.title and text is passage.text else Passage(passage.id, title, text)
-
-
-def _match(terms: frozenset[str], pages: Sequence[Page]) -> tuple[dict[Sentence, Set[str]], dict[str, float]]:
-    """Return the terms that each sentence or its page's title has, and the rarity of each term that occurs."""
-    # Rarity is an inverse document frequency over sentences: the fewer have a term, the more it weighs.
-    matched: dict[Sentence, Set[str]] = {}
-    counts: dict[str, int] = dict.fromkeys(terms, 0)
-    for page in pages:
-        in_title = terms & page.title_terms
-        elsewhere = (terms & page.terms) - in_title
-        for term in in_title:
-            counts[term] += len(page.sentences)
-        for sentence in page.sentences:
-            in_text = [term for term in elsewhere if term in sentence.terms]
-            for term in in_text:
-                counts[term] += 1
-            matched[sentence] = in_title.union(in_text) if in_text else in_title
-    total = sum(len(page.sentences) for page in pages)
-    return matched, {term: math.log(1 + total / count) for term, count in counts.items() if count}
+    def page_of(self, name: str) -> Page | None:
+        """Return the retrieved page about a name, or None."""
+        match = self.match_of(name)
+        return match.page if match else None
 
 
 def _nearness(positions: Sequence[tuple[int, float]], start: int, length: int) -> float:
     """Return the mean nearness, weighted by rarity, of the terms outside of a part of a sentence to that part."""
-    # Nearness to one term is 1 / (1 + distance in characters / _HALF_DISTANCE).
+    # Nearness to one term is 1 / (1 + distance in characters / HALF_DISTANCE).
     near, weights, end = [], [], start + length
     for at, rarity in positions:
         if not start <= at < end:
             distance = start - at if at < start else at - end
-            near.append(rarity / (1 + distance / _HALF_DISTANCE))
+            near.append(rarity / (1 + distance / HALF_DISTANCE))
             weights.append(rarity)
     return math.fsum(near) / math.fsum(weights) if weights else 0.0

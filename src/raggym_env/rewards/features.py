@@ -21,12 +21,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from raggym_env.core import Action, Answer, Search, State
-from raggym_env.reading.answers import answers, reading_of
+from raggym_env.reading.answers import answers, best_answers, reading_of
+from raggym_env.reading.matches import FITS, ORGANIZATION
 from raggym_env.reading.mentions import Mention, mention_of
-from raggym_env.reading.reader import FITS, ORGANIZATION
 from raggym_env.reading.text import COUNTRIES, MONTHS, Tokens, composed, key, names_in, split_words
 
-__all__ = ["FEATURES", "features"]
+__all__ = ["FEATURES", "feature_rows", "features"]
 
 
 # The fields of the following classes are the columns, in this order. Weights files record the names, and
@@ -140,6 +140,8 @@ FEATURES: tuple[str, ...] = tuple(itertools.chain.from_iterable(_GROUPS))
 _ENDS = itertools.accumulate(map(len, _GROUPS))
 _EPISODE, _STATE, _SEARCH, _ANSWER = (slice(end - len(group), end) for group, end in zip(_GROUPS, _ENDS, strict=True))
 
+_ZEROS = (0.0,) * len(FEATURES)
+
 
 def _values(group: Any) -> Callable[[Any], tuple[float, ...]]:
     """Return a function from an object of the class to its values, which raises AttributeError if one is not set."""
@@ -151,6 +153,7 @@ _search_values, _query_mention_values = _values(_SearchFeatures), _values(_Query
 _answer_values, _answer_mention_values = _values(_AnswerFeatures), _values(_AnswerMentionFeatures)
 _mention_values = _values(_MentionFeatures)
 
+_NO_NAMES: frozenset[str] = frozenset()
 _LONGEST = 2_000  # characters of an action's text that are read
 _LOCATIVE = frozenset(("in", "at", "near", "from", "to", "into", "around"))
 _NATIONS = frozenset((*map(str.lower, COUNTRIES), *map(str.lower, COUNTRIES.values())))
@@ -209,19 +212,16 @@ class _StateView:
     def __init__(self, state: State) -> None:
         self.state = state
         self.reading = reading = reading_of(state)
-        self.question = question = reading.question
-        # Reversed, so that of several pages with one title the first is kept.
-        self.titles = {page.name: page for page in reversed(reading.pages)}
-        self.names = [f" {key(name)} " for name in dict.fromkeys((*question.choices, *question.names))]
-        self.choices = [f" {key(choice)} " for choice in question.choices]
+        self.question = reading.question
+        self.titles, self.names, self.choices = reading.titles, reading.names, reading.choices
         self.bridges = [f" {key(name)} " for name in reading.bridged]
         queries = [_parse(turn.query) for turn in state.history]
         self.past_keys, self.past_terms = [query.key for query in queries], [query.terms for query in queries]
         self.title_terms = [page.title_terms for page in reading.pages]
         # Passages are listed once, oldest search first: from this index on they are new with the last search.
         self.before_last = len({passage for turn in state.history[:-1] for passage in turn.passages})
-        self.ranked = answers(state)
-        """The reader's answers, best first."""
+        self.ranked = best_answers(state, reading)
+        """The reader's two best answers, or the only one."""
         self.best_key = f" {key(self.ranked[0].text)} "
         self._mentions: dict[str, Mention] = {}
 
@@ -243,7 +243,8 @@ class _StateView:
         values.first = float(not self.state.history)
         values.covered_by_one = max(self.coverage.values(), default=0.0)
         values.names_known = _share(sum([name in self.titles for name in self.names]), self.names)
-        values.names_seen = _share(sum([bool(reading.pages_with(name)) for name in self.names]), self.names)
+        mentioned = _NO_NAMES.union(*[match.names for match in reading.matches])
+        values.names_seen = _share(sum([name in mentioned for name in self.names]), self.names)
         values.asks_choice = float(self.question.kind == "choice")
         values.asks_verdict = float(self.question.kind == "verdict")
         values.asks_agent = float(bool(self.question.agents))
@@ -256,17 +257,19 @@ class _StateView:
     @cached_property
     def coverage(self) -> dict[frozenset[str], float]:
         """The share of the question's weight that each page covers, by the page's terms."""
-        return {page.terms: self.reading.covered(page.terms) for page in self.reading.pages}
+        return {match.page.terms: self.reading.covered(match.covered) for match in self.reading.matches}
 
-    @cached_property
-    def terms(self) -> frozenset[str]:
-        """All terms of the retrieved pages."""
-        return frozenset().union(*[page.terms for page in self.reading.pages])
+    def in_pages(self, terms: frozenset[str]) -> frozenset[str]:
+        """Return the terms that are in retrieved pages."""
+        missing = set(terms)
+        for page in self.reading.pages:
+            missing -= page.terms
+        return terms - missing
 
     @cached_property
     def scores(self) -> dict[str, float]:
         """The score of each of the reader's answers, by key."""
-        return {f" {key(text)} ": score for text, score in reversed(self.ranked)}
+        return {f" {key(text)} ": score for text, score in reversed(answers(self.state, self.reading))}
 
     def mention(self, text: str, name: str) -> Mention:
         """Return the best mention of a text with a key; cached, as candidates often have names in common."""
@@ -298,7 +301,7 @@ def _similarity(words: frozenset[str], others: Iterable[frozenset[str]]) -> floa
     return max([common / (total - common) for common, total in shared], default=0.0)
 
 
-def _search_row(view: _StateView, action: Search) -> list[float]:
+def _search_row(view: _StateView, action: Search) -> tuple[float, ...]:
     """Return the values of the columns `_SEARCH`."""
     query, question = _parse(action.query), view.question
     mention = view.mention(query.text, query.key)
@@ -306,7 +309,7 @@ def _search_row(view: _StateView, action: Search) -> list[float]:
         other = view.mention(name, name_key)
         mention = other if other.best > mention.best else mention
     names = [name for name in view.names if name in query.key]
-    in_question, in_pages = query.terms & question.terms, query.terms & view.terms
+    in_question, in_pages = query.terms & question.terms, view.in_pages(query.terms)
     search = _SearchFeatures()
     search.search = 1.0
     search.query_words = min(query.words / 20, 1.0)
@@ -332,10 +335,10 @@ def _search_row(view: _StateView, action: Search) -> list[float]:
     best_name.query_page_known = float(mention.key in view.titles)
     best_name.query_nation = float(query.kind == "nation")
     best_name.query_bare = float(query.kind == "entity" and not query.names and query.capital > 0.5)
-    return [*_search_values(search), *view.mention_features(mention), *_query_mention_values(best_name)]
+    return _search_values(search) + view.mention_features(mention) + _query_mention_values(best_name)
 
 
-def _answer_row(view: _StateView, action: Answer) -> list[float]:
+def _answer_row(view: _StateView, action: Answer) -> tuple[float, ...]:
     """Return the values of the columns `_ANSWER`."""
     question, options = view.question, view.state.question.options
     # The letter of an option stands for its text.
@@ -352,7 +355,7 @@ def _answer_row(view: _StateView, action: Answer) -> list[float]:
         fit = FITS[question.kind].get(answer.kind, 0.0)
         if question.kind == "person" and ORGANIZATION.search(answer.text):
             fit *= 0.5
-    opening = page.sentences[0].terms if page and page.sentences else ()
+    opening = page.page.sentences[0].terms if page and page.page.sentences else ()
     before = mention.sentence.text[: max(mention.start, 0)] if mention.sentence else ""
     values = _AnswerFeatures()
     values.answer = 1.0
@@ -371,7 +374,7 @@ def _answer_row(view: _StateView, action: Answer) -> list[float]:
     occurrence = _AnswerMentionFeatures()
     occurrence.answer_second = mention.second
     occurrence.answer_place = float(before.rstrip().rsplit(" ", 1)[-1].lower() in _LOCATIVE)
-    return [*_answer_values(values), *view.mention_features(mention), *_answer_mention_values(occurrence)]
+    return _answer_values(values) + view.mention_features(mention) + _answer_mention_values(occurrence)
 
 
 def features(state: State, actions: Sequence[Action]) -> NDArray[np.float32]:
@@ -385,16 +388,20 @@ def features(state: State, actions: Sequence[Action]) -> NDArray[np.float32]:
         float32 array of shape `(n, len(FEATURES))`, with values in [-1, 1]. A row depends on the state and on its
         own action alone.
     """
+    return np.array(feature_rows(state, actions), np.float32).reshape(len(actions), len(FEATURES))
+
+
+def feature_rows(state: State, actions: Sequence[Action]) -> list[tuple[float, ...]]:
+    """Return what `features` returns, not yet rounded: a batch of states is fastest put in one array."""
     if not actions:
-        return np.zeros((0, len(FEATURES)), np.float32)
+        return []
     view = _StateView(state)
+    of_state = view.state_features()
     # Columns that do not apply to an action stay 0.
-    rows = np.zeros((len(actions), len(FEATURES)), np.float32)
-    rows[:, _STATE] = view.state_features()
-    episode = view.episode_features()
-    for row, action in zip(rows, actions, strict=True):
-        if isinstance(action, Search):
-            row[_EPISODE], row[_SEARCH] = episode, _search_row(view, action)
-        else:
-            row[_ANSWER] = _answer_row(view, action)
-    return rows
+    before_search, before_answer = view.episode_features() + of_state, _ZEROS[_EPISODE] + of_state + _ZEROS[_SEARCH]
+    return [
+        before_search + _search_row(view, action) + _ZEROS[_ANSWER]
+        if isinstance(action, Search)
+        else before_answer + _answer_row(view, action)
+        for action in actions
+    ]

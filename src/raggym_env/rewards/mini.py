@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
@@ -13,7 +14,7 @@ from numpy.typing import NDArray
 
 from raggym_env.core import Action, Answer, Passage, Search, State, Turn
 from raggym_env.errors import RewardError, check_option
-from raggym_env.rewards.features import FEATURES, features
+from raggym_env.rewards.features import FEATURES, feature_rows
 from raggym_env.storage.lru import LRU
 from raggym_env.storage.parsing import parse_json, read_file
 
@@ -24,6 +25,7 @@ WEIGHTS = Path(__file__).parent / "weights" / "mini.safetensors"
 
 # States whose search values are cached; environments in a vector share one reward, and each needs its last state.
 _CACHED_STATES = 4_096
+_ROWS = 16
 Weights = dict[str, NDArray[np.float32]]
 _StateKey = tuple[str, tuple[str, ...], tuple[Turn, ...], int]
 
@@ -72,54 +74,74 @@ class MiniReward:
 
     def values(self, states: Sequence[State], actions: Sequence[Sequence[Action]]) -> list[NDArray[np.float32]]:
         """Return `q` in [0, 1] of every candidate of every state, with shapes as for `score`."""
-        rows = [inputs(state, candidates) for state, candidates in zip(states, actions, strict=True)]
-        if not rows:
-            return []
-        # In float64 and rounded: the last bits of a matrix product depend on the number of rows.
-        values = 1 / (1 + np.exp(-logits(self._weights, np.concatenate(rows))))
-        values = values.round(6).astype(np.float32)
-        parts, end = [], 0
-        for state, candidates in zip(states, actions, strict=True):
-            start, end = end, end + len(candidates)
-            # A copy, so that callers may change their part.
-            part = values[start:end].copy()
-            if not state.searches_left:
-                # Such a search ends the episode without an answer.
-                part[[isinstance(action, Search) and action.draft is None for action in candidates]] = 0.0
-            parts.append(part)
-        return parts
+        return _split(self._values(states, actions), actions)
 
     def score(self, states: Sequence[State], actions: Sequence[Sequence[Action]]) -> list[NDArray[np.float32]]:
         """Return one score in [-1 - search_cost, 1] per candidate; see `ProcessReward.score`."""
-        values = self.values(states, actions)
-        scores = []
-        for state, candidates, value in zip(states, actions, values, strict=True):
-            costs = [self.search_cost if isinstance(action, Search) else 0.0 for action in candidates]
-            previous = self._previous_value(state)
-            scores.append((value - previous - np.array(costs, np.float32)).astype(np.float32, copy=False))
-            self._cache(state, candidates, value)
-        return scores
+        values = self._values(states, actions)
+        before, costs, end = [], [], 0
+        for state, candidates, previous in zip(states, actions, self._previous_values(states), strict=True):
+            before += [previous] * len(candidates)
+            costs += [self.search_cost if isinstance(action, Search) else 0.0 for action in candidates]
+            start, end = end, end + len(candidates)
+            self._cache(state, candidates, values[start:end].tolist())
+        return _split(values - np.array(before, np.float32) - np.array(costs, np.float32), actions)
 
-    def _previous_value(self, state: State) -> float:
-        """Return `q(s_{t-1}, a_{t-1})`, the value of the last search in the state before it; `start` at t = 0."""
-        if not state.history:
-            return self.start
-        query = state.history[-1].query
-        previous = replace(state, history=state.history[:-1], searches_left=state.searches_left + 1)
-        values = self._search_values.use(_state_key(previous)) or {}
-        if query not in values:
-            search = [Search(query)]
-            values = self._cache(previous, search, self.values([previous], [search])[0])
-        return values[query]
+    def _values(self, states: Sequence[State], actions: Sequence[Sequence[Action]]) -> NDArray[np.float32]:
+        """Return the values of all candidates of all states."""
+        rows: list[tuple[float, ...]] = []
+        lost = []  # searches that end the episode without an answer
+        for state, candidates in zip(states, actions, strict=True):
+            if not state.searches_left:
+                pairs = enumerate(candidates, start=len(rows))
+                lost += [at for at, action in pairs if isinstance(action, Search) and action.draft is None]
+            rows += _rows(state, candidates)
+        array = np.array(rows, np.float32).reshape(len(rows), len(FEATURES))
+        # A few rows at a time: NumPy's matrix product of more is shared among threads, which for so small a network
+        # wait for each other many times as long as they compute.
+        parts = [logits(self._weights, array[at : at + _ROWS]) for at in range(0, len(rows), _ROWS)]
+        # In float64 and rounded: the last bits of a matrix product depend on the number of rows.
+        values = 1 / (1 + np.exp(-np.concatenate([np.zeros(0), *parts])))
+        rounded: NDArray[np.float32] = values.round(6).astype(np.float32)
+        rounded[lost] = 0.0
+        return rounded
 
-    def _cache(self, state: State, actions: Sequence[Action], values: NDArray[np.float32]) -> dict[str, float]:
-        """Add the values of the searches to those cached for the state, and return these."""
+    def _previous_values(self, states: Sequence[State]) -> list[float]:
+        """Return `q(s_{t-1}, a_{t-1})` of each state, the value of the last search before it; `start` at t = 0."""
+        steps = [(_previous(state), state.history[-1].query) if state.history else None for state in states]
+        values: dict[tuple[State, str] | None, float] = {None: self.start}
+        missing = []
+        for step in steps:
+            if step is not None and step not in values:
+                cached = (self._search_values.use(_state_key(step[0])) or {}).get(step[1])
+                values[step] = 0.0 if cached is None else cached
+                if cached is None:
+                    missing.append(step)
+        searches = [[Search(query)] for _, query in missing]
+        computed = self._values([state for state, _ in missing], searches).tolist() if missing else []
+        for (state, query), search, value in zip(missing, searches, computed, strict=True):
+            values[state, query] = value
+            self._cache(state, search, [value])
+        return [values[step] for step in steps]
+
+    def _cache(self, state: State, actions: Sequence[Action], values: Sequence[float]) -> None:
+        """Add the values of the searches to those cached for the state."""
         state_key = _state_key(state)
         cached = self._search_values.use(state_key)
         if cached is None:
             cached = self._search_values[state_key] = {}
-        cached.update({a.query: q for a, q in zip(actions, values.tolist(), strict=True) if isinstance(a, Search)})
-        return cached
+        cached.update({a.query: q for a, q in zip(actions, values, strict=True) if isinstance(a, Search)})
+
+
+def _previous(state: State) -> State:
+    """Return the state before the last search. Not by `replace`, which takes three times as long."""
+    return State(state.question, state.history[:-1], state.searches_left + 1)
+
+
+def _split(values: NDArray[np.float32], actions: Sequence[Sequence[Action]]) -> list[NDArray[np.float32]]:
+    """Return the part of the values that belongs to each state's actions."""
+    ends = itertools.accumulate(map(len, actions))
+    return [values[end - len(row) : end] for row, end in zip(actions, ends, strict=True)]
 
 
 def _state_key(state: State) -> _StateKey:
@@ -144,15 +166,19 @@ def inputs(state: State, actions: Sequence[Action]) -> NDArray[np.float32]:
     Returns:
         float32 array of shape `(n, len(FEATURES))`.
     """
+    return np.array(_rows(state, actions), np.float32).reshape(len(actions), len(FEATURES))
+
+
+def _rows(state: State, actions: Sequence[Action]) -> list[tuple[float, ...]]:
     if not state.searches_left:
         actions = [Answer(action.draft or "") if isinstance(action, Search) else action for action in actions]
     active = _without_idle(state)
-    rows = features(state, actions)
-    if active is state:
-        return rows
-    answers = [index for index, action in enumerate(actions) if isinstance(action, Answer)]
-    rows[answers] = features(active, [actions[index] for index in answers])
-    return rows
+    answers = [action for action in actions if isinstance(action, Answer)] if active is not state else []
+    if not answers:
+        return feature_rows(state, actions)
+    of_searches = iter(feature_rows(state, [action for action in actions if isinstance(action, Search)]))
+    of_answers = iter(feature_rows(active, answers))
+    return [next(of_answers if isinstance(action, Answer) else of_searches) for action in actions]
 
 
 def _without_idle(state: State) -> State:

@@ -8,7 +8,6 @@ import sys
 from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
@@ -146,6 +145,8 @@ def is_locked(path: Path) -> bool:
 
 def installed_version(name: str) -> str | None:
     """Return the version of an installed distribution; None if it is not installed."""
+    from importlib.metadata import PackageNotFoundError, version  # takes as long to import as all else here
+
     try:
         return version(name)
     except PackageNotFoundError:
