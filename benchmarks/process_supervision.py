@@ -35,6 +35,7 @@ from typing import Any
 import numpy as np
 
 from raggym_env.build import load_mdp
+from raggym_env.cards import env_card, override
 from raggym_env.core import Action, State
 from raggym_env.data import load_tasks
 from raggym_env.errors import DataNotFound
@@ -182,7 +183,8 @@ def sources(plan: Plan) -> Iterator[Row]:
     from mini_reward import agreements
 
     limit, n = plan.sources_size, plan.best_of
-    gain_options = {"llm": f"hf:{plan.llm}", "advantage": False, "passage_chars": 300, "history_chars": 1500}
+    gain_options = {"llm": f"hf:{plan.llm}", "llm_options": ACTOR_SETTINGS["policy.options.llm_options"]}
+    gain_options |= {"advantage": False, "passage_chars": 300, "history_chars": 1500}
     labelled = {**SOURCES, **({"information_gain": ("information_gain", gain_options)} if plan.lm_questions else {})}
     critics: dict[str, Path | None] = {}
     for name, (reward, options) in labelled.items():
@@ -217,9 +219,10 @@ def source_quality(plan: Plan, env: str, reward: str, options: dict[str, Any]) -
 
     slow = reward == "information_gain"
     questions = min(5, plan.lm_questions) if slow else plan.quality_questions
-    mdp = load_mdp(env, "train", process_reward=reward, process_reward_options=options)
-    assert mdp.process_reward is not None
-    scorer, seconds = mdp.process_reward, []
+    card = override(env_card(env), {"reward.process_reward": reward, "reward.options": options})
+    mdp = load_mdp(card, "train")
+    scorer, seconds = mdp.reward.process_reward, []
+    assert scorer is not None
 
     def score(state: State, candidates: Sequence[Action]) -> np.ndarray:
         started = time.process_time()
