@@ -27,6 +27,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass
 from pathlib import Path
+from statistics import fmean
 from typing import Any
 
 from raggym_env.data import load_tasks
@@ -34,6 +35,9 @@ from raggym_env.evaluation import Run, bootstrap
 from raggym_env.evaluation.scores import score_record, searches_of
 from raggym_env.evaluation.statistics import paired_bootstrap
 
+# The tuned model's prompts, and the same with worked examples for the model before training.
+CARDS = Path(__file__).with_name("agent")
+TUNED, UNTUNED = str(CARDS / "compact.toml"), str(CARDS / "compact_examples.toml")
 HOTPOT, TRAIN, WIKI, SYNTH = (
     f"RAGGym-{name}-v0" for name in ("HotpotQA", "HotpotQA-Train", "2WikiMultihopQA", "Synth")
 )
@@ -42,6 +46,7 @@ METRICS = ("f1", "em", "recall")
 SEARCH_VALUE = "policy.search.critic_options={expected_score=[0.2,0.9]}"
 
 Row = dict[str, Any]
+Scores = dict[str, dict[str, float]]  # question id -> metric -> value
 
 
 @dataclass(frozen=True)
@@ -86,8 +91,8 @@ class Study:
 def small(out: Path) -> Study:
     """Return sizes that take some minutes on one core, with results that mean nothing."""
     return Study(
-        out, train_on=(SYNTH,), test_on=((SYNTH, 3),), more_on=(), validation=(SYNTH, "train", 2), train_limit=6,
-        sizes=(), seeds=(0,), max_steps=1, samples=2, lexical_samples=4, best_of=2, ns=(), searches=2, everything=False,
+        out, train_on=(SYNTH,), test_on=((SYNTH, 1),), more_on=(), validation=(SYNTH, "train", 1), train_limit=6,
+        sizes=(), seeds=(0,), max_steps=1, samples=2, lexical_samples=4, best_of=2, ns=(), searches=1, everything=False,
         batch=4, own_limit=6, settings=(),
     )  # fmt: skip
 
@@ -126,20 +131,13 @@ class Ladder:
 
     def llm(self, adapter: str | None) -> tuple[str, ...]:
         suffix = f"+{self.path(adapter)}" if adapter else ""
-        return ("--policy", "compact" if adapter else "compact_examples", "--llm", f"hf:{self.study.model}{suffix}")
+        return ("--policy", TUNED if adapter else UNTUNED, "--llm", f"hf:{self.study.model}{suffix}")
 
     def collect(self, name: str, env: str, *options: object, limit: int | None = None) -> str:
         limit = limit or self.study.train_limit
         flight = ("--in-flight", self.study.in_flight)
-        return self.add(
-            f"{name}-{short(env)}",
-            "collect",
-            env,
-            *options,
-            *(("--limit", limit) if limit else ()),
-            *flight,
-            *self.world(),
-        )
+        limited = ("--limit", limit) if limit else ()
+        return self.add(f"{name}-{short(env)}", "collect", env, *options, *limited, *flight, *self.world())
 
     def candidates(
         self, name: str, env: str, n: int, policy: Sequence[object], *critic: object, limit: int | None = None
@@ -164,17 +162,13 @@ class Ladder:
         study = self.study
         steps = ("--max-steps", study.max_steps) if study.max_steps else ()
         rows = max(1, study.batch // (4 if kind in ("dpo", "prm") else 2 if start else 1))
-        fields = [
-            f"seed={seed}",
-            f"per_device_train_batch_size={rows}",
-            "gradient_accumulation_steps=1",
-            *study.settings,
-        ]
+        batch = (f"per_device_train_batch_size={rows}", "gradient_accumulation_steps=1")
+        fields = [f"seed={seed}", *batch, *study.settings]
         fields += () if start else ["lora_rank=8"]
         return self.add(
             name, "train", kind, *(self.path(folder) for folder in data),
             "--model", study.model + (f"+{self.path(start)}" if start else ""),
-            *(() if kind == "prm" else ("--as", "compact")), *options, *steps,
+            *(() if kind == "prm" else ("--as", TUNED)), *options, *steps,
             *(word for setting in fields for word in ("--set", setting)),
         )  # fmt: skip
 
@@ -371,7 +365,7 @@ def _execute(step: Step, study: Study, jobs: int) -> bool:
     return process.returncode == 0
 
 
-def scores(study: Study, name: str) -> dict[str, dict[str, float]]:
+def scores(study: Study, name: str) -> Scores:
     """Return the scores of a run by question."""
     recorded = Run.read(study.out / name)
     tasks = {task.id: task for task in load_tasks(recorded.card, recorded.config["split"]).tasks}
@@ -385,7 +379,7 @@ def scores(study: Study, name: str) -> dict[str, dict[str, float]]:
     return result
 
 
-def mean_of(runs: Sequence[dict[str, dict[str, float]]]) -> dict[str, dict[str, float]]:
+def mean_of(runs: Sequence[Scores]) -> Scores:
     """Return the scores by question, averaged over runs of the same questions."""
     questions = set.intersection(*(set(run) for run in runs))
     return {
@@ -394,43 +388,116 @@ def mean_of(runs: Sequence[dict[str, dict[str, float]]]) -> dict[str, dict[str, 
     }
 
 
+def rungs(study: Study) -> dict[str, list[str]]:
+    """Return the headline rows, and the runs of each, one per seed where it was trained."""
+    best = f"best-of-{study.best_of}"
+    return {
+        "lexical": ["lexical"],
+        "worked examples only": ["examples"],
+        "SFT": [f"sft-{seed}" for seed in study.seeds],
+        f"then {study.stage}": [f"{study.stage}-{seed}" for seed in study.seeds],
+        f"then best of {study.best_of}": [f"{study.stage}-{seed}-{best}" for seed in study.seeds],
+    }
+
+
 def rows(study: Study) -> Iterator[Row]:
-    """Yield a row per rung and environment; seeds are averaged by question, so that intervals are over questions."""
-    best = f"-best-of-{study.best_of}"
+    """Yield a row per rung and environment, with its paired differences to the rung before and to `lexical`.
+
+    Seeds are averaged by question, so that intervals are over questions.
+    """
     for env, _ in study.test_on:
-        second, third = f"then {study.stage}", f"then best of {study.best_of}"
-        rungs = {
-            "lexical": ["lexical"],
-            "worked examples only": ["examples"],
-            "SFT": [f"sft-{seed}" for seed in study.seeds],
-            second: [f"{study.stage}-{seed}" for seed in study.seeds],
-            third: [f"{study.stage}-{seed}{best}" for seed in study.seeds],
-        }
-        over = {"SFT": "worked examples only", second: "SFT", third: second}
-        values: dict[str, dict[str, dict[str, float]]] = {}
-        for rung, names in rungs.items():
+        values: dict[str, Scores] = {}
+        previous = ""
+        for rung, names in rungs(study).items():
             values[rung] = mean_of([scores(study, run_name(name, env)) for name in names])
             row: Row = {"part": "agent", "name": rung, "env": env, "questions": len(values[rung]), "seeds": len(names)}
             row |= {metric: list(bootstrap(_column(values[rung], metric))) for metric in METRICS}
-            row |= {key: _mean(values[rung], key) for key in ("searches", "tokens")}
-            for other in (over.get(rung), "lexical" if rung != "lexical" else None):
-                if other:
-                    row.setdefault("gains", {})[other] = gains(values[other], values[rung])
-            yield row
+            row |= {key: fmean(_column(values[rung], key)) for key in ("searches", "tokens")}
+            others = dict.fromkeys([previous, "lexical"]) if previous else {}
+            yield {**row, "gains": {other: gains(values[other], values[rung]) for other in others}}
+            previous = rung
 
 
-def gains(base: dict[str, dict[str, float]], better: dict[str, dict[str, float]]) -> dict[str, list[float]]:
+def validation_rows(study: Study) -> Iterator[Row]:
+    """Yield a row per run on the validation questions, by which recipes are chosen."""
+    env, split, _ = study.validation
+    for folder in sorted((study.out / run_name("", env, split)).parent.glob("*/run.json")):
+        values = scores(study, run_name(folder.parent.name, env, split))
+        row: Row = {"part": "validation", "name": folder.parent.name, "env": env, "questions": len(values), "seeds": 1}
+        row |= {metric: list(bootstrap(_column(values, metric))) for metric in METRICS}
+        yield {**row, **{key: fmean(_column(values, key)) for key in ("searches", "tokens")}, "gains": {}}
+
+
+def gains(base: Scores, better: Scores) -> dict[str, list[float]]:
     common = sorted(set(base) & set(better))
     return {
         metric: list(paired_bootstrap([better[key][metric] - base[key][metric] for key in common]))
         for metric in METRICS
-        if all(metric in values[key] for key in common for values in (base, better))
+        if common
     }
 
 
-def _column(values: dict[str, dict[str, float]], metric: str) -> list[float]:
+def _column(values: Scores, metric: str) -> list[float]:
     return [row[metric] for row in values.values()]
 
 
-def _mean(values: dict[str, dict[str, float]], key: str) -> float:
-    return sum(_column(values, key)) / len(values)
+def table(entries: Sequence[Row]) -> str:
+    lines = []
+    for part in dict.fromkeys(entry["part"] for entry in entries):
+        lines += [
+            f"\n### {part}\n",
+            "| | environment | questions | F1 | EM | gold passages found | searches | tokens | paired difference |",
+            "|---|---|---|---|---|---|---|---|---|",
+        ]
+        for entry in (entry for entry in entries if entry["part"] == part):
+            means = " | ".join("{:.3f} [{:.3f}, {:.3f}]".format(*entry[metric]) for metric in METRICS)
+            more = "; ".join(
+                f"{metric} {mean:+.3f} [{low:+.3f}, {high:+.3f}] over {other}"
+                for other, metrics in entry["gains"].items()
+                for metric, (mean, low, high) in metrics.items()
+                if metric == "f1"
+            )
+            name = entry["name"] + (f" ({entry['seeds']} seeds)" if entry["seeds"] > 1 else "")
+            numbers = f"{entry['searches']:.2f} | {entry['tokens']:.0f}"
+            lines.append(f"| {name} | {short(entry['env'])} | {entry['questions']} | {means} | {numbers} | {more} |")
+    return "\n".join(lines) + "\n"
+
+
+def picture(entries: Sequence[Row], out: Path) -> None:
+    """Draw F1 of the rungs as bars with 95 % intervals, one group per environment."""
+    import matplotlib
+
+    matplotlib.use("Agg")
+    from matplotlib import pyplot
+
+    ladder_rows = [entry for entry in entries if entry["part"] == "agent"]
+    names = list(dict.fromkeys(entry["name"] for entry in ladder_rows))
+    envs = list(dict.fromkeys(entry["env"] for entry in ladder_rows))
+    figure, axis = pyplot.subplots(figsize=(8, 3.4))
+    for position, env in enumerate(envs):
+        bars = [next(entry["f1"] for entry in ladder_rows if (entry["name"], entry["env"]) == (n, env)) for n in names]
+        errors = [[mean - low for mean, low, _ in bars], [high - mean for mean, _, high in bars]]
+        offsets = [number + 0.4 * position for number in range(len(names))]
+        axis.bar(offsets, [mean for mean, _, _ in bars], 0.36, yerr=errors, capsize=3, label=short(env))
+    axis.set_xticks([number + 0.2 * (len(envs) - 1) for number in range(len(names))], names)
+    axis.set_ylabel("answer F1")
+    axis.grid(axis="y", alpha=0.3)
+    axis.legend()
+    figure.tight_layout()
+    figure.savefig(out, dpi=110)
+    pyplot.close(figure)
+
+
+def run_study(study: Study, jobs: int) -> None:
+    """Run what is missing of a study, and write its table and picture.
+
+    Raises:
+        SystemExit: A step failed; the message names it and its log.
+    """
+    if failed := run(ladder(study), study, jobs):
+        sys.exit(f"{len(failed)} steps failed or wait for one that did: {', '.join(failed)}. Logs: {study.out}/logs")
+    entries = [*rows(study), *validation_rows(study)]
+    (study.out / "results.json").write_text(json.dumps(entries, indent=1) + "\n")
+    (study.out / "table.md").write_text(table(entries))
+    picture(entries, study.out / "ladder.png")
+    print(table(entries))
