@@ -2,6 +2,7 @@
 
     python benchmarks/process_supervision.py                    the `lexical` actor, full size: about half an hour
     python benchmarks/process_supervision.py --small            the same on the synthetic world alone, in a minute
+    python benchmarks/process_supervision.py --part agent       a language model that learns to search: hours, resumable
     python benchmarks/process_supervision.py --part actors --card compact --adapter sft=runs/sft --adapter dpo=runs/dpo
 
 Critics are `mini` rewards. Those of the parts sources and size are trained on HotpotQA training questions alone and
@@ -14,6 +15,7 @@ which prints its table:
     actors    a language model by itself and with LoRA adapters made by `raggym train`, each compared with the one
               before it, 3 searches per episode; with --actor-n, also best-of-n with the critic that ships, which was
               trained on data of `lexical`
+    agent     the ladder of one language model, from worked examples to a critic; see `agent_study`
 
 Results go to --out: results.json, table.md and pictures. Runs are run folders below it, so the same command resumes an
 interrupted benchmark.
@@ -34,6 +36,7 @@ from typing import Any
 
 import numpy as np
 
+import agent_study
 from raggym_env.build import load_mdp
 from raggym_env.cards import env_card, override
 from raggym_env.core import Action, State
@@ -45,7 +48,7 @@ from raggym_env.training import Collection, MiniConfig, collect, train_mini
 
 # On a CPU a model rereads all passages at every step: fewer searches than the card's 8, and half precision.
 ACTOR_SETTINGS = {"episode.max_searches": 3, "policy.options.llm_options": {"dtype": "bfloat16"}}
-PARTS = ("best_of", "sources", "size", "actors")
+PARTS = ("best_of", "sources", "size", "actors", "agent")
 METRICS = ("em", "f1", "recall")
 
 
@@ -328,6 +331,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--small", action="store_true", help="synthetic world only, few questions")
     parser.add_argument("--part", action="append", choices=PARTS, help="may be repeated (default: all but actors)")
+    parser.add_argument("--jobs", type=int, default=1, help="steps of the part agent that run side by side")
     parser.add_argument("--out", type=Path, default=None, help="default: runs/process_supervision[_small]")
     parser.add_argument(
         "--test-on", action="append", metavar="ENV", help="may be repeated (default: three, actors two)"
@@ -338,6 +342,11 @@ def main() -> None:
     parser.add_argument("--actor-limit", type=int, default=100, help="test questions of the actors part")
     parser.add_argument("--actor-n", type=int, default=1, help="with more than 1, tuned actors also with a critic")
     options = parser.parse_args()
+    if options.part == ["agent"]:
+        folder = options.out or Path("runs/agent" + ("_small" if options.small else ""))
+        return agent_study.run_study((agent_study.small if options.small else agent_study.Study)(folder), options.jobs)
+    if "agent" in (options.part or ()):
+        parser.error("--part agent runs by itself: leave the other parts to another command")
     out = options.out or Path("runs/process_supervision" + ("_small" if options.small else ""))
     plan = small(out) if options.small else full(out)
     plan = replace(plan, test_on=tuple(options.test_on or plan.test_on))

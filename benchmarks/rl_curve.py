@@ -55,6 +55,7 @@ class Plan:
     steps: int = 100
     questions: int = 4
     num_generations: int = 4
+    rows_per_pass: int = 1
     learning_rate: float = 2e-5
     eval_every: int = 20
     eval_split: str = "test"
@@ -121,8 +122,8 @@ def train(plan: Plan, arm: str, model: str) -> Recipe:
         model,
         max_steps=plan.steps,
         learning_rate=plan.learning_rate,
-        per_device_train_batch_size=1,
-        gradient_accumulation_steps=plan.questions * plan.num_generations,
+        per_device_train_batch_size=plan.rows_per_pass,
+        gradient_accumulation_steps=plan.questions * plan.num_generations // plan.rows_per_pass,
     )
 
     def report(stage: str, done: int, total: int, metrics: dict[str, Any]) -> None:

@@ -137,6 +137,12 @@ class TrainingConfig:
         # Left out while they are off, so that a training begun before they existed can be resumed.
         return {name: value for name, value in options.items() if value or name not in _SPLITS}
 
+    @property
+    def base_dtype(self) -> Literal["float32", "bfloat16"]:
+        """The dtype of the frozen weights below an adapter. Weights that are trained stay in float32."""
+        # In float32, autocast would convert them again in every pass.
+        return "bfloat16" if self.dtype == "bfloat16" and self.lora_rank else "float32"
+
     def with_defaults(self, *, learning_rate: float, batch_size: int, rows_per_step: int = 16) -> TrainingConfig:
         """Return the configuration with a trainer's defaults filled in.
 

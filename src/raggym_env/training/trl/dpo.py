@@ -52,7 +52,7 @@ def train_dpo(
     adapter, pairs = lora_config(config), pairs or PairConfig()
     card = policy_card(agent, trust=trust)
     source = ProcessData.read(data, config.limit, pairs.outcome_weight, config.seed)
-    base = load(config.model, lora=config.lora_rank > 0)
+    base = load(config.model, lora=config.lora_rank > 0, dtype=config.base_dtype)
     preferences = preference_rows(
         source.trajectories,
         Renderer(card),

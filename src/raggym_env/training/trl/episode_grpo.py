@@ -116,7 +116,7 @@ def train_episodes(
         # As the model is trained, e.g. with as many searches, unless the specification says otherwise.
         settings = {**episodes.settings, **evaluation.settings, "reward.process_reward": "none"}
         held_out = load_mdp(override(env_card(evaluation.env, trust=trust), settings), evaluation.split)
-    base = load(config.model, lora=config.lora_rank > 0)
+    base = load(config.model, lora=config.lora_rank > 0, dtype=config.base_dtype)
     shown: dict[str, Any] = {"passage_chars": episodes.passage_chars, "max_tokens": config.max_length}
 
     def make_trainer() -> Any:

@@ -197,7 +197,7 @@ def train_grpo(
     adapter = lora_config(config)
     card = policy_card(agent, trust=trust)
     mdp, steps, source = _states(data, config.limit, reward, trust)
-    base = load(config.model, lora=config.lora_rank > 0)
+    base = load(config.model, lora=config.lora_rank > 0, dtype=config.base_dtype)
     rows, counts = _rows(steps, Renderer(card), base, config.max_length - replies.max_completion_length)
     rewards = _step_rewards(card, mdp, [step.state for step in steps], reward)
     identity = {"kind": algorithm, "data": source, "reward": asdict(reward), "replies": asdict(replies), "beta": beta}

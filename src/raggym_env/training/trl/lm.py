@@ -25,7 +25,7 @@ try:
 
     from raggym_env.llm.hf.adapters import adapter_folder, split_name
     from raggym_env.llm.hf.chat import Chat, without_system
-    from raggym_env.llm.hf.loading import plain_model
+    from raggym_env.llm.hf.loading import Dtype, plain_model
 except ImportError as error:
     raise MissingExtra("Training a language model", "train") from error
 
@@ -95,11 +95,12 @@ class Base:
         return max(len(self.tokenizer.apply_chat_template(chat, return_dict=True)["input_ids"]) for chat in chats)
 
 
-def load(name: str, *, lora: bool = True) -> Base:
+def load(name: str, *, lora: bool = True, dtype: Dtype = "float32") -> Base:
     """Load the model to train and its tokenizer, by a name as for `raggym_env.llm.hf.model.load`.
 
     With `+ADAPTER` in the name, training continues that adapter, so that the result is one adapter on the plain base.
-    Without `lora`, when all weights are trained, it is merged into the base.
+    Without `lora`, when all weights are trained, it is merged into the base. `dtype` is that of the base's weights; an
+    adapter on them is in float32.
 
     Raises:
         LLMError: The model or the adapter does not exist or cannot be loaded.
@@ -108,7 +109,7 @@ def load(name: str, *, lora: bool = True) -> Base:
     if not lora:
         base, adapter = name, None
     with quiet():
-        model, tokenizer = plain_model(base)
+        model, tokenizer = plain_model(base, dtype)
     # The adapter is put on in `trainable`: until then the weights are those that `identity` describes.
     return Base(base, model, tokenizer, None if adapter is None else adapter_folder(adapter))
 

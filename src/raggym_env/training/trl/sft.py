@@ -66,7 +66,7 @@ def train_sft(
     adapter = lora_config(config)  # like `args`, checked before data and model are loaded
     card = policy_card(agent, trust=trust)
     source = ProcessData.read(data, config.limit, outcome_weight, config.seed)
-    base = load(config.model, lora=config.lora_rank > 0)
+    base = load(config.model, lora=config.lora_rank > 0, dtype=config.base_dtype)
     examples = sft_rows(source.trajectories, Renderer(card), best=best, balance=balance, seed=config.seed)
     chats = (base.row(row) for row in examples)
     rows, counts = drop_long(chats, base, config.max_length, "steps to imitate")
