@@ -105,3 +105,11 @@ def test_the_adapter_of_another_model_is_refused(model, tmp_path):
     tiny_tokenizer().save_pretrained(tmp_path / "bigger")
     with pytest.raises(LLMError, match="does not fit the model"):
         trainable(load(f"{tmp_path / 'bigger'}+{tmp_path / 'lora'}"))
+
+
+def test_in_bfloat16_the_frozen_base_is_in_half_precision_and_what_is_trained_is_not(model):
+    config = TrainingConfig(str(model), dtype="bfloat16")
+    assert (config.base_dtype, TrainingConfig(dtype="bfloat16", lora_rank=0).base_dtype) == ("bfloat16", "float32")
+    wrapped = adapted(load(str(model), dtype=config.base_dtype))
+    dtypes = {("lora" in name, tensor.requires_grad, tensor.dtype) for name, tensor in wrapped.named_parameters()}
+    assert dtypes == {(True, True, torch.float32), (False, False, torch.bfloat16)}

@@ -76,8 +76,9 @@ class TrainingConfig:
     device: str = "auto"
     """"cpu", or "auto" for the GPU if there is one."""
     dtype: str = "auto"
-    """Precision of the computation, while weights stay in float32: "float32", "bfloat16", or "auto" for bfloat16 on
-    GPUs that support it. A CPU with AVX-512 BF16 or AMX trains 1.6 times as fast in "bfloat16"."""
+    """Precision of the computation: "float32", "bfloat16", or "auto" for bfloat16 on GPUs that support it. Weights that
+    are trained stay in float32; those frozen below an adapter are in bfloat16 if that is asked for by name. A CPU with
+    AVX-512 BF16 or AMX then trains about twice as fast."""
     trl: Mapping[str, Any] = field(default_factory=dict)
     """Further arguments of TRL's configuration, e.g. `{"weight_decay": 0.01}` for `trl.SFTConfig`."""
     lora: Mapping[str, Any] = field(default_factory=dict)
