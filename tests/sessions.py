@@ -39,3 +39,11 @@ def gold_steps(world, row):
     """Two searches for what the question asks and the gold answer: some steps of every kind."""
     task = world.tasks[row]
     return [Search(task.question.text), Search(task.gold_titles[-1]), Answer(task.answers[0])]
+
+
+def played(env, world, row):
+    """Play the gold steps of a row. Yields each, its reward with both parts and the end, and the observation."""
+    env.reset(options={"index": row})
+    for step in gold_steps(world, row):
+        obs, reward, terminated, truncated, info = env.step(step)
+        yield step, (reward, info["outcome_reward"], info["process_reward"], terminated or truncated), obs

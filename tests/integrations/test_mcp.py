@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 
 from raggym_env.core import Search
 from raggym_env.retrieval.server import Batching, Limits, ServerOptions
-from sessions import Engine, gold_steps, small_world
+from sessions import Engine, gold_steps, played, small_world
 from towns import write_towns
 
 pytestmark = pytest.mark.integrations
@@ -103,10 +103,8 @@ async def play_gold(client, world, row):
 
 def check_episode(world, row, steps, texts):
     env = gym.make(ENV, split="train", process_reward="evidence")
-    env.reset(options={"index": row})
-    for step, rewards, text in zip(gold_steps(world, row), steps, texts, strict=True):
-        obs, reward, terminated, truncated, info = env.step(step)
-        assert rewards == (reward, info["outcome_reward"], info["process_reward"], terminated or truncated)
+    for rewards, text, (step, expected, obs) in zip(steps, texts, played(env, world, row), strict=True):
+        assert rewards == expected
         if isinstance(step, Search):
             assert all(passage.title in text for passage in obs["history"][-1].passages)
 

@@ -28,7 +28,7 @@ from code_blocks import check_command
 from raggym_env.core import Answer, Search
 from raggym_env.errors import OptionError
 from raggym_env.retrieval.server import Batching, Limits, ServerOptions, bind
-from sessions import Engine, gold_steps, small_world
+from sessions import Engine, gold_steps, played, small_world
 
 pytestmark = pytest.mark.integrations
 pytest.importorskip("openenv", reason="needs the extra openenv")
@@ -76,12 +76,7 @@ def parts(observation):
 def expected(world, row):
     """What `RAGEnv` gives for the gold steps of a row: the reward, its two parts and the end, for each."""
     env = gym.make(ENV, split="train", process_reward="evidence")
-    env.reset(options={"index": row})
-    steps = []
-    for step in gold_steps(world, row):
-        _, reward, terminated, truncated, info = env.step(step)
-        steps.append((reward, info["outcome_reward"], info["process_reward"], terminated or truncated))
-    return steps
+    return [rewards for _, rewards, _ in played(env, world, row)]
 
 
 def test_an_episode_has_the_question_and_both_rewards_of_the_environment(world, synth):

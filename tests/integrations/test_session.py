@@ -16,10 +16,10 @@ from hypothesis import strategies as st
 from raggym_env.core import Answer, Search
 from raggym_env.errors import InvalidAction, InvalidReset, OptionError, RetrievalError
 from raggym_env.integrations.batching import StepBatcher
-from raggym_env.integrations.session import Session, load_world
+from raggym_env.integrations.session import Session, is_row, load_world
 from raggym_env.retrieval.server.batching import Overloaded, SearchTimeout
 from raggym_env.retrieval.server.options import Batching
-from sessions import Engine, gold_steps, small_world
+from sessions import Engine, gold_steps, played, small_world
 
 ENV = "RAGGym-Synth-v0"
 
@@ -60,6 +60,24 @@ def test_a_session_has_the_questions_and_both_rewards_of_the_environment(world, 
         assert session.outcome == 1.0
         assert session.episode_return == sum(reward.total for reward in session.rewards)
         assert len(session.rewards) == 3
+
+
+@pytest.mark.parametrize("batched", [False, True])
+def test_the_report_of_a_step_is_what_the_environment_gives(world, batcher, batched):
+    session = Session(world, batcher=batcher if batched else None)
+    session.reset(row=4)
+    keys = ("reward", "outcome_reward", "process_reward", "done", "searches_left")
+    for step, rewards, obs in played(gym.make(ENV, split="train", process_reward="evidence"), world, 4):
+        session.step(step)
+        assert tuple(session.report()[key] for key in keys) == (*rewards, obs["searches_left"])
+
+
+@pytest.mark.parametrize("index", [None, True, "1", 1.0, -1, 4, [1]])
+def test_an_index_that_is_none_of_a_question_is_no_row(index):
+    world = small_world(Engine())
+    assert is_row(1, "q1", world)
+    assert not any(is_row(index, f"q{number}", world) for number in range(5))
+    assert not is_row(1, "q2", world)
 
 
 def test_a_text_holds_the_new_passages_only_and_the_searches_left():

@@ -6,7 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from raggym_env.storage.atomic import atomic_file, build_once, write_atomic
+from raggym_env.errors import RunError
+from raggym_env.storage.atomic import atomic_file, build_once, new_folder, write_atomic
 
 
 def test_a_link_with_the_name_of_the_partial_file_is_replaced_not_followed(tmp_path):
@@ -75,3 +76,11 @@ def test_what_is_outdated_is_built_again_once(tmp_path):
     assert len(calls) == 2
     shutil.rmtree(folder)
     assert build_once(folder, build, outdated=outdated).is_dir()
+
+
+def test_a_folder_or_file_that_exists_is_refused_before_the_work(tmp_path):
+    (tmp_path / "file").touch()
+    assert new_folder(str(tmp_path / "new")) == tmp_path / "new"
+    for name in (".", "file"):
+        with pytest.raises(RunError, match="Choose another folder"):
+            new_folder(tmp_path / name)

@@ -72,10 +72,8 @@ def export(
         prompts = {"split": split, "limit": limit, "url": url, "data_source": data_source}
         prompts = {name: value for name, value in prompts.items() if value is not None}
         return _export_prompts(data, to, out, settings, trust_card, prompts)
-    if to == "inspect":
-        return _export_inspect(data, out)
-    if to == "trec":
-        return _export_trec(data, out)
+    if to == "inspect" or to == "trec":
+        return _export_run(data, to, out)
     from raggym_env.cards import policy_card
     from raggym_env.training import Collection, Renderer
     from raggym_env.training import export as run_export
@@ -106,14 +104,12 @@ def _export_prompts(
         say(f"Search-R1 will score these rows as {exported.data_source}, by exact match{note}.")
 
 
-def _export_inspect(run: Path, out: Path) -> None:
-    from raggym_env.integrations.inspect import export_log
+def _export_run(run: Path, to: Literal["inspect", "trec"], out: Path) -> None:
+    if to == "inspect":
+        from raggym_env.integrations.inspect import export_log
 
-    log = export_log(run, out)
-    say(f"A log for inspect_ai: {log}. `inspect view --log-dir {out}` shows it.")
-
-
-def _export_trec(run: Path, out: Path) -> None:
+        log = export_log(run, out)
+        return say(f"A log for inspect_ai: {log}. `inspect view --log-dir {out}` shows it.")
     from raggym_env.integrations.trec import export_trec
 
     counts = export_trec(run, out)

@@ -20,15 +20,15 @@ from typing import Any
 from raggym_env.build import load_mdp
 from raggym_env.core import Action, Answer, Search, State, Task, Usage
 from raggym_env.envs.episodes import Episodes
-from raggym_env.errors import InvalidAction, MissingExtra, RunError
+from raggym_env.errors import InvalidAction, MissingExtra
 from raggym_env.evaluation.scored_run import LoadTasks, ScoredRun
 from raggym_env.evaluation.scores import score_record
 from raggym_env.integrations.batching import StepBatcher
-from raggym_env.integrations.instructions import INSTRUCTIONS, REMINDER
+from raggym_env.integrations.instructions import ENDED, INSTRUCTIONS, REMINDER
 from raggym_env.integrations.recording import RecordedSession
 from raggym_env.integrations.session import Session
 from raggym_env.mdp.records import Episode
-from raggym_env.storage.atomic import atomic_folder
+from raggym_env.storage.atomic import atomic_folder, new_folder
 from raggym_env.storage.work_folder import installed_version
 from raggym_env.text.exits import for_file_name, for_page
 from raggym_env.text.tagged import tagged_text
@@ -86,9 +86,14 @@ def search_qa(
     mdp = load_mdp(env, split, trust=trust_card, **settings)
     world = Episodes(mdp.tasks, mdp.dynamics, mdp.reward)
     # A question has the same metrics whatever its answer is.
-    names = {name for gold in mdp.tasks for name in score_record(_EMPTY, gold)}
+    names = {name for gold in mdp.tasks for name in score_record(Episode("", "", (), "", None), gold)}
+    texts = [tagged_text(mdp.dynamics.start(gold.question)) for gold in mdp.tasks]
+    samples = [
+        Sample(text, target=list(gold.answers), id=gold.id, metadata={"row": row})
+        for row, (text, gold) in enumerate(zip(texts, mdp.tasks, strict=True))
+    ]
     return InspectTask(
-        MemoryDataset(list(_samples(world)), name=mdp.card.name, location=mdp.split),
+        MemoryDataset(samples, name=mdp.card.name, location=mdp.split),
         setup=open_episode(world),
         solver=run_episode(mdp.dynamics.max_searches),
         scorer=[_scorer(name)() for name in METRICS if name in names],
@@ -96,15 +101,6 @@ def search_qa(
         version=mdp.dataset.fingerprint,
         metadata={"split": mdp.split, "metric": mdp.card.episode.metric, "retriever": mdp.card.retrieval.name},
     )
-
-
-_EMPTY = Episode("", "", (), "", None)
-
-
-def _samples(world: Episodes) -> Iterator[Sample]:
-    for row, gold in enumerate(world.tasks):
-        text = tagged_text(world.dynamics.start(gold.question))
-        yield Sample(text, target=list(gold.answers), id=gold.id, metadata={"row": row})
 
 
 def open_episode(world: Episodes) -> Solver:
@@ -157,7 +153,7 @@ class _Episode:
 
     async def _take(self, action: Action) -> str:
         if self._recorded.session.done:
-            raise ToolError("The episode has ended.")
+            raise ToolError(ENDED)
         try:
             text = await self._recorded.take(action)
         except InvalidAction as error:
@@ -166,10 +162,9 @@ class _Episode:
         return text
 
     def _save(self) -> None:
-        episode, gold = self._recorded.episode(), self._recorded.session.task
-        assert gold is not None  # noqa: S101  # the session was reset
+        episode = self._recorded.episode()
         self._sample.store.set(EPISODE, episode.to_json())
-        self._sample.store.set(SCORES, score_record(episode, gold))
+        self._sample.store.set(SCORES, self._recorded.scores())
         self._sample.completed = episode.stop is not None  # other solvers stop there, too
 
 
@@ -221,6 +216,9 @@ for _name in METRICS:
 
 # -- a run as a log -----------------------------------------------------------------------------------------------
 
+# By the status of a run.
+_STATUSES: dict[str, logs.EvalStatus] = {"running": "started", "incomplete": "error", "complete": "success"}
+
 
 def export_log(run: str | Path, out: str | Path, *, load_tasks: LoadTasks | None = None) -> Path:
     """Write a run folder as a log in the folder `out`, whole or not at all, and return the log's path.
@@ -229,14 +227,11 @@ def export_log(run: str | Path, out: str | Path, *, load_tasks: LoadTasks | None
         RunError: `out` exists, or `run` holds no evaluation.
         DataError: The data set is not here.
     """
-    out = Path(out)
-    if out.exists():
-        raise RunError(f"{out} exists. Choose another folder to export to, or delete that one.")
+    out = new_folder(out)
     log = run_log(ScoredRun.read(run, load_tasks))
     # The names of inspect_ai's own logs have three parts with "_" between them.
     parts = (log.eval.created.replace(":", "-"), log.eval.task, log.eval.task_id)
     name = "_".join(for_file_name(part.replace("_", "-"), length=60) for part in parts) + ".eval"
-    out.parent.mkdir(parents=True, exist_ok=True)
     with atomic_folder(out) as folder:
         logs.write_eval_log(log, str(folder / name))
     return out / name
@@ -250,7 +245,7 @@ def run_log(scored: ScoredRun) -> logs.EvalLog:
         _sample(scored, name, episode, by_id[episode.id])
         for name, episode in zip(names, scored.episodes.values(), strict=True)
     ]
-    log = logs.EvalLog(status=_status(scored), eval=_spec(scored), plan=logs.EvalPlan(), samples=samples)
+    log = logs.EvalLog(status=_STATUSES[scored.run.status], eval=_spec(scored), plan=logs.EvalPlan(), samples=samples)
     if log.status == "error":
         log.error = _error("Some questions of this run have no score; `raggym eval` with its options runs them again.")
     logs.recompute_metrics(log)
@@ -259,11 +254,6 @@ def run_log(scored: ScoredRun) -> logs.EvalLog:
     usage = {log.eval.model: _usage(scored.scores.usage)}
     log.stats = logs.EvalStats(started_at=log.eval.created, completed_at=log.eval.created, model_usage=usage)
     return log
-
-
-def _status(scored: ScoredRun) -> logs.EvalStatus:
-    statuses: dict[str, logs.EvalStatus] = {"running": "started", "incomplete": "error", "complete": "success"}
-    return statuses[scored.run.status]
 
 
 def _model(scored: ScoredRun) -> str:

@@ -27,12 +27,12 @@ from contextlib import closing, contextmanager
 from typing import Annotated, Any
 
 from gymnasium.error import ResetNeeded
-from pydantic import BaseModel, Field
+from pydantic import Field
 
 from raggym_env.core import Action, Answer, Search
 from raggym_env.errors import MissingExtra, RAGGymError
 from raggym_env.integrations.serving import Service
-from raggym_env.integrations.session import Session
+from raggym_env.integrations.session import LARGEST_SEED, Session
 from raggym_env.retrieval.server import url_of
 from raggym_env.retrieval.server.batching import Overloaded
 from raggym_env.retrieval.wire import Limits
@@ -57,10 +57,9 @@ try:
 except ImportError as error:
     raise MissingExtra("MCP", "mcp") from error
 
-__all__ = ["StepResult", "mcp_server", "running_mcp", "serve_mcp", "serve_stdio"]
+__all__ = ["mcp_server", "running_mcp", "serve_mcp", "serve_stdio"]
 
 _TEXT = Limits().query_length
-_SEED = 2**64 - 1
 
 _Tool = Callable[..., Awaitable[CallToolResult]]
 _Query = Annotated[str, Field(min_length=1, max_length=_TEXT, description="What to search for")]
@@ -68,18 +67,7 @@ _Text = Annotated[str, Field(min_length=1, max_length=_TEXT, description="The an
 _Name = Annotated[str, Field(min_length=1, max_length=64, description="Name of the episode, from start_episode")]
 _OptionalName = Annotated[str | None, Field(max_length=64, description="Name of the episode, if one is running")]
 _Row = Annotated[int | None, Field(ge=0, le=2**53, description="Position of the question; drawn if left out")]
-_Seed = Annotated[int | None, Field(ge=0, le=_SEED, description="Seed of the draw")]
-
-
-class StepResult(BaseModel):
-    """The structured content of what a tool of an episode returns."""
-
-    episode: str
-    done: bool
-    searches_left: int
-    reward: float = Field(description="The reward of this step, the weighted sum of its two parts")
-    outcome_reward: float = Field(description="The answer's score in [0, 1] once the episode has ended")
-    process_reward: float = Field(description="The process reward of this step")
+_Seed = Annotated[int | None, Field(ge=0, le=LARGEST_SEED, description="Seed of the draw")]
 
 
 class _Tools:
@@ -107,7 +95,7 @@ class _Tools:
         session, name = self._service.session(), secrets.token_urlsafe(12)
         text = session.reset(seed, row)
         self._episodes[name] = session, time.monotonic()
-        return _result(f"Episode: {name}\n{text}", _step_result(name, session))
+        return _result(f"Episode: {name}\n{text}", {"episode": name, **session.report()})
 
     async def answer(self, text: _Text, episode: _Name) -> CallToolResult:
         """Answer the question of an episode, which ends it."""
@@ -122,7 +110,7 @@ class _Tools:
         text = await self._service.step(session, action)
         if session.done:
             self._episodes.pop(name, None)
-        return _result(text, _step_result(name, session))
+        return _result(text, {"episode": name, **session.report()})
 
     def _free_idle(self) -> None:
         latest = time.monotonic() - self._service.options.idle_seconds
@@ -130,36 +118,24 @@ class _Tools:
             del self._episodes[name]
 
 
-def _step_result(name: str, session: Session) -> StepResult:
-    return StepResult(
-        episode=name,
-        done=session.done,
-        searches_left=session.searches_left,
-        reward=session.reward,
-        outcome_reward=session.outcome,
-        process_reward=session.process,
-    )
-
-
-def _result(text: str, step: StepResult | None = None) -> CallToolResult:
+def _result(text: str, step: dict[str, Any] | None = None) -> CallToolResult:
     content = {"content": [{"type": "text", "text": text}]}
-    return CallToolResult.model_validate(content | ({"structuredContent": step.model_dump()} if step else {}))
+    return CallToolResult.model_validate(content | ({"structuredContent": step} if step else {}))
 
 
 def mcp_server(service: Service) -> Any:
     """Return the SDK's server with the tools over a service: all three, or `search` alone if it has no tasks."""
     server = MCPServer(service.name, instructions=f"Searches the corpus of {service.name}.", log_level="WARNING")
     tools = _Tools(service)
-    named: dict[str, _Tool] = {"search": tools.lookup}
+    offered: dict[str, _Tool] = {"search": tools.lookup}
     if service.split:
-        named = {"search": tools.search, "start_episode": tools.start_episode, "answer": tools.answer}
-    for name, tool in named.items():
+        offered = {"search": tools.search, "start_episode": tools.start_episode, "answer": tools.answer}
+    for name, tool in offered.items():
         server.add_tool(_with_tool_errors(tool), name=name, structured_output=False)
 
     @server.custom_route("/health", methods=["GET"])  # type: ignore[untyped-decorator]
     async def health(_: Request) -> Response:
-        healthy = service.batcher.healthy
-        return JSONResponse({"status": "healthy" if healthy else "unhealthy"}, 200 if healthy else 503)
+        return JSONResponse(*service.health())
 
     return server
 

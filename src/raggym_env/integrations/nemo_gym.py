@@ -17,7 +17,7 @@ from raggym_env.core import Action, Answer, Search
 from raggym_env.envs.episodes import Episodes
 from raggym_env.errors import InvalidAction, InvalidReset, MissingExtra
 from raggym_env.integrations.batching import StepBatcher
-from raggym_env.integrations.instructions import INSTRUCTIONS, REMINDER
+from raggym_env.integrations.instructions import ENDED, INSTRUCTIONS, REMINDER
 from raggym_env.integrations.recording import RecordedSession
 from raggym_env.integrations.session import Session, load_world
 from raggym_env.storage.parsing import ParseError, parse_json
@@ -141,7 +141,7 @@ class SearchServer(GymnasiumServer):  # type: ignore[misc]
 async def _output(running: RecordedSession, name: str, arguments: str) -> str:
     """Return the output of a call. One that takes no step says why, and changes nothing."""
     if running.session.done:
-        return "The episode has ended."
+        return ENDED
     try:
         return await running.take(_action(name, arguments))
     except InvalidAction as error:

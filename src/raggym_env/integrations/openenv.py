@@ -161,7 +161,9 @@ class RAGEnvironment(Environment[RAGAction, RAGObservation, RAGState]):  # type:
 
     def get_metadata(self) -> EnvironmentMetadata:
         """Return what the server says of the environment."""
-        return _metadata(self._service)
+        name, split = self._service.name, self._service.split
+        about = f"Question answering with a search engine; split {split}, a process reward for every action."
+        return EnvironmentMetadata(name=name, description=about, version="1")
 
     def list_splits(self) -> list[str]:
         """Return the one split that is served."""
@@ -192,17 +194,8 @@ class RAGEnvironment(Environment[RAGAction, RAGObservation, RAGState]):  # type:
             raise ResetNeeded("This session has ended. Connect again.")
 
     def _observation(self, text: str) -> RAGObservation:
-        session = self._session
-        stop = session.state.stop if session.state else None
-        return RAGObservation(
-            text=text,
-            searches_left=session.searches_left,
-            reward=session.reward,
-            outcome_reward=session.outcome,
-            process_reward=session.process,
-            done=session.done,
-            stop_reason=stop.value if stop else None,
-        )
+        stop = self._session.state.stop if self._session.state else None
+        return RAGObservation(text=text, **self._session.report(), stop_reason=stop.value if stop else None)
 
 
 def _action(action: RAGAction) -> Search | Answer:
@@ -212,11 +205,6 @@ def _action(action: RAGAction) -> Search | Answer:
 def _require_split(service: Service, split: object) -> None:
     if split is not None and split != service.split:
         raise InvalidReset(f"This server has the split {service.split!r} alone, got {split!r:.80}.")
-
-
-def _metadata(service: Service) -> EnvironmentMetadata:
-    description = f"Question answering with a search engine; split {service.split}, a process reward for every action."
-    return EnvironmentMetadata(name=service.name, description=description, version="1")
 
 
 class RAGClient(EnvClient[RAGAction, RAGObservation, RAGState]):  # type: ignore[misc]
@@ -230,9 +218,9 @@ class RAGClient(EnvClient[RAGAction, RAGObservation, RAGState]):  # type: ignore
         return payload
 
     def _parse_result(self, payload: dict[str, Any]) -> StepResult[RAGObservation]:
-        reward, done = payload.get("reward"), payload.get("done", False)
-        observation = RAGObservation.model_validate({**payload.get("observation", {}), "reward": reward, "done": done})
-        return StepResult(observation, reward, done)
+        reward, has_ended = payload.get("reward"), payload.get("done", False)
+        fields = {**payload.get("observation", {}), "reward": reward, "done": has_ended}
+        return StepResult(RAGObservation.model_validate(fields), reward, has_ended)
 
     def _parse_state(self, payload: dict[str, Any]) -> RAGState:
         return RAGState(**payload)
@@ -284,9 +272,7 @@ async def _error_reply(_: Request, error: Exception) -> Response:
 
 
 async def _health(service: Service, _: Request) -> Response:
-    if service.batcher.healthy:
-        return JSONResponse({"status": "healthy"})
-    return JSONResponse({"status": "unhealthy"}, 503)
+    return JSONResponse(*service.health())
 
 
 def serve_openenv(

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 
 from raggym_env.core import Action, State
+from raggym_env.evaluation.scores import score_record
 from raggym_env.integrations.session import Session
 from raggym_env.mdp.records import Episode, Step
 
@@ -33,3 +34,8 @@ class RecordedSession:
     def episode(self) -> Episode:
         """Return the record of the episode so far."""
         return Episode.of(self.state, tuple(self.steps))
+
+    def scores(self) -> dict[str, float]:
+        """Return the scores of the episode so far by metric, those of `raggym eval`."""
+        assert self.session.task is not None, "reset the session first"  # noqa: S101
+        return score_record(self.episode(), self.session.task)

@@ -108,6 +108,10 @@ class Service:
                 raise SearchTimeout(f"The search took longer than {self.seconds:g} s.") from error
         return "\n".join(passage_lines(outcome.state.history[-1].passages, self.options.passage_chars)) or "nothing"
 
+    def health(self) -> tuple[dict[str, str], int]:
+        """Return the content and the status of the reply to a request for /health: 503 while every thread hangs."""
+        return ({"status": "healthy"}, 200) if self.batcher.healthy else ({"status": "unhealthy"}, 503)
+
     @contextmanager
     def public_errors(self) -> Iterator[None]:
         """Replace an error whose message may hold paths or secrets by one that names its entry in the log."""

@@ -18,7 +18,7 @@ import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeGuard
 
 import numpy as np
 from gymnasium.error import ResetNeeded
@@ -34,9 +34,10 @@ from raggym_env.mdp.step_reward import Reward
 from raggym_env.retrieval.server.batching import SearchTimeout
 from raggym_env.text.tagged import information, tagged_text
 
-__all__ = ["Session", "load_world"]
+__all__ = ["LARGEST_SEED", "TRAINING_SECONDS", "Session", "is_row", "load_world"]
 
-_LARGEST_SEED = 2**64 - 1  # as large as NumPy's own; a number of any length would take as long to use
+LARGEST_SEED = 2**64 - 1  # as large as NumPy's own; a number of any length would take as long to use
+TRAINING_SECONDS = 600.0  # that a step may take in training: a process reward may be a large language model's score
 _ENDED = {
     StopReason.ANSWER: "The episode has ended with your answer.",
     StopReason.SEARCH_BUDGET: "No searches are left, so this one was not run and the episode has ended.",
@@ -53,6 +54,12 @@ def load_world(card: str | Path | EnvCard, split: str | None = None, **settings:
     """
     mdp = load_mdp(card, split, **settings)
     return Episodes(mdp.tasks, mdp.dynamics, mdp.reward)
+
+
+def is_row(index: Any, question_id: Any, world: Episodes) -> TypeGuard[int]:
+    """Return whether the index of a trainer's row is that of the question with an id. Both may be anything."""
+    is_index = isinstance(index, int) and not isinstance(index, bool) and 0 <= index < len(world.tasks)
+    return is_index and bool(world.tasks[index].id == question_id)
 
 
 class Session:
@@ -116,6 +123,16 @@ class Session:
         """The sum of the rewards of all steps so far."""
         return sum(reward.total for reward in self.rewards)
 
+    def report(self) -> dict[str, Any]:
+        """Return what a program reads of the last step: the reward, its two parts, and what is left of the episode."""
+        return {
+            "done": self.done,
+            "searches_left": self.searches_left,
+            "reward": self.reward,
+            "outcome_reward": self.outcome,
+            "process_reward": self.process,
+        }
+
     def reset(self, seed: int | None = None, row: int | None = None) -> str:
         """Start an episode, and return the question and its options as text.
 
@@ -129,7 +146,7 @@ class Session:
         for name, value in (("seed", seed), ("row (index)", row)):
             if value is not None and (isinstance(value, bool) or not isinstance(value, int | np.integer)):
                 raise InvalidReset(f"{name} must be a whole number, got {value!r:.80}.")
-        if seed is not None and not 0 <= seed <= _LARGEST_SEED:
+        if seed is not None and not 0 <= seed <= LARGEST_SEED:
             raise InvalidReset(f"seed must be in [0, 2**64), got {_digits(seed)}.")
         if row is not None and not 0 <= row < len(self.world.tasks):
             raise InvalidReset(f"row (index) must be in [0, {len(self.world.tasks)}), got {_digits(row)}.")

@@ -24,7 +24,7 @@ from raggym_env.core import StopReason
 from raggym_env.envs.episodes import Episodes
 from raggym_env.errors import InvalidAction, MissingExtra, OptionError
 from raggym_env.integrations.batching import StepBatcher
-from raggym_env.integrations.session import Session
+from raggym_env.integrations.session import TRAINING_SECONDS, Session, is_row
 from raggym_env.text.tagged import parse_tagged
 
 try:
@@ -34,8 +34,6 @@ except ImportError as error:
     raise MissingExtra("An environment for SkyRL", "skyrl") from error
 
 __all__ = ["RAGTextEnv", "register"]
-
-_STEP_SECONDS = 600.0  # a process reward may be the score of a large language model
 
 
 def register(
@@ -70,7 +68,7 @@ def register(
     world = Episodes(mdp.tasks, mdp.dynamics, mdp.reward)
     shared = {
         "world": world,
-        "batcher": StepBatcher(world, seconds=_STEP_SECONDS),
+        "batcher": StepBatcher(world, seconds=TRAINING_SECONDS),
         "source": {"environment": mdp.card.name, "split": mdp.split},
         "invalid_reward": invalid_reward,
         "passage_chars": passage_chars,
@@ -110,7 +108,7 @@ class RAGTextEnv(BaseTextEnv):  # type: ignore[misc]  # skyrl_gym has no types
         self._row = self._row_of(extras.get("extra_info"))
         self.max_turns = extras.get("max_turns", self.world.dynamics.max_searches + 1)
         self.session = Session(
-            self.world, batcher=self.batcher, passage_chars=self.passage_chars, seconds=_STEP_SECONDS
+            self.world, batcher=self.batcher, passage_chars=self.passage_chars, seconds=TRAINING_SECONDS
         )
         """The episode: its task, state and rewards."""
         self._no_action = False
@@ -157,11 +155,10 @@ class RAGTextEnv(BaseTextEnv):  # type: ignore[misc]  # skyrl_gym has no types
 
     def _row_of(self, info: Any) -> int:
         info = info if isinstance(info, Mapping) else {}
-        index, tasks = info.get("index"), self.world.tasks
-        if isinstance(index, int) and not isinstance(index, bool) and 0 <= index < len(tasks):
-            expected = {**self.source, "question_id": tasks[index].id}
-            if all(info.get(key) == value for key, value in expected.items()):
-                return index
+        index = info.get("index")
+        is_source = all(info.get(key) == value for key, value in self.source.items())
+        if is_source and is_row(index, info.get("question_id"), self.world):
+            return index
         keys = {key: info.get(key) for key in ("environment", "split", "index", "question_id")}
         raise OptionError(
             f"The row is on {keys!r:.400}, which is no question of {dict(self.source)}. Register the environment and "

@@ -15,12 +15,13 @@ import re
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import NamedTuple
+from urllib.parse import quote
 
-from raggym_env.core import Passage, Task, title_key
+from raggym_env.core import Task, title_key
 from raggym_env.errors import RunError
 from raggym_env.evaluation.scored_run import LoadTasks, ScoredRun
 from raggym_env.mdp.records import Episode
-from raggym_env.storage.atomic import atomic_folder
+from raggym_env.storage.atomic import atomic_folder, new_folder
 
 __all__ = ["QRELS", "RUN", "TrecCounts", "export_trec", "qrels_lines", "run_lines"]
 
@@ -52,9 +53,7 @@ def export_trec(run: str | Path, out: str | Path, *, load_tasks: LoadTasks | Non
         RunError: `out` exists, `run` holds no evaluation, or no question of it has an episode and gold passages.
         DataError: The data set is not here.
     """
-    out = Path(out)
-    if out.exists():
-        raise RunError(f"{out} exists. Choose another folder to export to, or delete that one.")
+    out = new_folder(out)
     scored = ScoredRun.read(run, load_tasks)
     tasks = [task for task in scored.tasks if task.id in scored.by_question and task.gold_titles]
     if not tasks:
@@ -64,7 +63,6 @@ def export_trec(run: str | Path, out: str | Path, *, load_tasks: LoadTasks | Non
         )
     tag = _encoded(scored.label.replace(" ", "-"))
     ranking = list(run_lines((scored.episodes[task.id] for task in tasks), tag))
-    out.parent.mkdir(parents=True, exist_ok=True)
     with atomic_folder(out) as folder:
         for name, lines in ((RUN, ranking), (QRELS, qrels_lines(tasks))):
             (folder / name).write_text("".join(f"{line}\n" for line in lines), encoding="utf-8")
@@ -74,7 +72,11 @@ def export_trec(run: str | Path, out: str | Path, *, load_tasks: LoadTasks | Non
 def run_lines(episodes: Iterable[Episode], tag: str) -> Iterator[str]:
     """Yield the lines of a run file: query, "Q0", document, rank from 1, score and tag."""
     for episode in episodes:
-        documents = dict.fromkeys(_document(passage) for step in episode.steps for passage in step.passages)
+        passages = [passage for step in episode.steps for passage in step.passages]
+        # Where the corpus has no titles, passages are told apart by their ids; no title is encoded as a lone "%".
+        documents = dict.fromkeys(
+            _encoded(key) if (key := title_key(passage.title)) else f"%{_encoded(passage.id)}" for passage in passages
+        )
         for rank, document in enumerate(documents, 1):
             # trec_eval sorts by score, so equal scores would lose the order.
             yield f"{_encoded(episode.id)} Q0 {document} {rank} {len(documents) + 1 - rank} {tag}"
@@ -87,20 +89,10 @@ def qrels_lines(tasks: Iterable[Task]) -> Iterator[str]:
             yield f"{_encoded(task.id)} 0 {_encoded(key)} 1"
 
 
-def _document(passage: Passage) -> str:
-    # Where the corpus has no titles, passages are told apart by their ids; no title is encoded as a lone "%".
-    key = title_key(passage.title)
-    return _encoded(key) if key else f"%{_encoded(passage.id)}"
-
-
 def _encoded(text: str) -> str:
     """Return a text as one field of a line, never empty.
 
     >>> _encoded("Oslo, 100% Norway")
     'Oslo,%20100%25%20Norway'
     """
-    return _NOT_PLAIN.sub(_percent, text) or "%"
-
-
-def _percent(match: re.Match[str]) -> str:
-    return "".join(f"%{byte:02X}" for byte in match[0].encode("utf-8", "surrogatepass"))
+    return _NOT_PLAIN.sub(lambda match: quote(match[0], safe="", errors="surrogatepass"), text) or "%"

@@ -24,9 +24,9 @@ from raggym_env.core import State as EpisodeState
 from raggym_env.data import load_tasks
 from raggym_env.envs.episodes import Episodes
 from raggym_env.errors import InvalidAction, MissingExtra, RAGGymError, RetrievalError
-from raggym_env.evaluation.scores import score_record, searches_of
+from raggym_env.evaluation.scores import searches_of
 from raggym_env.integrations.batching import StepBatcher
-from raggym_env.integrations.instructions import INSTRUCTIONS
+from raggym_env.integrations.instructions import ENDED, INSTRUCTIONS
 from raggym_env.integrations.recording import RecordedSession
 from raggym_env.integrations.session import Session, load_world
 from raggym_env.mdp.records import Episode
@@ -110,7 +110,7 @@ class SearchTools(vf.Toolset[SearchToolsConfig, SearchState]):  # type: ignore[m
     async def _take(self, action: Action) -> str:
         recorded = self._resumed()
         if recorded.session.done or self.state.failure:
-            raise ValueError("The episode has ended.")
+            raise ValueError(ENDED)
         try:
             text = await recorded.take(action)
         except InvalidAction:
@@ -118,9 +118,7 @@ class SearchTools(vf.Toolset[SearchToolsConfig, SearchState]):  # type: ignore[m
         except RAGGymError as error:
             self.state.failure = f"{type(error).__name__}: {error}"
             return "The search engine failed, and the episode has ended."
-        episode, gold = recorded.episode(), recorded.session.task
-        assert gold is not None  # noqa: S101  # the session was reset
-        self.state.episode, self.state.scores = episode.to_json(full=True), score_record(episode, gold)
+        self.state.episode, self.state.scores = recorded.episode().to_json(full=True), recorded.scores()
         return text
 
     def _resumed(self) -> RecordedSession:

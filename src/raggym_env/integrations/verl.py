@@ -30,7 +30,7 @@ except ImportError as error:
 from raggym_env.core import Answer, Question, State, Task, Turn
 from raggym_env.errors import InvalidAction, RewardError
 from raggym_env.mdp.metrics import score
-from raggym_env.protocols import Hit, search
+from raggym_env.protocols import search
 from raggym_env.retrieval.http import HTTPRetriever
 from raggym_env.text.replies import LONGEST_REPLY
 from raggym_env.text.tagged import information, parse_tagged
@@ -73,16 +73,12 @@ class SearchTool(BaseTool):  # type: ignore[misc]  # verl has no types
         self._searches[agent_data] = self._searches.get(agent_data, 0) + 1
         try:
             # In a thread, since the client waits: the searches of other rollouts reach the server meanwhile.
-            hits = await asyncio.to_thread(self._search, query)
+            (hits,) = await asyncio.to_thread(lambda: search(self._retriever, [query], self.config["topk"]))
         except BaseException:
             self._searches[agent_data] -= 1
             raise
         state = State(Question("", ""), (Turn(query, tuple(hit.passage for hit in hits)),), left - 1)
         return ToolResponse(text=information(state, self.config.get("passage_chars", 600))), 0.0, {}
-
-    def _search(self, query: str) -> list[Hit]:
-        (hits,) = search(self._retriever, [query], self.config["topk"])
-        return hits
 
 
 def compute_score(

@@ -341,17 +341,16 @@ def _passage(item: Any) -> Passage:
     return Passage(item[0], item[1], "".join(item[2:]))
 
 
-def _message(record: Any) -> Json:
-    return typed_fields(record, {"role": "a string", "content": "a string"})
-
-
 def _message_id(item: Any) -> str:
     if type(item) is not str:
         raise _FieldError("", f"must be the id of a message, a string, got {reprlib.repr(item)}")
     return item
 
 
-_PROMPT: _Kinds = {"messages": [_message], "prompt": [_message_id]}
+_PROMPT: _Kinds = {
+    "messages": [lambda message: typed_fields(message, {"role": "a string", "content": "a string"})],
+    "prompt": [_message_id],
+}
 
 
 def _usage(record: Any) -> Usage:

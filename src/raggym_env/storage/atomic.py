@@ -9,7 +9,9 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import IO, Any
 
-__all__ = ["atomic_file", "atomic_folder", "build_once", "sync_folder", "write_atomic"]
+from raggym_env.errors import RunError
+
+__all__ = ["atomic_file", "atomic_folder", "build_once", "new_folder", "sync_folder", "write_atomic"]
 
 
 @contextmanager
@@ -49,6 +51,17 @@ def write_atomic(path: Path, text: str) -> None:
     """Write a file of UTF-8 text, whole or not at all."""
     with atomic_file(path, "w") as file:
         file.write(text)
+
+
+def new_folder(path: str | Path) -> Path:
+    """Return the path of a folder that an export is about to create. Call it before the work.
+
+    Raises:
+        RunError: It exists.
+    """
+    if Path(path).exists():
+        raise RunError(f"{path} exists. Choose another folder to export to, or delete that one.")
+    return Path(path)
 
 
 @contextmanager

@@ -89,14 +89,10 @@ def parse_json(text: str | bytes, *, max_bytes: int = MAX_BYTES, forgive_numbers
 
 def parse_toml(text: str | bytes, *, max_bytes: int = 1 << 20) -> dict[str, Any]:
     """Return the table of a TOML text. Arguments and errors as for `parse_json`; `inf` and `nan` are refused too."""
-    table: dict[str, Any] = _parse(text, "TOML", _toml, max_bytes)
+    # The depth is checked again, since dotted keys nest tables without a bracket.
+    table: dict[str, Any] = _parse(text, "TOML", lambda content: _checked_depth(tomllib.loads(content)), max_bytes)
     # TOML has constants where JSON has none, so that no pattern finds all of its infinite numbers.
     return _mended(table)  # type: ignore[no-any-return]
-
-
-def _toml(text: str) -> dict[str, Any]:
-    # Dotted keys nest tables without a bracket.
-    return _checked_depth(tomllib.loads(text))  # type: ignore[no-any-return]
 
 
 def _parse(text: str | bytes, form: str, parser: Callable[[str], Any], max_bytes: int) -> Any:

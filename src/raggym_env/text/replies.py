@@ -169,7 +169,7 @@ def reply_text(reply: str) -> ReplyText:
     """
     text = _BARE_START.sub("<think> ", visible(reply).translate(_LINE_BREAKS))
     if "assistant" in text:
-        text = _BARE_END.sub(_bare_bracket, text)
+        text = _BARE_END.sub(lambda mark: ("</think>" if mark[1] == "final" else "<think>").ljust(len(mark[0])), text)
     blanks: list[tuple[int, int, str]] = []
     opened: int | None = None
     for mark in _MARK.finditer(text):
@@ -187,10 +187,6 @@ def reply_text(reply: str) -> ReplyText:
                     return ReplyText(_blanked(text[:start], blanks) + _TURN_ENDS, unfinished=False)
                 blanks.append((start, end, _TURN_ENDS if kind == "break" else " "))
     return ReplyText(_blanked(text, blanks), unfinished=opened is not None)
-
-
-def _bare_bracket(mark: re.Match[str]) -> str:
-    return ("</think>" if mark[1] == "final" else "<think>").ljust(len(mark[0]))
 
 
 def _blanked(text: str, blanks: Sequence[tuple[int, int, str]]) -> str:

@@ -277,7 +277,9 @@ class _Session:
             # A refused connection is fatal only at the last attempt: the server may still be starting.
             if reply.fatal and (last or reply.status is not None):
                 raise LLMError(await self._explain(reply.status, message))
-            if last and _refused(reply) and not (probe or self.answered or self._n_may_be_why(body, reply)):
+            # A refusal that may be due to `n` tells more once the request is sent again without it.
+            due_to_n = "n" in body and self.server.n_supported == "auto" and reply.status in (400, 422)
+            if last and _refused(reply) and not (probe or self.answered or due_to_n):
                 reply, probe_usage = await self._refused_alone(body, reply, message, params)
                 usage += probe_usage
             if last:
@@ -285,10 +287,6 @@ class _Session:
             backoff = min(self.server.backoff * 2.0 ** (attempts - 1), _LONGEST_BACKOFF)
             # Random, so that requests that failed together do not all come back together.
             await asyncio.sleep(reply.pause + backoff * self.random.uniform(0.5, 1.0))
-
-    def _n_may_be_why(self, body: Mapping[str, Any], reply: Trouble) -> bool:
-        """True if the request is sent again without `n`, which tells more."""
-        return "n" in body and self.server.n_supported == "auto" and reply.status in (400, 422)
 
     async def _refused_alone(
         self, body: Mapping[str, Any], reply: Trouble, message: str, params: Sampling

@@ -234,12 +234,15 @@ def _turns(history: Sequence[Turn], notes: Sequence[str] | None, limits: PromptL
         if turns and size > room:
             room, passages = 0, []
         room -= size
+        note = None if notes is None else notes[index]
+        lines = [] if note is None else [as_data(line) for line in note.splitlines()]
         turns.append(
             {
                 "query": clipped(as_data(history[index].query), ACTION_CHARS),
                 "passages": passages,
-                "note": None if notes is None else clipped(as_data(notes[index]), NOTE_CHARS),
-                "note_list": None if notes is None else _as_list(notes[index]),
+                "note": None if note is None else clipped(as_data(note), NOTE_CHARS),
+                # `repr` escapes line breaks, so that it is one line all the same.
+                "note_list": None if note is None else repr([clipped("\n".join(lines), NOTE_CHARS)]),
             }
         )
     return turns[::-1]
@@ -264,8 +267,3 @@ def _question_line(question: Question) -> str:
         option_letter(index): clipped(as_data(option), ACTION_CHARS) for index, option in enumerate(question.options)
     }
     return f"{text} {options}" if options else text
-
-
-def _as_list(note: str) -> str:
-    # `repr` escapes line breaks, so that it is one line all the same.
-    return repr([clipped("\n".join(as_data(line) for line in note.splitlines()), NOTE_CHARS)])

@@ -83,7 +83,12 @@ class Renderer:
         action = self._own_action(step.state, candidate.action)
         if action is None:
             return None
-        text = json.dumps(_members(action, self._keys), ensure_ascii=False)
+        if isinstance(action, Answer):
+            members = {self._keys.answer: action.text}
+        else:
+            draft = {} if action.draft is None else {self._keys.draft: action.draft}
+            members = {self._keys.search: action.query, **draft}
+        text = json.dumps(members, ensure_ascii=False)
         return text if _read(text, self._keys) == action else None
 
     def _recorded(self, step: TrajectoryStep) -> Messages | None:
@@ -113,12 +118,6 @@ class Renderer:
         """Return what the prompts depend on: the card without the language model."""
         options = {key: value for key, value in self.card.options.items() if not key.startswith(("llm", "note_llm"))}
         return {"name": self.card.name, "policy": self.card.policy, "options": options}
-
-
-def _members(action: Action, keys: Keys) -> Json:
-    if isinstance(action, Answer):
-        return {keys.answer: action.text}
-    return {keys.search: action.query, **({} if action.draft is None else {keys.draft: action.draft})}
 
 
 def _read(reply: str, keys: Keys) -> Action | None:

@@ -24,7 +24,7 @@ from raggym_env.errors import MissingExtra, OptionError, RunError, check_option
 from raggym_env.mdp.metrics import read_option
 from raggym_env.mdp.records import Candidate
 from raggym_env.protocols import Messages
-from raggym_env.storage.atomic import atomic_folder
+from raggym_env.storage.atomic import atomic_folder, new_folder
 from raggym_env.text.state_chat import render as reward_text
 from raggym_env.text.untrusted import one_line
 from raggym_env.training.process_data.prompts import Renderer
@@ -226,9 +226,7 @@ def export(
         MissingExtra: The `datasets` library is not installed.
         RunError: `out` exists, there are no rows, or the collection is being written to.
     """
-    out = Path(out)
-    if out.exists():  # checked first, since making the rows may take minutes
-        raise RunError(f"{out} exists. Choose another folder to export to, or delete that one.")
+    out = new_folder(out)
     digest = collection.sha256
     trajectories = list(collection.trajectories(kept=kept))
     rows = list(rows_of(kind, graded(trajectories, outcome_weight), renderer, **options))
@@ -253,7 +251,6 @@ def export(
         from datasets import Dataset
     except ImportError as error:
         raise MissingExtra("Exporting process data", "train") from error
-    out.parent.mkdir(parents=True, exist_ok=True)
     with atomic_folder(out) as folder:
         Dataset.from_list(rows).save_to_disk(folder)
         (folder / "provenance.json").write_text(json.dumps(provenance, indent=2) + "\n", encoding="utf-8")

@@ -70,11 +70,14 @@ class Trajectory:
             DataError: A field is missing or has the wrong type; the message names it.
         """
         episode = Episode.from_json(record)
-        own = typed_fields(record, {"max_searches": "a count", "outcome": "an amount", "options": [_option]})
+        own = typed_fields(record, {"max_searches": "a count", "outcome": "an amount", "options": "a list"})
+        for option in own["options"]:
+            if type(option) is not str:
+                raise DataError(f"field 'options' must be a list of strings, got {option!r:.80}")
         if len(own["options"]) > len(string.ascii_uppercase) or own["outcome"] > 1:
             raise DataError("field 'options' must have at most 26 items, and 'outcome' must be in [0, 1]")
         # States are replayed from the steps rather than stored: each repeats all passages before it.
-        question = Question(episode.id, episode.question, own["options"])
+        question = Question(episode.id, episode.question, tuple(own["options"]))
         state = State(question, (), own["max_searches"])
         steps = []
         for step in episode.steps:
@@ -86,12 +89,6 @@ class Trajectory:
                 turn = Turn(step.action.query, step.passages)
                 state = State(question, (*state.history, turn), state.searches_left - 1)
         return cls(question, tuple(steps), episode.answer, float(own["outcome"]))
-
-
-def _option(item: Any) -> str:
-    if type(item) is not str:
-        raise DataError(f"field 'options' must be a list of strings, got {item!r:.80}")
-    return item
 
 
 def trajectory_to_json(episode: Episode, task: Task, max_searches: int, metric: str) -> Json:
