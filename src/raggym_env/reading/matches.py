@@ -248,7 +248,10 @@ class Matches:
         for passage in passages:
             match = pages.get(passage)
             if match is None:
-                match = PageMatch(self, _composed(passage))
+                title, text = composed(passage.title), composed(passage.text)
+                # Most are composed already, and stay the same object.
+                same = title is passage.title and text is passage.text
+                match = PageMatch(self, passage if same else Passage(passage.id, title, text))
                 for other in pages.values():
                     match.add_mentions(other)
                     other.add_mentions(match)
@@ -269,9 +272,3 @@ class Matches:
 def matches_of(question: ParsedQuestion) -> Matches:
     """Return the matches of a question; cached, as it is read in many states."""
     return Matches(question)
-
-
-def _composed(passage: Passage) -> Passage:
-    title, text = composed(passage.title), composed(passage.text)
-    # Most are composed already, and stay the same object.
-    return passage if title is passage.title and text is passage.text else Passage(passage.id, title, text)
