@@ -2,27 +2,44 @@
 
     python benchmarks/serve_load.py                        # 2WikiMultihopQA if its data is here, else Synth
     python benchmarks/serve_load.py --env RAGGym-HotpotQA-v0 --seconds 10
-    python benchmarks/serve_load.py --serve --threads 2    # options of raggym serve
+    python benchmarks/serve_load.py --serve --processes 2    # options of raggym serve
 
-The server is `raggym serve` in a separate process. The clients are connections of another process: each sends one
-query, waits for its answer and sends the next. They use HTTP on bare asyncio streams, since httpx spends several times
-as long on a request as the server does, and would measure itself. Every answer is compared byte by byte with the hits
-of the retriever in this process: `errors` counts broken connections and answers with a status other than 200, `wrong`
-the answers with other content.
+The server is `raggym serve` in a separate process. The clients are connections of another process: each sends a
+request, waits for its answer and sends the next. They use HTTP on bare sockets, since httpx spends several times as
+long on a request as the server does, and would measure itself. Every answer is compared byte by byte with the hits of
+the retriever in this process: `errors` counts broken connections and answers with a status other than 200, `wrong` the
+answers with other content.
 
-Columns. p50, p99: milliseconds from sending a request to receiving its answer. together: mean number of queries in one
-search. CPU us: microseconds of CPU that the server spends on a request, which says more than a rate on a busy machine.
-of single, of batch: requests/s divided by the queries/s of the retriever in this process, one by one and 32 at once.
+Columns. queries: in a request. p50, p99: milliseconds from sending a request to receiving its answer. together: mean
+number of queries in one search. CPU us: microseconds of CPU that the server, all its processes together, spends on a
+request and on each of its queries, which says more than a rate on a busy machine. in-process: what the retriever alone
+spends on a query in this process, in batches of as many queries and of 32 at least, measured before and after the row.
+CPU ratio: the latter divided by the former, which is the server's rate relative to the retriever's where each has a
+core of its own. of batch: queries/s relative to the retriever's, as it came out.
 
-Expected: no errors and nothing wrong, whatever the load of the machine. The rates depend on it; these are of six runs
-over 2WikiMultihopQA's 12,003 passages, on two cores with 2 to 7 other busy processes each, from the busiest on:
+Expected: no errors and nothing wrong, whatever the load of the machine. These are the lowest and highest of two to four
+runs over 2WikiMultihopQA's 12,003 passages, on two cores with 3 to 7 other busy processes, and below them, in turns
+with two of them, the version before the short way (see `raggym_env.retrieval.server.protocol`):
 
-    clients   requests/s     p50 ms      p99 ms      together   CPU us
-    1         110 - 1,450    8.2 - 0.4   21 - 6.5    1.0        560 - 1,500
-    32        320 - 1,550    97 - 12     170 - 52    11 - 13    335 - 440
-    256       315 - 750      600 - 260   1,180 - 610 60 - 77    375 - 500
+    queries  clients  requests/s    p50 ms     p99 ms     together   CPU us/request   CPU ratio    of batch
+    1        1        634-1,456     0.4-0.8    6-8        1          434-726          0.10         0.09-0.13
+    1        32       3,824-5,372   5-8        13         26-30      102-108          0.48-0.61    0.48-0.55
+    1        256      2,029-3,287   71-106     228-287    96-106     116-161          0.32-0.42    0.21-0.31
+    64       4        110-174       24-37      42-60      220-250    3,049-4,161      0.72-1.16    0.69-1.00
+    256      4        35-49         80-109     131-273    507-512    11,500-14,915    0.86-1.04    0.60-1.09
+    before:
+    1        1        423-678       1.0-1.3    6-7        1          931-1,007        0.04-0.05    0.04-0.05
+    1        32       950-1,256     23-31      60-197     12-14      449-515          0.08-0.10    0.08-0.09
+    1        256      512-826       237-420    468-578    62-66      446-621          0.08-0.10    0.05-0.07
+    64       4        81-95         43-46      63-205     247        5,511-5,578      0.53-0.58    0.52-0.56
+    256      4        20-21         151-164    311-337    512        21,122-23,797    0.48-0.61    0.30-0.55
 
-One process uses at most one core, so a million divided by the CPU column bounds its rate on an idle machine.
+A ratio above 1 is no mistake: the server reads and writes each passage of bm25 once, the retriever reads it again for
+every hit.
+
+A second process (`--serve --processes 2`) had no core to itself there, and brought nothing certain: 162 and 162
+requests of 64 queries a second after 148 and 174, and over HotpotQA's 56,327 passages 51 and 73 after 48 and 76. With
+single queries it costs up to half of the rate, since each process batches what it gets. Use it where cores are idle.
 
 Then requests for much, at the default limits. The first asks for more passages than the server sends, and must be
 refused within 50 ms (it is sent ten times, and their median is printed); the second for nearly as many as it sends; the

@@ -182,6 +182,8 @@ class RetrieveProtocol(H11Protocol):
                 if self.flow.write_paused:
                     async with asyncio.timeout(self._short_way.send_seconds):
                         await self.flow.drain()
+                if self.transport.is_closing():
+                    return
                 self.transport.write(piece)
         except TimeoutError:
             self._short_way.cut_off()
