@@ -130,7 +130,7 @@ PUBLIC = {
     "raggym_env.registry": "LLMS POLICIES PROCESS_REWARDS RETRIEVERS Factory Registry class_hint names_code",
     "raggym_env.retrieval": "RETRIEVERS Hit Retriever make",
     "raggym_env.retrieval.server": """Batching Limits ServerOptions bind check_installed is_local running running_app
-        serve serve_app url_of""",
+        serve serve_app serve_processes url_of""",
     "raggym_env.rewards": "PROCESS_REWARDS ProcessReward make",
     "raggym_env.testing": """ScriptedLLM ScriptedPolicy ScriptedRetriever check_llm check_policy check_process_reward
         check_retriever""",

@@ -68,6 +68,14 @@ def test_a_corpus_file_is_served_with_no_environment(towns):
 
 
 @pytest.mark.slow
+def test_several_processes_are_one_server(towns):
+    with serving(towns, "--split", "train", "--processes", "2", "--topk", "1") as (url, line, _):
+        assert line == f"Serving bm25 over 12 passages at {url}\n"
+        assert titles(url, query="Town3") == [["Town3"]]
+        assert httpx.get(url.replace("/retrieve", "/health"), trust_env=False).json()["passages"] == 12
+
+
+@pytest.mark.slow
 def test_the_token_comes_from_a_file_and_never_from_the_command_line(towns, tmp_path):
     file = tmp_path / "token"
     file.write_text("s3cret\n", encoding="utf-8")
@@ -102,6 +110,7 @@ def test_a_warning_says_that_a_server_without_a_token_is_open_to_the_network(tow
         (["RAGGym-Synth-v0", "--openenv", "--stdio"], "--stdio does nothing with --openenv"),
         (["--openenv", "--corpus", "none.jsonl"], "--corpus does nothing with --openenv"),
         (["RAGGym-Synth-v0", "--mcp", "--max-topk", "9"], "--max-topk does nothing with --mcp"),
+        (["RAGGym-Synth-v0", "--openenv", "--processes", "2"], "--processes does nothing with --openenv"),
     ],
     ids=str,
 )

@@ -19,7 +19,7 @@ from raggym_env.retrieval.server import ServerOptions
 __all__ = ["serve_sessions", "serving_kind"]
 
 # Options that one kind of server has and another ignores would do nothing, so they are refused.
-_RETRIEVAL_ONLY = ("max_queries", "max_topk", "max_passages", "max_answer")
+_RETRIEVAL_ONLY = ("max_queries", "max_topk", "max_passages", "max_answer", "processes")
 _SESSIONS_ONLY = ("sessions", "idle_timeout")
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -17,6 +17,8 @@ from raggym_env.retrieval.wire import TOKEN_ENV, Limits
 
 if TYPE_CHECKING:
     from raggym_env.cards import EnvCard
+    from raggym_env.protocols import Retriever
+    from raggym_env.retrieval.server import ServerOptions
 
 __all__ = ["serve"]
 
@@ -46,6 +48,9 @@ def serve(
     batch_size: Annotated[int, typer.Option(min=1, help="Maximum number of queries in one search.")] = 512,
     batch_wait: Annotated[float, typer.Option(min=0, max=1000, help="Milliseconds to wait for more queries.")] = 2.0,
     threads: Annotated[int, typer.Option(min=1, help="Searches at the same time.")] = 1,
+    processes: Annotated[
+        int, typer.Option(min=1, help="Processes that share the port and the mapped index. More use more cores.")
+    ] = 1,
     grace: Annotated[int, typer.Option(min=0, help="Seconds for accepted requests to finish at the end.")] = 60,
     allow_host: Annotated[
         list[str] | None,
@@ -79,9 +84,7 @@ def serve(
     the server after it has answered all accepted requests.
     """
     from raggym_env.cards import env_card, override
-    from raggym_env.data import load
-    from raggym_env.data.prepare import prepare_corpus
-    from raggym_env.retrieval import make, server
+    from raggym_env.retrieval import server
 
     kind = serving_kind(context, openenv=openenv, mcp=mcp)
     # The extra, the card, the token and the port are checked first: an index may take hours to build.
@@ -109,19 +112,42 @@ def serve(
         grace=grace,
     )
     if kind is not None:
-        source = card, split, corpus, topk
-        serve_sessions(kind, source, options, host, port, stdio=stdio, web=web, sessions=sessions, idle=idle_timeout)
+        world = card, split, corpus, topk
+        serve_sessions(kind, world, options, host, port, stdio=stdio, web=web, sessions=sessions, idle=idle_timeout)
         return
     with server.bind(host, port) as listener:
         if options.token is None and not server.is_local(listener):
             say(f"Warning: anyone who can reach {host} can search. --token-file requires a token.", err=True)
-        passages = load(card, split).corpus if corpus is None else prepare_corpus(corpus)
-        server.serve(
-            make(card.retrieval.name, passages, **card.retrieval.options),
-            listener,
-            replace(options, passages=len(passages)),
-            ready=lambda url: say(f"Serving {card.retrieval.name} over {len(passages):,} passages at {url}"),
-        )
+        source = _Source(card, split, corpus, options)
+
+        def ready(url: str, count: int | None) -> None:
+            say(f"Serving {card.retrieval.name} over {count:,} passages at {url}")
+
+        if processes > 1:
+            server.serve_processes(source, listener, processes, ready=ready)
+        else:
+            engine, options = source()
+            server.serve(engine, listener, options, ready=lambda url: ready(url, options.passages))
+
+
+@dataclass(frozen=True)
+class _Source:
+    """What each process of the server makes its search engine from."""
+
+    card: EnvCard
+    split: str | None
+    corpus: Path | None
+    options: ServerOptions
+
+    def __call__(self) -> tuple[Retriever, ServerOptions]:
+        """Return the search engine and the options of its server."""
+        from raggym_env.data import load
+        from raggym_env.data.prepare import prepare_corpus
+        from raggym_env.retrieval import make
+
+        passages = load(self.card, self.split).corpus if self.corpus is None else prepare_corpus(self.corpus)
+        retrieval = self.card.retrieval
+        return make(retrieval.name, passages, **retrieval.options), replace(self.options, passages=len(passages))
 
 
 def _no_environment() -> EnvCard:

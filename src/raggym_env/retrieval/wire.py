@@ -41,6 +41,7 @@ __all__ = [
     "join_rows",
     "read_request",
     "read_results",
+    "write_document",
     "write_results",
     "write_row",
 ]
@@ -173,8 +174,11 @@ def _queries(content: dict[str, Any], limits: Limits) -> tuple[str, ...]:
         raise BadRequest(f"queries must be a list of texts, got {queries!r:.80}. Send one text as query.")
     if len(queries) > limits.queries:
         raise BadRequest(f"{len(queries):,} queries in one request; at most {limits.queries:,} are answered.")
-    for number, query in enumerate(queries):
-        name, longest = "query" if single else f"queries[{number}]", limits.query_length
+    longest = limits.query_length
+    if set(map(type, queries)) <= {str} and max(map(len, queries), default=0) <= longest:
+        return tuple(queries)
+    for number, query in enumerate(queries):  # one by one, to say which is wrong
+        name = "query" if single else f"queries[{number}]"
         if not isinstance(query, str):
             raise BadRequest(f"{name} must be a text, got {query!r:.80}.")
         if len(query) > longest:
@@ -197,16 +201,20 @@ def write_row(hits: Sequence[Hit], *, scores: bool) -> bytes:
     Raises:
         ValueError: A score is not finite.
     """
+    documents = [write_document(hit.passage) for hit in hits]
+    if scores:
+        # float: a NumPy scalar cannot be written as JSON.
+        numbers = [_ENCODER.encode(float(hit.score)) for hit in hits]
+        pairs = zip(documents, numbers, strict=True)
+        documents = [f'{{"document":{document},"score":{number}}}' for document, number in pairs]
+    return f"[{','.join(documents)}]".encode()
+
+
+def write_document(passage: Passage) -> str:
+    """Return the JSON of a passage, in ASCII."""
+    identifier, title, text = passage
     # The title is one line, whatever it contains: Search-R1's and verl's clients split at the first line break.
-    documents = [
-        {"id": identifier, "title": title, "contents": f'"{" ".join(title.split())}"\n{text}'}
-        for identifier, title, text in (hit.passage for hit in hits)
-    ]
-    if not scores:
-        return _ENCODER.encode(documents).encode()
-    # float: a NumPy scalar cannot be written as JSON.
-    row = [{"document": document, "score": float(hit.score)} for document, hit in zip(documents, hits, strict=True)]
-    return _ENCODER.encode(row).encode()
+    return _ENCODER.encode({"id": identifier, "title": title, "contents": f'"{" ".join(title.split())}"\n{text}'})
 
 
 def join_rows(rows: Sequence[bytes]) -> list[bytes]:

@@ -107,6 +107,11 @@ class BM25Retriever(BM25Options):
 
     def search(self, queries: Sequence[str], k: int) -> list[list[Hit]]:
         """As `Retriever.search`; a hit is a passage that contains a term of the query."""
+        passage = self.corpus.__getitem__
+        return [list(map(Hit, map(passage, positions), scores)) for positions, scores in self.rank(queries, k)]
+
+    def rank(self, queries: Sequence[str], k: int) -> list[_Ranking]:
+        """Return the positions in the corpus of what `search` returns, and their scores."""
         check_request(queries, k)
         terms = [self._index.ids(terms) for terms in self.analyzer.batch(queries)]
         k = min(k, self._index.passages)
@@ -116,11 +121,8 @@ class BM25Retriever(BM25Options):
             self._searched += len(queries) * self._index.passages
             kernel = len(queries) >= KERNEL_BATCH or self._searched >= KERNEL_AFTER
         if kernel and k <= _KERNEL_K:
-            rankings = _search_numba(self._index, terms, k)
-        else:
-            rankings = [_search_numpy(self._index, ids, k) for ids in terms]
-        passage = self.corpus.__getitem__
-        return [list(map(Hit, map(passage, positions), scores)) for positions, scores in rankings]
+            return _search_numba(self._index, terms, k)
+        return [_search_numpy(self._index, ids, k) for ids in terms]
 
 
 def _available_backend(backend: str, passages: int) -> str:

@@ -1,6 +1,7 @@
 """Serve any retriever over HTTP: `raggym serve`. Importing this package loads neither Starlette nor uvicorn."""
 
 from raggym_env.retrieval.server.options import Batching, ServerOptions
+from raggym_env.retrieval.server.processes import serve_processes
 from raggym_env.retrieval.server.server import (
     bind,
     check_installed,
@@ -24,5 +25,6 @@ __all__ = [
     "running_app",
     "serve",
     "serve_app",
+    "serve_processes",
     "url_of",
 ]

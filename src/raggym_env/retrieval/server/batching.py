@@ -13,16 +13,18 @@ import queue
 import threading
 import traceback
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 from raggym_env.errors import RAGGymError, RetrievalError
 from raggym_env.protocols import Hit, Retriever, search
 from raggym_env.retrieval.server.options import Batching
+from raggym_env.retrieval.server.ranked import RankedRows, is_ranker
 from raggym_env.retrieval.wire import Limits, SearchRequest, write_row
 from raggym_env.text.untrusted import one_line, visible
 
-__all__ = ["Batcher", "Overloaded", "SearchTimeout", "TooLong", "description"]
+__all__ = ["Batcher", "Overloaded", "SearchTimeout", "TooLong", "description", "too_long"]
 
 _logger = logging.getLogger(__name__)
 
@@ -94,7 +96,7 @@ class Batcher:
         *,
         on_batch: Callable[[int], None] = lambda queries: None,
     ) -> None:
-        self._retriever = retriever
+        self._rows = RankedRows(retriever) if is_ranker(retriever) else _HitRows(retriever)
         self._batching = batching
         self._limits = limits
         self._on_batch = on_batch
@@ -131,11 +133,7 @@ class Batcher:
             SearchTimeout: A search took longer than `Limits.search_seconds`.
             RetrievalError: The retriever failed on these queries. The log says how.
         """
-        if not self.healthy:
-            raise Overloaded(f"No thread is left: {self.hanging} searches take longer than their limit.")
-        if self.waiting + len(request.queries) > self._batching.waiting:
-            raise Overloaded(f"{self.waiting:,} queries are waiting, and at most {self._batching.waiting:,} may.")
-        self.waiting += len(request.queries)
+        self._admit(request)
         queries, size = request.queries, self._most(request.k)
         unsent = deque(queries[start : start + size] for start in range(0, len(queries), size))
         jobs: deque[_Job] = deque()
@@ -153,7 +151,7 @@ class Batcher:
                 rows += outcome
                 length += sum(map(len, outcome))
                 if length > self._limits.answer:
-                    raise _too_long(self._limits.answer)
+                    raise too_long(self._limits.answer)
                 reserve(sum(map(len, outcome)))
         finally:
             # After a failure, or if the caller was cancelled, the remaining parts need not be searched.
@@ -162,10 +160,32 @@ class Batcher:
                 job.outcome.cancel()
         return rows
 
+    def start(self, request: SearchRequest, name: str) -> asyncio.Future[_Rows | RetrievalError] | None:
+        """Return the future rows of a request, or a future error, whose length is checked but not yet reserved.
+
+        This is `search` without a coroutine, for a request that one search can answer; None for any other. The errors
+        that `search` raises are the future's result, except the first one.
+
+        Raises:
+            Overloaded: As by `search`.
+        """
+        if not 0 < len(request.queries) <= self._most(request.k):
+            return None
+        self._admit(request)
+        return self._submit(name, request.queries, request).outcome
+
     def close(self) -> None:
         """End the threads, each after its current search."""
         for _ in range(self._threads):
             self._inbox.put(None)
+
+    def _admit(self, request: SearchRequest) -> None:
+        """Count the queries of a request as waiting, or raise `Overloaded`."""
+        if not self.healthy:
+            raise Overloaded(f"No thread is left: {self.hanging} searches take longer than their limit.")
+        if self.waiting + len(request.queries) > self._batching.waiting:
+            raise Overloaded(f"{self.waiting:,} queries are waiting, and at most {self._batching.waiting:,} may.")
+        self.waiting += len(request.queries)
 
     def _most(self, k: int) -> int:
         """Return the maximum number of queries in a search for that many passages each."""
@@ -177,13 +197,17 @@ class Batcher:
         self._start_searches()
         return job
 
+    def _on_timer(self) -> None:
+        self._timer = None
+        self._start_searches()
+
     def _start_searches(self) -> None:
-        if self._timer is not None:
-            self._timer.cancel()
-            self._timer = None
         while self._free and self._jobs:
             if (seconds := self._delay()) > 0:
-                self._timer = self._loop.call_later(seconds, self._start_searches)
+                # One that is set runs out early, if its request was answered, and is then set again: that is rare,
+                # and setting it for each request would cost more than all else here.
+                if self._timer is None:
+                    self._timer = self._loop.call_later(seconds, self._on_timer)
                 return
             if jobs := self._take():
                 self._free -= 1
@@ -242,8 +266,11 @@ class Batcher:
         """Search, and return the rows of each job, or the error if the search failed."""
         try:
             queries = [query for job in jobs for query in job.queries]
-            results = iter(_checked_search(self._retriever, queries, jobs[0].k))
-            return [_write([next(results) for _ in job.queries], job.scores, self._limits.answer) for job in jobs]
+            # Any: what one of them returns is what the same one takes.
+            results: Iterator[Any] = iter(self._rows.search(queries, jobs[0].k))
+            limit = self._limits.answer
+            parts = [self._rows.write([next(results) for _ in job.queries], job.scores, limit) for job in jobs]
+            return [too_long(limit) if rows is None else rows for rows in parts]
         except BaseException as error:  # noqa: BLE001  # even SystemExit must reach the callers, and end no thread
             names = ", ".join(job.name for job in jobs)
             _logger.warning("The search of %s failed. %s", names, description(error))
@@ -289,26 +316,32 @@ def description(error: BaseException) -> str:
     return visible("".join(traceback.format_exception(error)))
 
 
-def _checked_search(retriever: Retriever, queries: Sequence[str], k: int) -> list[list[Hit]]:
-    results = search(retriever, queries, k)
-    for hits in results:
-        if len(hits) > k or not all(math.isfinite(hit.score) for hit in hits):
-            raise RetrievalError(f"The retriever gave more than {k} passages, or a score that is not finite.")
-    return results
+class _HitRows:
+    """The rows of answers of any retriever."""
+
+    def __init__(self, retriever: Retriever) -> None:
+        self._retriever = retriever
+
+    def search(self, queries: Sequence[str], k: int) -> list[list[Hit]]:
+        results = search(self._retriever, queries, k)
+        for hits in results:
+            if len(hits) > k or not all(map(math.isfinite, [score for _, score in hits])):
+                raise RetrievalError(f"The retriever gave more than {k} passages, or a score that is not finite.")
+        return results
+
+    def write(self, results: Sequence[Sequence[Hit]], scores: bool, limit: int) -> _Rows | None:
+        """Return the rows of a part of an answer; None as soon as they are certain to exceed the limit."""
+        rows: _Rows = []
+        room = limit
+        for hits in results:
+            # Before they are written: a row has at least a byte per character.
+            if room < sum([len(passage.title) + len(passage.text) for passage, _ in hits]):
+                return None
+            rows.append(write_row(hits, scores=scores))
+            room -= len(rows[-1])
+        return rows
 
 
-def _write(results: Sequence[Sequence[Hit]], scores: bool, limit: int) -> _Rows | RetrievalError:
-    """Return the rows of a part of an answer, or an error as soon as they are certain to exceed the limit."""
-    rows: _Rows = []
-    room = limit
-    for hits in results:
-        # Before they are written: a row has at least a byte per character.
-        if room < sum(len(hit.passage.title) + len(hit.passage.text) for hit in hits):
-            return _too_long(limit)
-        rows.append(write_row(hits, scores=scores))
-        room -= len(rows[-1])
-    return rows
-
-
-def _too_long(limit: int) -> TooLong:
+def too_long(limit: int) -> TooLong:
+    """Return the error for an answer that is longer than `limit` bytes."""
     return TooLong(f"The answer is longer than {limit:,} bytes. Send fewer queries at a time, or a smaller topk.")

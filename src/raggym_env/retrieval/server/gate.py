@@ -6,10 +6,11 @@ import asyncio
 import contextlib
 import logging
 import secrets
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Mapping
+from typing import Protocol
 
 from starlette.exceptions import HTTPException
-from starlette.requests import ClientDisconnect, HTTPConnection, Request
+from starlette.requests import ClientDisconnect, Request
 from starlette.responses import JSONResponse, Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from starlette.websockets import WebSocket
@@ -19,7 +20,7 @@ from raggym_env.retrieval.server.hosts import AllowedHosts
 from raggym_env.retrieval.server.memory import Memory, Reservation
 from raggym_env.retrieval.wire import Limits
 
-__all__ = ["CLOSE", "RETRY", "Access", "Gate", "error_reply", "read_body"]
+__all__ = ["CLOSE", "RETRY", "Access", "Gate", "HasHeaders", "error_reply", "read_body"]
 
 _logger = logging.getLogger(__name__)
 
@@ -29,6 +30,15 @@ CLOSE = {"connection": "close"}  # for answers given before the body was read: i
 # gets a reset instead of the 413.
 _DRAINED = 4
 _GOING_AWAY, _RESTARTING = 1001, 1012  # codes with which a WebSocket is closed
+
+
+class HasHeaders(Protocol):
+    """A request, of which only the headers count: their values by their names in lower case."""
+
+    @property
+    def headers(self) -> Mapping[str, str]:
+        """The headers."""
+        ...
 
 
 class Access:
@@ -43,7 +53,7 @@ class Access:
         self._token = token
         self._hosts = hosts
 
-    def require_host(self, request: HTTPConnection) -> None:
+    def require_host(self, request: HasHeaders) -> None:
         """Raise an `HTTPException` unless the request is for one of the hosts, and from no other site's page."""
         if self._hosts is None:
             return
@@ -54,13 +64,13 @@ class Access:
         if origin is not None and not self._hosts.allow_origin(origin):
             raise HTTPException(403, f"This server does not answer pages of {origin!r:.100}.", CLOSE)
 
-    def require_token(self, request: HTTPConnection) -> None:
+    def require_token(self, request: HasHeaders) -> None:
         """Raise an `HTTPException` unless the request has the token."""
         if not self.has_token(request):
             headers = {"www-authenticate": "Bearer", **CLOSE}
             raise HTTPException(401, "This server requires a token: Authorization: Bearer TOKEN.", headers)
 
-    def has_token(self, request: HTTPConnection) -> bool:
+    def has_token(self, request: HasHeaders) -> bool:
         """True if the request has the token, or none is required."""
         if self._token is None:
             return True

@@ -19,13 +19,14 @@ is answered with `{"error": "..."}`, and never with an empty result:
 A search that takes too long goes on in its thread, which cannot be ended, and another thread takes its place. Once no
 thread is left, /health has the status 503 and says "unhealthy", so that a supervisor can restart the server.
 
-One process has one event loop and the search threads. To use more cores, run several servers on different ports
-behind a proxy. A server that faces an untrusted network belongs behind a proxy anyway, for TLS and against clients
+One process has one event loop and the search threads. To use more cores, let `serve_processes` run several on one
+port. A server that faces an untrusted network belongs behind a proxy anyway, for TLS and against clients
 that send their headers slowly.
 """
 
 from __future__ import annotations
 
+import functools
 import signal
 import socket
 import threading
@@ -35,6 +36,7 @@ from typing import Any
 
 from raggym_env.errors import MissingExtra, RetrievalError
 from raggym_env.protocols import Retriever, search
+from raggym_env.retrieval.server.metrics import Board
 from raggym_env.retrieval.server.options import ServerOptions
 
 __all__ = ["bind", "check_installed", "is_local", "running", "running_app", "serve", "serve_app", "url_of"]
@@ -43,6 +45,7 @@ __all__ = ["bind", "check_installed", "is_local", "running", "running_app", "ser
 # work. Sixteen queries, since `bm25` loads its kernel only for batches.
 _WARM_UP = ["warm up"] * 16
 _MAX_HEADER_BYTES = 32 * 1024
+_BACKLOG = 2048  # connections that wait to be taken
 _KEEP_ALIVE_SECONDS = 30
 _PONG_SECONDS = 120  # a client that trains may be busy for a minute; one whose machine is gone never answers
 
@@ -115,8 +118,8 @@ def serve(
     """
     options = options or ServerOptions()
     with listener or bind() as listening:
-        app = _application(retriever, listening, options)
-        serve_app(app, listening, ready=lambda: ready(url_of(listening)), grace=options.grace)
+        app, settings = _application(retriever, listening, options)
+        serve_app(app, listening, ready=lambda: ready(url_of(listening)), **settings)
 
 
 def serve_app(app: Any, listener: socket.socket, *, ready: Callable[[], object], **settings: Any) -> None:
@@ -137,16 +140,23 @@ def serve_app(app: Any, listener: socket.socket, *, ready: Callable[[], object],
 
 @contextmanager
 def running(
-    retriever: Retriever, listener: socket.socket | None = None, options: ServerOptions | None = None
+    retriever: Retriever,
+    listener: socket.socket | None = None,
+    options: ServerOptions | None = None,
+    board: Board | None = None,
 ) -> Iterator[str]:
     """Serve a retriever in a background thread while the context lasts; yields the URL of `/retrieve`.
 
-    The listener is by default a free port on 127.0.0.1. Errors and arguments are those of `serve`.
+    The listener is by default a free port on 127.0.0.1. Errors and arguments are those of `serve`; `board` is for one
+    of several processes on the same listener, whose numbers are added up.
     """
     options = options or ServerOptions()
     with listener or bind(port=0) as listening:
-        app = _application(retriever, listening, options)
-        with running_app(app, listening, grace=options.grace):
+        app, settings = _application(retriever, listening, options, board)
+        if board is not None:
+            settings["backlog"] = 1  # connections that asyncio takes at once, which other processes then do not get
+        with running_app(app, listening, **settings):
+            listening.listen(_BACKLOG)
             yield url_of(listening)
 
 
@@ -158,8 +168,9 @@ def running_app(app: Any, listener: socket.socket, **settings: Any) -> Iterator[
         app: The application.
         listener: A bound socket.
         settings: `grace`, the seconds that accepted requests have to finish; `message_bytes`, the size of a WebSocket's
-            messages, without which there are no WebSockets; and `drain`, which is called with `grace` and awaited
-            before connections are closed.
+            messages, without which there are no WebSockets; `drain`, which is called with `grace` and awaited
+            before connections are closed; `protocol`, the class of the connections, which reads HTTP by h11; and
+            `backlog`, the number of connections that may wait to be taken, and that are taken at once.
 
     Raises:
         RetrievalError: The server did not start.
@@ -178,15 +189,19 @@ def running_app(app: Any, listener: socket.socket, **settings: Any) -> Iterator[
         thread.join()
 
 
-def _application(retriever: Retriever, listener: socket.socket, options: ServerOptions) -> Any:
-    """Return the application over a retriever, after a first search."""
+def _application(
+    retriever: Retriever, listener: socket.socket, options: ServerOptions, board: Board | None = None
+) -> tuple[Any, dict[str, Any]]:
+    """Return the application over a retriever, and the settings of its server, after a first search."""
     check_installed()
     from raggym_env.retrieval.server.app import RetrievalApp  # imports Starlette
     from raggym_env.retrieval.server.hosts import AllowedHosts
+    from raggym_env.retrieval.server.protocol import RetrieveProtocol
 
     hosts = None if options.token else AllowedHosts(listener.getsockname()[0], options.hosts)
     search(retriever, _WARM_UP, options.default_k)
-    return RetrievalApp(retriever, options, hosts).asgi
+    app = RetrievalApp(retriever, options, hosts, board)
+    return app.asgi, {"grace": options.grace, "protocol": functools.partial(RetrieveProtocol, app)}
 
 
 def _server(
@@ -195,6 +210,8 @@ def _server(
     ready: Callable[[], object],
     *,
     grace: int = 60,
+    protocol: Any = "h11",
+    backlog: int = _BACKLOG,
     message_bytes: int | None = None,
     drain: Callable[[float], Awaitable[None]] | None = None,
 ) -> Any:
@@ -223,12 +240,13 @@ def _server(
         }
     config = uvicorn.Config(
         app,
-        http="h11",  # the implementation whose header size can be limited
+        http=protocol,  # h11 is the implementation whose header size can be limited
         lifespan="on",
         log_config=None,  # the user's logging configuration stays as it is
         access_log=False,  # /metrics counts requests at a lower cost
         proxy_headers=False,  # nothing here depends on the client's address
         server_header=False,
+        backlog=backlog,
         timeout_keep_alive=_KEEP_ALIVE_SECONDS,
         timeout_graceful_shutdown=grace,
         h11_max_incomplete_event_size=_MAX_HEADER_BYTES,
