@@ -5,6 +5,7 @@
     python benchmarks/retrieval.py --full                   # rank-bm25 on HotpotQA, too: ten minutes or so
     python benchmarks/retrieval.py --sweep                  # bm25 over its parameters
     python benchmarks/retrieval.py --fusion                 # rrf over depth, rrf_k and weights
+    python benchmarks/retrieval.py --checksums 400         # hashes of hits, to compare versions
 
 Needs the data sets in `$RAGGYM_DATA` or in `shared/data` beside the checkout: HotpotQA with 56,327 passages and
 3,745 questions, 2WikiMultihopQA with 12,003 and 903. A retriever whose packages are not installed is reported and
@@ -28,6 +29,7 @@ the weight for bm25, "rrf default" with the default options, "rrf paper" lucene 
 from __future__ import annotations
 
 import argparse
+import hashlib
 import itertools
 import json
 import os
@@ -86,6 +88,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--full", action="store_true", help="rank-bm25 on HotpotQA too; ten minutes or so")
     parser.add_argument("--sweep", action="store_true", help="recall of bm25 over k1, b, stemmer and title weight")
     parser.add_argument("--fusion", action="store_true", help="recall of rrf over depth, rrf_k and weights")
+    parser.add_argument("--checksums", type=int, metavar="PASSAGES", help="hashes of the hits over the first passages")
     parser.add_argument("--encoder", default="minilm", help="model of the dense retriever")
     parser.add_argument("--data", type=Path, help="folder of data sets (default: $RAGGYM_DATA)")
     parser.add_argument("--store", type=Path, help="folder of indexes (default: in the cache)")
@@ -103,6 +106,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
             sweep(data)
         elif options.fusion:
             fusion(data, options, name)
+        elif options.checksums:
+            checksums(data, options)
         else:
             compare(options, name)
 
@@ -229,6 +234,34 @@ def fusion(data: DataSet, options: argparse.Namespace, name: str) -> None:
         retriever = make("rrf", data.corpus, retrievers=list(members.values()), **settings)
         label = ", ".join(f"{key}={value}" for key, value in settings.items()) or "rrf, the defaults"
         row(label, *quality(data, retriever.search(data.questions, max(DEPTHS))))
+
+
+def checksums(data: DataSet, options: argparse.Namespace) -> None:
+    """Print a hash over ids and scores, to the last bit, of the hits of each retriever, one by one and in batches."""
+    header("retriever", "options", "k", "questions", "hash of the hits")
+    few = data.corpus[: options.checksums]
+    bm25 = {backend: {"backend": backend} for backend in ("numpy", "numba")}
+    members = [{"name": "bm25", "store": False}, {"name": "dense", "model": options.encoder, "store": False}]
+    for name, corpus, settings in [
+        *(("bm25", data.corpus, each) for each in bm25.values()),
+        *(("bm25", few, each) for each in bm25.values()),
+        ("rank-bm25", few, {}),
+        ("lucene", few, {}),
+        ("dense", few, {"model": options.encoder}),
+        ("rrf", few, {"retrievers": members}),
+    ]:
+        if options.retriever and name not in options.retriever:
+            continue
+        engine = make(name, corpus, **settings, **({"store": False} if name in ("bm25", "lucene", "dense") else {}))
+        label = ", ".join(str(value) for value in settings.values() if isinstance(value, str)) or "-"
+        questions = data.questions[: 40 if corpus is few else None]
+        for k in (5, 100):
+            digest = hashlib.blake2b(digest_size=8)
+            for size in (1, BATCH):
+                for start in range(0, len(questions), size):
+                    for hits in engine.search(questions[start : start + size], k):
+                        digest.update(repr([(hit.passage.id, hit.score) for hit in hits]).encode())
+            row(name, label, str(k), f"{len(questions):,} of {len(corpus):,} passages", digest.hexdigest())
 
 
 def quality(data: DataSet, results: list[list[Hit]]) -> list[str]:

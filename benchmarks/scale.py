@@ -173,6 +173,7 @@ def questions(corpus: Sequence[Passage], count: int, seed: int = 1) -> list[str]
 
 
 def write(folder: Path, retriever: str, count: int) -> Figures:
+    shutil.rmtree(folder / "corpus", ignore_errors=True)  # of a run that was stopped
     (folder / "corpus").mkdir()
     seconds, _ = timed(lambda: write_corpus(passages(count), folder / "corpus", origin="benchmarks/scale.py"))
     corpus = Corpus(folder / "corpus")
@@ -210,12 +211,79 @@ def search(folder: Path, retriever: str, count: int) -> Figures:
     return {**times, "batch q/s": len(queries) / batched, **resident}
 
 
+def kernels(folder: Path, retriever: str, count: int) -> Figures:
+    """Search with the numba kernel and with bm25s over the same index, for the same terms, in one process."""
+    import bm25s
+
+    from raggym_env.retrieval.bm25.retriever import _search_numba as search_numba
+    from raggym_env.retrieval.bm25.retriever import _search_numpy as search_numpy
+
+    engine = make("bm25", folder)
+    index = engine._index
+    queries = [terms for texts in engine.analyzer.batch(read_questions(folder)) if (terms := index.ids(texts))]
+    peer = bm25s.BM25.load(index.folder, mmap=False)
+    peer.backend = "numba"
+
+    def search_peer(batch: list[list[int]]) -> Any:
+        return peer.retrieve(batch, k=K, show_progress=False, backend_selection="numba")
+
+    ours, theirs = search_numba(index, queries, K), search_peer(queries).scores.tolist()
+    rows = zip((scores for _, scores in ours), theirs, strict=True)
+    figures = {"max difference": max(abs(a - b) for row in rows for a, b in zip(*row, strict=False))}
+    for label, size in (("batch", BATCH), ("single", 1)):
+        batches = [queries[start : start + size] for start in range(0, len(queries), size)]
+        runs: list[Callable[[], Any]] = [
+            lambda batches=batches: [search_numba(index, batch, K) for batch in batches],
+            lambda batches=batches: [search_peer(batch) for batch in batches],
+        ]
+        # In turn, and the best of five: other programs disturb both alike.
+        times = np.array([[timed(run)[1] for run in runs] for _ in range(5)]).min(axis=0)
+        figures |= {f"{label} q/CPU s": len(queries) / times[0], f"{label} bm25s": len(queries) / times[1]}
+        figures[f"{label} ratio"] = times[1] / times[0]
+    figures["NumPy"] = 100 / timed(lambda: [search_numpy(index, terms, K) for terms in queries[:100]])[1]
+    return {**figures, **pruning(index, queries[:60])}
+
+
+def pruning(index: Any, queries: list[list[int]]) -> Figures:
+    """Return what dynamic pruning would leave to do if it knew the k-th best score from the start, as means.
+
+    MaxScore adds the postings of those terms without which no passage can be among the best, and looks up the other
+    terms in every passage among these that can. Block-max pruning searches the blocks of 32 passages whose bound, the
+    sum of the highest scores of the terms in the block, reaches the k-th best score.
+    """
+    rows = []
+    for terms in queries:
+        spans = [slice(*index.starts[term : term + 2].tolist()) for term in terms]
+        spans.sort(key=lambda span: -index.scores[span].max())
+        highest = np.array([index.scores[span].max() for span in spans], np.float64)
+        sums, bounds = np.zeros(index.passages), np.zeros(-(-index.passages // 32))
+        for span in spans:
+            sums[index.positions[span]] += index.scores[span]
+            blocks, places = np.unique(index.positions[span] // 32, return_index=True)
+            bounds[blocks] += np.maximum.reduceat(index.scores[span], places)
+        least = np.partition(sums, -K)[-K]
+        rest = np.append(np.cumsum(highest[::-1])[::-1], 0)
+        needed = int(np.argmax(rest < least))  # the terms after these can be left out
+        partial = np.zeros(index.passages)
+        for span in spans[:needed]:
+            partial[index.positions[span]] += index.scores[span]
+        looked_up = ((partial > 0) & (partial + rest[needed] >= least)).sum() if needed < len(spans) else 0
+        sizes = [span.stop - span.start for span in spans]
+        rows.append((sum(sizes), sum(sizes[:needed]), looked_up, (bounds >= least).mean()))
+    names = ("postings", "MaxScore adds", "MaxScore looks up", "blocks of 32 left")
+    return dict(zip(names, np.mean(rows, axis=0).tolist(), strict=True))
+
+
 STEPS: dict[str, Callable[[Path, str, int], Figures]] = {
     "write": write,
     "build": build,
     "first": first,
     "search": search,
+    "kernels": kernels,
 }
+
+
+UNSTORED = ("first", "kernels", "search")  # quick, and wanted anew each time
 
 
 def make(name: str, folder: Path) -> Any:
@@ -276,7 +344,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
         print(json.dumps(STEPS[options.step](options.folder, options.retriever[0], options.count)))
         return
     with tempfile.TemporaryDirectory(prefix="raggym-scale-") as temporary:
-        compare(options, options.folder or Path(temporary), keep=options.folder is not None)
+        folder, keep = options.folder or Path(temporary), options.folder is not None
+        run = compare_kernels if options.kernels else compare
+        run(options, folder, keep)
 
 
 def parser() -> argparse.ArgumentParser:
@@ -284,7 +354,12 @@ def parser() -> argparse.ArgumentParser:
     parser.add_argument("--passages", type=float, nargs="+", default=[0.1, 1], help="millions of passages")
     parser.add_argument("--retriever", nargs="+", default=["bm25"])
     parser.add_argument("--baseline", type=float, default=0.1, help="millions of passages up to which to run rank-bm25")
-    parser.add_argument("--folder", type=Path, help="an empty folder to work in, not deleted (default: temporary)")
+    parser.add_argument(
+        "--folder",
+        type=Path,
+        help="folder to work in, which is not deleted, and where a stopped run goes on (default: temporary)",
+    )
+    parser.add_argument("--kernels", action="store_true", help="compare the numba kernel of bm25 with bm25s instead")
     parser.add_argument("--step", choices=STEPS, help=argparse.SUPPRESS)
     parser.add_argument("--count", type=int, help=argparse.SUPPRESS)
     return parser
@@ -297,8 +372,7 @@ def compare(options: argparse.Namespace, folder: Path, keep: bool) -> None:
     row("passages", "retriever", *COLUMNS)
     row(*("---" for _ in range(2 + len(COLUMNS))))
     for count in sorted(round(millions * 1e6) for millions in options.passages):
-        home = folder / str(count)
-        home.mkdir(parents=True)
+        home = prepare(folder, count)
         written = step("write", home, count)
         baseline = ["rank-bm25"] if count <= min(options.baseline * 1e6, MAX_PASSAGES) else []
         for name in [*options.retriever, *baseline]:
@@ -312,6 +386,27 @@ def compare(options: argparse.Namespace, folder: Path, keep: bool) -> None:
             extrapolate(name, *measured[name][-2:])
 
 
+def compare_kernels(options: argparse.Namespace, folder: Path, keep: bool) -> None:
+    """Print one column a size: the kernel of bm25, bm25s and what dynamic pruning would leave to do."""
+    columns: list[Figures] = []
+    for count in sorted(round(millions * 1e6) for millions in options.passages):
+        home = prepare(folder, count)
+        step("build", home, count, "bm25")
+        columns.append({"passages": count, **step("kernels", home, count, "bm25")})
+        if not keep:
+            shutil.rmtree(home)
+    for name in columns[0]:
+        row(name, *(cell(figures[name]) for figures in columns))
+
+
+def prepare(folder: Path, count: int) -> Path:
+    """Write a corpus and its questions, and return their folder."""
+    home = folder / str(count)
+    home.mkdir(parents=True, exist_ok=True)
+    step("write", home, count)
+    return home
+
+
 def measure(name: str, home: Path, count: int) -> Figures:
     """Return all figures of one retriever on one corpus."""
     figures = step("build", home, count, name)
@@ -323,11 +418,17 @@ def measure(name: str, home: Path, count: int) -> Figures:
 
 
 def step(name: str, home: Path, count: int, retriever: str = "-") -> Figures:
-    """Run one of `STEPS` in a new process and return its figures."""
+    """Run one of `STEPS` in a new process and return its figures: those of an earlier run, if it ended in this folder."""
+    done = home / f"{name}-{retriever}.json"
+    if done.exists():
+        stored: Figures = json.loads(done.read_text(encoding="utf-8"))
+        return stored
     command = [sys.executable, __file__, "--step", name, "--folder", str(home)]
     command += ["--count", str(count), "--retriever", retriever]
     process = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True)
     figures: Figures = json.loads(process.stdout.splitlines()[-1])  # libraries may print before it
+    if name not in UNSTORED:
+        done.write_text(json.dumps(figures), encoding="utf-8")
     return figures
 
 
