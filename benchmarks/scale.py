@@ -44,8 +44,8 @@ No row for bm25s: the one shown earlier ran its NumPy default against our numba 
 from __future__ import annotations
 
 import argparse
+import importlib.util
 import json
-import math
 import os
 import shutil
 import subprocess
@@ -197,12 +197,13 @@ def first(folder: Path, retriever: str, count: int) -> Figures:
 def search(folder: Path, retriever: str, count: int) -> Figures:
     queries = read_questions(folder)
     engine = make(retriever, folder)
+    if retriever == "bm25" and importlib.util.find_spec("numba"):
+        engine.backend = "numba"  # as "auto" comes to after a while, at a time that depends on the size of the corpus
     queries = queries[: 20 if retriever == "rank-bm25" else len(queries)]  # a query takes it about a second
     engine.search(queries[:1], K)
     singles = [timed(lambda query=query: engine.search([query], K)) for query in queries]
     seconds, work = (np.array(times) for times in zip(*singles, strict=True))
     p50, p99 = np.percentile(seconds, [50, 99]) * 1e3
-    # Before the batches, whose kernel takes memory that a user of single queries never pays for.
     resident = {"RSS MB": status_mb("VmRSS"), "own MB": status_mb("RssAnon")}
     batches = [queries[start : start + BATCH] for start in range(0, len(queries), BATCH)]
     engine.search(batches[0], K)  # loads or compiles a kernel
@@ -351,13 +352,11 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 def parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--passages", type=float, nargs="+", default=[0.1, 1], help="millions of passages")
+    parser.add_argument("--passages", type=float, nargs="+", default=[0.1, 0.3, 1], help="millions of passages")
     parser.add_argument("--retriever", nargs="+", default=["bm25"])
     parser.add_argument("--baseline", type=float, default=0.1, help="millions of passages up to which to run rank-bm25")
     parser.add_argument(
-        "--folder",
-        type=Path,
-        help="folder to work in, which is not deleted, and where a stopped run goes on (default: temporary)",
+        "--folder", type=Path, help="folder to work in and to go on in, not deleted (default: temporary)"
     )
     parser.add_argument("--kernels", action="store_true", help="compare the numba kernel of bm25 with bm25s instead")
     parser.add_argument("--step", choices=STEPS, help=argparse.SUPPRESS)
@@ -383,7 +382,7 @@ def compare(options: argparse.Namespace, folder: Path, keep: bool) -> None:
             shutil.rmtree(home)
     for name in options.retriever:
         if len(measured[name]) > 1:
-            extrapolate(name, *measured[name][-2:])
+            extrapolate(name, measured[name])
 
 
 def compare_kernels(options: argparse.Namespace, folder: Path, keep: bool) -> None:
@@ -418,7 +417,7 @@ def measure(name: str, home: Path, count: int) -> Figures:
 
 
 def step(name: str, home: Path, count: int, retriever: str = "-") -> Figures:
-    """Run one of `STEPS` in a new process and return its figures: those of an earlier run, if it ended in this folder."""
+    """Run one of `STEPS` in a new process and return its figures, or those of an earlier run here."""
     done = home / f"{name}-{retriever}.json"
     if done.exists():
         stored: Figures = json.loads(done.read_text(encoding="utf-8"))
@@ -441,19 +440,27 @@ def forget(folder: Path) -> None:
                 os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
 
 
-def extrapolate(name: str, small: Figures, large: Figures) -> None:
-    """Print what a machine needs for wiki-18: every figure on the straight line through the two largest corpora."""
-    print(f"\n{name} on the {WIKI_18:,} passages of wiki-18, if all grows as from {small['passages']:,.0f} on\n")
-    row("figure", f"{large['passages']:,.0f}", "grows as", f"{WIKI_18:,}")
-    row(*("---" for _ in range(4)))
-    ratio = large["passages"] / small["passages"]
-    steps = (WIKI_18 - large["passages"]) / (large["passages"] - small["passages"])
+def extrapolate(name: str, measured: Sequence[Figures]) -> None:
+    """Print what a machine needs for wiki-18: each figure on the straight line through all sizes.
+
+    "check" is what the line through all sizes but the largest gives for the largest, over what was measured.
+    """
+    sizes = np.array([figures["passages"] for figures in measured])
+    print(f"\n{name} on the {WIKI_18:,} passages of wiki-18, on the line through {len(sizes)} sizes\n")
+    row("figure", *(f"{size:,.0f}" for size in sizes), "check", f"{WIKI_18:,}")
+    row(*("---" for _ in range(len(sizes) + 3)))
     for column in COLUMNS:
         power = -1 if column.endswith("/s") else 1  # a rate: the time of one query is what grows
-        low, high = (figures[column] ** power for figures in (small, large))
-        far = high + max(high - low, 0) * steps  # noise may make a small corpus the slower one
-        exponent = math.log(high / low) / math.log(ratio)
-        row(column, cell(large[column]), f"n^{exponent:.2f}", cell(far**power))
+        values = np.array([figures[column] for figures in measured]) ** power
+        check = f"{(line(sizes[:-1], values[:-1], sizes[-1]) / values[-1]) ** power:.2f}" if len(sizes) > 2 else "-"
+        far = cell(line(sizes, values, WIKI_18) ** power)
+        row(column, *(cell(figures[column]) for figures in measured), check, far)
+
+
+def line(sizes: NDArray[np.float64], values: NDArray[np.float64], size: float) -> float:
+    """Return the value at a size on the line with the least relative errors, which never falls with the size."""
+    slope, start = np.polyfit(sizes, values, 1, w=1 / values)
+    return float(start + slope * size) if slope > 0 else float(values.max())
 
 
 def cell(value: float) -> str:
