@@ -1,7 +1,8 @@
 """How building, opening and searching grow with the corpus, up to what one machine needs for wiki-18.
 
-    python benchmarks/scale.py                              # bm25 on 0.1 and 1 million generated passages
-    python benchmarks/scale.py --passages 0.1 1 5           # 10 GB of disk, half an hour
+    python benchmarks/scale.py                              # bm25 on 0.1, 0.3 and 1 million generated passages
+    python benchmarks/scale.py --passages 0.3 1 5           # 10 GB of disk, 15 CPU minutes
+    python benchmarks/scale.py --kernels --passages 0.012 0.1 0.3 1     # the kernel of bm25 against bm25s with numba
     python benchmarks/scale.py --retriever bm25 lucene      # any name of raggym_env.retrieval that has a store
     python benchmarks/scale.py --baseline 0.2               # rank-bm25 too, on up to 0.2 million
 
@@ -26,19 +27,32 @@ cache. p50, p99: one query at a time, k=5, passages included. batch q/s: 32 at o
 building, and after 1,000 queries, without the pages of mapped files; RSS MB with those that were touched, which the
 system takes back when it needs them. While it is built an index takes 2.5 times its size on the disk.
 
-To expect on two cores shared with a dozen other busy programs, so that the wall times are up to six times those of an
-idle machine:
+To expect on two cores shared with other busy programs (wall times are several times those of an idle machine):
 
     passages   retriever  build s  build CPU s  cold s  warm s  p50 ms  p50 CPU ms  batch q/s  build MB  RSS MB  own MB
-    100,000    bm25            61          9.8     2.9     2.1    1.8         1.4      1,373       313     356     108
-    1,000,000  bm25           541         88       1.7     1.3    5.6         1.7        356       590     984      99
+    100,000    bm25            18           11     1.3     0.8    0.35        0.35      2,682       363     336      92
+    300,000    bm25            51           29     1.8     1.5    0.61        0.60      1,761       430     531      93
+    1,000,000  bm25           157           83     0.8     1.0    1.07        1.04        813       586     991      94
 
-on 0.07 and 0.70 GB of corpus and 0.05 and 0.45 GB of index; on a line through both, wiki-18 needs 15 GB and 9 GB, half
-an hour of one core and 6.8 GB of memory to build. The extrapolation of a query's time needs corpora of a million and
-more: with numba installed, a thousand queries on 0.1 million are answered by NumPy, most of those on a million by the
-kernel (KERNEL_AFTER in `raggym_env.retrieval.bm25.retriever`).
+on 0.07, 0.21 and 0.70 GB of corpus and 0.05, 0.14 and 0.45 GB of index. On the line through the three, wiki-18 needs
+15 GB and 9 GB, half an hour of one core and 5.5 GB of memory to build, and 17 ms of one core for a query (p99: 0.4 s).
+The line through the two smaller sizes is 1.5 times what the million takes in p50 and p99, within 13 % in the figures of
+the build, 3 % in the sizes. Half of p50 and nearly all of p99 is the check of a term's postings when it is first
+looked up, so a long-running process does better. 5 million were not tried; the second command above does it, and a run
+with --folder that was stopped goes on where it was.
 
-No row for bm25s: the one shown earlier ran its NumPy default against our numba kernel. It returns once both use numba.
+--kernels, bm25s with numba on the same index, k=5, thousands of queries per CPU second, from the terms' numbers on (the
+largest difference between scores was 4e-6, from the float32 sums of bm25s):
+
+    passages    batch   bm25s   ratio   single   bm25s   ratio   postings   MaxScore adds   looks up   blocks of 32 left
+    12,000       85.9    44.8     1.9     44.2    26.7     1.7      3,340             812        497               0.43
+    100,000      18.7     7.3     2.6     15.1     6.3     2.4     27,110           5,361      3,467               0.27
+    300,000       6.3     2.4     2.6      5.1     2.0     2.5     84,556          14,246      8,038               0.20
+    1,000,000     2.1    0.61     3.4      1.9    0.56     3.4    301,172          43,230     24,097               0.15
+
+Dynamic pruning: the last columns are what it would leave to do if it knew the k-th best score from the start. A posting
+is added in 1.2 ns; a passage is looked up in the other terms in some 100 ns. MaxScore in the same windows, tried,
+answered 839 queries per CPU second over 300 thousand, a quarter of what adding all did (3,470, before it was tuned).
 """
 
 from __future__ import annotations

@@ -15,7 +15,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable
-from typing import Any, TypeVar
+from typing import Any, TypeVar, cast
 
 import numpy as np
 from numba import njit
@@ -38,10 +38,10 @@ _Function = TypeVar("_Function", bound=Callable[..., Any])
 
 def _compiled(function: _Function) -> _Function:
     try:
-        compiled: _Function = njit(nogil=True, cache=True)(function)
+        compiled: Any = njit(nogil=True, cache=True)(function)
     except RuntimeError:  # no folder that numba could write the compiled code to
         compiled = njit(nogil=True)(function)
-    return compiled
+    return cast(_Function, compiled)
 
 
 @_compiled
@@ -86,7 +86,7 @@ def _first(positions: NDArray[np.int32], nexts: NDArray[np.uint64], stops: NDArr
     first = _NONE
     for term in range(len(nexts)):
         if nexts[term] < stops[term]:
-            first = min(first, np.int64(positions[nexts[term]]))
+            first = min(first, int(positions[nexts[term]]))
     return first
 
 
@@ -128,7 +128,7 @@ def _take_sparse(
         while j < nexts[term]:
             place = np.uint64(positions[j] - first)
             # A passage that comes again, with another term, has a sum of zero by then.
-            count = _insert(row, row_sums, count, np.int64(positions[j]), sums[place])
+            count = _insert(row, row_sums, count, int(positions[j]), sums[place])
             sums[place] = 0.0
             j += np.uint64(1)
     return count
