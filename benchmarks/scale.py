@@ -36,10 +36,10 @@ To expect on two cores shared with other busy programs (wall times are several t
 
 on 0.07, 0.21 and 0.70 GB of corpus and 0.05, 0.14 and 0.45 GB of index. On the line through the three, wiki-18 needs
 15 GB and 9 GB, half an hour of one core and 5.5 GB of memory to build, and 17 ms of one core for a query (p99: 0.4 s).
-The line through the two smaller sizes is 1.5 times what the million takes in p50 and p99, within 13 % in the figures of
-the build, 3 % in the sizes. Half of p50 and nearly all of p99 is the check of a term's postings when it is first
-looked up, so a long-running process does better. 5 million were not tried; the second command above does it, and a run
-with --folder that was stopped goes on where it was.
+The line through the two smaller sizes gives 1.5 times the p50 and p99 of the million, 0.6 to 1.2 times its build times
+and memory, its sizes within 3 %, and nothing of cold and warm, which the busy machine decides. The kernel is half
+of p50; the rest is probably mostly the check of a term's postings when first looked up, which a long-running process is
+spared. 5 million were not tried: the second command above does it, and with --folder goes on where it was stopped.
 
 --kernels, bm25s with numba on the same index, k=5, thousands of queries per CPU second, from the terms' numbers on (the
 largest difference between scores was 4e-6, from the float32 sums of bm25s):
