@@ -5,6 +5,8 @@
     python benchmarks/retrieval.py --full                   # rank-bm25 on HotpotQA, too: ten minutes or so
     python benchmarks/retrieval.py --sweep                  # bm25 over its parameters
     python benchmarks/retrieval.py --fusion                 # rrf over depth, rrf_k and weights
+    python benchmarks/retrieval.py --checksums 400         # hashes of hits, to compare versions
+    python benchmarks/retrieval.py --quantized 2000 100000  # dense: recall on real, size and time on generated vectors
 
 Needs the data sets in `$RAGGYM_DATA` or in `shared/data` beside the checkout: HotpotQA with 56,327 passages and
 3,745 questions, 2WikiMultihopQA with 12,003 and 903. A retriever whose packages are not installed is reported and
@@ -28,15 +30,19 @@ the weight for bm25, "rrf default" with the default options, "rrf paper" lucene 
 from __future__ import annotations
 
 import argparse
+import hashlib
 import itertools
 import json
 import os
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
+
+import numpy as np
 
 from raggym_env.core import Passage
 from raggym_env.data.prepare import prepare_corpus
@@ -70,6 +76,13 @@ FUSION = [
     *({"weights": weights} for weights in ([1, 2], [2, 1], [3, 1])),
     *({"rrf_k": rrf_k, "weights": [2, 1], "depth": depth} for rrf_k in (5, 10) for depth in (20, 100)),
 ]
+QUANTIZED: dict[str, dict[str, Any]] = {
+    "ivf": {"index": "ivf", "nprobe": 16},
+    "ivf, int8": {"index": "ivf", "nprobe": 16, "quantization": "int8"},
+    "ivf, pq 48": {"index": "ivf", "nprobe": 16, "quantization": "pq", "pq_bytes": 48},
+    "ivf, pq 96": {"index": "ivf", "nprobe": 16, "quantization": "pq", "pq_bytes": 96},
+    "hnsw, int8": {"index": "hnsw", "quantization": "int8"},
+}
 
 
 class DataSet(NamedTuple):
@@ -86,6 +99,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--full", action="store_true", help="rank-bm25 on HotpotQA too; ten minutes or so")
     parser.add_argument("--sweep", action="store_true", help="recall of bm25 over k1, b, stemmer and title weight")
     parser.add_argument("--fusion", action="store_true", help="recall of rrf over depth, rrf_k and weights")
+    parser.add_argument("--checksums", type=int, metavar="PASSAGES", help="hashes of the hits over the first passages")
+    parser.add_argument("--quantized", type=int, nargs=2, metavar=("PASSAGES", "VECTORS"), help="dense, quantized")
     parser.add_argument("--encoder", default="minilm", help="model of the dense retriever")
     parser.add_argument("--data", type=Path, help="folder of data sets (default: $RAGGYM_DATA)")
     parser.add_argument("--store", type=Path, help="folder of indexes (default: in the cache)")
@@ -96,6 +111,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     if options.child:
         print(json.dumps(child(options, *options.child)))
         return
+    if options.quantized:
+        quantized_sizes(options.quantized[1])
     for name in [options.only] if options.only else DATA_SETS:
         data = read(options.data, name)
         print(f"\n{name}: {len(data.corpus):,} passages, {len(data.questions):,} questions\n")
@@ -103,6 +120,10 @@ def main(arguments: Sequence[str] | None = None) -> None:
             sweep(data)
         elif options.fusion:
             fusion(data, options, name)
+        elif options.quantized:
+            quantized_recall(data, options)
+        elif options.checksums:
+            checksums(data, options)
         else:
             compare(options, name)
 
@@ -229,6 +250,81 @@ def fusion(data: DataSet, options: argparse.Namespace, name: str) -> None:
         retriever = make("rrf", data.corpus, retrievers=list(members.values()), **settings)
         label = ", ".join(f"{key}={value}" for key, value in settings.items()) or "rrf, the defaults"
         row(label, *quality(data, retriever.search(data.questions, max(DEPTHS))))
+
+
+def checksums(data: DataSet, options: argparse.Namespace) -> None:
+    """Print a hash over ids and scores, to the last bit, of the hits of each retriever, one by one and in batches."""
+    header("retriever", "options", "k", "questions", "hash of the hits")
+    few = data.corpus[: options.checksums]
+    bm25 = {backend: {"backend": backend} for backend in ("numpy", "numba")}
+    members = [{"name": "bm25", "store": False}, {"name": "dense", "model": options.encoder, "store": False}]
+    for name, corpus, settings in [
+        *(("bm25", data.corpus, each) for each in bm25.values()),
+        *(("bm25", few, each) for each in bm25.values()),
+        ("rank-bm25", few, {}),
+        ("lucene", few, {}),
+        ("dense", few, {"model": options.encoder}),
+        ("rrf", few, {"retrievers": members}),
+    ]:
+        if options.retriever and name not in options.retriever:
+            continue
+        engine = make(name, corpus, **settings, **({"store": False} if name in ("bm25", "lucene", "dense") else {}))
+        label = ", ".join(str(value) for value in settings.values() if isinstance(value, str)) or "-"
+        questions = data.questions[: 40 if corpus is few else None]
+        for k in (5, 100):
+            digest = hashlib.blake2b(digest_size=8)
+            for size in (1, BATCH):
+                for start in range(0, len(questions), size):
+                    for hits in engine.search(questions[start : start + size], k):
+                        digest.update(repr([(hit.passage.id, hit.score) for hit in hits]).encode())
+            row(name, label, str(k), f"{len(questions):,} of {len(corpus):,} passages", digest.hexdigest())
+
+
+def quantized_recall(data: DataSet, options: argparse.Namespace) -> None:
+    """Print how many of the hits of a flat index each kind of index has, over the first passages."""
+    corpus, queries = data.corpus[: options.quantized[0]], data.questions[:200]
+    shared = {"model": options.encoder, "store": options.store / f"{options.only or 'first'}-quantized"}
+    exact = [{hit.passage.id for hit in hits} for hits in make("dense", corpus, **shared).search(queries, 10)]
+    header(
+        "index over MiniLM's vectors", f"share of flat's 10 best, {len(corpus):,} passages, {len(queries)} questions"
+    )
+    for label, settings in QUANTIZED.items():
+        results = make("dense", corpus, **shared, **settings).search(queries, 10)
+        pairs = zip(exact, results, strict=True)
+        row(label, f"{mean(len(best.intersection(hit.passage.id for hit in hits)) / 10 for best, hits in pairs):.3f}")
+
+
+def quantized_sizes(count: int, dimension: int = 384) -> None:
+    """Print size, build time and speed of each kind of index over generated vectors: normal around 1,000 centers."""
+    import faiss
+
+    from raggym_env.retrieval.dense.faiss_index import FaissIndex, IndexOptions, MappedVectors, build_index
+
+    faiss.omp_set_num_threads(1)  # threads that wait for each other on a busy machine would count as work
+    rng = np.random.default_rng(0)
+    centers = rng.standard_normal((1000, dimension), np.float32)
+    vectors = np.repeat(centers, -(-count // 1000), axis=0)[:count]
+    vectors += 0.7 * rng.standard_normal(vectors.shape, np.float32)
+    vectors /= np.linalg.norm(vectors, axis=1, keepdims=True)
+    queries = vectors[rng.integers(0, count, 200)] + 0.02 * rng.standard_normal((200, dimension), np.float32)
+    exact = np.argpartition(-(queries @ vectors.T), 10, axis=1)[:, :10]
+    stored = MappedVectors([vectors])
+    print(f"\n{count:,} generated vectors of {dimension} dimensions, 200 queries\n")
+    header("index", "build CPU s", "MB", "21 million, GB", "ms CPU a query", "share of the 10 best in 100")
+    for label, settings in QUANTIZED.items():
+        index_options = IndexOptions(**{**settings, "nlist": min(512, count // 40)})
+        with tempfile.TemporaryDirectory() as folder:
+            file = Path(folder) / "index"
+            start = time.process_time()
+            build_index(stored, index_options, file)
+            built, size = time.process_time() - start, file.stat().st_size
+            index = FaissIndex(file, index_options, stored)
+            start = time.process_time()
+            positions = np.concatenate([index.search(query[None], 100)[1] for query in queries])
+            searched = (time.process_time() - start) / len(queries)
+        recall = mean(float(np.isin(best, line).mean()) for best, line in zip(exact, positions, strict=True))
+        row(label, f"{built:.1f}", f"{size / 1e6:.1f}", f"{size / count * 21.015324e6 / 1e9:.1f}",
+            f"{searched * 1e3:.2f}", f"{recall:.3f}")  # fmt: skip
 
 
 def quality(data: DataSet, results: list[list[Hit]]) -> list[str]:

@@ -1,7 +1,8 @@
 """How building, opening and searching grow with the corpus, up to what one machine needs for wiki-18.
 
-    python benchmarks/scale.py                              # bm25 on 0.1 and 1 million generated passages
-    python benchmarks/scale.py --passages 0.1 1 5           # 10 GB of disk, half an hour
+    python benchmarks/scale.py                              # bm25 on 0.1, 0.3 and 1 million generated passages
+    python benchmarks/scale.py --passages 0.3 1 5           # 10 GB of disk, 15 CPU minutes
+    python benchmarks/scale.py --kernels --passages 0.012 0.1 0.3 1     # the kernel of bm25 against bm25s with numba
     python benchmarks/scale.py --retriever bm25 lucene      # any name of raggym_env.retrieval that has a store
     python benchmarks/scale.py --baseline 0.2               # rank-bm25 too, on up to 0.2 million
 
@@ -26,26 +27,39 @@ cache. p50, p99: one query at a time, k=5, passages included. batch q/s: 32 at o
 building, and after 1,000 queries, without the pages of mapped files; RSS MB with those that were touched, which the
 system takes back when it needs them. While it is built an index takes 2.5 times its size on the disk.
 
-To expect on two cores shared with a dozen other busy programs, so that the wall times are up to six times those of an
-idle machine:
+To expect on two cores shared with other busy programs (wall times are several times those of an idle machine):
 
     passages   retriever  build s  build CPU s  cold s  warm s  p50 ms  p50 CPU ms  batch q/s  build MB  RSS MB  own MB
-    100,000    bm25            61          9.8     2.9     2.1    1.8         1.4      1,373       313     356     108
-    1,000,000  bm25           541         88       1.7     1.3    5.6         1.7        356       590     984      99
+    100,000    bm25            18           11     1.3     0.8    0.35        0.35      2,682       363     336      92
+    300,000    bm25            51           29     1.8     1.5    0.61        0.60      1,761       430     531      93
+    1,000,000  bm25           157           83     0.8     1.0    1.07        1.04        813       586     991      94
 
-on 0.07 and 0.70 GB of corpus and 0.05 and 0.45 GB of index; on a line through both, wiki-18 needs 15 GB and 9 GB, half
-an hour of one core and 6.8 GB of memory to build. The extrapolation of a query's time needs corpora of a million and
-more: with numba installed, a thousand queries on 0.1 million are answered by NumPy, most of those on a million by the
-kernel (KERNEL_AFTER in `raggym_env.retrieval.bm25.retriever`).
+on 0.07, 0.21 and 0.70 GB of corpus and 0.05, 0.14 and 0.45 GB of index. On the line through the three, wiki-18 needs
+15 GB and 9 GB, half an hour of one core and 5.5 GB of memory to build, and 17 ms of one core for a query (p99: 0.4 s).
+The line through the two smaller sizes gives 1.5 times the p50 and p99 of the million, 0.6 to 1.2 times its build times
+and memory, its sizes within 3 %, and nothing of cold and warm, which the busy machine decides. The kernel is half
+of p50; the rest is probably mostly the check of a term's postings when first looked up, which a long-running process is
+spared. 5 million were not tried: the second command above does it, and with --folder goes on where it was stopped.
 
-No row for bm25s: the one shown earlier ran its NumPy default against our numba kernel. It returns once both use numba.
+--kernels, bm25s with numba on the same index, k=5, thousands of queries per CPU second, from the terms' numbers on (the
+largest difference between scores was 4e-6, from the float32 sums of bm25s):
+
+    passages    batch   bm25s   ratio   single   bm25s   ratio   postings   MaxScore adds   looks up   blocks of 32 left
+    12,000       85.9    44.8     1.9     44.2    26.7     1.7      3,340             812        497               0.43
+    100,000      18.7     7.3     2.6     15.1     6.3     2.4     27,110           5,361      3,467               0.27
+    300,000       6.3     2.4     2.6      5.1     2.0     2.5     84,556          14,246      8,038               0.20
+    1,000,000     2.1    0.61     3.4      1.9    0.56     3.4    301,172          43,230     24,097               0.15
+
+Dynamic pruning: the last columns are what it would leave to do if it knew the k-th best score from the start. A posting
+is added in 1.2 ns; a passage is looked up in the other terms in some 100 ns. MaxScore in the same windows, tried,
+answered 839 queries per CPU second over 300 thousand, a quarter of what adding all did (3,470, before it was tuned).
 """
 
 from __future__ import annotations
 
 import argparse
+import importlib.util
 import json
-import math
 import os
 import shutil
 import subprocess
@@ -173,6 +187,7 @@ def questions(corpus: Sequence[Passage], count: int, seed: int = 1) -> list[str]
 
 
 def write(folder: Path, retriever: str, count: int) -> Figures:
+    shutil.rmtree(folder / "corpus", ignore_errors=True)  # of a run that was stopped
     (folder / "corpus").mkdir()
     seconds, _ = timed(lambda: write_corpus(passages(count), folder / "corpus", origin="benchmarks/scale.py"))
     corpus = Corpus(folder / "corpus")
@@ -196,12 +211,13 @@ def first(folder: Path, retriever: str, count: int) -> Figures:
 def search(folder: Path, retriever: str, count: int) -> Figures:
     queries = read_questions(folder)
     engine = make(retriever, folder)
+    if retriever == "bm25" and importlib.util.find_spec("numba"):
+        engine.backend = "numba"  # as "auto" comes to after a while, at a time that depends on the size of the corpus
     queries = queries[: 20 if retriever == "rank-bm25" else len(queries)]  # a query takes it about a second
     engine.search(queries[:1], K)
     singles = [timed(lambda query=query: engine.search([query], K)) for query in queries]
     seconds, work = (np.array(times) for times in zip(*singles, strict=True))
     p50, p99 = np.percentile(seconds, [50, 99]) * 1e3
-    # Before the batches, whose kernel takes memory that a user of single queries never pays for.
     resident = {"RSS MB": status_mb("VmRSS"), "own MB": status_mb("RssAnon")}
     batches = [queries[start : start + BATCH] for start in range(0, len(queries), BATCH)]
     engine.search(batches[0], K)  # loads or compiles a kernel
@@ -210,12 +226,79 @@ def search(folder: Path, retriever: str, count: int) -> Figures:
     return {**times, "batch q/s": len(queries) / batched, **resident}
 
 
+def kernels(folder: Path, retriever: str, count: int) -> Figures:
+    """Search with the numba kernel and with bm25s over the same index, for the same terms, in one process."""
+    import bm25s
+
+    from raggym_env.retrieval.bm25.retriever import _search_numba as search_numba
+    from raggym_env.retrieval.bm25.retriever import _search_numpy as search_numpy
+
+    engine = make("bm25", folder)
+    index = engine._index
+    queries = [terms for texts in engine.analyzer.batch(read_questions(folder)) if (terms := index.ids(texts))]
+    peer = bm25s.BM25.load(index.folder, mmap=False)
+    peer.backend = "numba"
+
+    def search_peer(batch: list[list[int]]) -> Any:
+        return peer.retrieve(batch, k=K, show_progress=False, backend_selection="numba")
+
+    ours, theirs = search_numba(index, queries, K), search_peer(queries).scores.tolist()
+    rows = zip((scores for _, scores in ours), theirs, strict=True)
+    figures = {"max difference": max(abs(a - b) for row in rows for a, b in zip(*row, strict=False))}
+    for label, size in (("batch", BATCH), ("single", 1)):
+        batches = [queries[start : start + size] for start in range(0, len(queries), size)]
+        runs: list[Callable[[], Any]] = [
+            lambda batches=batches: [search_numba(index, batch, K) for batch in batches],
+            lambda batches=batches: [search_peer(batch) for batch in batches],
+        ]
+        # In turn, and the best of five: other programs disturb both alike.
+        times = np.array([[timed(run)[1] for run in runs] for _ in range(5)]).min(axis=0)
+        figures |= {f"{label} q/CPU s": len(queries) / times[0], f"{label} bm25s": len(queries) / times[1]}
+        figures[f"{label} ratio"] = times[1] / times[0]
+    figures["NumPy"] = 100 / timed(lambda: [search_numpy(index, terms, K) for terms in queries[:100]])[1]
+    return {**figures, **pruning(index, queries[:60])}
+
+
+def pruning(index: Any, queries: list[list[int]]) -> Figures:
+    """Return what dynamic pruning would leave to do if it knew the k-th best score from the start, as means.
+
+    MaxScore adds the postings of those terms without which no passage can be among the best, and looks up the other
+    terms in every passage among these that can. Block-max pruning searches the blocks of 32 passages whose bound, the
+    sum of the highest scores of the terms in the block, reaches the k-th best score.
+    """
+    rows = []
+    for terms in queries:
+        spans = [slice(*index.starts[term : term + 2].tolist()) for term in terms]
+        spans.sort(key=lambda span: -index.scores[span].max())
+        highest = np.array([index.scores[span].max() for span in spans], np.float64)
+        sums, bounds = np.zeros(index.passages), np.zeros(-(-index.passages // 32))
+        for span in spans:
+            sums[index.positions[span]] += index.scores[span]
+            blocks, places = np.unique(index.positions[span] // 32, return_index=True)
+            bounds[blocks] += np.maximum.reduceat(index.scores[span], places)
+        least = np.partition(sums, -K)[-K]
+        rest = np.append(np.cumsum(highest[::-1])[::-1], 0)
+        needed = int(np.argmax(rest < least))  # the terms after these can be left out
+        partial = np.zeros(index.passages)
+        for span in spans[:needed]:
+            partial[index.positions[span]] += index.scores[span]
+        looked_up = ((partial > 0) & (partial + rest[needed] >= least)).sum() if needed < len(spans) else 0
+        sizes = [span.stop - span.start for span in spans]
+        rows.append((sum(sizes), sum(sizes[:needed]), looked_up, (bounds >= least).mean()))
+    names = ("postings", "MaxScore adds", "MaxScore looks up", "blocks of 32 left")
+    return dict(zip(names, np.mean(rows, axis=0).tolist(), strict=True))
+
+
 STEPS: dict[str, Callable[[Path, str, int], Figures]] = {
     "write": write,
     "build": build,
     "first": first,
     "search": search,
+    "kernels": kernels,
 }
+
+
+UNSTORED = ("first", "kernels", "search")  # quick, and wanted anew each time
 
 
 def make(name: str, folder: Path) -> Any:
@@ -276,15 +359,20 @@ def main(arguments: Sequence[str] | None = None) -> None:
         print(json.dumps(STEPS[options.step](options.folder, options.retriever[0], options.count)))
         return
     with tempfile.TemporaryDirectory(prefix="raggym-scale-") as temporary:
-        compare(options, options.folder or Path(temporary), keep=options.folder is not None)
+        folder, keep = options.folder or Path(temporary), options.folder is not None
+        run = compare_kernels if options.kernels else compare
+        run(options, folder, keep)
 
 
 def parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--passages", type=float, nargs="+", default=[0.1, 1], help="millions of passages")
+    parser.add_argument("--passages", type=float, nargs="+", default=[0.1, 0.3, 1], help="millions of passages")
     parser.add_argument("--retriever", nargs="+", default=["bm25"])
     parser.add_argument("--baseline", type=float, default=0.1, help="millions of passages up to which to run rank-bm25")
-    parser.add_argument("--folder", type=Path, help="an empty folder to work in, not deleted (default: temporary)")
+    parser.add_argument(
+        "--folder", type=Path, help="folder to work in and to go on in, not deleted (default: temporary)"
+    )
+    parser.add_argument("--kernels", action="store_true", help="compare the numba kernel of bm25 with bm25s instead")
     parser.add_argument("--step", choices=STEPS, help=argparse.SUPPRESS)
     parser.add_argument("--count", type=int, help=argparse.SUPPRESS)
     return parser
@@ -297,8 +385,7 @@ def compare(options: argparse.Namespace, folder: Path, keep: bool) -> None:
     row("passages", "retriever", *COLUMNS)
     row(*("---" for _ in range(2 + len(COLUMNS))))
     for count in sorted(round(millions * 1e6) for millions in options.passages):
-        home = folder / str(count)
-        home.mkdir(parents=True)
+        home = prepare(folder, count)
         written = step("write", home, count)
         baseline = ["rank-bm25"] if count <= min(options.baseline * 1e6, MAX_PASSAGES) else []
         for name in [*options.retriever, *baseline]:
@@ -309,7 +396,28 @@ def compare(options: argparse.Namespace, folder: Path, keep: bool) -> None:
             shutil.rmtree(home)
     for name in options.retriever:
         if len(measured[name]) > 1:
-            extrapolate(name, *measured[name][-2:])
+            extrapolate(name, measured[name])
+
+
+def compare_kernels(options: argparse.Namespace, folder: Path, keep: bool) -> None:
+    """Print one column a size: the kernel of bm25, bm25s and what dynamic pruning would leave to do."""
+    columns: list[Figures] = []
+    for count in sorted(round(millions * 1e6) for millions in options.passages):
+        home = prepare(folder, count)
+        step("build", home, count, "bm25")
+        columns.append({"passages": count, **step("kernels", home, count, "bm25")})
+        if not keep:
+            shutil.rmtree(home)
+    for name in columns[0]:
+        row(name, *(cell(figures[name]) for figures in columns))
+
+
+def prepare(folder: Path, count: int) -> Path:
+    """Write a corpus and its questions, and return their folder."""
+    home = folder / str(count)
+    home.mkdir(parents=True, exist_ok=True)
+    step("write", home, count)
+    return home
 
 
 def measure(name: str, home: Path, count: int) -> Figures:
@@ -323,11 +431,17 @@ def measure(name: str, home: Path, count: int) -> Figures:
 
 
 def step(name: str, home: Path, count: int, retriever: str = "-") -> Figures:
-    """Run one of `STEPS` in a new process and return its figures."""
+    """Run one of `STEPS` in a new process and return its figures, or those of an earlier run here."""
+    done = home / f"{name}-{retriever}.json"
+    if done.exists():
+        stored: Figures = json.loads(done.read_text(encoding="utf-8"))
+        return stored
     command = [sys.executable, __file__, "--step", name, "--folder", str(home)]
     command += ["--count", str(count), "--retriever", retriever]
     process = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True)
     figures: Figures = json.loads(process.stdout.splitlines()[-1])  # libraries may print before it
+    if name not in UNSTORED:
+        done.write_text(json.dumps(figures), encoding="utf-8")
     return figures
 
 
@@ -340,19 +454,27 @@ def forget(folder: Path) -> None:
                 os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
 
 
-def extrapolate(name: str, small: Figures, large: Figures) -> None:
-    """Print what a machine needs for wiki-18: every figure on the straight line through the two largest corpora."""
-    print(f"\n{name} on the {WIKI_18:,} passages of wiki-18, if all grows as from {small['passages']:,.0f} on\n")
-    row("figure", f"{large['passages']:,.0f}", "grows as", f"{WIKI_18:,}")
-    row(*("---" for _ in range(4)))
-    ratio = large["passages"] / small["passages"]
-    steps = (WIKI_18 - large["passages"]) / (large["passages"] - small["passages"])
+def extrapolate(name: str, measured: Sequence[Figures]) -> None:
+    """Print what a machine needs for wiki-18: each figure on the straight line through all sizes.
+
+    "check" is what the line through all sizes but the largest gives for the largest, over what was measured.
+    """
+    sizes = np.array([figures["passages"] for figures in measured])
+    print(f"\n{name} on the {WIKI_18:,} passages of wiki-18, on the line through {len(sizes)} sizes\n")
+    row("figure", *(f"{size:,.0f}" for size in sizes), "check", f"{WIKI_18:,}")
+    row(*("---" for _ in range(len(sizes) + 3)))
     for column in COLUMNS:
         power = -1 if column.endswith("/s") else 1  # a rate: the time of one query is what grows
-        low, high = (figures[column] ** power for figures in (small, large))
-        far = high + max(high - low, 0) * steps  # noise may make a small corpus the slower one
-        exponent = math.log(high / low) / math.log(ratio)
-        row(column, cell(large[column]), f"n^{exponent:.2f}", cell(far**power))
+        values = np.array([figures[column] for figures in measured]) ** power
+        check = f"{(line(sizes[:-1], values[:-1], sizes[-1]) / values[-1]) ** power:.2f}" if len(sizes) > 2 else "-"
+        far = cell(line(sizes, values, WIKI_18) ** power)
+        row(column, *(cell(figures[column]) for figures in measured), check, far)
+
+
+def line(sizes: NDArray[np.float64], values: NDArray[np.float64], size: float) -> float:
+    """Return the value at a size on the line with the least relative errors, which never falls with the size."""
+    slope, start = np.polyfit(sizes, values, 1, w=1 / values)
+    return float(start + slope * size) if slope > 0 else float(values.max())
 
 
 def cell(value: float) -> str:

@@ -68,9 +68,10 @@ def _dense(folder: Path, passages: int, key: Mapping[str, Any]) -> None:
     from raggym_env.retrieval.dense.faiss_file import check_faiss_file
 
     kind, dtype = key.get("kind"), key["vectors"].get("dtype") if "vectors" in key else None
-    if kind not in ("hnsw", "ivf") or dtype not in ("float32", "float16"):
-        raise ValueError(f"an index of the kind {kind!r} over vectors in {dtype!r}")
-    check_faiss_file(folder / "index.faiss", kind, np.dtype(dtype), passages)
+    quantization = key.get("quantization", "none")
+    if kind not in ("hnsw", "ivf") or dtype not in ("float32", "float16") or not isinstance(quantization, str):
+        raise ValueError(f"an index of the kind {kind!r} over vectors in {dtype!r}, quantized by {quantization!r}")
+    check_faiss_file(folder / "index.faiss", kind, np.dtype(dtype), passages, quantization=quantization)
 
 
 def _lucene(folder: Path, passages: int, key: Mapping[str, Any]) -> None:

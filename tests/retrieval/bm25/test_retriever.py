@@ -313,23 +313,6 @@ def test_an_index_of_an_earlier_format_is_built_anew_with_the_same_fingerprint(t
     assert len(list(tmp_path.glob("bm25-*/"))) == 2
 
 
-@needs_numba
-def test_the_kernel_is_compiled_without_a_folder_for_compiled_code(monkeypatch):
-    import numba
-
-    def njit(function, *, nogil, cache=False):
-        if cache:
-            raise RuntimeError("cannot cache function: no locator available")
-        return function
-
-    monkeypatch.setattr(numba, "njit", njit)
-    bm25._kernel.cache_clear()
-    try:
-        assert ids(memory(ANIMALS, backend="numba").search(["cat"], 5)[0]) == ["3", "0"]
-    finally:
-        bm25._kernel.cache_clear()
-
-
 @pytest.fixture
 def no_numba(monkeypatch):
     monkeypatch.setitem(sys.modules, "numba", None)  # makes importing it fail, as if it were not installed

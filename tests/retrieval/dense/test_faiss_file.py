@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from raggym_env.errors import RetrievalError
+from raggym_env.errors import OptionError, RetrievalError
 from raggym_env.retrieval.dense.faiss_file import check_faiss_file
 from raggym_env.retrieval.dense.faiss_index import FaissIndex, IndexOptions, MappedVectors, build_index
 from raggym_env.storage.parsing import ParseError
@@ -19,69 +19,93 @@ DIMENSION = 8
 RNG = np.random.default_rng(0)
 
 
-def built(folder: Path, kind: str, dtype: str, rows: int = 120, *, m: int = 4, spread: bool = True):
+def split(code: str) -> tuple[np.dtype, str]:
+    """The precision of the vectors, and how the index quantizes them."""
+    return (np.dtype("float32"), code) if code in ("int8", "pq") else (np.dtype(code), "none")
+
+
+def check(file: Path, kind: str, code: str, rows: int, dimension: int = 0) -> None:
+    dtype, quantization = split(code)
+    check_faiss_file(file, kind, dtype, rows, dimension, quantization)
+
+
+def built(folder: Path, kind: str, code: str, rows: int = 120, *, m: int = 4, spread: bool = True):
     """The vectors and the file of an index over them."""
+    dtype, quantization = split(code)
     vectors = RNG.standard_normal((rows, DIMENSION)).astype(dtype)
     if not spread:
         vectors[:] = vectors[0]
     folder.mkdir(exist_ok=True)
     np.save(folder / f"{0:010d}-{rows:010d}.npy", vectors)
-    stored, options = MappedVectors.load(folder), IndexOptions(index=kind, m=m, nlist=min(rows, 9))
+    stored, options = (
+        MappedVectors.load(folder),
+        IndexOptions(index=kind, m=m, nlist=min(rows, 9), quantization=quantization, pq_bytes=4),
+    )
     build_index(stored, options, folder / "index.faiss")
     return stored, folder / "index.faiss"
 
 
-INDEXES = pytest.mark.parametrize(("kind", "dtype"), [(k, d) for k in ("hnsw", "ivf") for d in ("float32", "float16")])
+CODES = [*((kind, code) for kind in ("hnsw", "ivf") for code in ("float32", "float16", "int8")), ("ivf", "pq")]
+INDEXES = pytest.mark.parametrize(("kind", "code"), CODES)
+
+
+def rows_of(code: str) -> int:
+    return 300 if code == "pq" else 120  # product quantization needs 256
 
 
 @INDEXES
 @pytest.mark.parametrize("rows", [1, 2, 9, 120, 3000])
 @pytest.mark.parametrize("spread", [True, False])
-def test_every_index_that_faiss_writes_passes(tmp_path, kind, dtype, rows, spread):
-    _, file = built(tmp_path, kind, dtype, rows, m=2, spread=spread)
-    check_faiss_file(file, kind, np.dtype(dtype), rows, DIMENSION)
-    check_faiss_file(file, kind, np.dtype(dtype), rows)
+def test_every_index_that_faiss_writes_passes(tmp_path, kind, code, rows, spread):
+    if code == "pq" and rows < 256:
+        with pytest.raises(OptionError, match="256"):
+            built(tmp_path, kind, code, rows)
+        return
+    _, file = built(tmp_path, kind, code, rows, m=2, spread=spread)
+    check(file, kind, code, rows, DIMENSION)
+    check(file, kind, code, rows)
 
 
 @INDEXES
-def test_an_index_of_another_kind_precision_or_size_is_refused(tmp_path, kind, dtype):
-    stored, file = built(tmp_path, kind, dtype)
-    others = {"hnsw": "ivf", "ivf": "hnsw", "float32": "float16", "float16": "float32"}
-    for wrong in (
-        (others[kind], dtype, 120, 8), (kind, others[dtype], 120, 8), (kind, dtype, 121, 8), (kind, dtype, 120, 9),
-    ):  # fmt: skip
+def test_an_index_of_another_kind_precision_or_size_is_refused(tmp_path, kind, code):
+    rows = rows_of(code)
+    stored, file = built(tmp_path, kind, code, rows)
+    other = {"hnsw": "ivf", "ivf": "hnsw"}[kind]
+    wrong = [(each, rows, 8) for each in [*CODES, (other, code)] if each != (kind, code)]
+    for (wrong_kind, wrong_code), *size in [*wrong, ((kind, code), rows + 1, 8), ((kind, code), rows, 9)]:
         with pytest.raises(ParseError):
-            check_faiss_file(file, wrong[0], np.dtype(wrong[1]), *wrong[2:])
+            check(file, wrong_kind, wrong_code, *size)
     with pytest.raises(RetrievalError, match="Delete its folder"):
-        FaissIndex(file, IndexOptions(index=others[kind]), stored)
+        FaissIndex(file, IndexOptions(index=other), stored)
 
 
 @INDEXES
-def test_an_index_cut_anywhere_or_longer_is_refused(tmp_path, kind, dtype):
-    _, file = built(tmp_path, kind, dtype, 20)
+def test_an_index_cut_anywhere_or_longer_is_refused(tmp_path, kind, code):
+    rows = 256 if code == "pq" else 20
+    _, file = built(tmp_path, kind, code, rows)
     content = file.read_bytes()
     for end in (*range(0, 200), *range(200, len(content), 37)):
         file.write_bytes(content[:end])
         with pytest.raises(ParseError):
-            check_faiss_file(file, kind, np.dtype(dtype), 20, DIMENSION)
+            check(file, kind, code, rows, DIMENSION)
     file.write_bytes(content + bytes(8))
     with pytest.raises(ParseError, match="its length"):
-        check_faiss_file(file, kind, np.dtype(dtype), 20, DIMENSION)
+        check(file, kind, code, rows, DIMENSION)
 
 
-EXTREMES = st.sampled_from([-1, 0, 1, 119, 120, 2**20, 2**31 - 1, -(2**31), 2**62])
+EXTREMES = st.sampled_from([-1, 0, 1, 119, 120, 299, 300, 2**20, 2**31 - 1, -(2**31), 2**62])
 
 
 @pytest.fixture(scope="module")
 def folders(tmp_path_factory):
-    return {(kind, dtype): built(tmp_path_factory.mktemp(kind), kind, dtype) for kind, dtype in INDEXES.args[1]}
+    return {(kind, code): built(tmp_path_factory.mktemp(kind), kind, code, rows_of(code)) for kind, code in CODES}
 
 
 @INDEXES
 @given(data=st.data())
-def test_numbers_replaced_anywhere_give_hits_in_range_or_one_clear_error(folders, kind, dtype, data):
+def test_numbers_replaced_anywhere_give_hits_in_range_or_one_clear_error(folders, kind, code, data):
     # In the same process: a search that leaves its arrays would end the tests.
-    stored, good = folders[kind, dtype]
+    stored, good = folders[kind, code]
     file = good.with_name("changed")
     content = bytearray(good.read_bytes())
     for _ in range(data.draw(st.integers(1, 3))):
@@ -91,13 +115,14 @@ def test_numbers_replaced_anywhere_give_hits_in_range_or_one_clear_error(folders
     file.write_bytes(content)
     queries = RNG.standard_normal((3, DIMENSION)).astype(np.float32)
     try:
-        index = FaissIndex(file, IndexOptions(index=kind, ef_search=500, nprobe=9), stored)
+        options = IndexOptions(index=kind, ef_search=500, nprobe=9, quantization=split(code)[1])
+        index = FaissIndex(file, options, stored)
     except RetrievalError:
         return
     for k in (1, 120, 500):
         _, positions = index.search(queries, k)
         assert positions.min() >= -1
-        assert positions.max() < 120
+        assert positions.max() < len(stored)
 
 
 def test_a_link_on_an_upper_level_to_a_vector_below_it_is_refused(tmp_path):

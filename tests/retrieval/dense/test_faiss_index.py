@@ -99,6 +99,64 @@ def test_float16_halves_an_index(tmp_path):
     assert 0.4 < sizes[1] / sizes[0] < 0.65
 
 
+@pytest.mark.parametrize(
+    ("kind", "quantization", "share", "least"),
+    [("hnsw", "int8", 0.6, 0.95), ("ivf", "int8", 0.45, 0.85), ("ivf", "pq", 0.4, 0.8)],
+)
+def test_a_quantized_index_is_smaller_and_has_the_nearest_among_its_candidates(
+    tmp_path, kind, quantization, share, least
+):
+    data, queries = vectors(2000, 64), vectors(50, 64)
+    exact = np.argsort(-(queries @ data.T), axis=1)[:, :10]
+    stored, sizes = mapped(data, tmp_path / "vectors"), []
+    for each in ("none", quantization):
+        options = IndexOptions(index=kind, m=8, nprobe=16, quantization=each)
+        build_index(stored, options, tmp_path / "index")
+        sizes.append((tmp_path / "index").stat().st_size)
+
+    _, positions = FaissIndex(tmp_path / "index", options, stored).search(queries, 100)
+
+    assert sizes[1] < share * sizes[0]
+    assert np.mean([np.isin(row, hits).mean() for hits, row in zip(positions, exact, strict=True)]) > least
+
+
+def test_a_key_says_how_vectors_are_quantized_and_is_as_before_where_they_are_not():
+    int8 = IndexOptions(index="ivf", nlist=5, quantization="int8")
+    assert int8.build_key(100) == {"kind": "ivf", "nlist": 5, "quantization": "int8"}
+    assert int8.search_key == {"nprobe": 32, "rescored": 100}
+    pq = IndexOptions(index="ivf", nlist=5, quantization="pq", pq_bytes=8, rescored=50)
+    assert pq.build_key(100) == {"kind": "ivf", "nlist": 5, "quantization": "pq", "pq_bytes": 8}
+    assert pq.search_key == {"nprobe": 32, "rescored": 50}
+
+
+@pytest.mark.parametrize(
+    ("options", "name"),
+    [
+        ({"index": "flat", "quantization": "int8"}, "quantization"),
+        ({"index": "hnsw", "quantization": "pq"}, "quantization"),
+        ({"index": "ivf", "quantization": "pq", "pq_bytes": 0}, "pq_bytes"),
+        ({"index": "ivf", "quantization": "int8", "rescored": 0}, "rescored"),
+    ],
+)
+def test_a_quantization_that_the_index_does_not_have_is_refused(options, name):
+    with pytest.raises(OptionError, match=name):
+        IndexOptions(**options)
+
+
+@pytest.mark.parametrize(
+    ("rows", "pq_bytes", "message"), [(300, 5, "a divisor of the vectors' 16 dimensions"), (255, 4, "256 passages")]
+)
+def test_product_quantization_that_does_not_fit_the_vectors_is_refused(tmp_path, rows, pq_bytes, message):
+    options = IndexOptions(index="ivf", quantization="pq", pq_bytes=pq_bytes)
+    with pytest.raises(OptionError, match=message):
+        build_index(mapped(vectors(rows), tmp_path), options, tmp_path / "index")
+
+
+def test_an_unknown_quantization_gets_a_suggestion():
+    with pytest.raises(UnknownName, match="Did you mean 'int8'"):
+        IndexOptions(index="ivf", quantization="int-8")
+
+
 def test_there_are_39_vectors_or_more_in_a_cluster_by_default():
     assert [IndexOptions(index="ivf").clusters(n) for n in (1, 100, 56_327, 21_000_000)] == [1, 2, 949, 18_330]
     with pytest.raises(OptionError, match="nlist must be at most the number of passages, 9"):

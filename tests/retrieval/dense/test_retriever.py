@@ -407,3 +407,18 @@ def test_prebuilt_vectors_of_a_flat_faiss_index_replace_computed_ones(bert, over
     path.unlink()
     with pytest.raises(DataError, match="raggym data get wiki-18-e5"):
         over(vectors="wiki-18-e5")
+
+
+@pytest.mark.parametrize("options", [
+    {"index": "hnsw", "quantization": "int8"},
+    {"index": "ivf", "nlist": 4, "nprobe": 4, "quantization": "int8"},
+    {"index": "ivf", "nlist": 4, "nprobe": 4, "quantization": "pq", "pq_bytes": 4},
+])  # fmt: skip
+def test_a_quantized_index_gives_the_hits_and_scores_of_the_vectors_if_enough_are_scored_again(over, options):
+    corpus = random_passages(300)
+    exact = over(corpus).search(QUERIES, 5)
+    quantized = over(corpus, **options, rescored=300)
+    assert quantized.search(QUERIES, 5) == exact
+    scores = {hit.passage.id: hit.score for hit in over(corpus).search(QUERIES[:1], 300)[0]}
+    [few] = over(corpus, **options, rescored=5).search(QUERIES[:1], 5)
+    assert [hit.score for hit in few] == [scores[hit.passage.id] for hit in few]

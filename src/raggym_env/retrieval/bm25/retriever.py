@@ -6,15 +6,18 @@ times the memory and CPU time, measured). A query is then a sum over the posting
 choice of the best are computed here, over the passages that contain a term of the query, in one of two ways:
 
 - in NumPy, which needs nothing else and compiles nothing;
-- in a small numba kernel (the extra `fast`), for `KERNEL_BATCH` queries at once or many in all.
+- in a small numba kernel (the extra `fast`), for `KERNEL_BATCH` queries at once or many in all: see
+  `raggym_env.retrieval.bm25.kernel`, also for why it skips no passage.
 
 Both add the same float32 scores into float64 sums in the order of the query's terms, so they agree to the last bit.
-Thousands of queries per CPU second in batches of 32; bm25s, whose equal scores have no fixed order, beside them:
+Thousands of queries per CPU second, k=5, from the numbers of the query's terms on (`benchmarks/scale.py --kernels`);
+bm25s, whose equal scores have no fixed order, on the same index beside them:
 
-    passages   NumPy        numba     bm25s with numba
-     12,000    11           36.9      33.1
-    100,000    1.4 to 2.0   3 to 5    5.3 to 5.9
-    300,000                 1.0       1.9
+    passages    NumPy   numba, batches of 32   one by one   bm25s with numba, batches   one by one
+       12,000   13.1            85.9              44.2                44.8                26.7
+      100,000    1.9            18.7              15.1                 7.3                 6.3
+      300,000    0.57            6.3               5.1                 2.4                 2.0
+    1,000,000    0.19            2.1               1.9                 0.61                0.56
 """
 
 from __future__ import annotations
@@ -26,10 +29,8 @@ import tempfile
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from raggym_env.core import Passage
 from raggym_env.errors import MissingExtra, RAGGymError, RetrievalError, UnknownName
@@ -47,8 +48,8 @@ KERNEL_BATCH = 8
 KERNEL_AFTER = 100_000_000
 """Queries times passages after which it is used for all requests: NumPy has then taken as long as loading it takes."""
 LARGE_CORPUS = 100_000
-"""Passages from which "auto" without numba suggests installing it. Over this many NumPy answers 1,400 to 2,000 queries
-per CPU second (over 12 thousand 11,000), numba about twice as many."""
+"""Passages from which "auto" without numba suggests installing it. Over this many NumPy answers about 1,900 queries per
+CPU second (over 12 thousand 13,000), numba about eight times as many."""
 _KERNEL_K = 256  # the kernel orders its best by insertion, which is slow for a great many
 
 _log = logging.getLogger(__name__)
@@ -142,7 +143,7 @@ def _available_backend(backend: str, passages: int) -> str:
 @functools.cache  # once per process: a run makes a retriever for each environment
 def _suggest_numba() -> None:
     _log.warning(
-        "bm25 searches a corpus of %s passages or more with NumPy alone. numba answers batches about twice as fast, "
+        "bm25 searches a corpus of %s passages or more with NumPy alone. numba answers about eight times as fast, "
         "with the same results: pip install 'raggym-env[fast]', or in a checkout pip install -c constraints.txt -e "
         "'.[fast]'",
         f"{LARGE_CORPUS:,}",
@@ -164,8 +165,6 @@ def _build_in_memory(write: Callable[[Path], None], passages: int) -> Index:
         ) from error
 
 
-# Skipping common terms by their highest scores (MaxScore) was tried here at a million passages, and in the kernel at 56
-# thousand: it took longer than adding them.
 def _search_numpy(index: Index, ids: list[int], k: int) -> _Ranking:
     if not ids:
         return [], []
@@ -190,71 +189,10 @@ def _search_numpy(index: Index, ids: list[int], k: int) -> _Ranking:
 
 
 def _search_numba(index: Index, queries: list[list[int]], k: int) -> list[_Ranking]:
+    from raggym_env.retrieval.bm25 import kernel  # here, since it loads numba
+
     ids = np.array([i for query in queries for i in query], np.int64)
     ends = np.cumsum([0, *map(len, queries)], dtype=np.int64)
-    arrays = _kernel()(ids, ends, index.starts, index.positions, index.scores, index.passages, k)
+    arrays = kernel.best(ids, ends, index.starts, index.positions, index.scores, k)
     positions, sums, counts = (array.tolist() for array in arrays)
     return [(row[:count], scores[:count]) for row, scores, count in zip(positions, sums, counts, strict=True)]
-
-
-@functools.cache
-def _kernel() -> Callable[..., Any]:
-    from numba import njit
-
-    _log.info("Loading the numba kernel of bm25")
-    try:
-        return njit(_best, nogil=True, cache=True)
-    except RuntimeError:  # no folder that numba could write the compiled code to
-        return njit(_best, nogil=True)
-
-
-def _best(
-    ids: NDArray[np.int64],
-    ends: NDArray[np.int64],
-    starts: NDArray[np.int64],
-    positions: NDArray[np.int32],
-    scores: NDArray[np.float32],
-    passages: int,
-    k: int,
-) -> tuple[NDArray[np.int64], NDArray[np.float64], NDArray[np.int64]]:
-    """Return the `k` best passages of `n` queries. Compiled by numba, so one function of plain loops.
-
-    Query `q` has the terms `ids[ends[q]:ends[q + 1]]`; `starts`, `positions` and `scores` are those of `Index`.
-
-    Returns:
-        Positions and scores of shape `(n, k)`, best first, lower position first among equal scores, and the number of
-        valid entries in each row, shape `(n,)`.
-    """
-    n = len(ends) - 1
-    best = np.zeros((n, k), np.int64)
-    best_sums = np.zeros((n, k), np.float64)
-    counts = np.zeros(n, np.int64)
-    sums = np.zeros(passages, np.float64)  # all zero between two queries
-    for q in range(n):
-        for i in ids[ends[q] : ends[q + 1]]:
-            for j in range(starts[i], starts[i + 1]):
-                sums[positions[j]] += scores[j]
-        # A second walk over the same postings takes half the time of noting in the first which passages are new.
-        count, least = 0, 0.0
-        for i in ids[ends[q] : ends[q + 1]]:
-            for j in range(starts[i], starts[i + 1]):
-                position = positions[j]
-                total = sums[position]
-                sums[position] = 0.0
-                # Zero: this passage came up already, with an earlier term of the query. Most others are below the
-                # best so far, so the test that nearly always decides comes first (twice as fast).
-                if total < least or total == 0.0 or (total == least and position > best[q, k - 1]):
-                    continue
-                # Insertion from the end: it replaces the worst of k, or takes the next free slot.
-                slot = min(count, k - 1)
-                while slot > 0 and (
-                    total > best_sums[q, slot - 1] or (total == best_sums[q, slot - 1] and position < best[q, slot - 1])
-                ):
-                    best[q, slot], best_sums[q, slot] = best[q, slot - 1], best_sums[q, slot - 1]
-                    slot -= 1
-                best[q, slot], best_sums[q, slot] = position, total
-                count = min(count + 1, k)
-                if count == k:
-                    least = best_sums[q, k - 1]
-        counts[q] = count
-    return best, best_sums, counts

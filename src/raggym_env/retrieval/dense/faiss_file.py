@@ -1,7 +1,7 @@
 """The files of the hnsw and ivf indexes, checked before FAISS reads them.
 
 FAISS checks part of what it reads. A changed file may still end the process, take all memory, or give positions beyond
-the corpus. Here the file is walked in the layout in which FAISS writes the four indexes of this library, so that every
+the corpus. Here the file is walked in the layout in which FAISS writes the indexes of this library, so that every
 size, link and position in it is known to be in range; whatever has another layout is refused.
 """
 
@@ -20,15 +20,21 @@ from raggym_env.storage.parsing import ParseError, open_file
 
 __all__ = ["check_faiss_file", "flat_file_vectors"]
 
-# The first four bytes of a file, by the kind of index and the bytes of a number.
-_MARKS = {("hnsw", 4): b"IHNf", ("hnsw", 2): b"IHNs", ("ivf", 4): b"IwFl", ("ivf", 2): b"IwSq"}
+# The first four bytes of a file, by the kind of index and how it stores vectors.
+_MARKS = {("hnsw", "float32"): b"IHNf", ("hnsw", "float16"): b"IHNs", ("hnsw", "int8"): b"IHNs"}
+_MARKS |= {("ivf", "float32"): b"IwFl", ("ivf", "float16"): b"IwSq", ("ivf", "int8"): b"IwSq", ("ivf", "pq"): b"IwPQ"}
 _FLAT, _SCALAR, _LISTS = b"IxFI", b"IxSQ", b"ilar"  # parts: vectors in float32, in other precisions, inverted lists
 _INNER_PRODUCT = 0
-_FLOAT16 = 4  # QT_fp16 of faiss::ScalarQuantizer
+# faiss::ScalarQuantizer: its number of a type, the bytes of a dimension, and the numbers that it keeps for each: the
+# least value and the range of int8.
+_SCALARS = {"float16": (4, 2, 0), "int8": (0, 1, 2)}
+_PQ_BITS = 8
 _MAX_LEVELS = 64  # of a graph; a billion vectors have six
 
 
-def check_faiss_file(path: Path, kind: str, dtype: np.dtype[Any], vectors: int, dimension: int = 0) -> None:
+def check_faiss_file(
+    path: Path, kind: str, dtype: np.dtype[Any], vectors: int, dimension: int = 0, quantization: str = "none"
+) -> None:
     """Check the file of an index. Reads its structure, and of the vectors only the number.
 
     Args:
@@ -37,6 +43,7 @@ def check_faiss_file(path: Path, kind: str, dtype: np.dtype[Any], vectors: int, 
         dtype: Type of the vectors, float32 or float16.
         vectors: Number of the vectors.
         dimension: Number of their dimensions; 0 for any.
+        quantization: As in `IndexOptions`.
 
     Raises:
         OSError: The file cannot be read.
@@ -45,8 +52,11 @@ def check_faiss_file(path: Path, kind: str, dtype: np.dtype[Any], vectors: int, 
     with open_file(path) as file:
         if not os.fstat(file.fileno()).st_size:
             raise ParseError("it is empty")
-        reader = _Reader(np.memmap(file, np.uint8, "r").view(np.ndarray), dtype, vectors, dimension)
-    reader.header(_MARKS[kind, dtype.itemsize], vectors)
+        code = dtype.name if quantization == "none" else quantization
+        if (kind, code) not in _MARKS:
+            raise ParseError(f"there is no {kind} index that stores vectors as {code}")
+        reader = _Reader(np.memmap(file, np.uint8, "r").view(np.ndarray), code, vectors, dimension)
+    reader.header(_MARKS[kind, code], vectors)
     if kind == "hnsw":
         reader.hnsw()
     else:
@@ -64,7 +74,7 @@ def flat_file_vectors(path: Path, vectors: int) -> NDArray[np.float32]:
     with open_file(path) as file:
         if not os.fstat(file.fileno()).st_size:
             raise ParseError("it is empty")
-        reader = _Reader(np.memmap(file, np.uint8, "r").view(np.ndarray), np.dtype(np.float32), vectors, 0)
+        reader = _Reader(np.memmap(file, np.uint8, "r").view(np.ndarray), "float32", vectors, 0)
     reader.header(_FLAT, vectors)
     numbers: NDArray[np.float32] = reader.numbers("<f4", vectors * reader.dimension, "the vectors")
     reader.require(reader.position == len(reader.data), "its length")
@@ -74,9 +84,9 @@ def flat_file_vectors(path: Path, vectors: int) -> NDArray[np.float32]:
 class _Reader:
     """Walks through a file; whatever is not as expected raises `ParseError`."""
 
-    def __init__(self, data: NDArray[np.uint8], dtype: np.dtype[Any], vectors: int, dimension: int) -> None:
+    def __init__(self, data: NDArray[np.uint8], code: str, vectors: int, dimension: int) -> None:
         self.data = data
-        self.dtype, self.vectors, self.dimension = dtype, vectors, dimension
+        self.code, self.vectors, self.dimension = code, vectors, dimension
         self.position = 0
 
     def require(self, valid: object, part: str) -> None:
@@ -112,13 +122,26 @@ class _Reader:
         self.header(mark, vectors)
         self.numbers("<f4", vectors * self.dimension, "the vectors")
 
-    def quantizer(self) -> None:
-        """Read the description of vectors in float16."""
+    def scalar_quantizer(self) -> int:
+        """Read the description of vectors in float16 or int8, and return the bytes of one."""
+        number, width, trained = _SCALARS[self.code]
+        size = width * self.dimension
         kind = self.number("i")
-        self.take("u1", 8)  # the range of values, which only other precisions have
+        self.take("u1", 8)  # how the range of values was chosen
         sizes = [self.number("Q"), self.number("Q")]
-        self.require(kind == _FLOAT16 and sizes == [self.dimension, 2 * self.dimension], "the precision")
-        self.numbers("<f4", 0, "the precision")
+        self.require(kind == number and sizes == [self.dimension, size], "the precision")
+        self.numbers("<f4", trained * self.dimension, "the precision")
+        return size
+
+    def product_quantizer(self) -> int:
+        """Read what follows the clusters of product quantization, and return the bytes of a vector."""
+        self.require(self.number("B") <= 1, "the precision")
+        size = self.number("Q")
+        dimension, parts, bits = (self.number("Q") for _ in range(3))
+        self.require((dimension, parts, bits) == (self.dimension, size, _PQ_BITS), "the precision")
+        self.require(parts > 0 and dimension % parts == 0, "the precision")
+        self.numbers("<f4", (1 << _PQ_BITS) * dimension, "the precision")
+        return size
 
     def hnsw(self) -> None:
         """Read a graph: for each level of each vector a fixed number of links, -1 where there are fewer."""
@@ -139,12 +162,11 @@ class _Reader:
         self.require(0 <= entry < self.vectors and top == heights[entry] - 1, "the point of entry")
         searched = [self.number("i") for _ in range(3)]
         self.require(all(0 < value < 1 << 24 for value in searched), "a parameter of the search")
-        if self.dtype.itemsize == 2:
-            self.header(_SCALAR, self.vectors)
-            self.quantizer()
-            self.numbers("u1", 2 * self.vectors * self.dimension, "the vectors")
-        else:
+        if self.code == "float32":
             self.stored_vectors(_FLAT, self.vectors)
+        else:
+            self.header(_SCALAR, self.vectors)
+            self.numbers("u1", self.vectors * self.scalar_quantizer(), "the vectors")
 
     def _upper_levels(self, links: NDArray[Any], starts: NDArray[Any], heights: NDArray[Any], ends: list[int]) -> None:
         """Check that links on a level lead to vectors on that level: others have no links of their own there."""
@@ -162,9 +184,12 @@ class _Reader:
         self.stored_vectors(_FLAT, clusters)
         self.require(self.number("B") == 0, "the kind of its map")
         self.numbers("<i8", 0, "its map")
-        size = self.dtype.itemsize * self.dimension
-        if self.dtype.itemsize == 2:
-            self.quantizer()
+        if self.code == "float32":
+            size = 4 * self.dimension
+        elif self.code == "pq":
+            size = self.product_quantizer()
+        else:
+            size = self.scalar_quantizer()
             self.require(self.number("Q") == size and self.number("B") <= 1, "the precision")
         self.require(self.take("u1", 4).tobytes() == _LISTS, "the kind of its lists")
         self.require((self.number("Q"), self.number("Q")) == (clusters, size), "the lists")

@@ -5,7 +5,16 @@
     ivf     compares the vectors of only the `nprobe` of `nlist` clusters nearest to the query. Small; fast to build.
 
 All are searched from memory-mapped files, so memory holds only the kernel's page cache, shared between processes.
-Building an hnsw or ivf index needs memory for all vectors; a flat one needs none.
+Building an hnsw or ivf index needs memory for all vectors that it stores; a flat one needs none.
+
+hnsw and ivf can store their vectors quantized. Such an index only proposes candidates, as many as `rescored`, whose
+scores are computed from the vectors on the disk; so it is the index alone that has to fit into memory:
+
+    quantization   bytes of a vector           21 million vectors of 384 and of 768 dimensions, in GB
+    none           4 a dimension, float16 2    32.3    64.5     and with hnsw 5.6 for the links
+    int8           1 a dimension                8.1    16.1     the same
+    pq             `pq_bytes`, 8 dimensions     1.0     2.0     ivf only
+                   to a byte by default
 """
 
 from __future__ import annotations
@@ -26,9 +35,10 @@ from raggym_env.retrieval.dense.faiss_file import check_faiss_file
 from raggym_env.storage.arrays import open_array
 
 __all__ = ["KINDS", "FaissIndex", "FlatIndex", "IndexOptions", "MappedVectors", "Positions", "build_index"]
-__all__ += ["shard_rows"]
+__all__ += ["QUANTIZATIONS", "shard_rows"]
 
 KINDS = ("flat", "hnsw", "ivf")
+QUANTIZATIONS = ("none", "int8", "pq")
 
 Scores = NDArray[np.float32]
 Positions = NDArray[np.int64]
@@ -36,6 +46,7 @@ Positions = NDArray[np.int64]
 _SHARD = re.compile(r"([0-9]{1,18})-([0-9]{1,18})\.npy")
 _BLOCK = 16_384  # vectors converted from float16 at once: 64 MB as float32 with 1,024 dimensions
 _MIN_PER_CLUSTER = 39  # FAISS warns that it clusters badly with fewer vectors to train on
+_PQ_CENTERS = 256  # of each part of a vector: what a byte can number
 _MAX_PER_CLUSTER = 256  # FAISS ignores any further ones
 
 
@@ -60,14 +71,26 @@ class IndexOptions:
     """ivf: number of clusters; None for 4 times the square root of the number of vectors, with at least 39 in each."""
     nprobe: int = 32
     """ivf: clusters searched for each query."""
+    quantization: str = "none"
+    """hnsw and ivf: how the index stores its vectors, "none" (as they are), "int8" (a byte for each dimension) or, for
+    ivf, "pq" (product quantization, arXiv:1702.08734: `pq_bytes` for each vector)."""
+    pq_bytes: int | None = None
+    """pq: bytes of a vector, a divisor of its dimensions; None for an eighth of them."""
+    rescored: int = 100
+    """int8 and pq: candidates of each query, at least, that are scored again by their own vectors."""
 
     def __post_init__(self) -> None:
         if self.index not in KINDS:
             raise UnknownName("index of the 'dense' retriever", str(self.index), KINDS)
-        for name in ("m", "ef_construction", "ef_search", "nlist", "nprobe"):
+        if self.quantization not in QUANTIZATIONS:
+            raise UnknownName("quantization of the 'dense' retriever", str(self.quantization), QUANTIZATIONS)
+        fits = self.quantization == "none" or self.index == "ivf" or (self.index, self.quantization) == ("hnsw", "int8")
+        check_option("quantization", self.quantization, fits, f"'none' with index {self.index!r}, or 'pq' with 'ivf'")
+        for name in ("m", "ef_construction", "ef_search", "nlist", "nprobe", "pq_bytes", "rescored"):
             value, least = getattr(self, name), 2 if name == "m" else 1
             # Bounded: FAISS computes with 32 bits.
-            valid = (isinstance(value, int) and least <= value <= 1_000_000) or (name == "nlist" and value is None)
+            unset = value is None and name in ("nlist", "pq_bytes")
+            valid = unset or (isinstance(value, int) and least <= value <= 1_000_000)
             check_option(name, value, valid, f"a whole number, at least {least} and at most 1000000")
 
     def build_key(self, vectors: int) -> dict[str, Any]:
@@ -76,17 +99,36 @@ class IndexOptions:
         Raises:
             OptionError: As for `clusters`.
         """
+        key: dict[str, Any] = {"kind": self.index}
         if self.index == "hnsw":
-            return {"kind": self.index, "m": self.m, "ef_construction": self.ef_construction}
+            key |= {"m": self.m, "ef_construction": self.ef_construction}
         if self.index == "ivf":
-            return {"kind": self.index, "nlist": self.clusters(vectors)}
-        return {"kind": self.index}
+            key |= {"nlist": self.clusters(vectors)}
+        if self.quantization != "none":
+            key |= {"quantization": self.quantization}
+        return key | ({"pq_bytes": self.pq_bytes} if self.quantization == "pq" else {})
 
     @property
     def search_key(self) -> dict[str, Any]:
         """What results depend on, apart from the stored index."""
         keys = {"flat": {}, "hnsw": {"ef_search": self.ef_search}, "ivf": {"nprobe": self.nprobe}}
-        return keys[self.index]
+        return keys[self.index] | ({} if self.quantization == "none" else {"rescored": self.rescored})
+
+    def code(self, vectors: int, dimension: int, dtype: np.dtype[Any]) -> str:
+        """Return FAISS's name for the way in which the index stores its vectors.
+
+        Raises:
+            OptionError: Product quantization does not fit the vectors, or they are too few to train it.
+        """
+        if self.quantization == "none":
+            return "SQfp16" if dtype == np.float16 else "Flat"
+        if self.quantization == "int8":
+            return "SQ8"
+        enough = vectors >= _PQ_CENTERS
+        check_option("quantization", "pq", enough, f"another for fewer than {_PQ_CENTERS} passages, here {vectors}")
+        size = self.pq_bytes or max(1, dimension // 8)
+        check_option("pq_bytes", size, dimension % size == 0, f"a divisor of the vectors' {dimension} dimensions")
+        return f"PQ{size}"
 
     def clusters(self, vectors: int) -> int:
         """Return the number of clusters for that many vectors: `nlist`, or its default.
@@ -210,7 +252,7 @@ class FaissIndex:
         """
         faiss = _faiss()
         try:
-            check_faiss_file(path, options.index, vectors.dtype, len(vectors), vectors.dimension)
+            check_faiss_file(path, options.index, vectors.dtype, len(vectors), vectors.dimension, options.quantization)
             self._index = faiss.read_index(str(path), faiss.IO_FLAG_MMAP_IFC | faiss.IO_FLAG_READ_ONLY)
         except (OSError, ValueError, RuntimeError) as error:
             raise RetrievalError(
@@ -229,13 +271,18 @@ class FaissIndex:
 
 
 def build_index(vectors: MappedVectors, options: IndexOptions, path: Path) -> None:
-    """Build an hnsw or ivf index and write it to a file. It stores the vectors in the precision that they have.
+    """Build an hnsw or ivf index and write it to a file.
+
+    It stores the vectors in the precision that they have, or quantized.
 
     ivf clusters are the same in every build; an hnsw graph is only if it is built by one thread.
+
+    Raises:
+        OptionError: As for `IndexOptions.code`.
     """
     faiss = _faiss()
     structure = f"HNSW{options.m}" if options.index == "hnsw" else f"IVF{options.clusters(len(vectors))}"
-    storage = "SQfp16" if vectors.dtype == np.float16 else "Flat"
+    storage = options.code(len(vectors), vectors.dimension, vectors.dtype)
     index = faiss.index_factory(vectors.dimension, f"{structure},{storage}", faiss.METRIC_INNER_PRODUCT)
     if options.index == "hnsw":
         index.hnsw.efConstruction = options.ef_construction

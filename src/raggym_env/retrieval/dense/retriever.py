@@ -121,7 +121,11 @@ class DenseRetriever(IndexOptions, EncoderOptions):
                     f"The encoder's vectors have {vectors.shape[1]} dimensions, those of the index in {self._folder} "
                     f"{self._vectors.dimension}. Delete the index to have it built again."
                 )
-            candidates = _candidates(self._index, vectors, min(k, total), total)
+            if self.quantization == "none":
+                candidates = _candidates(self._index, vectors, min(k, total), total)
+            else:  # by scores that are too rough to tell ties
+                _, lines = self._index.search(vectors, min(max(k, self.rescored), total))
+                candidates = [line[line >= 0] for line in lines]
             for row, vector, positions in zip(rows, vectors, candidates, strict=True):
                 exact = self._vectors.rows(positions).astype(np.float64) @ vector.astype(np.float64)
                 mantissa, exponent = np.frexp(exact)
