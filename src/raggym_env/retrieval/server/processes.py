@@ -149,9 +149,9 @@ def _supervise(workers: Sequence[_Worker], ready: Callable[[], object]) -> None:
 def _how_it_ended(worker: _Worker) -> str:
     worker.process.join()
     code = worker.process.exitcode or 0
-    how = f"by signal {-code}" if code < 0 else f"with exit code {code}"
+    cause = f"by signal {-code}" if code < 0 else f"with exit code {code}"
     return (
-        f"The process {worker.process.pid} of the server ended {how}, and so the server ended. Its output says why if "
+        f"The process {worker.process.pid} of the server ended {cause}, and so the server ended. Its output says why if "
         "it failed; a process that the system killed may have used too much memory: try fewer --processes."
     )
 
