@@ -6,15 +6,17 @@ import contextlib
 import importlib
 import sys
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import typer
 
-from raggym_env.cards import EnvCard
 from raggym_env.cli._options import refuse_unused
 from raggym_env.cli._output import say
 from raggym_env.errors import OptionError
-from raggym_env.retrieval.server import ServerOptions
+
+if TYPE_CHECKING:
+    from raggym_env.cards import EnvCard
+    from raggym_env.retrieval.server import ServerOptions
 
 __all__ = ["serve_sessions", "serving_kind"]
 

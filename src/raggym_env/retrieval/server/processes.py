@@ -151,8 +151,8 @@ def _how_it_ended(worker: _Worker) -> str:
     code = worker.process.exitcode or 0
     cause = f"by signal {-code}" if code < 0 else f"with exit code {code}"
     return (
-        f"The process {worker.process.pid} of the server ended {cause}, and so the server ended. Its output says why if "
-        "it failed; a process that the system killed may have used too much memory: try fewer --processes."
+        f"The process {worker.process.pid} of the server ended {cause}, and so the server ended. Its output says why "
+        "if it failed; a process that the system killed may have used too much memory: try fewer --processes."
     )
 
 
