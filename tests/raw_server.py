@@ -43,6 +43,11 @@ class RawServer:
         with contextlib.suppress(OSError), connection:
             self.requests.append(connection.recv(1 << 16))
             self.answer(connection)
+            # Closed while a part of the request is unread, a connection is reset, and the client may lose the answer.
+            connection.shutdown(socket.SHUT_WR)
+            connection.settimeout(1)
+            while connection.recv(1 << 16):
+                pass
 
     def close(self) -> None:
         self.closing.set()
