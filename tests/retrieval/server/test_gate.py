@@ -23,6 +23,7 @@ from websockets.exceptions import ConnectionClosed, InvalidStatus  # noqa: E402
 
 from raggym_env.retrieval.server.gate import Access, Gate  # noqa: E402
 from raggym_env.retrieval.server.hosts import AllowedHosts  # noqa: E402
+from waiting import wait_until  # noqa: E402
 
 TOKEN = "s3cret"  # noqa: S105
 
@@ -92,14 +93,7 @@ def test_an_application_behind_a_gate_works_as_without():
         with connect(url) as client:
             assert [say(client, text) for text in ("a", "slow", "b")] == ["a", "slow", "b"]
             assert gate.sockets == 1
-        wait_until(lambda: gate.sockets == 0)
-
-
-def wait_until(condition):
-    deadline = time.monotonic() + 10
-    while not condition():
-        assert time.monotonic() < deadline
-        time.sleep(0.01)
+        wait_until(lambda: gate.sockets == 0, 10)
 
 
 def test_a_token_is_required_of_requests_and_sockets_but_not_for_the_health():
@@ -164,7 +158,7 @@ def test_more_sockets_than_may_be_open_are_refused():
             with pytest.raises(InvalidStatus) as caught, connect(url):
                 pass
             assert caught.value.response.status_code == 503
-        wait_until(lambda: gate.sockets == 0)
+        wait_until(lambda: gate.sockets == 0, 10)
         with connect(url) as client:
             assert say(client, "b") == "b"
 
@@ -177,14 +171,14 @@ def test_a_socket_on_which_nothing_arrives_is_closed_and_freed():
         with pytest.raises(ConnectionClosed) as caught:
             client.recv(timeout=5)
         assert (caught.value.rcvd.code, caught.value.rcvd.reason) == (1001, "Nothing arrived for 0.3 s.")
-        wait_until(lambda: (gate.sockets, echo.ended) == (0, 1))
+        wait_until(lambda: (gate.sockets, echo.ended) == (0, 1), 10)
 
 
 def test_a_client_that_is_gone_without_a_word_is_freed():
     with gated() as (url, gate, echo), connect(url) as client:
         say(client, "a")
         client.socket.shutdown(socket.SHUT_RDWR)
-        wait_until(lambda: (gate.sockets, echo.ended) == (0, 1))
+        wait_until(lambda: (gate.sockets, echo.ended) == (0, 1), 10)
 
 
 def test_a_server_that_ends_answers_the_messages_that_have_arrived():

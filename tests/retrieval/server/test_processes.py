@@ -16,6 +16,7 @@ import pytest
 
 from raggym_env.errors import OptionError
 from raggym_env.retrieval.server import bind, serve_processes
+from waiting import wait_until
 
 pytest.importorskip("starlette")
 pytest.importorskip("uvicorn")
@@ -94,13 +95,6 @@ def gone(pid):
     except ProcessLookupError:
         return True
     return False
-
-
-def wait_until(condition):
-    end = time.monotonic() + 60
-    while not condition():
-        assert time.monotonic() < end, "the condition was not met within 60 s"
-        time.sleep(0.01)
 
 
 @pytest.mark.slow

@@ -23,6 +23,7 @@ from raggym_env.core import Passage
 from raggym_env.retrieval import Hit
 from raggym_env.retrieval.server import Limits, ServerOptions, running, server
 from raggym_env.retrieval.server.protocol import PIECE, _plain_head, pieces
+from waiting import wait_until
 
 
 class Echo:
@@ -61,13 +62,6 @@ def answer(file):
 
 def titles(body):
     return [[document["title"] for document in row] for row in json.loads(body)["result"]]
-
-
-def wait_until(condition):
-    end = time.monotonic() + 60
-    while not condition():
-        assert time.monotonic() < end, "the condition was not met within 60 s"
-        time.sleep(0.005)
 
 
 def metric(url, name):

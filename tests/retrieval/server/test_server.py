@@ -20,6 +20,7 @@ from raggym_env.core import Passage
 from raggym_env.errors import IndexMismatch, OptionError, RetrievalError
 from raggym_env.retrieval import Hit
 from raggym_env.retrieval.server import Batching, Limits, ServerOptions, batching, bind, is_local, running
+from waiting import wait_until
 
 pytest.importorskip("starlette")
 pytest.importorskip("uvicorn")
@@ -60,13 +61,6 @@ def post(url, body, **options):
 
 def served(retriever=None, **options):
     return running(retriever or Echo(), options=ServerOptions(**options))
-
-
-def wait_until(condition):
-    end = time.monotonic() + 60
-    while not condition():
-        assert time.monotonic() < end, "the condition was not met within 60 s"
-        time.sleep(0.005)
 
 
 def metric(url, name):
