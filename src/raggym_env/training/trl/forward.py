@@ -20,6 +20,7 @@ from itertools import takewhile
 from typing import Any, cast
 
 from raggym_env.errors import LLMError, MissingExtra
+from raggym_env.training.trl.packing import can_pack, packed
 
 try:
     import torch
@@ -70,12 +71,13 @@ class LabelForward:
         model: A causal model to which TRL has added its fused head, or PEFT's wrapper of one.
         prefix: Tokens that rows begin with, computed once for all of them.
         pairs: Whether the second half of a batch shares the prompts of the first, computed once for both.
+        pack: Whether to compute the rows of a batch as one sequence, if nothing is shared and the model allows it.
 
     Raises:
         LLMError: There is something to share, but the model's cache is not plain keys and values.
     """
 
-    def __init__(self, model: Any, prefix: Iterable[int] = (), *, pairs: bool = False) -> None:
+    def __init__(self, model: Any, prefix: Iterable[int] = (), *, pairs: bool = False, pack: bool = False) -> None:
         self.model = cast(Any, model.get_base_model() if isinstance(model, PeftModel) else model)
         self.prefix = torch.tensor(list(prefix), device=self.model.device)
         layers: list[Any] = list(DynamicCache(config=self.model.config).layers)
@@ -83,6 +85,7 @@ class LabelForward:
         self.pairs = pairs and not any(getattr(layer, "is_sliding", False) for layer in layers)
         if (self.pairs or len(self.prefix)) and not all(isinstance(layer, DynamicLayer) for layer in layers):
             raise LLMError("share_prefix needs a model whose cache is keys and values alone. Remove the option.")
+        self.packs = pack and not self.pairs and not len(self.prefix) and can_pack(self.model)
         self._caches: dict[bool, tuple[Any, list[tuple[Tensor, Tensor]]]] = {}
         self._fused = self.model.forward
         forward = self.forward
@@ -149,6 +152,11 @@ class LabelForward:
         rows, columns = mask.nonzero(as_tuple=True)
         if self.pairs:
             return self._pair_layout(inputs, rows, columns, start)
+        if self.packs:
+            lengths = inputs["attention_mask"].sum(1)
+            starts = lengths.cumsum(0) - lengths
+            sequence = packed(inputs["input_ids"], lengths.tolist())
+            return _Layout({**inputs, **sequence}, torch.zeros_like(rows), columns + starts[rows])
         if not start:
             return _Layout(inputs, rows, columns)
         ids = inputs["input_ids"][:, start:]

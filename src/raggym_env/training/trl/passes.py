@@ -132,7 +132,8 @@ class _Labels:
         trainer: Any = self
         models = [model for model in (trainer.model, getattr(trainer, "ref_model", None)) if model is not None]
         if not self.share_prefix:
-            self.forwards = [LabelForward(model) for model in models]
+            pack = trainer.tokens_per_batch is not None
+            self.forwards = [LabelForward(model, pack=pack) for model in models]
             return
         plain = [_scores(trainer, model) for model in models]
         prefix, pairs = shared_prefix(trainer.train_dataset), trainer.width == 2
