@@ -9,7 +9,8 @@ from transformers import AutoModelForCausalLM, Gemma3TextConfig, LlamaConfig, Ma
 from trl.trainer import utils as trl_utils  # noqa: E402
 
 from raggym_env.errors import LLMError  # noqa: E402
-from raggym_env.training.trl.forward import LabelForward, shared_prefix  # noqa: E402
+from raggym_env.training.trl import packing  # noqa: E402
+from raggym_env.training.trl.forward import LabelForward, _forks, shared_prefix  # noqa: E402
 
 pytestmark = pytest.mark.slow
 
@@ -87,6 +88,50 @@ def test_scores_and_gradients_are_those_of_every_row_on_its_own(name, pairs):
         assert torch.equal(output.label_mask, expected.label_mask)
         for parameter, tensor in gradients(model).items():
             assert torch.allclose(tensor, expected_gradients[parameter], atol=2e-3, rtol=1e-3), parameter
+
+
+@pytest.mark.parametrize("name", CONFIGS)
+@pytest.mark.parametrize("pairs", [False, True])
+@pytest.mark.parametrize("products", [False, True])
+def test_packed_rows_have_the_scores_and_gradients_of_every_row_on_its_own(name, pairs, products, monkeypatch):
+    monkeypatch.setattr(packing, "_BY_PRODUCTS", {torch.float32} if products else set())
+    for seed in range(3):
+        rng = random.Random(seed)
+        batch = padded(pair_rows(rng) if pairs else single_rows(rng))
+        model = fused_model(CONFIGS[name])
+        expected, expected_gradients = result(model, batch), gradients(model)
+        forward = LabelForward(model, pairs=pairs, pack=True)
+        assert forward.packs == (name in ("llama", "qwen2"))
+        assert forward.pairs == (pairs and forward.packs)
+        output = result(model, batch)
+        assert torch.allclose(output.log_probs, expected.log_probs * expected.label_mask, atol=1e-4)
+        assert torch.equal(output.label_mask, expected.label_mask)
+        for parameter, tensor in gradients(model).items():
+            assert torch.allclose(tensor, expected_gradients[parameter], atol=2e-3, rtol=1e-3), parameter
+
+
+def test_packed_rows_are_one_sequence_without_padding_and_a_pair_has_its_prompt_once():
+    rows = pair_rows(random.Random(1))
+    batch = padded(rows)
+    model = fused_model(CONFIGS["llama"])
+    LabelForward(model, pairs=True, pack=True)
+    seen = []
+    model.base_model.register_forward_pre_hook(
+        lambda module, args, kwargs: seen.append(kwargs["input_ids"]), with_kwargs=True
+    )
+    model(**batch, fused_lm_head=True)
+    ids, mask = batch["input_ids"], batch["attention_mask"]
+    assert seen[0].shape == (1, int(mask.sum() - _forks(ids, mask).sum()))
+
+
+def test_a_model_that_hands_on_no_segments_is_not_packed(monkeypatch):
+    attend = packing._attend
+    monkeypatch.setattr(packing, "_attend", lambda *args, segments=None, **options: attend(*args, **options))
+    model = fused_model(CONFIGS["llama"])
+    assert not LabelForward(model, pairs=True, pack=True).packs
+    batch = padded(pair_rows(random.Random(2)))
+    expected = result(fused_model(CONFIGS["llama"]), batch)
+    assert torch.allclose(result(model, batch).log_probs, expected.log_probs, atol=1e-5)
 
 
 def test_a_batch_in_parts_computes_the_prefix_once_and_has_the_same_gradient():

@@ -122,6 +122,16 @@ def test_sharing_tokens_trains_the_same_model(train, changes, shop, tmp_path):
     assert shared.config["options"]["share_prefix"] is True
 
 
+@pytest.mark.parametrize("option", [{"tokens_per_batch": 400}, {"share_prefix": True}])
+@pytest.mark.parametrize("train", [train_sft, train_dpo])
+def test_bfloat16_trains_nearly_the_same_model(train, option, shop, tmp_path):
+    options = {"max_steps": 3, "per_device_train_batch_size": 6, "learning_rate": 1e-3}
+    exact = train(shop.data, tmp_path / "exact", agent=shop.agent, config=shop.config(**options))
+    options |= {"dtype": "bfloat16", **option}
+    rounded = train(shop.data, tmp_path / "rounded", agent=shop.agent, config=shop.config(**options))
+    assert losses(rounded) == pytest.approx(losses(exact), rel=0.15)
+
+
 def test_sharing_tokens_keeps_the_reference_of_a_continued_adapter(shop, tmp_path):
     train_sft(shop.data, tmp_path / "sft", agent=shop.agent, config=shop.config(max_steps=6))
     model = f"{shop.model}+{tmp_path / 'sft'}"

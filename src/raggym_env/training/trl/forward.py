@@ -20,7 +20,7 @@ from itertools import takewhile
 from typing import Any, cast
 
 from raggym_env.errors import LLMError, MissingExtra
-from raggym_env.training.trl.packing import can_pack, packed
+from raggym_env.training.trl.packing import Segment, can_pack, packed
 
 try:
     import torch
@@ -71,7 +71,8 @@ class LabelForward:
         model: A causal model to which TRL has added its fused head, or PEFT's wrapper of one.
         prefix: Tokens that rows begin with, computed once for all of them.
         pairs: Whether the second half of a batch shares the prompts of the first, computed once for both.
-        pack: Whether to compute the rows of a batch as one sequence, if nothing is shared and the model allows it.
+        pack: Whether to compute a batch as one sequence, without padding. It has no effect with a prefix, nor with a
+            model that cannot; `pairs` then has none either.
 
     Raises:
         LLMError: There is something to share, but the model's cache is not plain keys and values.
@@ -81,11 +82,11 @@ class LabelForward:
         self.model = cast(Any, model.get_base_model() if isinstance(model, PeftModel) else model)
         self.prefix = torch.tensor(list(prefix), device=self.model.device)
         layers: list[Any] = list(DynamicCache(config=self.model.config).layers)
+        self.packs = pack and not len(self.prefix) and can_pack(self.model)
         # Both masks of a model with sliding windows would have to be built for two replies in one sequence.
-        self.pairs = pairs and not any(getattr(layer, "is_sliding", False) for layer in layers)
+        self.pairs = pairs and self.packs >= pack and not any(getattr(layer, "is_sliding", False) for layer in layers)
         if (self.pairs or len(self.prefix)) and not all(isinstance(layer, DynamicLayer) for layer in layers):
             raise LLMError("share_prefix needs a model whose cache is keys and values alone. Remove the option.")
-        self.packs = pack and not self.pairs and not len(self.prefix) and can_pack(self.model)
         self._caches: dict[bool, tuple[Any, list[tuple[Tensor, Tensor]]]] = {}
         self._fused = self.model.forward
         forward = self.forward
@@ -150,13 +151,10 @@ class LabelForward:
     def _layout(self, inputs: Inputs, mask: Tensor) -> _Layout:
         start = self._start(inputs["input_ids"], mask)
         rows, columns = mask.nonzero(as_tuple=True)
+        if self.packs:
+            return self._packed_layout(inputs, rows, columns)
         if self.pairs:
             return self._pair_layout(inputs, rows, columns, start)
-        if self.packs:
-            lengths = inputs["attention_mask"].sum(1)
-            starts = lengths.cumsum(0) - lengths
-            sequence = packed(inputs["input_ids"], lengths.tolist())
-            return _Layout({**inputs, **sequence}, torch.zeros_like(rows), columns + starts[rows])
         if not start:
             return _Layout(inputs, rows, columns)
         ids = inputs["input_ids"][:, start:]
@@ -164,6 +162,24 @@ class LabelForward:
         # The attention mask stays as it is: it covers the prefix too.
         own = {"input_ids": ids, "position_ids": positions, "past_key_values": self._cache(len(ids))}
         return _Layout({**inputs, **own}, rows, columns - start)
+
+    def _packed_layout(self, inputs: Inputs, rows: Tensor, columns: Tensor) -> _Layout:
+        """Return the batch as one sequence."""
+        ids, mask = inputs["input_ids"], inputs["attention_mask"]
+        texts = [row[:length] for row, length in zip(ids, mask.sum(1).tolist(), strict=True)]
+        if self.pairs:
+            forks = _forks(ids, mask)
+            firsts, seconds = texts[: len(forks)], texts[len(forks) :]
+            segments = [Segment.pair(*pair) for pair in zip(firsts, seconds, forks.tolist(), strict=True)]
+            pair = rows % len(forks)
+            moved = (rows >= len(forks)) & (columns >= forks[pair])
+            columns = torch.where(moved, columns - forks[pair] + mask.sum(1)[pair], columns)
+            rows = pair
+        else:
+            segments = [Segment.row(text) for text in texts]
+        lengths = torch.tensor([len(segment.tokens) for segment in segments])
+        starts = lengths.cumsum(0) - lengths
+        return _Layout({**inputs, **packed(segments)}, torch.zeros_like(rows), columns + starts[rows])
 
     def _pair_layout(self, inputs: Inputs, rows: Tensor, columns: Tensor, start: int) -> _Layout:
         """Return each pair as one sequence: what both have in common, the rest of the first, that of the second."""

@@ -7,6 +7,7 @@ kernel takes a CPU two to four times as long.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any
 
@@ -21,11 +22,13 @@ try:
 except ImportError as error:
     raise MissingExtra("Training a language model", "train") from error
 
-__all__ = ["can_pack", "packed"]
+__all__ = ["Segment", "can_pack", "packed"]
 
 Tensor = Any  # of torch
 
 _NAME = "raggym_packed"
+_BY_PRODUCTS = {torch.bfloat16}
+"""The dtypes whose attention is computed by matrix products."""
 
 
 def can_pack(model: Any) -> bool:
@@ -38,26 +41,62 @@ def can_pack(model: Any) -> bool:
     AttentionInterface.register(_NAME, _attend)
     AttentionMaskInterface.register(_NAME, sdpa_mask)
     model.set_attn_implementation(_NAME)
-    return _keeps_rows_apart(model)
+    return _hands_on_segments(model)
 
 
-def packed(ids: Tensor, lengths: Sequence[int]) -> dict[str, Any]:
-    """Return the inputs of one sequence that holds the first tokens, so many, of each row of `ids`."""
-    tokens = torch.cat([row[:length] for row, length in zip(ids, lengths, strict=True)])
-    positions = torch.cat([torch.arange(length) for length in lengths])
+@dataclass(frozen=True, slots=True)
+class Segment:
+    """A row of a packed sequence, or a prompt followed by two replies that cannot see each other."""
+
+    tokens: Tensor
+    fork: int
+    """Number of tokens before the two replies; all tokens of a row."""
+    first: int
+    """Number of tokens up to the end of the first reply."""
+
+    @classmethod
+    def row(cls, tokens: Tensor) -> Segment:
+        """Return a row without padding."""
+        return cls(tokens, len(tokens), len(tokens))
+
+    @classmethod
+    def pair(cls, first: Tensor, second: Tensor, fork: int) -> Segment:
+        """Return two rows without padding whose first `fork` tokens are the same."""
+        return cls(torch.cat([first, second[fork:]]), fork, len(first))
+
+    @property
+    def positions(self) -> Tensor:
+        """The position of each token in its row."""
+        second = torch.arange(self.fork, self.fork + len(self.tokens) - self.first)
+        return torch.cat([torch.arange(self.first), second])
+
+    def hidden(self) -> Tensor:
+        """Return whether a token (first axis) does not see another (second axis)."""
+        result = _future(-(-len(self.tokens) // 512) * 512)[: len(self.tokens), : len(self.tokens)]
+        if self.first < len(self.tokens):
+            result = result.clone()
+            result[self.first :, self.fork : self.first] = True
+        return result
+
+
+def packed(segments: Sequence[Segment]) -> dict[str, Any]:
+    """Return the inputs of one sequence for a model that `can_pack`."""
     return {
-        "input_ids": tokens[None], "position_ids": positions[None], "attention_mask": None,
-        "packed_lengths": list(lengths),
-    }  # fmt: skip
+        "input_ids": torch.cat([segment.tokens for segment in segments])[None],
+        "position_ids": torch.cat([segment.positions for segment in segments])[None],
+        "attention_mask": None,
+        "segments": segments,
+    }
 
 
 @torch.no_grad()
-def _keeps_rows_apart(model: Any) -> bool:
-    """True if a row's hidden states do not depend on the row before it: not every model hands on `packed_lengths`."""
-    training, first, second = model.training, torch.tensor([[1, 2, 3]]), torch.tensor([[4, 5, 6]])
+def _hands_on_segments(model: Any) -> bool:
+    """True if the model's layers hand `segments` on to `_attend`: a reply then sees its prompt and nothing else."""
+    training, row, first, second = model.training, *torch.tensor([[5, 6, 7], [1, 2, 3], [1, 2, 4]])
     model.eval()
-    alone = model.base_model(input_ids=second, use_cache=False).last_hidden_state
-    together = model.base_model(**packed(torch.cat([first, second]), [3, 3]), use_cache=False).last_hidden_state[:, 3:]
+    alone = model.base_model(input_ids=second[None], use_cache=False).last_hidden_state[:, -1]
+    sequence = packed([Segment.row(row), Segment.pair(first, second, 2)])
+    together = model.base_model(**sequence, use_cache=False).last_hidden_state[:, -1]
     model.train(training)
     return bool((alone - together).norm() < 0.05 * alone.norm())
 
@@ -69,40 +108,42 @@ def _attend(
     value: Tensor,
     attention_mask: Tensor | None,
     *,
-    packed_lengths: list[int] | None = None,
+    segments: Sequence[Segment] | None = None,
     scaling: float | None = None,
     dropout: float = 0.0,
     **kwargs: Any,
 ) -> tuple[Tensor, None]:
     """Return the attention of a layer, as transformers' `AttentionInterface` describes."""
-    if packed_lengths is None:
+    if segments is None:
         return sdpa_attention_forward(
             module, query, key, value, attention_mask, scaling=scaling, dropout=dropout, **kwargs
         )
     scale = query.shape[-1] ** -0.5 if scaling is None else scaling
-    products = query.dtype == torch.bfloat16 and not dropout
-    rows = []
-    for q, k, v in zip(*(tensor.split(packed_lengths, 2) for tensor in (query, key, value)), strict=True):
+    products = query.dtype in _BY_PRODUCTS and not dropout
+    lengths = [len(segment.tokens) for segment in segments]
+    parts = zip(segments, *(tensor.split(lengths, 2) for tensor in (query, key, value)), strict=True)
+    attended = []
+    for segment, q, k, v in parts:
         if products:
-            rows.append(_by_products(q[0], k[0], v[0], scale))
-        else:
-            attended = scaled_dot_product_attention(
-                q, k, v, is_causal=True, scale=scale, dropout_p=dropout, enable_gqa=True
-            )
-            rows.append(attended[0])
-    return torch.cat(rows, 1).transpose(0, 1)[None], None
+            attended.append(_by_products(q[0], k[0], v[0], scale, segment.hidden()))
+            continue
+        whole = segment.first == len(segment.tokens)
+        mask = None if whole else ~segment.hidden()
+        options: dict[str, Any] = {"scale": scale, "dropout_p": dropout, "enable_gqa": True}
+        attended.append(scaled_dot_product_attention(q, k, v, mask, is_causal=whole, **options)[0])
+    return torch.cat(attended, 1).transpose(0, 1)[None], None
 
 
-def _by_products(query: Tensor, key: Tensor, value: Tensor, scale: float) -> Tensor:
-    """Return causal attention, of shape (heads, tokens, size), to keys and values of shape (groups, tokens, size)."""
+def _by_products(query: Tensor, key: Tensor, value: Tensor, scale: float, hidden: Tensor) -> Tensor:
+    """Return attention, of shape (heads, tokens, size), to keys and values of shape (groups, tokens, size)."""
     heads, tokens, size = query.shape
     groups = key.shape[0]
     scores = torch.bmm((query * scale).reshape(groups, -1, size), key.transpose(1, 2)).view(heads, tokens, tokens)
-    weights = (scores + _future(-(-tokens // 512) * 512)[:tokens, :tokens]).softmax(-1)
+    weights = scores.masked_fill(hidden, float("-inf")).softmax(-1)
     return torch.bmm(weights.view(groups, -1, tokens), value).view(heads, tokens, -1)
 
 
 @lru_cache(maxsize=1)
 def _future(size: int) -> Tensor:
-    """Return minus infinity where a token would see a later one, and 0 elsewhere."""
-    return torch.full((size, size), float("-inf"), dtype=torch.bfloat16).triu(1)
+    """Return whether a token does not see another because that is later."""
+    return torch.ones(size, size, dtype=torch.bool).triu(1)
