@@ -91,19 +91,19 @@ def measure(size: str, device: str, plan: Plan, works: list[llm_speed.Work], bes
     many = Sampling(n=plan.n, temperature=1.0, max_tokens=plan.tokens, seed=0)
     one = Sampling(max_tokens=plan.tokens)
     few, tokens = works[: plan.few], plan.tokens
-    llm_speed.naive(model, tokenizer, few[:1], 2, 4, 0)  # loads kernels
-    llm_speed.ours(llm, few[:1], Sampling(n=2, temperature=1.0, max_tokens=4, seed=0))
+    llm_speed.naive(model, tokenizer, few[:1], 2, 4, scores=True)  # loads kernels
+    llm_speed.ours(llm, few[:1], Sampling(n=2, temperature=1.0, max_tokens=4, seed=0), scores=True)
 
     print(f"{'':56}{'s/question':>12}{'times':>8}")
     what = f"{plan.n} samples, {plan.n} scored"
-    naive = seconds(model, few, lambda: llm_speed.naive(model, tokenizer, few, plan.n, tokens, 0))
+    naive = seconds(model, few, lambda: llm_speed.naive(model, tokenizer, few, plan.n, tokens, scores=True))
     line(f"{what}: plain transformers, 1 at once", naive, naive)
     line(f"{what}: engine, 1 at once", seconds(model, few, lambda: singly(llm, few, many)), naive)
-    together = seconds(model, works, lambda: llm_speed.ours(llm, works, many))
+    together = seconds(model, works, lambda: llm_speed.ours(llm, works, many, scores=True))
     line(f"{what}: engine, {len(works)} at once", together, naive)
     alone = seconds(model, few, lambda: singly(llm, few, one))
     line("1 completion: engine, 1 at once", alone, alone)
-    batched = seconds(model, works, lambda: llm_speed.ours(llm, works, one))
+    batched = seconds(model, works, lambda: llm_speed.ours(llm, works, one, scores=False))
     line(f"1 completion: engine, {len(works)} at once", batched, alone)
     for name, spent in beside.items():
         print(f"{name:56}{1000 * spent:9.2f} ms{100 * spent / together:7.1f}%")
@@ -112,7 +112,7 @@ def measure(size: str, device: str, plan: Plan, works: list[llm_speed.Work], bes
 
 def singly(llm: HFModel, works: Sequence[llm_speed.Work], params: Sampling) -> None:
     for work in works:
-        llm_speed.ours(llm, [work], params)
+        llm_speed.ours(llm, [work], params, scores=params.n > 1)
 
 
 def seconds(model: Any, works: Sequence[llm_speed.Work], run: Callable[[], object]) -> float:

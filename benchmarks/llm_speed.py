@@ -3,6 +3,7 @@
     python benchmarks/llm_speed.py                                # the small model (raggym models get smollm2)
     python benchmarks/llm_speed.py --parity 100                   # compare tokens with `generate`, in float32
     python benchmarks/llm_speed.py --device cuda --random-init 8b --questions 32
+    python benchmarks/llm_speed.py --questions 32 --n 1 8 --server http://127.0.0.1:8080/v1   # against another server
 
 Prompts are HotpotQA questions with two searches of k=5 passages from `$RAGGYM_DATA` (or `shared/data` beside the
 checkout); without that, invented ones of the same shape. With `--random-init` the model is a Llama of that size with
@@ -13,6 +14,12 @@ scored by their log-likelihood after a second prompt, the critic's. "naive": one
 `num_return_sequences=n`, every candidate scored in a forward pass over its whole prompt. "ours, 1 at once": the engine
 with one question per call; "ours": all questions in one call. All completions have the same length (`--max-tokens`), so
 that the rows do the same work.
+
+With `--server`, every row samples and none scores, and "server" is an OpenAI-compatible server with the same model,
+which gets all requests at once, through `openai:`. One of llama.cpp's, in an environment of its own:
+
+    pip install xllamacpp
+    python benchmarks/llama_server.py MODEL.gguf --parallel 8 --threads 2
 
 Columns. prefill: prompt tokens computed per question, without padding. seconds: wall time per question. times: speed
 relative to naive. peak MB: peak memory, on a GPU torch's, else that of the process with all its libraries.
@@ -136,6 +143,7 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--repeats", type=int, default=1, help="number of measurements")
     parser.add_argument("--data", type=Path, help="folder of data sets (default: $RAGGYM_DATA)")
     parser.add_argument("--parity", type=int, default=0, metavar="N", help="compare N greedy completions instead")
+    parser.add_argument("--server", metavar="URL", help="compare with this OpenAI-compatible server, without scoring")
     parser.add_argument("--seed", type=int, default=0)
     return parser.parse_args(arguments)
 
@@ -282,32 +290,53 @@ def compare(model: Any, tokenizer: Any, works: list[Work], n: int, options: argp
     params = Sampling(n=n, temperature=1.0 if n > 1 else 0.0, max_tokens=options.max_tokens, seed=options.seed)
     llm = HFModel(model, tokenizer)
     llm.chat.eos = frozenset()  # every completion has the full length
-    warm = works[:1]
-    naive(model, tokenizer, warm, min(n, 2), 4, options.seed)
+    warm, scores = works[:1], n > 1 and not options.server
+    naive(model, tokenizer, warm, min(n, 2), 4, scores)
     llm.generate([warm[0].agent], Sampling(max_tokens=4))
-    rows = [
-        measured("naive", n, len(works), model, lambda: naive(model, tokenizer, works, n, options.max_tokens, 0)),
-        measured("ours, 1 at once", n, len(works), model, lambda: sum(ours(llm, [work], params) for work in works)),
-    ]
+    methods: dict[str, Callable[[], int]] = {
+        "naive": lambda: naive(model, tokenizer, works, n, options.max_tokens, scores),
+        "ours, 1 at once": lambda: sum(ours(llm, [work], params, scores) for work in works),
+    }
     if len(works) > 1:
-        rows.append(measured("ours", n, len(works), model, lambda: ours(llm, works, params)))
-    return rows
+        methods["ours"] = lambda: ours(llm, works, params, scores)
+    if options.server:
+        remote = server(options.server)
+        remote.generate([warm[0].agent], Sampling(max_tokens=4))
+        methods["server"] = lambda: sampled(remote, works, params)
+    return [measured(method, n, len(works), model, run) for method, run in methods.items()]
 
 
-def ours(llm: Any, works: Sequence[Work], params: Any) -> int:
-    """Sample, and for n > 1 score as many candidates. Return the number of prompt tokens computed."""
+def server(url: str) -> Any:
+    """Return the model of an OpenAI-compatible server, whose completions all have the full length."""
+    from raggym_env.llm.openai.client import connect
+
+    return connect(
+        f"model@{url}", key_env=None, timeout=3600.0, extra_body={"ignore_eos": True}
+    )  # llama.cpp's and vLLM's name
+
+
+def sampled(llm: Any, works: Sequence[Work], params: Any) -> int:
+    """Sample from a server. Return the number of prompt tokens, of which it may have computed fewer."""
+    rows = llm.generate([w.agent for w in works], params)
+    if short := [done.usage for row in rows for done in row if done.usage.completion_tokens < params.max_tokens]:
+        print(f"{len(short)} of the server's replies are shorter, such as {short[0]}", file=sys.stderr)
+    return sum(done.usage.prompt_tokens for row in rows for done in row)
+
+
+def ours(llm: Any, works: Sequence[Work], params: Any, scores: bool) -> int:
+    """Sample, and with `scores` score as many candidates. Return the number of prompt tokens computed."""
     start = llm.engine.prefilled
     llm.generate([w.agent for w in works], params)
-    if params.n > 1:
+    if scores:
         llm.loglikelihood([w.critic for w in works], [w.candidates(params.n) for w in works])
     computed: int = llm.engine.prefilled - start
     return computed
 
 
 @torch.inference_mode()
-def naive(model: Any, tokenizer: Any, works: Sequence[Work], n: int, max_tokens: int, seed: int) -> int:
+def naive(model: Any, tokenizer: Any, works: Sequence[Work], n: int, max_tokens: int, scores: bool) -> int:
     """Do the same with plain transformers, one question at a time."""
-    torch.manual_seed(seed)
+    torch.manual_seed(0)
     computed = 0
     for item in works:
         prompt = encoded(tokenizer, item.agent)
@@ -324,7 +353,7 @@ def naive(model: Any, tokenizer: Any, works: Sequence[Work], n: int, max_tokens:
             **sampling,
         )
         computed += n * len(prompt)
-        if n == 1:
+        if not scores:
             continue
         context = encoded(tokenizer, item.critic)
         for text in item.candidates(n):

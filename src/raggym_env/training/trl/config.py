@@ -55,7 +55,7 @@ class TrainingConfig:
     tokens_per_batch: int | None = None
     """Split each batch into forward passes of at most so many tokens, padding included; a longer row is a pass of its
     own. The batch is then by default all rows of a weight update. On a CPU the rows of a pass are one sequence without
-    padding, and the prompt of a DPO pair is computed once, if the model's attention allows it. Not for GRPO and RLOO."""
+    padding, and the prompt of a DPO pair is computed once, if the attention allows it. Not for GRPO and RLOO."""
     share_prefix: bool = False
     """Compute tokens that rows have in common once: the beginning of all prompts once per batch, the prompt of a DPO
     pair once for both replies. Loss and gradient are the same up to rounding. `tokens_per_batch`, by default
