@@ -31,6 +31,9 @@ def collect(
         Literal["best", "own"], typer.Option(help="What is executed: the best candidate, or the policy's own choice.")
     ] = "best",
     explore: Annotated[float, typer.Option(min=0, max=1, help="Share of states with a random action.")] = 0.0,
+    teacher: Annotated[
+        bool, typer.Option("--teacher", help="Add the action of the policy `gold` to the candidates of each state.")
+    ] = False,
     limit: shared.Limit = None,
     shuffle_seed: shared.ShuffleSeed = None,
     seed: shared.Seed = 0,
@@ -75,7 +78,7 @@ def collect(
     # A flag goes over a --set of the same key.
     changes = {**shared.parse_settings(settings), **({} if llm is None else {"policy.options.llm": llm})}
     options: dict[str, Any] = {"critic": critic, "n": n, "keep": keep, "execute": execute, "explore": explore}
-    options |= {"split": split, "limit": limit, "seed": seed, "out": out, "settings": changes}
+    options |= {"teacher": teacher, "split": split, "limit": limit, "seed": seed, "out": out, "settings": changes}
     options |= {"shuffle_seed": shuffle_seed, "concurrency": concurrency}
     options |= {"in_flight": in_flight, "workers": shared.ray_workers(ray, workers, worker_gpus), "trust": trust_card}
     with EpisodeBar(policy) as bar:

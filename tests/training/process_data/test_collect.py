@@ -9,12 +9,14 @@ import numpy as np
 import pytest
 
 from raggym_env.core import Answer, Question, Search, State
-from raggym_env.errors import CardError, OptionError, RewardError, RunError, UnknownName
+from raggym_env.data import load_tasks
+from raggym_env.errors import CardError, OptionError, PolicyError, RewardError, RunError, UnknownName
 from raggym_env.evaluation import build_leaderboard
 from raggym_env.policies import POLICIES
 from raggym_env.policies.best_of import BestOf
+from raggym_env.policies.gold import GoldPolicy
 from raggym_env.protocols import BasePolicy, Proposal
-from raggym_env.training.process_data.collect import Behaviour, collect
+from raggym_env.training.process_data.collect import Behaviour, Taught, collect
 from raggym_env.training.process_data.trajectories import Collection
 from towns import Reader, write_jsonl, write_towns
 
@@ -36,6 +38,20 @@ class Proposing(BasePolicy):
     def propose(self, states, n=1):
         words = ("b", "a", "c") if n > 1 else ("b",)
         return [[Proposal(Search(word)) for word in words] for _ in states]
+
+
+class Scripted(BasePolicy):
+    """Makes the same proposals in every state."""
+
+    def __init__(self, *proposals):
+        self.proposals = list(proposals)
+
+    def propose(self, states, n=1):
+        return [self.proposals[:n] for _ in states]
+
+
+def letters(words):
+    return Scripted(*(Proposal(Search(word)) for word in words))
 
 
 class Alphabet:
@@ -83,6 +99,46 @@ def test_an_explored_step_keeps_its_candidates_and_its_own_score():
 def test_a_share_out_of_range_is_refused(rate):
     with pytest.raises(ValueError, match=r"explore must be in \[0, 1\]"):
         behaviour(explore=rate)
+
+
+@pytest.mark.parametrize(("n", "words"), [(1, "a"), (2, "at"), (3, "abt"), (9, "abct")])
+def test_the_teachers_action_is_the_last_sample_and_never_the_policys_own(n, words):
+    rows = Taught(letters("abc"), letters("t")).propose(STATES[:2], n)
+    assert [[proposal.action.query for proposal in row] for row in rows] == [list(words)] * 2
+
+
+@pytest.mark.parametrize("outage", [False, True])
+def test_a_teacher_without_an_action_and_an_outage_leave_the_samples_as_they_are(outage):
+    nothing = Scripted(Proposal(None, failure="nothing", outage=outage))
+    policy, teacher = (nothing, letters("t")) if outage else (letters("abc"), nothing)
+    assert Taught(policy, teacher).propose(STATES[:2], 3) == policy.propose(STATES[:2], 3)
+
+
+def test_a_teacher_adds_its_action_to_the_states_that_the_policy_visits(towns, tmp_path):
+    options = {"critic": "evidence_value", "execute": "own", "keep": "all"}
+    alone = collect(towns, "lexical", n=3, out=tmp_path / "alone", **options)
+    taught = collect(towns, "lexical", n=4, teacher=True, out=tmp_path / "taught", **options)
+    assert taught.settings == {**alone.settings, "n": 4, "teacher": True}
+    gold, lessons = GoldPolicy(load_tasks(towns, "train").tasks), 0
+    for one, other in zip(alone.trajectories(), taught.trajectories(), strict=True):
+        assert [step.action for step in one.steps] == [step.action for step in other.steps]
+        for before, step in zip(one.steps, other.steps, strict=True):
+            lesson = gold.propose([step.state])[0][0].action
+            actions = [candidate.action for candidate in step.candidates]
+            assert set(actions) == {candidate.action for candidate in before.candidates} | ({lesson} - {None})
+            lessons += lesson not in {candidate.action for candidate in before.candidates}
+    assert lessons > 0
+
+
+def test_a_teacher_needs_room_and_supporting_facts(towns, tmp_path):
+    with pytest.raises(OptionError, match="teacher must be false for n = 1"):
+        collect(towns, "lexical", critic="mini", n=1, teacher=True, out=tmp_path / "run")
+    questions = towns.parent / "questions.jsonl"
+    rows = [json.loads(line) for line in questions.read_text().splitlines()]
+    write_jsonl(questions, [{key: row[key] for key in ("id", "question", "golden_answers")} for row in rows])
+    with pytest.raises(PolicyError, match="12 of 12 questions name none"):
+        collect(towns, "lexical", critic="mini", n=3, teacher=True, out=tmp_path / "run")
+    assert not (tmp_path / "run").exists()
 
 
 def test_every_state_has_scored_candidates_of_which_the_best_was_executed(towns, tmp_path):

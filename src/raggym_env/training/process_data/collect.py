@@ -12,7 +12,8 @@ from raggym_env.core import State, Task, state_rng
 from raggym_env.errors import RunError, check_option
 from raggym_env.mdp.records import Episode
 from raggym_env.policies.best_of import BestOf
-from raggym_env.protocols import BasePolicy, Proposal, propose
+from raggym_env.policies.gold import GoldPolicy
+from raggym_env.protocols import BasePolicy, Policy, Proposal, propose
 from raggym_env.runs.plan import Plan, RunSpec
 from raggym_env.runs.ray.pool import RayExecutor, Workers
 from raggym_env.runs.run import LocalExecutor, Progress, is_finished
@@ -59,6 +60,28 @@ class Behaviour(BasePolicy):
         return replace(executed, candidates=best.candidates, usage=usage)
 
 
+class Taught(BasePolicy):
+    """A policy whose last sample in each state is the teacher's action: data aggregation (DAgger, arXiv:1011.0686).
+
+    The teacher shows what is right in the states that the policy itself visits, also where none of its samples is.
+    """
+
+    def __init__(self, policy: Policy, teacher: Policy) -> None:
+        self.policy = policy
+        self.teacher = teacher
+
+    def propose(self, states: Sequence[State], n: int = 1) -> list[list[Proposal]]:
+        """Return at most `n` proposals per state; for `n = 1` the policy's own."""
+        rows = propose(self.policy, states, n)
+        if n == 1:
+            return rows
+        lessons = propose(self.teacher, states)
+        return [
+            row if lesson.action is None or row[0].outage else [*row[: n - 1], lesson]
+            for row, (lesson, *_) in zip(rows, lessons, strict=True)
+        ]
+
+
 def _check(execute: str, explore: float) -> None:
     check_option("execute", execute, execute in get_args(Execute), f"one of {get_args(Execute)}")
     check_option("explore", explore, 0 <= explore <= 1, "in [0, 1]")
@@ -74,6 +97,7 @@ def collect(
     keep: Keep = "correct",
     execute: Execute = "best",
     explore: float = 0.0,
+    teacher: bool = False,
     limit: int | None = None,
     seed: int = 0,
     out: str | Path | None = None,
@@ -99,23 +123,27 @@ def collect(
     * `execute`: Which action is executed: the "best" candidate by the critic (as in the paper), or the "own" choice
       of the policy without a critic.
     * `explore`: Share of the states, in [0, 1], in which a random candidate is executed instead.
+    * `teacher`: Whether one of the `n` candidates of each state, at least 2, is the action of the policy `gold`, where
+      it has one. The questions then need supporting facts.
     * `seed`: Seed of the policy and of the exploration.
 
     Raises:
         RunError: The split is not for training, a setting contradicts an argument, or `out` holds something else.
-        OptionError: `keep`, `execute` or `explore` is not one of the values above.
+        OptionError: `keep`, `execute`, `explore` or `teacher` is not one of the values above.
+        PolicyError: A question names no supporting facts, which the teacher needs.
     """
     if not split.startswith("train"):
         raise RunError(f"Process data is for training: its split must be named train..., got {split!r}.")
     check_option("keep", keep, keep in get_args(Keep), f"one of {get_args(Keep)}")
     _check(execute, explore)
+    check_option("teacher", teacher, not teacher or n > 1, "false for n = 1: there is room for one candidate only")
     settings = settings or {}
     # One source for each value: a setting that contradicts an argument would silently win or lose.
     search = {"policy.search.best_of": n, "policy.search.critic": critic}
     if conflicts := sorted(key for key in settings if key == "policy.search" or key in search):
         raise RunError(f"n and critic set the candidates and the critic: remove {conflicts} from the settings.")
     options: Json = {"split": split, "limit": limit, "seed": seed, "settings": {**settings, **search}}
-    options |= {"keep": keep, "execute": execute, "explore": explore}
+    options |= {"keep": keep, "execute": execute, "explore": explore, "teacher": teacher}
     options |= {"shuffle_seed": shuffle_seed, "concurrency": in_flight if concurrency is None else concurrency}
     spec = CollectSpec.of(card, policy, trust=trust, **options)
     executor = LocalExecutor(in_flight) if workers is None else RayExecutor(workers, in_flight)
@@ -130,6 +158,7 @@ class CollectSpec(RunSpec):
     keep: Keep
     execute: Execute
     explore: float
+    teacher: bool = False
 
     def load(self, *, here: bool = True) -> CollectPlan:
         """See `RunSpec.load`."""
@@ -138,10 +167,16 @@ class CollectSpec(RunSpec):
         collect = {"n": self.settings["policy.search.best_of"], "critic": self.settings["policy.search.critic"]}
         collect |= {"keep": self.keep, "execute": self.execute, "explore": self.explore}
         collect["metric"] = plan.mdp.reward.metric
+        teacher = None
+        if self.teacher:
+            collect["teacher"] = True
+            teacher = GoldPolicy(plan.tasks)
 
         def make_policy() -> Behaviour:
             chooser = plan.make_policy()
             assert isinstance(chooser, BestOf)  # noqa: S101  # the settings of `collect` name best_of and a critic
+            if teacher is not None:
+                chooser.policy = Taught(chooser.policy, teacher)
             return Behaviour(chooser, self.execute, self.explore, self.seed)
 
         # The presence of "collect" also tells process data from the run of an evaluation.
