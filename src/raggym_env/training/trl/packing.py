@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import cached_property
 from typing import Any
 
 from raggym_env.errors import MissingExtra
@@ -31,6 +31,7 @@ _BY_PRODUCTS = {torch.bfloat16}
 """The dtypes whose attention is computed by matrix products."""
 
 
+@torch.no_grad()
 def can_pack(model: Any) -> bool:
     """Prepare a causal model for the inputs that `packed` returns, unless it would compute them otherwise."""
     config = model.config
@@ -41,10 +42,17 @@ def can_pack(model: Any) -> bool:
     AttentionInterface.register(_NAME, _attend)
     AttentionMaskInterface.register(_NAME, sdpa_mask)
     model.set_attn_implementation(_NAME)
-    return _hands_on_segments(model)
+    # Not every model's layers hand `segments` on to `_attend`: a reply must see its prompt and nothing else.
+    training, row, first, second = model.training, *torch.tensor([[5, 6, 7], [1, 2, 3], [1, 2, 4]])
+    model.eval()
+    alone = model.base_model(input_ids=second[None], use_cache=False).last_hidden_state[:, -1]
+    sequence = packed([Segment.row(row), Segment.pair(first, second, 2)])
+    together = model.base_model(**sequence, use_cache=False).last_hidden_state[:, -1]
+    model.train(training)
+    return bool((alone - together).norm() < 0.3 * alone.norm())  # bfloat16 rounds by some hundredths
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class Segment:
     """A row of a packed sequence, or a prompt followed by two replies that cannot see each other."""
 
@@ -70,12 +78,11 @@ class Segment:
         second = torch.arange(self.fork, self.fork + len(self.tokens) - self.first)
         return torch.cat([torch.arange(self.first), second])
 
+    @cached_property
     def hidden(self) -> Tensor:
         """Return whether a token (first axis) does not see another (second axis)."""
-        result = _future(-(-len(self.tokens) // 512) * 512)[: len(self.tokens), : len(self.tokens)]
-        if self.first < len(self.tokens):
-            result = result.clone()
-            result[self.first :, self.fork : self.first] = True
+        result = torch.ones(len(self.tokens), len(self.tokens), dtype=torch.bool).triu(1)
+        result[self.first :, self.fork : self.first] = True
         return result
 
 
@@ -87,18 +94,6 @@ def packed(segments: Sequence[Segment]) -> dict[str, Any]:
         "attention_mask": None,
         "segments": segments,
     }
-
-
-@torch.no_grad()
-def _hands_on_segments(model: Any) -> bool:
-    """True if the model's layers hand `segments` on to `_attend`: a reply then sees its prompt and nothing else."""
-    training, row, first, second = model.training, *torch.tensor([[5, 6, 7], [1, 2, 3], [1, 2, 4]])
-    model.eval()
-    alone = model.base_model(input_ids=second[None], use_cache=False).last_hidden_state[:, -1]
-    sequence = packed([Segment.row(row), Segment.pair(first, second, 2)])
-    together = model.base_model(**sequence, use_cache=False).last_hidden_state[:, -1]
-    model.train(training)
-    return bool((alone - together).norm() < 0.3 * alone.norm())  # bfloat16 rounds by some hundredths
 
 
 def _attend(
@@ -119,31 +114,16 @@ def _attend(
             module, query, key, value, attention_mask, scaling=scaling, dropout=dropout, **kwargs
         )
     scale = query.shape[-1] ** -0.5 if scaling is None else scaling
-    products = query.dtype in _BY_PRODUCTS and not dropout
+    heads, groups, size = query.shape[1], key.shape[1], query.shape[3]
     lengths = [len(segment.tokens) for segment in segments]
-    parts = zip(segments, *(tensor.split(lengths, 2) for tensor in (query, key, value)), strict=True)
     attended = []
-    for segment, q, k, v in parts:
-        if products:
-            attended.append(_by_products(q[0], k[0], v[0], scale, segment.hidden()))
-            continue
-        whole = segment.first == len(segment.tokens)
-        mask = None if whole else ~segment.hidden()
-        options: dict[str, Any] = {"scale": scale, "dropout_p": dropout, "enable_gqa": True}
-        attended.append(scaled_dot_product_attention(q, k, v, mask, is_causal=whole, **options)[0])
-    return torch.cat(attended, 1).transpose(0, 1)[None], None
-
-
-def _by_products(query: Tensor, key: Tensor, value: Tensor, scale: float, hidden: Tensor) -> Tensor:
-    """Return attention, of shape (heads, tokens, size), to keys and values of shape (groups, tokens, size)."""
-    heads, tokens, size = query.shape
-    groups = key.shape[0]
-    scores = torch.bmm((query * scale).reshape(groups, -1, size), key.transpose(1, 2)).view(heads, tokens, tokens)
-    weights = scores.masked_fill(hidden, float("-inf")).softmax(-1)
-    return torch.bmm(weights.view(groups, -1, tokens), value).view(heads, tokens, -1)
-
-
-@lru_cache(maxsize=1)
-def _future(size: int) -> Tensor:
-    """Return whether a token does not see another because that is later."""
-    return torch.ones(size, size, dtype=torch.bool).triu(1)
+    for segment, q, k, v in zip(segments, *(tensor.split(lengths, 2) for tensor in (query, key, value)), strict=True):
+        if query.dtype in _BY_PRODUCTS and not dropout:
+            scores = torch.bmm((q * scale).reshape(groups, -1, size), k[0].transpose(1, 2)).view(heads, -1, k.shape[2])
+            weights = scores.masked_fill(segment.hidden, float("-inf")).softmax(-1)
+            attended.append(torch.bmm(weights.view(groups, -1, k.shape[2]), v[0]).view(heads, -1, v.shape[3])[None])
+        else:
+            row = segment.first == len(segment.tokens)  # what a row sees needs no mask, which is faster
+            options: dict[str, Any] = {"is_causal": row, "scale": scale, "dropout_p": dropout, "enable_gqa": True}
+            attended.append(scaled_dot_product_attention(q, k, v, None if row else ~segment.hidden, **options))
+    return torch.cat(attended, 2).transpose(1, 2), None
