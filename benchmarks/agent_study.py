@@ -4,8 +4,9 @@ Every rung starts from the one before and learns from its own samples, for sever
 
     examples    the untrained model with worked examples in its prompt
     sft         imitates the teacher `gold` on training questions
-    dpo         prefers the better of its own candidates in the states it visits, by `evidence_value`; two rounds
-    expert      the alternative: imitates the best of them
+    expert      imitates the best candidate, by `evidence_value`, in the states that it visits: of its own samples and
+                the teacher's action (expert iteration, DAgger)
+    dpo         the alternative: prefers the better of two of them; two rounds
     best of n   with a critic `mini` trained on its own candidates and on those of `lexical`
 
 Choices are made on validation questions, the first ones of HotpotQA's `held_out` split, and never on `test`.
@@ -74,7 +75,7 @@ class Study:
     best_of: int = 8
     ns: tuple[int, ...] = (2, 4, 16)
     searches: int = 3
-    stage: str = "dpo"
+    stage: str = "expert"
     """The recipe of the second rung, and of the policy that the critic chooses for."""
     critic: str = "critic"
     everything: bool = True
@@ -147,13 +148,15 @@ class Ladder:
         return self.collect(name, env, *policy, "--n", n, *explored, "--critic", *critic, limit=limit)
 
     def own(self, name: str, adapter: str, seed: int, *critic: object) -> list[str]:
-        """Collect a model's own candidates in all training environments."""
+        """Collect a model's own candidates, and the teacher's, in all training environments."""
         if self.study.max_steps:  # a model trained for a step or two writes no actions
             policy: tuple[object, ...] = ("--policy", "gold")
         else:
             policy = (*self.llm(adapter), "--seed", seed)
         return [
-            self.candidates(name, env, self.study.samples, policy, *critic, limit=self.study.own_limit)
+            self.candidates(
+                name, env, self.study.samples + 1, (*policy, "--teacher"), *critic, limit=self.study.own_limit
+            )
             for env in self.study.train_on[: 1 if critic else None]
         ]
 
@@ -179,10 +182,8 @@ class Ladder:
         return self.train("sft", name, data, None, seed, "--learning-rate", rate, *length, *options)
 
     def expert(self, name: str, data: Iterable[str], start: str, seed: int) -> str:
-        """Imitate the best candidates (expert iteration)."""
-        return self.train(
-            "sft", name, data, start, seed, "--best", "top", "--balance", "--learning-rate", self.study.rate / 5
-        )
+        """Imitate the best candidates."""
+        return self.train("sft", name, data, start, seed, "--best", "top", "--learning-rate", self.study.rate / 4)
 
     def dpo(self, name: str, data: Iterable[str], start: str, seed: int, rate: float = 5e-5) -> str:
         return self.train("dpo", name, data, start, seed, "--balance", "--learning-rate", rate)
