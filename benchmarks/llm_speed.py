@@ -310,9 +310,8 @@ def server(url: str) -> Any:
     """Return the model of an OpenAI-compatible server, whose completions all have the full length."""
     from raggym_env.llm.openai.client import connect
 
-    return connect(
-        f"model@{url}", key_env=None, timeout=3600.0, extra_body={"ignore_eos": True}
-    )  # llama.cpp's and vLLM's name
+    # The name that llama.cpp and vLLM give it.
+    return connect(f"model@{url}", key_env=None, timeout=3600.0, extra_body={"ignore_eos": True})
 
 
 def sampled(llm: Any, works: Sequence[Work], params: Any) -> int:

@@ -5,7 +5,16 @@ import pytest
 torch = pytest.importorskip("torch")
 pytest.importorskip("trl")
 
-from transformers import AutoModelForCausalLM, Gemma3TextConfig, LlamaConfig, MambaConfig, MistralConfig, Qwen2Config  # noqa: E402
+from transformers import (  # noqa: E402
+    AutoModelForCausalLM,
+    BloomConfig,
+    Gemma3TextConfig,
+    GPT2Config,
+    LlamaConfig,
+    MambaConfig,
+    MistralConfig,
+    Qwen2Config,
+)
 from trl.trainer import utils as trl_utils  # noqa: E402
 
 from raggym_env.errors import LLMError  # noqa: E402
@@ -108,6 +117,18 @@ def test_packed_rows_have_the_scores_and_gradients_of_every_row_on_its_own(name,
         assert torch.equal(output.label_mask, expected.label_mask)
         for parameter, tensor in gradients(model).items():
             assert torch.allclose(tensor, expected_gradients[parameter], atol=2e-3, rtol=1e-3), parameter
+
+
+@pytest.mark.parametrize("config", [MambaConfig, GPT2Config, BloomConfig])
+def test_other_architectures_are_packed_only_where_the_scores_stay_the_same(config):
+    sizes = {"vocab_size": 60, "hidden_size": 32, "num_hidden_layers": 2, "n_head": 4}
+    if config is MambaConfig:
+        sizes = {"vocab_size": 60, "hidden_size": 32, "num_hidden_layers": 2, "state_size": 4}
+    model, batch = fused_model(config(**sizes)).eval(), padded(pair_rows(random.Random(3)))
+    expected = result(model, batch).log_probs
+    LabelForward(model, pairs=True, pack=True)
+    mask = batch["labels"][:, 1:] != -100
+    assert torch.allclose(result(model, batch).log_probs[mask], expected[mask], atol=1e-4)
 
 
 def test_packed_rows_are_one_sequence_without_padding_and_a_pair_has_its_prompt_once():
