@@ -25,7 +25,7 @@ def main() -> None:
 
     params = xllamacpp.CommonParams()
     params.model.path = str(options.model)
-    params.hostname, params.port = "127.0.0.1", options.port
+    params.hostnames, params.port = ["127.0.0.1"], options.port
     params.n_parallel = options.parallel
     params.n_ctx = options.context * options.parallel
     params.cpuparams.n_threads = params.cpuparams_batch.n_threads = options.threads

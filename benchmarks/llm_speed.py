@@ -21,6 +21,8 @@ which gets all requests at once, through `openai:`. One of llama.cpp's, in an en
     pip install xllamacpp
     python benchmarks/llama_server.py MODEL.gguf --parallel 8 --threads 2
 
+It keeps prompts that it has seen, so start it anew for every `n`. Its row shows the peak memory of this process.
+
 Columns. prefill: prompt tokens computed per question, without padding. seconds: wall time per question. times: speed
 relative to naive. peak MB: peak memory, on a GPU torch's, else that of the process with all its libraries.
 
@@ -317,8 +319,9 @@ def server(url: str) -> Any:
 def sampled(llm: Any, works: Sequence[Work], params: Any) -> int:
     """Sample from a server. Return the number of prompt tokens, of which it may have computed fewer."""
     rows = llm.generate([w.agent for w in works], params)
-    if short := [done.usage for row in rows for done in row if done.usage.completion_tokens < params.max_tokens]:
-        print(f"{len(short)} of the server's replies are shorter, such as {short[0]}", file=sys.stderr)
+    written = [sum(done.usage.completion_tokens for done in row) for row in rows]
+    if min(written) < params.n * params.max_tokens:
+        print(f"replies of the server are shorter: {min(written)} tokens for {params.n} samples", file=sys.stderr)
     return sum(done.usage.prompt_tokens for row in rows for done in row)
 
 

@@ -9,8 +9,9 @@ own, and a reply of about 30 tokens; a pair has a second reply. A LoRA adapter o
 trained in float32. Every figure comes from a process of its own.
 
 Rows of the table. "TRL": all rows in one forward pass, as TRL's default batch of 8 is. "TRL, row by row": one row per
-forward pass. "tokens_per_batch": passes of at most `--tokens` tokens, with logits at labels alone. "+ share_prefix":
-the common prefix computed once per update, the prompt of a pair once.
+forward pass. "tokens_per_batch": passes of at most `--tokens` tokens, each as one sequence without padding, the prompt
+of a pair computed once, and logits at labels alone. "+ share_prefix": the common prefix computed once per update, in
+padded passes.
 
 Columns. tokens: those of all rows, without padding. CPU s: processor time of the update, all threads together; with
 one thread, other processes of the machine change it little. s: wall time. tok/s: tokens per second of wall time.

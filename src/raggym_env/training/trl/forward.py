@@ -84,7 +84,8 @@ class LabelForward:
         layers: list[Any] = list(DynamicCache(config=self.model.config).layers)
         self.packs = pack and not len(self.prefix) and can_pack(self.model)
         # Both masks of a model with sliding windows would have to be built for two replies in one sequence.
-        self.pairs = pairs and self.packs >= pack and not any(getattr(layer, "is_sliding", False) for layer in layers)
+        sliding = any(getattr(layer, "is_sliding", False) for layer in layers)
+        self.pairs = pairs and (self.packs or not pack) and not sliding
         if (self.pairs or len(self.prefix)) and not all(isinstance(layer, DynamicLayer) for layer in layers):
             raise LLMError("share_prefix needs a model whose cache is keys and values alone. Remove the option.")
         self._caches: dict[bool, tuple[Any, list[tuple[Tensor, Tensor]]]] = {}
@@ -171,10 +172,7 @@ class LabelForward:
             forks = _forks(ids, mask)
             firsts, seconds = texts[: len(forks)], texts[len(forks) :]
             segments = [Segment.pair(*pair) for pair in zip(firsts, seconds, forks.tolist(), strict=True)]
-            pair = rows % len(forks)
-            moved = (rows >= len(forks)) & (columns >= forks[pair])
-            columns = torch.where(moved, columns - forks[pair] + mask.sum(1)[pair], columns)
-            rows = pair
+            rows, columns = _in_pairs(rows, columns, forks, mask.sum(1))
         else:
             segments = [Segment.row(text) for text in texts]
         lengths = torch.tensor([len(segment.tokens) for segment in segments])
@@ -196,12 +194,10 @@ class LabelForward:
             branch[pair, one - start : end] = 2
         seen = (branch[:, None] == 0) | (branch[:, None] == branch[:, :, None])
         seen = torch.nn.functional.pad(seen.tril(), (start, 0), value=True)[:, None]
-        pair = rows % pairs
-        moved = (rows >= pairs) & (columns >= forks[pair])
-        columns = torch.where(moved, columns - forks[pair] + first[pair], columns) - start
+        pair, columns = _in_pairs(rows, columns, forks, first)
         changed = {"input_ids": tokens, "position_ids": positions, "attention_mask": seen}
         past = {"past_key_values": self._cache(pairs)} if start else {}
-        return _Layout({**inputs, **changed, **past}, pair, columns)
+        return _Layout({**inputs, **changed, **past}, pair, columns - start)
 
     def _cache(self, rows: int) -> Any:
         """Return the prefix as the cache of so many rows."""
@@ -220,6 +216,13 @@ class LabelForward:
         for layer in result.layers:
             layer.keys, layer.values = (next(leaves).expand(rows, -1, -1, -1) for _ in range(2))
         return result
+
+
+def _in_pairs(rows: Tensor, columns: Tensor, forks: Tensor, ends: Tensor) -> tuple[Tensor, Tensor]:
+    """Return pair and column of tokens of a batch, once each second row follows the end of the first from its fork."""
+    pair = rows % len(forks)
+    moved = (rows >= len(forks)) & (columns >= forks[pair])
+    return pair, torch.where(moved, columns - forks[pair] + ends[pair], columns)
 
 
 def _forks(ids: Tensor, mask: Tensor) -> Tensor:
