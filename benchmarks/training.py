@@ -20,7 +20,8 @@ model. loss: that of the update before it, the same in all rows of a table.
 
 Measured with the small model, `--threads 1 --rows 4` for sft and `--rows 2` for dpo, each row with one call of
 `--method` on a machine of two cores (Intel Xeon with AVX-512) that others use too. "TRL" and "+ share_prefix" of sft
-ran while it was busiest, so compare CPU s there, not s and tok/s:
+ran while it was busiest, so compare CPU s there, not s and tok/s. The rows of sft, and "+ share_prefix" of dpo (92.4 s
+for "TRL" in its run), were measured before passes had no padding:
 
 sft                 tokens    CPU s        s   tok/s  times  peak MB      loss
 TRL                  4,440     74.0    154.5    28.7   1.00   16,715   6.70366
@@ -29,9 +30,9 @@ tokens_per_batch     4,440     37.9     39.0   113.8   1.96    3,533   6.70366
 + share_prefix       4,440     29.8     72.8    61.0   2.49    5,775   6.70366
 
 dpo                 tokens    CPU s        s   tok/s  times  peak MB      loss
-TRL                  4,110     92.4     94.9    43.3   1.00   16,556   0.69315
-TRL, row by row      4,110     70.2     71.2    57.8   1.32    8,118   0.69315
-tokens_per_batch     4,110     52.7     53.4    76.9   1.75    5,962   0.69315
+TRL                  4,110    105.6    107.3    38.3   1.00   16,651   0.69315
+TRL, row by row      4,110     79.8     79.8    51.5   1.32    8,128   0.69315
+tokens_per_batch     4,110     26.7     26.7   153.9   3.96    4,100   0.69315
 + share_prefix       4,110     24.0     24.7   166.7   3.85    5,063   0.69315
 
 Do not give torch more threads than idle cores: on busy cores two threads spend most of their processor time waiting.
